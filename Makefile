@@ -1,0 +1,38 @@
+# Needs python3 (3.11 to 3.14) and make; everything else goes into .venv, from requirements.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help ablation test lint ui lock clean
+
+help:            ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+
+ablation: .venv/installed  ## the study of base, bn and dropout on the built-in data, no download (about a minute)
+	mlflow run . -e ablate --env-manager local --experiment-name synthetic \
+		-P dataset=synthetic -P epochs=5 -P seeds=1
+
+test: .venv/installed lint ## lint, check types and run every test
+	pytest
+
+lint: .venv/installed
+	ruff check .
+	ruff format --check .
+	mypy
+
+ui: .venv/installed ## open MLflow's interface on the runs, at http://127.0.0.1:5000
+	mlflow ui
+
+lock: .venv/installed ## resolve requirements.txt anew from pyproject.toml
+	uv pip compile --quiet --universal --fork-strategy fewest --extra dev pyproject.toml -o requirements.txt
+
+# The stamp is younger than requirements.txt exactly when that file's content is installed.
+.venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { \
+		echo "error: $(PYTHON) is not Python 3.11 to 3.14; name one that is: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+clean: ## remove .venv and caches; runs and models stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,85 @@
+"""One configuration of a training run, checked once, where it is built.
+
+Imports neither torch nor MLflow: a wrong value is told before anything is loaded.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from pipeline.errors import InputError
+
+
+class Layers(NamedTuple):
+    """What a variant adds to the base network."""
+
+    batch_norm: bool  # after each convolution's ReLU
+    dropout: bool  # p = 0.5, after fc1's ReLU
+
+
+# `dropout` is the tutorial's last network, dropout on top of BatchNorm; `base_dropout` completes
+# the 2x2 design.
+VARIANTS = {
+    "base": Layers(batch_norm=False, dropout=False),
+    "bn": Layers(batch_norm=True, dropout=False),
+    "dropout": Layers(batch_norm=True, dropout=True),
+    "base_dropout": Layers(batch_norm=False, dropout=True),
+}
+DATASETS = ("cifar100", "synthetic")
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the result of a run. The recipe is the tutorial's, but for `lr`.
+
+    Raises InputError, naming the setting and what it may be.
+    """
+
+    variant: str = "base"
+    dataset: str = "cifar100"
+    data_dir: str = "auto"
+    epochs: int = 30
+    batch_size: int = 256
+    lr: float = 0.001
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    train_images: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("variant", self.variant, VARIANTS)
+        check_choice("dataset", self.dataset, DATASETS)
+        check_choice("device", self.device, DEVICES)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_at_least("epochs", self.epochs, 1)
+        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("seed", self.seed, 0)
+        check_at_least("train_images", self.train_images, 0)
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"lr is {self.lr}; it must be a finite number above 0, such as 0.001")
+
+    @property
+    def run_name(self) -> str:
+        """Name of the MLflow run, such as `bn-seed0`."""
+        return f"{self.variant}-seed{self.seed}"
+
+    def as_dict(self) -> dict[str, str | int | float]:
+        """Every setting by name."""
+        return asdict(self)
+
+
+def check_choice(name: str, value: str, choices: "tuple[str, ...] | dict[str, Layers]") -> None:
+    """Raise InputError unless `value` is one of `choices`."""
+    if value not in choices:
+        guess = get_close_matches(value, choices, n=1)
+        hint = f" Did you mean {guess[0]}?" if guess else ""
+        raise InputError(f"unknown {name} {value!r}; it must be one of {', '.join(choices)}.{hint}")
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Raise InputError if `value` is below `least`."""
+    if value < least:
+        raise InputError(f"{name} is {value}; it must be a whole number of at least {least}")
