@@ -1,0 +1,23 @@
+"""The data sets: `load` gives either of them as uint8 tensors."""
+
+from dataclasses import replace
+
+from pipeline.data import cifar100, synthetic
+from pipeline.data.dataset import ImageDataset
+from pipeline.errors import InputError
+
+
+def load(name: str, data_dir: str = "auto", train_images: int = 0) -> ImageDataset:
+    """Return the data set `name`; `train_images` keeps that many training images (0: all).
+
+    Raises InputError where the files are missing or altered, or hold fewer images than asked for;
+    MachineError where there is no network to download them.
+    """
+    if name == "synthetic":
+        return synthetic.generate(train_images) if train_images else synthetic.generate()
+    data = cifar100.load(data_dir)
+    if train_images > len(data.training):
+        raise InputError(
+            f"train_images is {train_images}; {name} has {len(data.training)} of them (0 takes all)"
+        )
+    return replace(data, training=data.training.first(train_images)) if train_images else data

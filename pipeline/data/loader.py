@@ -1,0 +1,65 @@
+"""Batches out of images that are held in memory: what a DataLoader is in the tutorial."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pipeline.data.augment import AugmentationParameters, augment, draw_parameters, normalise
+from pipeline.data.dataset import Split
+from pipeline.randomness import Stream, stream_generator
+
+Batch = tuple[Tensor, Tensor]
+
+
+class TrainingBatches:
+    """Shuffled, augmented batches: `(float32 [B, 3, 32, 32], int64 [B])` on `device`.
+
+    Order and augmentation depend on seed and epoch alone: every variant trained with one seed sees
+    the same images. Call `set_epoch` before each epoch, as with torch's DistributedSampler.
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int, device: torch.device) -> None:
+        self.images = split.images.to(device)
+        self.labels = split.labels.to(device)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order and augmentation the next iteration uses."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        count = len(self.labels)
+        order = torch.randperm(
+            count, generator=stream_generator(self.seed, Stream.ORDER, self.epoch)
+        ).to(self.labels.device)
+        parameters = draw_parameters(
+            count, stream_generator(self.seed, Stream.AUGMENTATION, self.epoch)
+        )
+        for start in range(0, count, self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            chosen = order[rows]
+            drawn = AugmentationParameters(*(values[rows] for values in parameters))
+            yield augment(self.images[chosen], drawn), self.labels[chosen]
+
+
+class ValidationBatches:
+    """Normalised batches in the data set's order, like `TrainingBatches` otherwise."""
+
+    def __init__(self, split: Split, batch_size: int, device: torch.device) -> None:
+        self.images = split.images.to(device)
+        self.labels = split.labels.to(device)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.labels), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            yield normalise(self.images[rows]), self.labels[rows]

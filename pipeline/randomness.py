@@ -1,0 +1,30 @@
+"""Separate streams of random numbers, so that variants differ in nothing but their layers."""
+
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Stream(IntEnum):
+    """What a stream of randomness is for."""
+
+    WEIGHTS = 0
+    ORDER = 1
+    AUGMENTATION = 2
+    DROPOUT = 3
+
+
+def stream_seed(seed: int, stream: Stream, epoch: int = 0) -> int:
+    """Return a 64-bit seed for one stream in one epoch of the run with seed `seed`.
+
+    Each epoch has seeds of its own instead of going on where the last one stopped: a variant that
+    draws more (dropout) can't shift another stream, and an epoch can be repeated alone. numpy's
+    SeedSequence mixes the three numbers; its results are guaranteed to be the same everywhere.
+    """
+    return int(np.random.SeedSequence([seed, stream, epoch]).generate_state(1, np.uint64)[0])
+
+
+def stream_generator(seed: int, stream: Stream, epoch: int = 0) -> torch.Generator:
+    """Return a CPU generator for one stream in one epoch."""
+    return torch.Generator().manual_seed(stream_seed(seed, stream, epoch))

@@ -1,0 +1,140 @@
+"""What the tests share: the commands as a user runs them, and one small study to look at."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import mlflow
+import pytest
+from mlflow.entities import Run
+
+from pipeline import cli, interruption
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+# Small enough for seconds, large enough that the network learns something.
+SMALL = ["--dataset", "synthetic", "--train-images", "600", "--epochs", "2"]
+
+
+class Answer(NamedTuple):
+    """What a command said."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def error_lines(self) -> list[str]:
+        """The lines on stderr, without the progress bars'."""
+        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """A user's environment in `folder`, whose store is that of MLflow's defaults."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PIPELINE_"))}
+    return {**kept, "PATH": f"{BIN}:{kept['PATH']}", "PYTHONPATH": str(ROOT), "PWD": str(folder)}
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen[str]:
+    """Start a command in `folder`, in a process group of its own."""
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment(folder),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def run(folder: Path, *command: str) -> Answer:
+    """Run a command in `folder` to its end."""
+    process = start(folder, *command)
+    out, err = process.communicate()
+    return Answer(process.returncode, out, err)
+
+
+def run_project(folder: Path, *arguments: str, uri: str = str(ROOT)) -> Answer:
+    """Type `mlflow run <project> --env-manager local …` in `folder`."""
+    return run(folder, "mlflow", "run", uri, "--env-manager", "local", *arguments)
+
+
+def free_port() -> int:
+    """A port on loopback that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def runs_in(folder: Path, kind: str | None = None) -> list[Run]:
+    """All runs of the store in `folder`, the newest first."""
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    chosen = f"tags.kind = '{kind}'" if kind else ""
+    return list(client.search_runs(experiments, filter_string=chosen))
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test has a folder, and so a tracking store, of its own, and leaves no run active."""
+    for name in list(os.environ):
+        if name.startswith(("MLFLOW_", "PIPELINE_")) and "SYSTEM_METRICS" not in name:
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    yield
+    while mlflow.active_run():
+        mlflow.end_run()
+
+
+@pytest.fixture
+def pipeline(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Answer]:
+    """`python -m pipeline …`, within this process: torch takes seconds to import."""
+
+    def command(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["pipeline", *arguments])
+        monkeypatch.setattr(interruption, "install", lambda: None)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capfd.readouterr()
+        return Answer(int(exit_.value.code or 0), out, err)
+
+    return command
+
+
+class Study(NamedTuple):
+    """A study that `mlflow run` has made in `folder`."""
+
+    folder: Path
+    answer: Answer
+    parent: Run
+    children: dict[str, Run]
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        """Reads the study's store."""
+        return mlflow.MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
+
+    def artifact(self, run: Run, path: str) -> Path:
+        """Fetch an artifact of a run."""
+        return Path(self.client.download_artifacts(run.info.run_id, path))
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """What `make ablation` makes, on fewer images and epochs, from another folder."""
+    folder = tmp_path_factory.mktemp("study")
+    settings = ["dataset=synthetic", "train_images=1000", "epochs=2", "seeds=1", "lr=2e-3"]
+    answer = run_project(folder, "-e", "ablate", *(f"-P{setting}" for setting in settings))
+    assert answer.status == 0, answer.err
+    (parent,) = runs_in(folder, "study")
+    children = {run.data.tags["variant"]: run for run in runs_in(folder, "train")}
+    return Study(folder, answer, parent, children)

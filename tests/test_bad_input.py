@@ -1,0 +1,175 @@
+"""Bad input gets one line that says what is wrong and what would be right, and leaves no run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, Answer, Study, run_project, runs_in
+
+from pipeline.data.cifar100 import FOLDER
+
+# The command, and what its one line of error must contain.
+CASES = {
+    "variant": ("train --variant batchnorm", ["'batchnorm'", "base, bn, dropout, base_dropout"]),
+    "variant, nearly": ("train --variant dropuot", ["Did you mean dropout?"]),
+    "dataset": ("train --dataset cifar10", ["'cifar10'", "cifar100, synthetic"]),
+    "device": ("train --device tpu", ["'tpu'", "auto, cpu, cuda"]),
+    "precision": ("train --precision fp16", ["'fp16'", "auto, fp32, bf16"]),
+    "command": ("trian", ["trian"]),
+    "no command": ("", ["Missing command"]),
+    "option": ("train --foo 7", ["--foo"]),
+    "no value": ("train --epochs", ["--epochs"]),
+    "epochs 0": ("train --epochs 0", ["epochs is 0", "at least 1"]),
+    "epochs negative": ("train --epochs -3", ["epochs is -3", "at least 1"]),
+    "epochs no number": ("train --epochs abc", ["--epochs", "integer"]),
+    "epochs fraction": ("train --epochs 1.5", ["--epochs", "integer"]),
+    "batch size 0": ("train --batch-size 0", ["batch_size is 0", "at least 1"]),
+    "batch size negative": ("train --batch-size -1", ["batch_size is -1", "at least 1"]),
+    "batch size no number": ("train --batch-size x", ["--batch-size", "integer"]),
+    "lr 0": ("train --lr 0", ["lr is 0.0", "above 0"]),
+    "lr negative": ("train --lr -0.1", ["lr is -0.1", "above 0"]),
+    "lr NaN": ("train --lr nan", ["lr is nan", "finite"]),
+    "lr infinite": ("train --lr inf", ["lr is inf", "finite"]),
+    "lr no number": ("train --lr fast", ["--lr", "number"]),
+    "seed": ("train --seed -1", ["seed is -1", "at least 0"]),
+    "train images": ("train --train-images -1", ["train_images is -1", "at least 0"]),
+    "data_dir absent": ("train --data-dir nowhere", ["nowhere", "not a folder"]),
+    "variants": ("ablate --variants base,dropot", ["'dropot'", "mean dropout?"]),
+    "variants twice": ("ablate --variants bn,bn", ["each may be named once"]),
+    "no seeds": ("ablate --seeds 0", ["seeds is '0'", "a range such as 0-9"]),
+    "seeds": ("ablate --seeds 1,x", ["seeds is '1,x'", "a list such as 0,3,7"]),
+    "ablate's lr": ("ablate --lr nan", ["lr is nan"]),
+    "no model": ("evaluate", ["--model"]),
+    "model absent": ("evaluate --model models:/cifar100-cnn@bn", ["no model at", "its run"]),
+    "model's run absent": (f"evaluate --model {'0' * 32}", ["no model at", "its run"]),
+    "model's file absent": ("evaluate --model nowhere", ["no model at 'nowhere'"]),
+    "evaluate's dataset": ("evaluate --model x --dataset mnist", ["'mnist'", "auto, cifar100"]),
+}
+
+
+@pytest.mark.parametrize(("command", "parts"), CASES.values(), ids=CASES)
+def test_one_line_and_status_2(
+    command: str, parts: list[str], pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    answer = pipeline(*command.split())
+    assert answer.status == 2
+    assert answer.out == ""
+    (line,) = answer.err.splitlines()
+    assert line.startswith("error: ")
+    for part in parts:
+        assert part in line
+    assert not (tmp_path / "mlflow.db").exists() or runs_in(tmp_path) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_where_there_is_none(pipeline: Callable[..., Answer], tmp_path: Path) -> None:
+    for command in ("train", "ablate"):
+        answer = pipeline(command, *SMALL, "--device", "cuda")
+        assert (answer.status, len(answer.err.splitlines())) == (2, 1)
+        assert "use cpu or auto" in answer.err
+    assert runs_in(tmp_path) == []
+
+
+def test_a_data_dir_that_cannot_be_read_or_is_altered(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    (tmp_path / FOLDER / "meta").mkdir(parents=True)  # a folder in a file's place
+    unreadable = pipeline("train", "--data-dir", str(tmp_path))
+    (tmp_path / FOLDER / "meta").rmdir()
+    (tmp_path / FOLDER / "meta").write_bytes(b"not the real one")
+    altered = pipeline("train", "--data-dir", str(tmp_path))
+    for answer, part in ((unreadable, "cannot read"), (altered, "truncated or altered")):
+        assert answer.status == 2
+        (line,) = answer.err.splitlines()
+        assert part in line
+        assert str(tmp_path / FOLDER / "meta") in line
+    assert runs_in(tmp_path) == []
+
+
+def test_a_model_that_takes_other_input(pipeline: Callable[..., Answer], tmp_path: Path) -> None:
+    with mlflow.start_run():
+        info = mlflow.pytorch.log_model(
+            torch.nn.Linear(3, 100).eval(), name="model", input_example=np.ones((2, 3), np.float32)
+        )
+    answer = pipeline("evaluate", "--model", info.model_uri)
+    assert answer.status == 2
+    (line,) = answer.err.splitlines()
+    assert "does not take uint8 [N, 32, 32, 3]" in line
+    assert len(runs_in(tmp_path)) == 1
+
+
+def test_a_model_of_another_data_set(
+    study: Study, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path(__file__).parents[2] / "shared" / "data"
+    if not (real / FOLDER).exists():
+        pytest.skip("no CIFAR-100 beside the project")
+    monkeypatch.chdir(study.folder)
+    model = ["--model", "models:/synthetic-cnn@bn"]
+    answer = pipeline("evaluate", *model, "--dataset", "cifar100", "--data-dir", str(real))
+    assert answer.status == 2
+    assert "trained on synthetic" in answer.err
+
+
+def test_a_store_that_cannot_be_written(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
+    for command in (["train", *SMALL], ["ablate", *SMALL], ["evaluate", "--model", "x"]):
+        answer = pipeline(*command)
+        assert answer.status == 1
+        line = answer.err.splitlines()[-1]
+        assert line.startswith(f"error: the tracking store sqlite:///{tmp_path}/file/mlflow.db")
+        assert "MLFLOW_TRACKING_URI" in line
+        assert "Traceback" not in answer.err
+
+
+def test_a_store_of_files_which_mlflow_no_longer_writes(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "mlruns"))
+    answer = pipeline("train", *SMALL)
+    assert answer.status == 1
+    (line,) = answer.err.splitlines()
+    assert "sqlite:///mlflow.db" in line
+
+
+def test_an_artifact_folder_that_cannot_be_written_ends_the_run_as_failed(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    (tmp_path / "mlruns").touch()  # a file in the folder's place
+    answer = pipeline("train", *SMALL)
+    assert answer.status == 1
+    assert len(answer.error_lines) == 1
+    assert "Traceback" not in answer.err
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "FAILED"
+    assert "train_loss" not in run.data.metrics  # told before the training, not after it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["-Pvariant=batchnorm"], "unknown variant 'batchnorm'"),
+        (["-Pepochs=abc"], "--epochs"),
+        (["-Plr=0"], "lr is 0.0"),
+        (["-Pfoo=7"], "--foo"),
+        (["-Pvariant=$(touch injected)"], "unknown variant '$(touch injected)'"),
+        (["-e", "tarin"], "Could not find tarin among entry points"),
+        (["-e", "evaluate"], "No value given for missing parameters: 'model'"),
+    ],
+)
+def test_mlflow_run_passes_the_line_on_and_leaves_no_run_running(
+    arguments: list[str], part: str, tmp_path: Path
+) -> None:
+    answer = run_project(tmp_path, *arguments)
+    assert answer.status != 0
+    assert "Traceback" not in answer.err
+    assert sum(part in line for line in answer.err.splitlines()) >= 1
+    assert not (tmp_path / "injected").exists()
+    if (tmp_path / "mlflow.db").exists():
+        assert all(run.info.status == "FAILED" for run in runs_in(tmp_path))
