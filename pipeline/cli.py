@@ -1,0 +1,156 @@
+"""The commands and their options. Torch and MLflow are imported when a command needs them."""
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from pipeline import interruption
+from pipeline.config import DATASETS, DEVICES, PRECISIONS, VARIANTS, Config, check_choice
+from pipeline.errors import InputError, MachineError
+from pipeline.interruption import Interrupted
+
+app = typer.Typer(
+    help="Train, compare and evaluate the tutorial's CIFAR-100 network, tracked with MLflow.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # MLproject writes data_dir where the convention of the command line is data-dir; take both.
+    context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
+)
+
+DEFAULT = Config()
+
+
+Variant = Annotated[str, typer.Option(help=f"Network: {', '.join(VARIANTS)}.")]
+Dataset = Annotated[str, typer.Option(help=f"Data set: {', '.join(DATASETS)} (built in).")]
+DataDir = Annotated[
+    str,
+    typer.Option(
+        help="Folder that holds cifar-100-python/. auto: $PIPELINE_DATA_DIR, else ./data if the"
+        " data is there, else a cache per user."
+    ),
+]
+Epochs = Annotated[int, typer.Option(help="Passes over the training images; at least 1.")]
+BatchSize = Annotated[int, typer.Option(help="Images per training step; at least 1.")]
+LearningRate = Annotated[float, typer.Option(help="Adam's learning rate; above 0.")]
+Seed = Annotated[
+    int, typer.Option(help="Decides weights, order, augmentation and dropout; at least 0.")
+]
+Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)} (cuda if there is one).")]
+Precision = Annotated[
+    str, typer.Option(help=f"{', '.join(PRECISIONS)} (bf16 where the hardware has it).")
+]
+TrainImages = Annotated[
+    int, typer.Option(help="Use only the first so many training images; 0 uses all.")
+]
+
+
+@app.command()
+def train(
+    variant: Variant = DEFAULT.variant,
+    dataset: Dataset = DEFAULT.dataset,
+    data_dir: DataDir = DEFAULT.data_dir,
+    epochs: Epochs = DEFAULT.epochs,
+    batch_size: BatchSize = DEFAULT.batch_size,
+    lr: LearningRate = DEFAULT.lr,
+    seed: Seed = DEFAULT.seed,
+    device: Device = DEFAULT.device,
+    precision: Precision = DEFAULT.precision,
+    train_images: TrainImages = DEFAULT.train_images,
+) -> None:
+    """Train one variant as one MLflow run, and register its model."""
+    config = Config(**locals())
+    from pipeline import tracking
+    from pipeline.data import load
+    from pipeline.device import choose_device
+    from pipeline.runs import train_run
+
+    tracking.check_store()
+    choose_device(config.device)
+    data = load(config.dataset, config.data_dir, config.train_images)
+    result = train_run(config, data)
+    last, registered = result.history[-1], result.registered
+    print(
+        f"{config.run_name} on {data.name}: validation accuracy {last['val_accuracy']:.1%},"
+        f" loss {last['val_loss']:.3f}, {result.seconds:.0f} s"
+    )
+    print(f"run {result.run_id}, registered as models:/{registered.name}/{registered.version}")
+    for alias in registered.aliases:
+        print(f"  also models:/{registered.name}@{alias}")
+    print("See it beside other runs: mlflow ui")
+
+
+@app.command()
+def ablate(
+    variants: Annotated[
+        str, typer.Option(help=f"Networks to compare, out of {','.join(VARIANTS)}.")
+    ] = "base,bn,dropout",
+    seeds: Annotated[
+        str, typer.Option(help="A count (5: seeds 0 to 4), a range (0-9) or a list (0,3,7).")
+    ] = "5",
+    dataset: Dataset = DEFAULT.dataset,
+    data_dir: DataDir = DEFAULT.data_dir,
+    epochs: Epochs = DEFAULT.epochs,
+    batch_size: BatchSize = DEFAULT.batch_size,
+    lr: LearningRate = DEFAULT.lr,
+    device: Device = DEFAULT.device,
+    precision: Precision = DEFAULT.precision,
+    train_images: TrainImages = DEFAULT.train_images,
+) -> None:
+    """Train several variants with several seeds: a parent run, and a child run for each."""
+    config = Config(**{k: v for k, v in locals().items() if k not in ("variants", "seeds")})
+    from pipeline import report, study, tracking
+
+    chosen_variants, chosen_seeds = study.parse_variants(variants), study.parse_seeds(seeds)
+    tracking.check_store()
+    table = study.run_study(config, chosen_variants, chosen_seeds)
+    print(f"\nResults on {config.dataset}, {config.epochs} epochs\n{report.format_table(table)}")
+    print("\nSee the runs: make ui (or mlflow ui), then http://127.0.0.1:5000")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Option(help="A model's URI, such as models:/cifar100-cnn@bn, or the id of its run."),
+    ],
+    dataset: Annotated[
+        str, typer.Option(help=f"auto (what it was trained on), {', '.join(DATASETS)}.")
+    ] = "auto",
+    data_dir: DataDir = DEFAULT.data_dir,
+) -> None:
+    """Evaluate a model on its data set's validation split, as an MLflow run of its own."""
+    check_choice("dataset", dataset, ("auto", *DATASETS))
+    from pipeline import tracking
+    from pipeline.runs import evaluate_run
+
+    tracking.check_store()
+    name, evaluation = evaluate_run(model, dataset, data_dir)
+    print(f"{model} on {name}'s validation split")
+    for metric, value in evaluation.metrics.items():
+        print(f"  {metric:20} {value:.4f}")
+    print("most frequent confusions")
+    for row in evaluation.confusions.head(5).itertuples():
+        print(f"  {row._1} taken for {row.taken_for}: {row.images} images")
+
+
+def main() -> NoReturn:
+    """Run a command; report what is wrong in one line, with the exit status that it deserves."""
+    interruption.install()
+    try:
+        app(standalone_mode=False)
+        sys.exit(0)
+    except typer.TyperException as error:
+        _fail(f"{error.format_message()} (see --help)", InputError.exit_status)
+    except (InputError, MachineError) as error:
+        _fail(str(error), error.exit_status)
+    except Interrupted as error:
+        from pipeline import tracking
+
+        tracking.end_project_run_as_killed()
+        _fail(str(error), error.exit_status)
+
+
+def _fail(message: str, exit_status: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(exit_status)

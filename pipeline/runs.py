@@ -1,0 +1,85 @@
+"""One tracked run each: train and register a network, or evaluate a registered one."""
+
+import numpy as np
+import torch
+
+from pipeline import tracking
+from pipeline.config import Config
+from pipeline.data import load
+from pipeline.data.dataset import ImageDataset
+from pipeline.device import choose_device, choose_precision
+from pipeline.errors import InputError
+from pipeline.evaluation import Evaluation, evaluate
+from pipeline.network import count_parameters
+from pipeline.report import RunResult, confusion_figure, learning_curves
+from pipeline.training import train_network
+
+PREDICTION_BATCH_SIZE = 1000
+
+
+def train_run(config: Config, data: ImageDataset) -> RunResult:
+    """Train one network as one MLflow run; log, register and alias its model."""
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    tags = {
+        "kind": "train",
+        "variant": config.variant,
+        "seed": config.seed,
+        "device": _device_name(device),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        **dataset_tags(data),
+    }
+    with tracking.track(config.run_name, config.as_dict(), tags) as run:
+        tracking.log_dataset(data, "training", "validation")
+        network, history = train_network(config, data, device, precision)
+        parameters = count_parameters(network)
+        tracking.log_metrics({"num_parameters": parameters}, config.epochs)
+        title = f"{config.run_name} on {data.name}"
+        tracking.log_figure(learning_curves(history, title), "learning_curves.png")
+        model_uri = tracking.log_network(network, data)
+        registered = tracking.register(model_uri, config, data, history[-1]["val_accuracy"])
+        return RunResult(run.info.run_id, config, parameters, registered, history)
+
+
+def evaluate_run(model: str, dataset: str, data_dir: str) -> tuple[str, Evaluation]:
+    """Evaluate the model that a URI or run id names, in an MLflow run of its own.
+
+    `dataset` may be `auto`: the one that the model was trained on. Returns the data set's name too.
+    Raises InputError if there is no such model, or if it knows other classes.
+    """
+    loaded = tracking.load_model(model)
+    name = loaded.dataset if dataset == "auto" else dataset
+    if name == "unknown":
+        raise InputError(f"{model} does not say what it was trained on; give dataset=cifar100")
+    data = load(name, data_dir)
+    if loaded.class_names and loaded.class_names != data.class_names:
+        raise InputError(f"{model} was trained on {loaded.dataset}; it has no classes of {name}")
+    settings = {"model": model, "dataset": name, "data_dir": data_dir}
+    tags = {"kind": "evaluate", "model_uri": loaded.uri, **dataset_tags(data)}
+    if loaded.versions:
+        tags["model_version"] = ", ".join(f"{v.name}/{v.version}" for v in loaded.versions)
+    with tracking.track(f"evaluate-{model}", settings, tags) as run:
+        tracking.log_dataset(data, "validation")
+        images = data.validation.images.numpy()
+        batches = np.split(images, range(PREDICTION_BATCH_SIZE, len(images), PREDICTION_BATCH_SIZE))
+        result = evaluate(np.concatenate([loaded.model.predict(b) for b in batches]), data)
+        tracking.log_evaluation(run, loaded, result.metrics)
+        tracking.log_table(result.per_class, "per_class_accuracy.csv")
+        tracking.log_table(result.confusions, "confusions.csv")
+        title = f"{model} on {name}, {len(images):,} validation images"
+        tracking.log_figure(confusion_figure(result.confusion, data, title), "confusion_matrix.png")
+    return name, result
+
+
+def dataset_tags(data: ImageDataset) -> dict[str, str]:
+    """What a run says about its data: two runs with equal tags here can be compared."""
+    return {
+        "dataset": data.name,
+        "data_digest": data.digest,
+        "validation_scheme": tracking.VALIDATION_SCHEME,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

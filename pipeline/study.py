@@ -1,0 +1,71 @@
+"""The ablation: which runs it consists of, and what it says of them side by side."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from pipeline import tracking
+from pipeline.config import VARIANTS, Config, check_choice
+from pipeline.data import load
+from pipeline.device import choose_device
+from pipeline.errors import InputError
+from pipeline.report import comparison_curves, comparison_table
+from pipeline.runs import dataset_tags, train_run
+
+
+def run_study(config: Config, variants: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
+    """Train every variant with every seed: a parent run, and a child run for each.
+
+    Everything but variant and seed is `config`'s. Returns the table of `comparison_table`, which
+    the parent run holds too, with a picture of the learning curves.
+    """
+    choose_device(config.device)
+    data = load(config.dataset, config.data_dir, config.train_images)
+    settings = {
+        "variants": ",".join(variants),
+        "seeds": ",".join(map(str, seeds)),
+        **{k: v for k, v in config.as_dict().items() if k not in ("variant", "seed")},
+    }
+    # All variants of a seed before the next seed, so that a study stopped early is a fair one.
+    cells = [replace(config, variant=v, seed=seed) for seed in seeds for v in variants]
+    with tracking.track("ablation", settings, {"kind": "study", **dataset_tags(data)}):
+        results = []
+        for number, cell in enumerate(cells, start=1):
+            print(f"[{number}/{len(cells)}] {cell.run_name} on {data.name}", flush=True)
+            results.append(train_run(cell, data))
+        table = comparison_table(results)
+        tracking.log_table(table, "comparison.csv")
+        curves = comparison_curves(results, f"Ablation on {data.name}")
+        tracking.log_figure(curves, "comparison.png")
+    return table
+
+
+def parse_variants(text: str) -> list[str]:
+    """Read `base,bn,dropout`."""
+    variants = [part.strip() for part in text.split(",")]
+    for variant in variants:
+        check_choice("variant", variant, VARIANTS)
+    if len(set(variants)) < len(variants):
+        raise InputError(f"variants is {text!r}; each may be named once")
+    return variants
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read a count (`5`: 0 to 4), a range (`0-9`), or a list of seeds (`0,3,7` or `3,`)."""
+    try:
+        if "," in text:
+            seeds = [int(part) for part in text.split(",") if part.strip()]
+        elif "-" in text:
+            first, last = (int(part) for part in text.split("-"))
+            seeds = list(range(first, last + 1))
+        else:
+            seeds = list(range(int(text)))
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise InputError(
+            f"seeds is {text!r}; it must be a count such as 5, a range such as 0-9, or a list such"
+            " as 0,3,7, of different whole numbers from 0"
+        )
+    return seeds

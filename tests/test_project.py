@@ -1,0 +1,133 @@
+"""MLproject, the command line and the environments say the same."""
+
+import inspect
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, free_port, run, run_project, runs_in, start
+
+from pipeline import cli
+from pipeline.config import Config
+
+PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+SMALL_PROJECT = ["-Pdataset=synthetic", "-Ptrain_images=600", "-Pepochs=1"]
+
+
+@pytest.mark.parametrize("entry_point", sorted(PROJECT["entry_points"]))
+def test_every_parameter_is_in_its_command_and_is_an_option_with_that_default(
+    entry_point: str,
+) -> None:
+    declared = PROJECT["entry_points"][entry_point]
+    command = "train" if entry_point == "main" else entry_point
+    assert declared["command"].startswith(f"exec python -m pipeline {command} ")
+    passed = dict(re.findall(r"--([a-z-]+) \{([a-z_]+)\}", declared["command"]))
+    assert {option.replace("-", "_") for option in passed} == declared["parameters"].keys()
+    assert all(option.replace("-", "_") == name for option, name in passed.items())
+    options = inspect.signature(getattr(cli, command)).parameters
+    assert options.keys() == declared["parameters"].keys()
+    for name, parameter in declared["parameters"].items():
+        default = options[name].default
+        assert parameter.get("default", inspect.Parameter.empty) == default, name
+
+
+def test_main_and_train_are_the_same_and_set_all_that_there_is_to_set() -> None:
+    assert PROJECT["entry_points"]["main"] == PROJECT["entry_points"]["train"]
+    assert PROJECT["entry_points"]["train"]["parameters"].keys() == Config().as_dict().keys()
+
+
+def test_an_option_may_be_written_with_underscores_as_in_mlproject(tmp_path: Path) -> None:
+    answer = run(tmp_path, "python", "-m", "pipeline", "train", "--batch_size", "0")
+    assert answer.error_lines == ["error: batch_size is 0; it must be a whole number of at least 1"]
+
+
+def test_help_answers_at_once_since_it_imports_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pipeline import cli; sys.argv = ['pipeline', '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit: print([m for m in ('torch', 'mlflow', 'numpy') if m in sys.modules])"
+    )
+    assert run(tmp_path, "python", "-c", code).out.splitlines()[-1] == "[]"
+
+
+def test_conda_yaml_installs_the_frozen_requirements_from_conda_forge_alone() -> None:
+    environment = yaml.safe_load((ROOT / "conda.yaml").read_text())
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    python, pip, packages = environment["dependencies"]
+    assert re.fullmatch(r"python=3\.1[1-4]", python)
+    assert pip == "pip"
+    assert packages == {"pip": ["-r requirements.txt"]}
+    pins = [
+        line
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line and not line.lstrip().startswith("#")
+    ]
+    assert all(re.match(r"[a-z0-9._-]+==[^ ]+( ;.*)?$", pin) for pin in pins)
+
+
+def test_a_learning_rate_typed_in_another_way_is_no_conflict(tmp_path: Path) -> None:
+    answer = run_project(tmp_path, "-Pvariant=bn", "-Plr=1e-1", *SMALL_PROJECT)
+    assert answer.status == 0, answer.err
+    (found,) = runs_in(tmp_path)
+    assert found.info.run_name == "bn-seed0"
+    assert found.info.status == "FINISHED"
+    assert found.data.params["lr"] == "1e-1"
+    assert found.data.metrics["lr"] == 0.1
+
+
+def test_a_name_that_the_user_gives_stays(tmp_path: Path) -> None:
+    answer = run_project(tmp_path, "--run-name", "mine", *SMALL_PROJECT)
+    assert answer.status == 0, answer.err
+    (found,) = runs_in(tmp_path)
+    assert found.info.run_name == "mine"
+
+
+@pytest.fixture
+def git_address(tmp_path: Path) -> Iterator[str]:
+    """The checkout as it is, committed to a repository that a git server on loopback serves."""
+    repository = tmp_path / "repository"
+    listed = [
+        "git",
+        "-C",
+        str(ROOT),
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
+    for name in subprocess.check_output(listed, text=True).rstrip("\0").split("\0"):
+        if (ROOT / name).is_file():
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, repository / name)
+    git = ["git", "-C", str(repository), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *command], check=True)
+    port = free_port()
+    serve = ["git", "daemon", "--export-all", "--listen=127.0.0.1", f"--port={port}"]
+    server = start(tmp_path, *serve, f"--base-path={tmp_path}")
+    yield f"git://127.0.0.1:{port}/repository"
+    os.killpg(server.pid, signal.SIGTERM)
+    server.communicate()
+
+
+def test_the_projects_git_address_works_from_another_folder(
+    tmp_path: Path, git_address: str
+) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    answer = run_project(folder, "-Pvariant=bn", *SMALL_PROJECT, uri=git_address)
+    assert answer.status == 0, answer.err
+    (found,) = runs_in(folder)
+    assert found.info.status == "FINISHED"
+    head = ["git", "-C", str(tmp_path / "repository"), "rev-parse", "HEAD"]
+    commit = subprocess.check_output(head, text=True).strip()
+    assert found.data.tags["mlflow.source.git.commit"] == commit
+    assert found.data.tags["git_dirty"] == "false"
+    assert list(folder.glob("mlruns/0/models/*/artifacts/MLmodel"))

@@ -1,0 +1,214 @@
+"""A run tells the truth about how it ended, and about what it measured."""
+
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+from conftest import BIN, SMALL, Answer, Study, free_port, run_project, runs_in, start
+
+LONG = ["--dataset", "synthetic", "--train-images", "2000", "--epochs", "1000"]
+LONG_PROJECT = ["-Pdataset=synthetic", "-Ptrain_images=2000", "-Pepochs=1000"]
+
+
+def wait_for_first_epoch(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Return once a run in `folder` has logged a metric."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "mlflow.db").exists():
+            try:
+                if any("val_loss" in run.data.metrics for run in runs_in(folder)):
+                    return
+            except mlflow.MlflowException:
+                pass  # the other process is still creating the tables
+        time.sleep(0.5)
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_by_a_signal_is_killed(tmp_path: Path, number: int) -> None:
+    process = start(tmp_path, "python", "-m", "pipeline", "train", *LONG)
+    wait_for_first_epoch(tmp_path, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == f"error: stopped by {signal.Signals(number).name}"
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "KILLED"
+
+
+def test_a_study_that_is_stopped_is_killed_with_its_running_child(tmp_path: Path) -> None:
+    process = start(tmp_path, "python", "-m", "pipeline", "ablate", *LONG)
+    wait_for_first_epoch(tmp_path, process)
+    process.terminate()
+    process.communicate(timeout=20)
+    assert [run.info.status for run in runs_in(tmp_path)] == ["KILLED", "KILLED"]
+
+
+def project_child(process: subprocess.Popen[str]) -> psutil.Process:
+    """The process that `mlflow run` has started."""
+    (child,) = psutil.Process(process.pid).children()
+    return child
+
+
+def test_a_signal_to_the_child_of_mlflow_run_ends_as_killed(tmp_path: Path) -> None:
+    command = ["mlflow", "run", str(Path(__file__).parents[1]), "--env-manager", "local"]
+    process = start(tmp_path, *command, *LONG_PROJECT)
+    wait_for_first_epoch(tmp_path, process)
+    project_child(process).terminate()
+    process.communicate(timeout=20)
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "KILLED"
+
+
+def test_ctrl_c_in_mlflow_run_ends_as_killed(tmp_path: Path) -> None:
+    command = ["mlflow", "run", str(Path(__file__).parents[1]), "--env-manager", "local"]
+    process = start(tmp_path, *command, *LONG_PROJECT)
+    wait_for_first_epoch(tmp_path, process)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    process.communicate(timeout=20)
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "KILLED"
+
+
+def test_a_signal_before_the_run_is_taken_over_ends_as_killed_too(tmp_path: Path) -> None:
+    command = ["mlflow", "run", str(Path(__file__).parents[1]), "--env-manager", "local"]
+    process = start(tmp_path, *command, *LONG_PROJECT)
+    while not (children := psutil.Process(process.pid).children()):
+        time.sleep(0.01)
+    (child,) = children
+    while "pipeline" not in child.cmdline():
+        time.sleep(0.01)
+    time.sleep(0.8)  # imports torch
+    child.terminate()
+    process.communicate(timeout=20)
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "KILLED"
+    assert "kind" not in run.data.tags
+
+
+def test_a_run_that_breaks_is_failed(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pipeline.runs.learning_curves", broken)
+    with pytest.raises(ZeroDivisionError):
+        pipeline("train", *SMALL)
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "FAILED"
+    assert run.data.metrics["val_accuracy"] > 0
+
+
+def test_the_same_command_gives_the_same_metrics_to_the_last_bit(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        assert pipeline("train", "--variant", "dropout", *SMALL).status == 0
+    first, second = runs_in(tmp_path)
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        histories = [
+            [m.value for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, name)]
+            for run in (first, second)
+        ]
+        assert histories[0] == histories[1]
+
+
+def test_cpu_and_memory_are_sampled(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    pipeline("train", *SMALL)
+    (run,) = runs_in(tmp_path)
+    assert run.data.metrics["system/cpu_utilization_percentage"] >= 0
+    assert run.data.metrics["system/system_memory_usage_megabytes"] > 0
+
+
+def test_the_champion_is_the_best_of_those_measured_on_the_same_data(
+    pipeline: Callable[..., Answer],
+) -> None:
+    client = mlflow.MlflowClient()
+
+    def champion() -> str:
+        return str(client.get_model_version_by_alias("synthetic-cnn", "champion").version)
+
+    good = ["--dataset", "synthetic", "--train-images", "1000", "--epochs", "3", "--lr", "0.002"]
+    poor = [*good[:4], "--epochs", "1", "--lr", "0.00001"]
+    pipeline("train", "--variant", "bn", *good)
+    assert champion() == "1"
+    pipeline("train", "--variant", "bn", *poor)
+    assert champion() == "1"
+    assert client.get_model_version_by_alias("synthetic-cnn", "bn").version == "2"
+    # On other training images nothing can be said against the best of the new kind.
+    pipeline("train", "--variant", "base", *poor, "--train-images", "500")
+    assert champion() == "3"
+    assert client.get_model_version_by_alias("synthetic-cnn", "bn").version == "2"
+
+
+def test_evaluate_measures_what_the_run_logged_and_is_linked_to_the_version(study: Study) -> None:
+    before = len(runs_in(study.folder, "evaluate"))
+    answer = run_project(study.folder, "-e", "evaluate", "-P", "model=models:/synthetic-cnn@bn")
+    assert answer.status == 0, answer.err
+    evaluation, *others = runs_in(study.folder, "evaluate")
+    assert len(others) == before
+    trained = study.children["bn"]
+    metrics = evaluation.data.metrics
+    assert metrics["accuracy"] == pytest.approx(trained.data.metrics["val_accuracy"], abs=0.0005)
+    assert metrics["loss"] == pytest.approx(trained.data.metrics["val_loss"], abs=1e-3)
+    assert metrics["accuracy"] <= metrics["superclass_accuracy"] <= 1
+    assert metrics["accuracy"] <= metrics["top5_accuracy"] <= 1
+    assert 0 <= metrics["calibration_error"] <= 1
+    files = {entry.path for entry in study.client.list_artifacts(evaluation.info.run_id)}
+    assert {"per_class_accuracy.csv", "confusions.csv", "confusion_matrix.png"} <= files
+    version = study.client.get_model_version_by_alias("synthetic-cnn", "bn")
+    assert evaluation.data.tags["model_version"] == f"synthetic-cnn/{version.version}"
+    assert version.tags["evaluation_run"] == evaluation.info.run_id
+    assert evaluation.inputs is not None
+    (model,) = evaluation.inputs.model_inputs
+    assert model.model_id == version.model_id
+    assert f"{metrics['accuracy']:.4f}" in answer.out
+
+
+def test_evaluate_takes_a_run_id(study: Study, pipeline: Callable[..., Answer]) -> None:
+    os.chdir(study.folder)
+    run = study.children["base"]
+    answer = pipeline("evaluate", "--model", run.info.run_id)
+    assert answer.status == 0
+    evaluation = runs_in(study.folder, "evaluate")[0]
+    assert evaluation.data.metrics["accuracy"] == pytest.approx(
+        run.data.metrics["val_accuracy"], abs=0.0005
+    )
+
+
+def test_the_interface_shows_the_runs_without_options(study: Study) -> None:
+    """`mlflow ui` in the folder finds the store that the runs were written to."""
+    port = free_port()
+    server = start(study.folder, str(BIN / "mlflow"), "ui", "--port", str(port))
+    try:
+        body = b'{"experiment_ids": ["0"]}'
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/search",
+            data=body,
+            headers={"Content-Type": "application/json"},
+        )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                text = urllib.request.urlopen(request, timeout=5).read().decode()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.communicate(timeout=20)
+    for variant in ("base", "bn", "dropout"):
+        assert f"{variant}-seed0" in text
