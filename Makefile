@@ -25,6 +25,8 @@ ui: .venv/installed ## open MLflow's interface on the runs, at http://127.0.0.1:
 
 lock: .venv/installed ## resolve requirements.txt anew from pyproject.toml
 	uv pip compile --quiet --universal --fork-strategy fewest --extra dev pyproject.toml -o requirements.txt
+	sed "s/^# requirements.txt: .*/# requirements.txt: $$(git hash-object requirements.txt)/" conda.yaml > conda.yaml.new
+	mv conda.yaml.new conda.yaml
 
 # The stamp is younger than requirements.txt exactly when that file's content is installed.
 .venv/installed: requirements.txt

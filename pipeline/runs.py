@@ -10,7 +10,7 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.device import choose_device, choose_precision
 from pipeline.errors import InputError
 from pipeline.evaluation import Evaluation, evaluate
-from pipeline.network import count_parameters
+from pipeline.network import CNNNetwork, count_parameters
 from pipeline.report import RunResult, confusion_figure, learning_curves
 from pipeline.training import train_network
 
@@ -21,6 +21,7 @@ def train_run(config: Config, data: ImageDataset) -> RunResult:
     """Train one network as one MLflow run; log, register and alias its model."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
+    parameters = count_parameters(CNNNetwork(config.variant))
     tags = {
         "kind": "train",
         "variant": config.variant,
@@ -28,13 +29,12 @@ def train_run(config: Config, data: ImageDataset) -> RunResult:
         "device": _device_name(device),
         "precision": precision,
         "threads": torch.get_num_threads(),
+        "num_parameters": parameters,
         **dataset_tags(data),
     }
     with tracking.track(config.run_name, config.as_dict(), tags) as run:
         tracking.log_dataset(data, "training", "validation")
         network, history = train_network(config, data, device, precision)
-        parameters = count_parameters(network)
-        tracking.log_metrics({"num_parameters": parameters}, config.epochs)
         title = f"{config.run_name} on {data.name}"
         tracking.log_figure(learning_curves(history, title), "learning_curves.png")
         model_uri = tracking.log_network(network, data)
@@ -59,7 +59,8 @@ def evaluate_run(model: str, dataset: str, data_dir: str) -> tuple[str, Evaluati
     tags = {"kind": "evaluate", "model_uri": loaded.uri, **dataset_tags(data)}
     if loaded.versions:
         tags["model_version"] = ", ".join(f"{v.name}/{v.version}" for v in loaded.versions)
-    with tracking.track(f"evaluate-{model}", settings, tags) as run:
+    run_name = f"evaluate-{model.removeprefix('models:/')}"
+    with tracking.track(run_name, settings, tags) as run:
         tracking.log_dataset(data, "validation")
         images = data.validation.images.numpy()
         batches = np.split(images, range(PREDICTION_BATCH_SIZE, len(images), PREDICTION_BATCH_SIZE))

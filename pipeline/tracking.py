@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import distributions, version
@@ -107,10 +108,25 @@ def track(name: str, settings: Mapping[str, object], tags: Mapping[str, object])
                 mlflow.end_run(status)
 
 
-def end_project_run_as_killed() -> None:
-    """Set the status of the run that `mlflow run` created but no `track` took over yet."""
-    if run_id := os.environ.get("MLFLOW_RUN_ID"):
-        mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+def keep_killed(run_id: str) -> None:
+    """Leave a process behind that sets the run to KILLED once `mlflow run`, our parent, has ended.
+
+    MLflow 3.17 sets FAILED over a child's KILLED: `mlflow.projects._maybe_set_run_terminated`
+    looks for the name of the status among numbers, and so takes no run for terminated.
+    """
+    command = [sys.executable, "-c", _KEEP_KILLED, run_id, str(os.getppid())]
+    # Nobody shall wait for it: it holds neither the terminal nor the pipes of this process.
+    quiet = subprocess.DEVNULL
+    subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+_KEEP_KILLED = """
+import contextlib, sys
+import mlflow, psutil
+with contextlib.suppress(psutil.Error):
+    psutil.Process(int(sys.argv[2])).wait(timeout=30)
+mlflow.MlflowClient().set_terminated(sys.argv[1], "KILLED")
+"""
 
 
 def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:

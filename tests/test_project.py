@@ -63,6 +63,11 @@ def test_conda_yaml_installs_the_frozen_requirements_from_conda_forge_alone() ->
     assert re.fullmatch(r"python=3\.1[1-4]", python)
     assert pip == "pip"
     assert packages == {"pip": ["-r requirements.txt"]}
+    # Without this MLflow would go on using a conda environment of older pins.
+    pins_hash = subprocess.check_output(
+        ["git", "hash-object", "requirements.txt"], cwd=ROOT, text=True
+    )
+    assert f"# requirements.txt: {pins_hash}" in (ROOT / "conda.yaml").read_text()
     pins = [
         line
         for line in (ROOT / "requirements.txt").read_text().splitlines()

@@ -1,0 +1,86 @@
+"""The README's Python code runs as it stands, and its commands exist."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, Study, run
+from PIL import Image
+
+from pipeline.data import load
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+LOAD, REBUILD, TUTORIAL = BLOCKS
+
+
+@pytest.mark.parametrize("block", [LOAD, REBUILD], ids=["load", "rebuild"])
+def test_the_code_that_loads_a_model(study: Study, block: str) -> None:
+    Image.new("RGB", (50, 40), "red").save(study.folder / "picture.png")
+    code = block.replace("cifar100-cnn", "synthetic-cnn")
+    answer = run(study.folder, "python", "-c", f"{code}\nprint('end')")
+    assert answer.status == 0, answer.err
+    *shown, last = answer.out.splitlines()
+    assert last == "end"
+    if block is LOAD:
+        name, probability = shown[-1].split()
+        assert name in load("synthetic").class_names
+        assert 0 < float(probability) <= 1
+
+
+STAND_IN = """
+import torchvision.datasets as datasets
+def stand_in(root, train, transform):
+    return datasets.FakeData(300, (3, 32, 32), 100, transform)
+datasets.CIFAR100 = stand_in
+"""
+
+
+def test_the_tutorials_own_loop(tmp_path: Path) -> None:
+    answer = run(tmp_path, "python", "-c", STAND_IN + TUTORIAL)
+    assert answer.status == 0, answer.err
+    for line in ("Epoch 1 (T)", "Epoch 1 (V)", "Epoch 2 (T)", "Epoch 2 (V)"):
+        assert line in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_and_file_that_is_named_exists() -> None:
+    entry_points = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+    for entry_point in re.findall(r"mlflow run .*?-e (\w+)", README):
+        assert entry_point in entry_points
+    targets = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?make (\w+)", README):
+        assert re.search(rf"^{target}:", targets, re.MULTILINE), target
+    for path in re.findall(r"`((?:pipeline|docs)/[\w/.]+)`|\]\((docs/[\w/.]+)\)", README):
+        assert (ROOT / "".join(path)).exists(), path
+
+
+def test_make_installs_once_and_again_only_when_the_requirements_change(tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "installed").touch()
+
+    def to_do() -> str:
+        command = ["make", "--dry-run", ".venv/installed"]
+        return subprocess.check_output(command, cwd=tmp_path, text=True)
+
+    assert "pip install" not in to_do()
+    stamp = (tmp_path / ".venv" / "installed").stat().st_mtime
+    os.utime(tmp_path / "requirements.txt", (stamp + 5, stamp + 5))
+    assert "pip install --quiet --disable-pip-version-check -r requirements.txt" in to_do()
+
+
+def test_make_tells_that_python_is_too_old(tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    old = tmp_path / "python3.9"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    answer = run(tmp_path, "make", "ablation", f"PYTHON={old}")
+    assert answer.status == 2
+    assert f"{old} is not Python 3.11 to 3.14" in answer.out + answer.err
+    assert not (tmp_path / ".venv").exists()
