@@ -68,7 +68,7 @@ def calibration_error(probabilities: Floats, labels: Integers) -> float:
 
 
 def _per_class(confusion: Integers, data: ImageDataset) -> pd.DataFrame:
-    images = confusion.sum(axis=1)
+    images = pd.Series(confusion.sum(axis=1))
     table = pd.DataFrame(
         {
             "class": data.class_names,
