@@ -59,9 +59,9 @@ def run(folder: Path, *command: str) -> Answer:
     return Answer(process.returncode, out, err)
 
 
-def run_project(folder: Path, *arguments: str, uri: str = str(ROOT)) -> Answer:
-    """Type `mlflow run <project> --env-manager local …` in `folder`."""
-    return run(folder, "mlflow", "run", uri, "--env-manager", "local", *arguments)
+def run_project(folder: Path, *arguments: str) -> Answer:
+    """Type `mlflow run <this checkout> --env-manager local …` in `folder`."""
+    return run(folder, "mlflow", "run", str(ROOT), "--env-manager", "local", *arguments)
 
 
 def free_port() -> int:

@@ -76,21 +76,16 @@ def test_conda_yaml_installs_the_frozen_requirements_from_conda_forge_alone() ->
     assert all(re.match(r"[a-z0-9._-]+==[^ ]+( ;.*)?$", pin) for pin in pins)
 
 
-def test_a_learning_rate_typed_in_another_way_is_no_conflict(tmp_path: Path) -> None:
-    answer = run_project(tmp_path, "-Pvariant=bn", "-Plr=1e-1", *SMALL_PROJECT)
-    assert answer.status == 0, answer.err
-    (found,) = runs_in(tmp_path)
-    assert found.info.run_name == "bn-seed0"
-    assert found.info.status == "FINISHED"
-    assert found.data.params["lr"] == "1e-1"
-    assert found.data.metrics["lr"] == 0.1
-
-
-def test_a_name_that_the_user_gives_stays(tmp_path: Path) -> None:
-    answer = run_project(tmp_path, "--run-name", "mine", *SMALL_PROJECT)
+def test_a_learning_rate_typed_in_another_way_is_no_conflict_and_a_given_name_stays(
+    tmp_path: Path,
+) -> None:
+    answer = run_project(tmp_path, "--run-name", "mine", "-Plr=1e-1", *SMALL_PROJECT)
     assert answer.status == 0, answer.err
     (found,) = runs_in(tmp_path)
     assert found.info.run_name == "mine"
+    assert found.info.status == "FINISHED"
+    assert found.data.params["lr"] == "1e-1"
+    assert found.data.metrics["lr"] == 0.1
 
 
 @pytest.fixture
@@ -122,15 +117,18 @@ def git_address(tmp_path: Path) -> Iterator[str]:
     server.communicate()
 
 
-def test_the_projects_git_address_works_from_another_folder(
+def test_the_git_address_works_from_another_folder_in_an_environment_from_conda_yaml(
     tmp_path: Path, git_address: str
 ) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    answer = run_project(folder, "-Pvariant=bn", *SMALL_PROJECT, uri=git_address)
+    command = ["mlflow", "run", git_address, "--env-manager", "uv", "-P", "variant=bn"]
+    answer = run(folder, *command, *SMALL_PROJECT)
     assert answer.status == 0, answer.err
     (found,) = runs_in(folder)
+    assert found.info.run_name == "bn-seed0"
     assert found.info.status == "FINISHED"
+    assert found.data.tags["mlflow.project.env"] == "uv"
     head = ["git", "-C", str(tmp_path / "repository"), "rev-parse", "HEAD"]
     commit = subprocess.check_output(head, text=True).strip()
     assert found.data.tags["mlflow.source.git.commit"] == commit
