@@ -138,8 +138,8 @@ def evaluate(
     for metric, value in evaluation.metrics.items():
         print(f"  {metric:20} {value:.4f}")
     print("most frequent confusions")
-    for row in evaluation.confusions.head(5).itertuples():
-        print(f"  {row._1} taken for {row.taken_for}: {row.images} images")
+    for row in evaluation.confusions.head(5).to_dict("records"):
+        print(f"  {row['class']} taken for {row['taken_for']}: {row['images']} images")
 
 
 def main() -> NoReturn:
@@ -148,6 +148,10 @@ def main() -> NoReturn:
     # Torch's threads wait for each other thousands of times a second. By default they wait by
     # spinning, and with one other busy process on the machine training takes 1.7 times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # MLflow's remarks about itself would bury the progress bar.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # By default MLflow samples CPU and memory every 10 s; a run shorter than that has no sample.
+    os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")
     project_run = os.environ.get("MLFLOW_RUN_ID")  # set by `mlflow run`, unset by MLflow later
     try:
         app(standalone_mode=False)
@@ -156,6 +160,8 @@ def main() -> NoReturn:
         _fail(f"{error.format_message()} (see --help)", InputError.exit_status)
     except (InputError, MachineError) as error:
         _fail(str(error), error.exit_status)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped for the second time, before the run could end properly", 130)
     except Interrupted as error:
         if project_run:
             from pipeline import tracking

@@ -14,6 +14,12 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def compute_exactly() -> None:
+    """Have CUDA's convolutions compute fp32 as such, instead of as TF32, and repeatably."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+
+
 def choose_precision(name: str, device: torch.device) -> str:
     """Return `fp32` or `bf16`; `auto` is bf16 where the hardware multiplies bf16 matrices.
 

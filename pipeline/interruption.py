@@ -1,11 +1,14 @@
-"""SIGINT and SIGTERM as an exception, so that a run that is stopped ends with a true status."""
+"""SIGINT, SIGTERM and SIGHUP as an exception, so that a run that is stopped has a true status."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = {signal.SIGINT, signal.SIGTERM}
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_held = 0  # how many `deferred` blocks are open
+_pending: int | None = None  # the signal that came meanwhile
 
 
 class Interrupted(BaseException):
@@ -18,24 +21,44 @@ class Interrupted(BaseException):
 
 
 def install() -> None:
-    """Raise Interrupted in the main thread at the first SIGINT or SIGTERM."""
+    """Raise Interrupted in the main thread at the first of the signals, unless it is ignored.
+
+    `nohup` has SIGHUP ignored.
+    """
     for number in SIGNALS:
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Hold both signals back while a step is taken that must not be cut in two."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    """Hold the signals back while a step is taken that must not be cut in two.
+
+    Not by a signal mask, which holds for one thread: torch's other threads would take the signal.
+    """
+    global _held
+    _held += 1
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _held -= 1
+        if _pending is not None and not _held:
+            _raise(_pending)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
+    if not _held:
+        _raise(number)
+    global _pending
+    _pending = number
+
+
+def _raise(number: int) -> None:
+    global _pending
+    _pending = None
     # Ctrl-C in `mlflow run` reaches its child twice: as SIGINT from the terminal, then as SIGTERM
     # from `mlflow run` itself. The second must not disturb the ending. Another Ctrl-C still does.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     raise Interrupted(number)

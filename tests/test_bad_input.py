@@ -7,7 +7,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, Answer, Study, run_project, runs_in
+from conftest import REAL_DATA, SMALL, Answer, Study, needs_real_data, run_project, runs_in
 
 from pipeline.data.cifar100 import FOLDER
 
@@ -36,16 +36,24 @@ CASES = {
     "lr no number": ("train --lr fast", ["--lr", "number"]),
     "seed": ("train --seed -1", ["seed is -1", "at least 0"]),
     "train images": ("train --train-images -1", ["train_images is -1", "at least 0"]),
+    "too many train images": (
+        "train --dataset synthetic --train-images 10001",
+        ["train_images is 10001", "synthetic has 10000"],
+    ),
+    "data_dir of nobody": ("train --data-dir ~nobody-at-all/x", ["cannot read data_dir"]),
     "data_dir absent": ("train --data-dir nowhere", ["nowhere", "not a folder"]),
     "variants": ("ablate --variants base,dropot", ["'dropot'", "mean dropout?"]),
     "variants twice": ("ablate --variants bn,bn", ["each may be named once"]),
     "no seeds": ("ablate --seeds 0", ["seeds is '0'", "a range such as 0-9"]),
+    "seeds without end": ("ablate --seeds 0-99999999999", ["1000 at most"]),
     "seeds": ("ablate --seeds 1,x", ["seeds is '1,x'", "a list such as 0,3,7"]),
     "ablate's lr": ("ablate --lr nan", ["lr is nan"]),
     "no model": ("evaluate", ["--model"]),
     "model absent": ("evaluate --model models:/cifar100-cnn@bn", ["no model at", "its run"]),
     "model's run absent": (f"evaluate --model {'0' * 32}", ["no model at", "its run"]),
     "model's file absent": ("evaluate --model nowhere", ["no model at 'nowhere'"]),
+    "model's server absent": ("evaluate --model http://127.0.0.1:9/x", ["no model at"]),
+    "model's address strange": ("evaluate --model s3x://b/x", ["no model at 's3x://b/x'"]),
     "evaluate's dataset": ("evaluate --model x --dataset mnist", ["'mnist'", "auto, cifar100"]),
 }
 
@@ -101,15 +109,13 @@ def test_a_model_that_takes_other_input(pipeline: Callable[..., Answer], tmp_pat
     assert len(runs_in(tmp_path)) == 1
 
 
+@needs_real_data
 def test_a_model_of_another_data_set(
     study: Study, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Path(__file__).parents[2] / "shared" / "data"
-    if not (real / FOLDER).exists():
-        pytest.skip("no CIFAR-100 beside the project")
     monkeypatch.chdir(study.folder)
     model = ["--model", "models:/synthetic-cnn@bn"]
-    answer = pipeline("evaluate", *model, "--dataset", "cifar100", "--data-dir", str(real))
+    answer = pipeline("evaluate", *model, "--dataset", "cifar100", "--data-dir", str(REAL_DATA))
     assert answer.status == 2
     assert "trained on synthetic" in answer.err
 

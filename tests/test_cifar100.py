@@ -1,7 +1,6 @@
 """CIFAR-100 is found, verified before it is trusted, and read right."""
 
 import hashlib
-import os
 import pickle
 import socket
 import time
@@ -12,12 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Answer, free_port, runs_in
+from conftest import REAL_DATA, Answer, free_port, needs_real_data, runs_in
 
 from pipeline.data import cifar100
 from pipeline.errors import InputError, MachineError
-
-REAL = Path(os.environ.get("PIPELINE_TEST_CIFAR100", ROOT.parent / "shared" / "data"))
 
 
 def write_lookalike(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
@@ -67,13 +64,13 @@ def test_images_labels_and_names_are_read_from_torchvisions_layout(
     assert data.superclass_names[7] == "super7"
 
 
-@pytest.mark.skipif(not (REAL / cifar100.FOLDER).exists(), reason="no CIFAR-100 beside the project")
+@needs_real_data
 def test_the_real_files_give_the_images_that_torchvision_gives() -> None:
     from torchvision.datasets import CIFAR100
 
-    data = cifar100.load(str(REAL))
+    data = cifar100.load(str(REAL_DATA))
     for split, train in ((data.training, True), (data.validation, False)):
-        reference = CIFAR100(REAL, train=train)
+        reference = CIFAR100(REAL_DATA, train=train)
         assert np.array_equal(split.images.numpy(), reference.data)
         assert split.labels.tolist() == reference.targets
     assert list(data.class_names) == reference.classes
@@ -131,6 +128,17 @@ def test_auto_takes_the_variable_then_the_folder_data_then_a_cache_per_user(
     (tmp_path / "named").mkdir()
     monkeypatch.setenv("PIPELINE_DATA_DIR", str(tmp_path / "named"))
     assert cifar100.locate("auto") == tmp_path / "named"
+
+
+def test_a_folder_that_may_not_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", forbidden)
+    with pytest.raises(InputError, match=f"cannot read data_dir '{tmp_path}'.*Permission denied"):
+        cifar100.load(str(tmp_path))
 
 
 def test_the_folder_itself_instead_of_the_one_above_is_told(

@@ -79,10 +79,10 @@ def test_conda_yaml_installs_the_frozen_requirements_from_conda_forge_alone() ->
 def test_a_learning_rate_typed_in_another_way_is_no_conflict_and_a_given_name_stays(
     tmp_path: Path,
 ) -> None:
-    answer = run_project(tmp_path, "--run-name", "mine", "-Plr=1e-1", *SMALL_PROJECT)
+    answer = run_project(tmp_path, "--run-name", "bn-lr-3", "-Plr=1e-1", *SMALL_PROJECT)
     assert answer.status == 0, answer.err
     (found,) = runs_in(tmp_path)
-    assert found.info.run_name == "mine"
+    assert found.info.run_name == "bn-lr-3"
     assert found.info.status == "FINISHED"
     assert found.data.params["lr"] == "1e-1"
     assert found.data.metrics["lr"] == 0.1

@@ -1,5 +1,6 @@
 """A run tells the truth about how it ended, and about what it measured."""
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
-from conftest import BIN, SMALL, Answer, Study, free_port, run_project, runs_in, start
+from conftest import BIN, SMALL, Answer, Study, free_port, run, run_project, runs_in, start
 
 LONG = ["--dataset", "synthetic", "--train-images", "2000", "--epochs", "1000"]
 LONG_PROJECT = ["-Pdataset=synthetic", "-Ptrain_images=2000", "-Pepochs=1000"]
@@ -33,7 +34,7 @@ def wait_for_first_epoch(folder: Path, process: subprocess.Popen[str]) -> None:
     raise AssertionError(process.communicate()[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_run_that_is_stopped_by_a_signal_is_killed(tmp_path: Path, number: int) -> None:
     process = start(tmp_path, "python", "-m", "pipeline", "train", *LONG)
     wait_for_first_epoch(tmp_path, process)
@@ -122,6 +123,62 @@ def test_a_run_that_breaks_is_failed(
     (run,) = runs_in(tmp_path)
     assert run.info.status == "FAILED"
     assert run.data.metrics["val_accuracy"] > 0
+
+
+def test_a_study_whose_child_breaks_is_failed_too(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pipeline.runs.learning_curves", broken)
+    with pytest.raises(ZeroDivisionError):
+        pipeline("ablate", *SMALL)
+    assert [run.info.status for run in runs_in(tmp_path)] == ["FAILED", "FAILED"]
+
+
+def test_a_store_that_breaks_during_a_run_is_told_in_one_line(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mlflow, "log_figure", full)
+    answer = pipeline("train", *SMALL)
+    assert answer.status == 1
+    (line,) = answer.error_lines
+    assert "No space left on device" in line
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "FAILED"
+
+
+def test_a_model_that_diverged_is_not_evaluated(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    pipeline("train", *SMALL, "--lr", "1e30")
+    answer = pipeline("evaluate", "--model", "models:/synthetic-cnn@base")
+    assert answer.status == 2
+    (line,) = answer.error_lines
+    assert "did its training diverge?" in line
+
+
+def test_a_step_that_must_not_be_cut_in_two_ends_first_whatever_threads_there_are() -> None:
+    code = """
+import os, signal, threading, time
+from pipeline import interruption
+interruption.install()
+threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
+try:
+    with interruption.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+        print("whole")
+    print("not reached")
+except interruption.Interrupted as stop:
+    print(stop)
+"""
+    answer = run(Path.cwd(), "python", "-c", code)
+    assert answer.out.splitlines() == ["whole", "stopped by SIGTERM"]
 
 
 def test_the_same_command_gives_the_same_metrics_to_the_last_bit(

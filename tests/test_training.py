@@ -12,7 +12,7 @@ from pipeline import CNNNetwork, epoch
 from pipeline.config import VARIANTS, Config
 from pipeline.data import load
 from pipeline.data.loader import TrainingBatches
-from pipeline.training import train_network
+from pipeline.training import EpochResult, train_network
 
 CPU = torch.device("cpu")
 
@@ -25,9 +25,13 @@ def batches(count: int = 70, batch_size: int = 32) -> DataLoader[tuple[torch.Ten
     return DataLoader(TensorDataset(images, labels), batch_size)
 
 
+def adam(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), 1e-3)
+
+
 def test_validation_returns_the_mean_loss_per_image_and_the_accuracy() -> None:
     model, data = CNNNetwork("bn"), batches()
-    result = epoch(model, 1, False, data, nn.CrossEntropyLoss(), None)
+    result = epoch(model, 1, False, data, nn.CrossEntropyLoss(), adam(model))
     images, labels = data.dataset[:]
     logits = model(images)
     assert not model.training
@@ -39,13 +43,13 @@ def test_validation_leaves_the_weights_alone_and_training_follows_the_optimizer(
     model, reference = CNNNetwork("bn"), CNNNetwork("bn")
     reference.load_state_dict(model.state_dict())
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    optimizer = adam(model)
     epoch(model, 1, False, batches(), criterion, optimizer)
     for name, value in reference.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
 
     epoch(model, 1, True, batches(), criterion, optimizer)
-    optimizer = torch.optim.Adam(reference.parameters(), 1e-3)
+    optimizer = adam(reference)
     reference.train()
     for images, labels in batches():
         optimizer.zero_grad()
@@ -56,14 +60,15 @@ def test_validation_leaves_the_weights_alone_and_training_follows_the_optimizer(
 
 
 def test_the_progress_bar_reads_as_in_the_tutorial(capsys: pytest.CaptureFixture[str]) -> None:
-    result = epoch(CNNNetwork(), 7, False, batches(), nn.CrossEntropyLoss(), None)
+    model = CNNNetwork()
+    result = epoch(model, 7, False, batches(), nn.CrossEntropyLoss(), adam(model))
     line = f"Epoch 7 (V), Loss: {result.loss:.4f}, Accuracy: {result.accuracy:.2%}: 100%"
     assert line in capsys.readouterr().err
 
 
 def test_epoch_logs_to_the_active_run_and_starts_none_by_itself() -> None:
     model, criterion = CNNNetwork(), nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(model.parameters())
+    optimizer = adam(model)
     epoch(model, 1, True, batches(), criterion, optimizer)
     assert mlflow.search_runs(search_all_experiments=True).empty
     with mlflow.start_run() as run:
@@ -94,7 +99,8 @@ def test_epoch_reads_from_the_device_when_the_bar_moves_and_not_for_every_batch(
 
     monkeypatch.setattr(torch.Tensor, "item", counted)
     monkeypatch.setattr("pipeline.training.BAR_INTERVAL", 60)
-    epoch(CNNNetwork(), 1, False, data, nn.CrossEntropyLoss(), None)
+    model = CNNNetwork()
+    epoch(model, 1, False, data, nn.CrossEntropyLoss(), adam(model))
     assert reads == 2  # the loss and the accuracy, at the end
 
 
@@ -110,6 +116,33 @@ def test_one_seed_means_the_same_images_in_the_same_order_in_every_epoch() -> No
     assert torch.equal(images(0, 1), images(0, 1))
     assert not torch.equal(images(0, 1), images(0, 2))
     assert not torch.equal(images(0, 1), images(1, 1))
+
+
+def test_variants_are_trained_on_the_same_images_from_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = load("synthetic", train_images=300)
+
+    def seen_by(variant: str) -> list[torch.Tensor]:
+        seen = []
+
+        def recording(
+            model: nn.Module, n: int, train: bool, batches: TrainingBatches, *rest: object, **_: str
+        ) -> EpochResult:
+            if train:
+                seen.append(model.get_parameter("fc2.weight").detach().clone())
+                seen.extend(tensor for batch in batches for tensor in batch)
+            return EpochResult(1.0, 0.0)
+
+        monkeypatch.setattr("pipeline.training.epoch", recording)
+        config = Config(variant=variant, dataset="synthetic", epochs=2, batch_size=100)
+        train_network(config, data, CPU, "fp32")
+        return seen
+
+    base, dropout = seen_by("base"), seen_by("dropout")
+    assert len(base) == 2 * (1 + 3 * 2)
+    assert all(torch.equal(one, other) for one, other in zip(base, dropout, strict=True))
+    assert not torch.equal(base[1], base[8])  # the second epoch's first batch is another one
 
 
 def test_every_training_image_comes_once_an_epoch_with_its_label() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from pipeline.config import DATASETS, check_choice
 from pipeline.data import cifar100, synthetic
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
@@ -13,9 +14,8 @@ def load(name: str, data_dir: str = "auto", train_images: int = 0) -> ImageDatas
     Raises InputError where the files are missing or altered, or hold fewer images than asked for;
     MachineError where there is no network to download them.
     """
-    if name == "synthetic":
-        return synthetic.generate(train_images) if train_images else synthetic.generate()
-    data = cifar100.load(data_dir)
+    check_choice("dataset", name, DATASETS)
+    data = synthetic.generate() if name == "synthetic" else cifar100.load(data_dir)
     if train_images > len(data.training):
         raise InputError(
             f"train_images is {train_images}; {name} has {len(data.training)} of them (0 takes all)"

@@ -1,4 +1,4 @@
-"""The transforms of `pipeline.data.transforms` for a whole batch at once, equal bit for bit.
+"""The transforms of `pipeline.data.transforms` for a whole batch, on a CPU equal bit for bit.
 
 Image by image, torchvision reaches about 3,000 images/s and starves the network. Flip,
 nearest-neighbour rotation and crop only move pixels. So one map says which source pixel each result

@@ -36,6 +36,10 @@ class Split:
         return Split(self.images[:count], self.labels[:count])
 
 
+# Validation is the data set's `train=False` split, read after every epoch.
+VALIDATION_SCHEME = "train=False split"
+
+
 @dataclass(frozen=True)
 class ImageDataset:
     """A training and a validation split, and the names of what they show.
@@ -56,5 +60,14 @@ class ImageDataset:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 (hex) of both splits' digests: what two runs must share to be compared."""
+        """sha256 (hex) of both splits' digests."""
         return hashlib.sha256((self.training.digest + self.validation.digest).encode()).hexdigest()
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What two runs must have in common to be compared."""
+        return {
+            "dataset": self.name,
+            "data_digest": self.digest,
+            "validation_scheme": VALIDATION_SCHEME,
+        }
