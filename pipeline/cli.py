@@ -110,8 +110,9 @@ def ablate(
 
     chosen_variants, chosen_seeds = study.parse_variants(variants), study.parse_seeds(seeds)
     tracking.check_store()
-    table = study.run_study(config, chosen_variants, chosen_seeds)
-    print(f"\nResults on {config.dataset}, {config.epochs} epochs\n{report.format_table(table)}")
+    table, sentences = study.run_study(config, chosen_variants, chosen_seeds)
+    print(f"\nResults on {config.dataset}, {config.epochs} epochs\n{report.format_table(table)}\n")
+    print("\n".join(sentences))
     print("\nSee the runs: make ui (or mlflow ui), then http://127.0.0.1:5000")
 
 

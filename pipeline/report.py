@@ -13,6 +13,7 @@ from pipeline.config import VARIANTS, Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.evaluation import Integers
 from pipeline.registry import RegisteredVersion
+from pipeline.statistics import Comparison, Outcome, compare, corrected, sentence
 from pipeline.training import History
 
 # Okabe and Ito's palette (2008), which colour-blind readers tell apart; dashes serve print in grey.
@@ -23,6 +24,30 @@ STYLES = dict(
         strict=True,
     )
 )
+
+
+class Pair(NamedTuple):
+    """Two variants to compare, and what the first has that the second lacks."""
+
+    treatment: str
+    control: str
+    subject: str
+
+
+class Effect(NamedTuple):
+    """A comparison, with its result in numbers and in a sentence."""
+
+    pair: Pair
+    comparison: Comparison
+    sentence: str
+
+
+COMPARISONS = (
+    Pair("bn", "base", "BatchNorm"),
+    Pair("dropout", "bn", "Dropout on top of BatchNorm"),
+    Pair("dropout", "base", "BatchNorm with Dropout"),
+)
+ACCURACY = Outcome("validation accuracy", "points", scale=100)
 
 
 class RunResult(NamedTuple):
@@ -71,6 +96,25 @@ def format_table(table: pd.DataFrame) -> str:
         }
     )
     return str(shown.to_string(index=False))
+
+
+def effects(results: Sequence[RunResult]) -> list[Effect]:
+    """What each addition does to the validation accuracy, paired seed by seed, Holm-corrected.
+
+    Only comparisons both of whose variants are among `results`, which hold the same seeds for each.
+    """
+    accuracy: dict[str, list[float]] = {}
+    for result in results:
+        values = accuracy.setdefault(result.config.variant, [])
+        values.append(result.history[-1]["val_accuracy"])
+    made = [pair for pair in COMPARISONS if {pair.treatment, pair.control} <= accuracy.keys()]
+    family = corrected(
+        [compare(accuracy[pair.treatment], accuracy[pair.control], ACCURACY) for pair in made]
+    )
+    return [
+        Effect(pair, comparison, sentence(pair.subject, comparison, ACCURACY))
+        for pair, comparison in zip(made, family, strict=True)
+    ]
 
 
 def learning_curves(history: History, title: str) -> Figure:

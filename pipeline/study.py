@@ -1,7 +1,7 @@
 """The ablation: which runs it consists of, and what it says of them side by side."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pandas as pd
 
@@ -10,17 +10,19 @@ from pipeline.config import VARIANTS, Config, check_choice
 from pipeline.data import load
 from pipeline.device import choose_device
 from pipeline.errors import InputError
-from pipeline.report import comparison_curves, comparison_table
+from pipeline.report import comparison_curves, comparison_table, effects
 from pipeline.runs import train_run
 
 MAX_SEEDS = 1000
 
 
-def run_study(config: Config, variants: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
+def run_study(
+    config: Config, variants: Sequence[str], seeds: Sequence[int]
+) -> tuple[pd.DataFrame, list[str]]:
     """Train every variant with every seed: a parent run, and a child run for each.
 
-    Everything but variant and seed is `config`'s. Returns the table of `comparison_table`, which
-    the parent run holds too, with a picture of the learning curves.
+    Everything but variant and seed is `config`'s. Returns the table of `comparison_table` and a
+    sentence for each effect; the parent run holds both, with a picture of the learning curves.
     """
     choose_device(config.device)
     data = load(config.dataset, config.data_dir, config.train_images)
@@ -40,7 +42,22 @@ def run_study(config: Config, variants: Sequence[str], seeds: Sequence[int]) -> 
         tracking.log_table(table, "comparison.csv")
         curves = comparison_curves(results, f"Ablation on {data.name}")
         tracking.log_figure(curves, "comparison.png")
-    return table
+        found = effects(results)
+        sentences = [effect.sentence for effect in found]
+        tracking.log_effects(
+            [
+                {
+                    "treatment": effect.pair.treatment,
+                    "control": effect.pair.control,
+                    "metric": "val_accuracy",
+                    "sentence": effect.sentence,
+                    **asdict(effect.comparison),
+                }
+                for effect in found
+            ],
+            "\n".join(f"- {data.name}, {config.epochs} epochs: {text}" for text in sentences),
+        )
+    return table, sentences
 
 
 def parse_variants(text: str) -> list[str]:

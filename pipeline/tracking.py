@@ -3,10 +3,11 @@
 Models are in `pipeline.registry`; no other module imports MLflow.
 """
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
@@ -134,6 +135,13 @@ def log_figure(figure: Figure, path: str) -> None:
 def log_table(table: pd.DataFrame, path: str) -> None:
     """Store a table with the active run, as CSV."""
     mlflow.log_text(table.to_csv(index=False), path)
+
+
+@store_errors()
+def log_effects(effects: Sequence[Mapping[str, object]], headline: str) -> None:
+    """Store effects with the active run, as JSON, and their sentences as its description."""
+    mlflow.log_text(json.dumps(effects, indent=2), "effects.json")
+    mlflow.set_tag("mlflow.note.content", headline)
 
 
 def _is_made_up(run_name: str) -> bool:

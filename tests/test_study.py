@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import subprocess
 import sys
 
@@ -12,7 +13,10 @@ import torch
 from conftest import ROOT, Study, environment, runs_in
 
 from pipeline import CNNNetwork
+from pipeline.config import Config
 from pipeline.data import load
+from pipeline.registry import RegisteredVersion
+from pipeline.report import RunResult, effects
 
 VARIANTS = ["base", "bn", "dropout"]
 
@@ -130,6 +134,49 @@ def test_the_parent_holds_a_table_and_a_picture_of_all_runs(study: Study) -> Non
     for variant, accuracy in zip(VARIANTS, table["val_accuracy"], strict=True):
         assert accuracy == study.children[variant].data.metrics["val_accuracy"]
     assert study.artifact(study.parent, "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_parent_states_each_effect_and_that_one_seed_does_not_settle_it(study: Study) -> None:
+    effects = json.loads(study.artifact(study.parent, "effects.json").read_text())
+    pairs = [(effect["treatment"], effect["control"]) for effect in effects]
+    assert pairs == [("bn", "base"), ("dropout", "bn"), ("dropout", "base")]
+    for effect in effects:
+        treatment, control = study.children[effect["treatment"]], study.children[effect["control"]]
+        difference = treatment.data.metrics["val_accuracy"] - control.data.metrics["val_accuracy"]
+        assert effect["difference"] == pytest.approx(difference)
+        assert effect["interval"] is None
+        assert "one seed, which gives no uncertainty" in effect["sentence"]
+        assert effect["sentence"] in study.answer.out
+        assert effect["sentence"] in study.parent.data.tags["mlflow.note.content"]
+
+
+def test_effects_are_paired_by_seed_and_corrected_for_being_several() -> None:
+    accuracy = {
+        "base": [0.40, 0.42, 0.41],
+        "bn": [0.46, 0.485, 0.47],
+        "dropout": [0.48, 0.47, 0.48],
+    }
+    results = [
+        RunResult(
+            "",
+            Config(variant=variant, seed=seed),
+            0,
+            RegisteredVersion("", "", ()),
+            [{"val_accuracy": values[seed]}],
+        )
+        for seed in range(3)
+        for variant, values in accuracy.items()
+    ]
+    bn, dropout, both = effects(results)
+    assert bn.comparison.difference == pytest.approx((0.06 + 0.065 + 0.06) / 3)
+    # 6.167 ± 4.303 x 0.289 / sqrt(3), Student's t at 2 degrees of freedom
+    assert bn.sentence == (
+        "BatchNorm raises validation accuracy by 6.2 points (95 % CI 5.4 to 6.9, 3 seeds)."
+    )
+    assert not dropout.comparison.settled
+    assert "not settled" in dropout.sentence
+    assert bn.comparison.p_holm == pytest.approx(3 * (bn.comparison.p_value or 0))
+    assert both.pair.subject == "BatchNorm with Dropout"
 
 
 def test_aliases_point_at_each_variants_version_and_at_the_best(study: Study) -> None:
