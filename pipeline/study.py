@@ -40,7 +40,7 @@ def run_study(
             results.append(train_run(cell, data))
         table = comparison_table(results)
         tracking.log_table(table, "comparison.csv")
-        curves = comparison_curves(results, f"Ablation on {data.name}")
+        curves = comparison_curves(results, f"Validation on {data.name}")
         tracking.log_figure(curves, "comparison.png")
         found = effects(results)
         sentences = [effect.sentence for effect in found]
