@@ -158,7 +158,7 @@ def main() -> NoReturn:
         app(standalone_mode=False)
         sys.exit(0)
     except typer.TyperException as error:
-        _fail(f"{error.format_message()} (see --help)", InputError.exit_status)
+        _fail(f"{error.format_message().rstrip('.')} (see --help)", InputError.exit_status)
     except (InputError, MachineError) as error:
         _fail(str(error), error.exit_status)
     except (KeyboardInterrupt, typer.Abort):

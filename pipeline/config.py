@@ -75,8 +75,8 @@ def check_choice(name: str, value: str, choices: "tuple[str, ...] | dict[str, La
     """Raise InputError unless `value` is one of `choices`."""
     if value not in choices:
         guess = get_close_matches(value, choices, n=1)
-        hint = f" Did you mean {guess[0]}?" if guess else ""
-        raise InputError(f"unknown {name} {value!r}; it must be one of {', '.join(choices)}.{hint}")
+        hint = f"; did you mean {guess[0]}?" if guess else ""
+        raise InputError(f"unknown {name} {value!r}; it must be one of {', '.join(choices)}{hint}")
 
 
 def check_at_least(name: str, value: int, least: int) -> None:

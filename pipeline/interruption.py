@@ -58,7 +58,12 @@ def _raise(number: int) -> None:
     _pending = None
     # Ctrl-C in `mlflow run` reaches its child twice: as SIGINT from the terminal, then as SIGTERM
     # from `mlflow run` itself. The second must not disturb the ending. Another Ctrl-C still does.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # (Not SIG_IGN: Python raises an OSError if the signal has come before that, unhandled yet.)
+    signal.signal(signal.SIGTERM, _ignore)
+    signal.signal(signal.SIGHUP, _ignore)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     raise Interrupted(number)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    pass

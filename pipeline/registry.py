@@ -84,7 +84,9 @@ def register(
     """Register the active run's model, and move the aliases that are now its own.
 
     The variant's alias points at the newest version of that variant; `champion` at the best
-    validation accuracy among all versions measured on the same data in the same way.
+    validation accuracy among all versions measured on the same validation images in the same way.
+    (They may have learned from other images: a trial on a few hundred must not become champion
+    for being the only one of its kind.)
     """
     client = mlflow.MlflowClient()
     name = f"{data.name}-cnn"
@@ -98,10 +100,11 @@ def register(
             **data.tags,
         },
     )
+    measured = {key: data.tags[key] for key in ("validation_digest", "validation_scheme")}
     rivals = [
         rival
         for rival in client.search_model_versions(f"name = '{name}'")
-        if data.tags.items() <= rival.tags.items()
+        if measured.items() <= rival.tags.items()
     ]
     champion = max(rivals, key=lambda v: (float(v.tags["val_accuracy"]), -int(v.version)))
     client.set_registered_model_alias(name, config.variant, new.version)

@@ -76,7 +76,7 @@ def comparison_table(results: Sequence[RunResult]) -> pd.DataFrame:
             "train_loss": result.history[-1]["train_loss"],
             "seconds": result.seconds,
             "parameters": result.parameters,
-            "model_version": f"{result.registered.name}/{result.registered.version}",
+            "model": f"models:/{result.registered.name}/{result.registered.version}",
             "run_id": result.run_id,
         }
         for result in results
@@ -92,7 +92,7 @@ def format_table(table: pd.DataFrame) -> str:
             "loss": table["val_loss"].map("{:.3f}".format),
             "seconds": table["seconds"].map("{:.1f}".format),
             "parameters": table["parameters"].map("{:,}".format),
-            "model version": table["model_version"],
+            "model version": table["model"],
         }
     )
     return str(shown.to_string(index=False))
@@ -124,7 +124,7 @@ def learning_curves(history: History, title: str) -> Figure:
         for split, style in (("train", "--"), ("val", "-")):
             values = [epoch[f"{split}_{metric}"] for epoch in history]
             label = {"train": "training", "val": "validation"}[split]
-            axes.plot(range(1, len(values) + 1), values, style, color="#0072B2", label=label)
+            axes.plot(range(1, len(values) + 1), values, f".{style}", color="#0072B2", label=label)
         axes.legend()
     return figure
 
@@ -143,7 +143,9 @@ def comparison_curves(results: Sequence[RunResult], title: str) -> Figure:
                 continue
             epochs = range(1, len(runs[0]) + 1)
             label = f"{variant} ({len(runs)} seed{'s' * (len(runs) > 1)})"
-            axes.plot(epochs, np.mean(runs, axis=0), dashes, color=colour, linewidth=2, label=label)
+            axes.plot(
+                epochs, np.mean(runs, axis=0), f".{dashes}", color=colour, linewidth=2, label=label
+            )
             if len(runs) > 1:
                 axes.plot(epochs, np.transpose(runs), color=colour, linewidth=0.6, alpha=0.5)
         axes.legend()

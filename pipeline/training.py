@@ -64,7 +64,8 @@ def epoch(
         def result() -> EpochResult:
             loss, accuracy = total_loss.item() / total_samples, total_correct.item() / total_samples
             bar.set_description_str(
-                f"Epoch {n} ({'T' if train else 'V'}), Loss: {loss:.4f}, Accuracy: {accuracy:.2%}"
+                f"Epoch {n} ({'T' if train else 'V'}), Loss: {loss:.4f}, Accuracy: {accuracy:.2%}",
+                refresh=False,
             )
             return EpochResult(loss, accuracy)
 

@@ -14,7 +14,7 @@ from pipeline.data.cifar100 import FOLDER
 # The command, and what its one line of error must contain.
 CASES = {
     "variant": ("train --variant batchnorm", ["'batchnorm'", "base, bn, dropout, base_dropout"]),
-    "variant, nearly": ("train --variant dropuot", ["Did you mean dropout?"]),
+    "variant, nearly": ("train --variant dropuot", ["did you mean dropout?"]),
     "dataset": ("train --dataset cifar10", ["'cifar10'", "cifar100, synthetic"]),
     "device": ("train --device tpu", ["'tpu'", "auto, cpu, cuda"]),
     "precision": ("train --precision fp16", ["'fp16'", "auto, fp32, bf16"]),

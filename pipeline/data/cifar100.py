@@ -117,8 +117,8 @@ def _download(root: Path) -> None:
     if not (root / ARCHIVE).exists() and not _server_answers():
         raise MachineError(
             f"CIFAR-100 is not in {root.absolute()} and its server can't be reached; put"
-            f" {FOLDER}/ or {ARCHIVE} there by hand, or use dataset=synthetic, which needs no"
-            " download"
+            f" {FOLDER}/ or {ARCHIVE} there by hand, name another folder by data_dir, or use"
+            " dataset=synthetic, which needs no download"
         )
     from torchvision.datasets import CIFAR100
 

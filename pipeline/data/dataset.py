@@ -65,9 +65,10 @@ class ImageDataset:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What two runs must have in common to be compared."""
+        """What a run says of its data: `data_digest` is over both splits."""
         return {
             "dataset": self.name,
             "data_digest": self.digest,
+            "validation_digest": self.validation.digest,
             "validation_scheme": VALIDATION_SCHEME,
         }
