@@ -12,9 +12,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation import Evaluation, evaluate
 from pipeline.network import CNNNetwork, count_parameters
 from pipeline.report import RunResult, confusion_figure, learning_curves
-from pipeline.training import train_network
-
-PREDICTION_BATCH_SIZE = 1000
+from pipeline.training import VALIDATION_BATCH_SIZE, train_network
 
 
 def train_run(config: Config, data: ImageDataset) -> RunResult:
@@ -66,7 +64,7 @@ def evaluate_run(model: str, dataset: str, data_dir: str) -> tuple[str, Evaluati
     with tracking.track(run_name, settings, tags) as run:
         tracking.log_dataset(data, "validation")
         images = data.validation.images.numpy()
-        batches = np.split(images, range(PREDICTION_BATCH_SIZE, len(images), PREDICTION_BATCH_SIZE))
+        batches = np.split(images, range(VALIDATION_BATCH_SIZE, len(images), VALIDATION_BATCH_SIZE))
         probabilities = np.concatenate([loaded.model.predict(batch) for batch in batches])
         if not np.isfinite(probabilities).all():
             raise InputError(f"{model} predicts no numbers; did its training diverge?")
