@@ -21,12 +21,10 @@ class Interrupted(BaseException):
 
 
 def install() -> None:
-    """Raise Interrupted in the main thread at the first of the signals, unless it is ignored.
-
-    `nohup` has SIGHUP ignored.
-    """
+    """Raise Interrupted in the main thread at the first of the signals."""
     for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
+        # `nohup` has SIGHUP ignored, and that stays.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
 
 

@@ -161,8 +161,6 @@ def test_an_artifact_folder_that_cannot_be_written_ends_the_run_as_failed(
     ("arguments", "part"),
     [
         (["-Pvariant=batchnorm"], "unknown variant 'batchnorm'"),
-        (["-Pepochs=abc"], "--epochs"),
-        (["-Plr=0"], "lr is 0.0"),
         (["-Pfoo=7"], "--foo"),
         (["-Pvariant=$(touch injected)"], "unknown variant '$(touch injected)'"),
         (["-e", "tarin"], "Could not find tarin among entry points"),

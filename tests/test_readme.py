@@ -34,7 +34,7 @@ def test_the_code_that_loads_a_model(study: Study, block: str) -> None:
 STAND_IN = """
 import torchvision.datasets as datasets
 def stand_in(root, train, transform, download):
-    return datasets.FakeData(300, (3, 32, 32), 100, transform)
+    return datasets.FakeData(64, (3, 32, 32), 100, transform)
 datasets.CIFAR100 = stand_in
 """
 

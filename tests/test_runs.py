@@ -34,7 +34,7 @@ def wait_for_first_epoch(folder: Path, process: subprocess.Popen[str]) -> None:
     raise AssertionError(process.communicate()[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_stopped_by_a_signal_is_killed(tmp_path: Path, number: int) -> None:
     process = start(tmp_path, "python", "-m", "pipeline", "train", *LONG)
     wait_for_first_epoch(tmp_path, process)
@@ -45,6 +45,25 @@ def test_a_run_that_is_stopped_by_a_signal_is_killed(tmp_path: Path, number: int
     assert err.splitlines()[-1] == f"error: stopped by {signal.Signals(number).name}"
     (run,) = runs_in(tmp_path)
     assert run.info.status == "KILLED"
+
+
+@pytest.mark.parametrize(
+    ("before", "said"), [([], "stopped by SIGHUP"), (["nohup"], "goes on")], ids=["plain", "nohup"]
+)
+def test_a_closed_terminal_stops_a_run_unless_nohup_protects_it(
+    tmp_path: Path, before: list[str], said: str
+) -> None:
+    code = """
+import os, signal
+from pipeline import interruption
+interruption.install()
+try:
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("goes on")
+except interruption.Interrupted as stop:
+    print(stop)
+"""
+    assert run(tmp_path, *before, "python", "-c", code).out.splitlines() == [said]
 
 
 def test_a_study_that_is_stopped_is_killed_with_its_running_child(tmp_path: Path) -> None:
