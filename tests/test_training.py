@@ -167,7 +167,7 @@ def test_a_run_repeated_gives_the_same_numbers_to_the_last_bit(precision: str) -
 
 
 def test_every_variant_learns() -> None:
-    data = load("synthetic", train_images=1000)
+    data = load("synthetic", train_images=2000)
     for variant in VARIANTS:
         config = Config(variant=variant, dataset="synthetic", epochs=3, lr=0.002)
         _, history = train_network(config, data, CPU, "fp32")
