@@ -147,9 +147,12 @@ def test_variants_are_trained_on_the_same_images_from_the_same_weights(
 
 def test_every_training_image_comes_once_an_epoch_with_its_label() -> None:
     split = load("synthetic", train_images=300).training
-    labels = torch.cat([batch for _, batch in TrainingBatches(split, 64, 0, CPU)])
+    loader = TrainingBatches(split, 64, 0, CPU)
+    labels = torch.cat([batch for _, batch in loader])
     assert torch.equal(labels.sort().values, split.labels.sort().values)
     assert not torch.equal(labels, split.labels)
+    loader.set_epoch(1)
+    assert not torch.equal(labels, torch.cat([batch for _, batch in loader]))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
