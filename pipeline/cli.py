@@ -147,7 +147,7 @@ def main() -> NoReturn:
     """Run a command; report what is wrong in one line, with the exit status that it deserves."""
     interruption.install()
     # Torch's threads wait for each other thousands of times a second. By default they wait by
-    # spinning, and with one other busy process on the machine training takes 1.7 times as long.
+    # spinning, and with one other busy process on the machine training takes almost twice as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # MLflow's remarks about itself would bury the progress bar.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")

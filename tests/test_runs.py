@@ -131,12 +131,13 @@ def test_ctrl_c_before_the_run_is_taken_over_ends_as_killed_too(tmp_path: Path) 
     assert "kind" not in run.data.tags
 
 
+def broken(*_: object, **__: object) -> None:
+    raise ZeroDivisionError
+
+
 def test_a_run_that_breaks_is_failed(
     pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise ZeroDivisionError
-
     monkeypatch.setattr("pipeline.runs.learning_curves", broken)
     with pytest.raises(ZeroDivisionError):
         pipeline("train", *SMALL)
@@ -148,9 +149,6 @@ def test_a_run_that_breaks_is_failed(
 def test_a_study_whose_child_breaks_is_failed_too(
     pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise ZeroDivisionError
-
     monkeypatch.setattr("pipeline.runs.learning_curves", broken)
     with pytest.raises(ZeroDivisionError):
         pipeline("ablate", *SMALL)
