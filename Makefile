@@ -10,7 +10,7 @@ help:            ## list the targets
 
 ablation: .venv/installed  ## the study of base, bn and dropout on the built-in data, no download (about a minute)
 	mlflow run . -e ablate --env-manager local --experiment-name synthetic \
-		-P dataset=synthetic -P epochs=5 -P seeds=1
+		-P dataset=synthetic -P epochs=5 -P seeds=1 -P register=all
 
 test: .venv/installed lint ## lint, check types and run every test
 	pytest

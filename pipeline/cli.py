@@ -11,7 +11,15 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import interruption
-from pipeline.config import DATASETS, DEVICES, PRECISIONS, VARIANTS, Config, check_choice
+from pipeline.config import (
+    DATASETS,
+    DEVICES,
+    PRECISIONS,
+    VALIDATIONS,
+    VARIANTS,
+    Config,
+    check_choice,
+)
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted
 
@@ -48,6 +56,13 @@ Precision = Annotated[
 TrainImages = Annotated[
     int, typer.Option(help="Use only the first so many training images; 0 uses all.")
 ]
+Validation = Annotated[
+    str,
+    typer.Option(
+        help=f"{', '.join(VALIDATIONS)}: validate on the train=False split, or on a tenth of the"
+        " training split, and read the train=False split once, at the end."
+    ),
+]
 
 
 @app.command()
@@ -62,6 +77,7 @@ def train(
     device: Device = DEFAULT.device,
     precision: Precision = DEFAULT.precision,
     train_images: TrainImages = DEFAULT.train_images,
+    validation: Validation = DEFAULT.validation,
 ) -> None:
     """Train one variant as one MLflow run, and register its model."""
     config = Config(**locals())
@@ -73,14 +89,15 @@ def train(
 
     tracking.check_store()
     choose_device(config.device)
-    data = load(config.dataset, config.data_dir, config.train_images)
+    data = load(config.dataset, config.data_dir, config.train_images, config.validation)
     result = train_run(config, data)
     last, registered = result.history[-1], result.registered
+    assert registered  # as asked for
     print(
         f"{config.run_name} on {data.name}: validation accuracy {last['val_accuracy']:.1%},"
         f" loss {last['val_loss']:.3f}, {result.seconds:.0f} s"
     )
-    print(f"run {result.run_id}, registered as models:/{registered.name}/{registered.version}")
+    print(f"run {result.run_id}, registered as {registered.uri}")
     for alias in registered.aliases:
         print(f"  also models:/{registered.name}@{alias}")
     print("See it beside other runs: mlflow ui")
@@ -98,19 +115,27 @@ def ablate(
     data_dir: DataDir = DEFAULT.data_dir,
     epochs: Epochs = DEFAULT.epochs,
     batch_size: BatchSize = DEFAULT.batch_size,
-    lr: LearningRate = DEFAULT.lr,
+    lr: Annotated[
+        str, typer.Option(help="Adam's learning rate, above 0, or several (0.01,0.001).")
+    ] = str(DEFAULT.lr),
     device: Device = DEFAULT.device,
     precision: Precision = DEFAULT.precision,
     train_images: TrainImages = DEFAULT.train_images,
+    validation: Validation = DEFAULT.validation,
+    register: Annotated[
+        str,
+        typer.Option(help="Models to register: all, none, or median, one per variant."),
+    ] = "median",
 ) -> None:
     """Train several variants with several seeds: a parent run, and a child run for each."""
-    config = Config(**{k: v for k, v in locals().items() if k not in ("variants", "seeds")})
+    grid = ("variants", "seeds", "lr", "register")
+    config = Config(**{k: v for k, v in locals().items() if k not in (*grid, "grid")})
     with interruption.deferred():
         from pipeline import report, study, tracking
 
-    chosen_variants, chosen_seeds = study.parse_variants(variants), study.parse_seeds(seeds)
+    chosen = study.parse_variants(variants), study.parse_seeds(seeds), study.parse_rates(lr)
     tracking.check_store()
-    table, sentences = study.run_study(config, chosen_variants, chosen_seeds)
+    table, sentences = study.run_study(config, *chosen, register)
     print(f"\nResults on {config.dataset}, {config.epochs} epochs\n{report.format_table(table)}\n")
     print("\n".join(sentences))
     print("\nSee the runs: make ui (or mlflow ui), then http://127.0.0.1:5000")

@@ -29,6 +29,8 @@ VARIANTS = {
 DATASETS = ("cifar100", "synthetic")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
+# test: on the `train=False` split, as in the tutorial. holdout: on a tenth of the training split.
+VALIDATIONS = ("test", "holdout")
 
 
 @dataclass(frozen=True)
@@ -48,23 +50,28 @@ class Config:
     device: str = "auto"
     precision: str = "auto"
     train_images: int = 0
+    validation: str = "test"
 
     def __post_init__(self) -> None:
         check_choice("variant", self.variant, VARIANTS)
         check_choice("dataset", self.dataset, DATASETS)
         check_choice("device", self.device, DEVICES)
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("validation", self.validation, VALIDATIONS)
         check_at_least("epochs", self.epochs, 1)
         check_at_least("batch_size", self.batch_size, 1)
         check_at_least("seed", self.seed, 0)
         check_at_least("train_images", self.train_images, 0)
+        if self.validation == "holdout" and self.train_images == 1:
+            raise InputError("train_images is 1; a hold-out split takes at least 2 (0 takes all)")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"lr is {self.lr}; it must be a finite number above 0, such as 0.001")
 
     @property
     def run_name(self) -> str:
-        """Name of the MLflow run, such as `bn-seed0`."""
-        return f"{self.variant}-seed{self.seed}"
+        """Name of the MLflow run: `bn-seed0`, or `bn-seed0-lr0.01` where lr is not 0.001."""
+        name = f"{self.variant}-seed{self.seed}"
+        return name if self.lr == Config.lr else f"{name}-lr{self.lr:g}"
 
     def as_dict(self) -> dict[str, str | int | float]:
         """Every setting by name."""

@@ -18,10 +18,10 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import PyFuncModel
 from mlflow.types import Schema, TensorSpec
 
-from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
 from pipeline.network import CNNNetwork, PixelClassifier
+from pipeline.results import RegisteredVersion, RunResult
 from pipeline.tracking import first_line, store_errors
 
 PIXELS_TO_PROBABILITIES = ModelSignature(
@@ -42,14 +42,6 @@ class LoadedModel(NamedTuple):
     dataset: str
     class_names: tuple[str, ...]
     versions: tuple[ModelVersion, ...]
-
-
-class RegisteredVersion(NamedTuple):
-    """A version in the registry, and the aliases that point at it."""
-
-    name: str
-    version: str
-    aliases: tuple[str, ...]
 
 
 @store_errors()
@@ -78,10 +70,8 @@ def log_network(network: CNNNetwork, data: ImageDataset) -> str:
 
 
 @store_errors()
-def register(
-    model_uri: str, config: Config, data: ImageDataset, val_accuracy: float
-) -> RegisteredVersion:
-    """Register the active run's model, and move the aliases that are now its own.
+def register(result: RunResult, data: ImageDataset) -> RunResult:
+    """Register a run's model, move the aliases that are now its own, and note both in the result.
 
     The variant's alias points at the newest version of that variant; `champion` at the best
     validation accuracy among all versions measured on the same validation images in the same way.
@@ -91,12 +81,12 @@ def register(
     client = mlflow.MlflowClient()
     name = f"{data.name}-cnn"
     new = mlflow.register_model(
-        model_uri,
+        result.model_uri,
         name,
         tags={
-            "variant": config.variant,
-            "seed": str(config.seed),
-            "val_accuracy": repr(val_accuracy),
+            "variant": result.config.variant,
+            "seed": str(result.config.seed),
+            "val_accuracy": repr(result.history[-1]["val_accuracy"]),
             **data.tags,
         },
     )
@@ -107,10 +97,11 @@ def register(
         if measured.items() <= rival.tags.items()
     ]
     champion = max(rivals, key=lambda v: (float(v.tags["val_accuracy"]), -int(v.version)))
-    client.set_registered_model_alias(name, config.variant, new.version)
+    client.set_registered_model_alias(name, result.config.variant, new.version)
     client.set_registered_model_alias(name, "champion", champion.version)
-    aliases = [config.variant] + ["champion"] * (champion.version == new.version)
-    return RegisteredVersion(name, str(new.version), tuple(aliases))
+    aliases = [result.config.variant] + ["champion"] * (champion.version == new.version)
+    version = RegisteredVersion(name, str(new.version), tuple(aliases))
+    return result._replace(registered=version)
 
 
 def load_model(reference: str) -> LoadedModel:

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from pipeline.config import VARIANTS, Config
+from pipeline.config import VARIANTS
 from pipeline.data.dataset import ImageDataset
 from pipeline.evaluation import Integers
-from pipeline.registry import RegisteredVersion
+from pipeline.results import RunResult
 from pipeline.statistics import Comparison, Outcome, compare, corrected, sentence
 from pipeline.training import History
 
@@ -50,21 +50,6 @@ COMPARISONS = (
 ACCURACY = Outcome("validation accuracy", "points", scale=100)
 
 
-class RunResult(NamedTuple):
-    """A finished run, as far as tables and figures need it."""
-
-    run_id: str
-    config: Config
-    parameters: int
-    registered: RegisteredVersion
-    history: History
-
-    @property
-    def seconds(self) -> float:
-        """Time spent in epochs, training and validation."""
-        return sum(epoch["epoch_seconds"] for epoch in self.history)
-
-
 def comparison_table(results: Sequence[RunResult]) -> pd.DataFrame:
     """One row per run: the last epoch's metrics, seconds in all, size, and registered version."""
     return pd.DataFrame(
@@ -76,7 +61,7 @@ def comparison_table(results: Sequence[RunResult]) -> pd.DataFrame:
             "train_loss": result.history[-1]["train_loss"],
             "seconds": result.seconds,
             "parameters": result.parameters,
-            "model": f"models:/{result.registered.name}/{result.registered.version}",
+            "model": result.registered.uri if result.registered else "",
             "run_id": result.run_id,
         }
         for result in results

@@ -1,5 +1,9 @@
 """One tracked run each: train and register a network, or evaluate a registered one."""
 
+import hashlib
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -11,12 +15,27 @@ from pipeline.device import choose_device, choose_precision, compute_exactly
 from pipeline.errors import InputError
 from pipeline.evaluation import Evaluation, evaluate
 from pipeline.network import CNNNetwork, count_parameters
-from pipeline.report import RunResult, confusion_figure, learning_curves
+from pipeline.report import confusion_figure, learning_curves
+from pipeline.results import RunResult
 from pipeline.training import VALIDATION_BATCH_SIZE, train_network
 
+# The code that decides the numbers of a run; a test holds the list to what training.py imports.
+RESULT_CODE = ("config.py", "device.py", "network.py", "randomness.py", "training.py", "data/*.py")
 
-def train_run(config: Config, data: ImageDataset) -> RunResult:
-    """Train one network as one MLflow run; log, register and alias its model."""
+
+@cache
+def code_digest() -> str:
+    """sha256 (hex) of the code that decides the numbers of a run, as this process found it.
+
+    Runs with equal digests may be compared and reused, whatever else a commit has changed.
+    """
+    folder = Path(__file__).parent
+    files = sorted(path for pattern in RESULT_CODE for path in folder.glob(pattern))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def train_run(config: Config, data: ImageDataset, register: bool = True) -> RunResult:
+    """Train one network as one MLflow run; log its model, and `register` and alias it."""
     compute_exactly()
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
@@ -29,18 +48,19 @@ def train_run(config: Config, data: ImageDataset) -> RunResult:
         "precision": precision,
         "threads": torch.get_num_threads(),
         "num_parameters": parameters,
+        "code_digest": code_digest(),
         **data.tags,
     }
     if device.type == "cuda":
         tags["device_name"] = torch.cuda.get_device_name(device)
     with tracking.track(config.run_name, config.as_dict(), tags) as run:
-        tracking.log_dataset(data, "training", "validation")
+        tracking.log_dataset(data, "training", "validation", *(["test"] if data.test else []))
         network, history = train_network(config, data, device, precision)
         title = f"{config.run_name} on {data.name}"
         tracking.log_figure(learning_curves(history, title), "learning_curves.png")
         model_uri = registry.log_network(network, data)
-        registered = registry.register(model_uri, config, data, history[-1]["val_accuracy"])
-        return RunResult(run.info.run_id, config, parameters, registered, history)
+        result = RunResult(run.info.run_id, config, parameters, model_uri, history)
+        return registry.register(result, data) if register else result
 
 
 def evaluate_run(model: str, dataset: str, data_dir: str) -> tuple[str, Evaluation]:

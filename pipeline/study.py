@@ -17,27 +17,32 @@ MAX_SEEDS = 1000
 
 
 def run_study(
-    config: Config, variants: Sequence[str], seeds: Sequence[int]
+    config: Config,
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    register: str,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Train every variant with every seed: a parent run, and a child run for each.
+    """Train every variant with every seed and learning rate: a parent run, and a child for each.
 
-    Everything but variant and seed is `config`'s. Returns the table of `comparison_table` and a
+    All else is `config`'s. Returns the table of `comparison_table` and a
     sentence for each effect; the parent run holds both, with a picture of the learning curves.
     """
     choose_device(config.device)
-    data = load(config.dataset, config.data_dir, config.train_images)
+    data = load(config.dataset, config.data_dir, config.train_images, config.validation)
     settings = {
         "variants": ",".join(variants),
         "seeds": ",".join(map(str, seeds)),
         **{k: v for k, v in config.as_dict().items() if k not in ("variant", "seed")},
+        "lr": ",".join(map(str, rates)),
+        "register": register,
     }
-    # All variants of a seed before the next seed, so that a study stopped early is a fair one.
-    cells = [replace(config, variant=v, seed=seed) for seed in seeds for v in variants]
+    cells = plan(config, variants, seeds, rates)
     with tracking.track("ablation", settings, {"kind": "study", **data.tags}):
         results = []
         for number, cell in enumerate(cells, start=1):
             print(f"[{number}/{len(cells)}] {cell.run_name} on {data.name}", flush=True)
-            results.append(train_run(cell, data))
+            results.append(train_run(cell, data, register == "all"))
         table = comparison_table(results)
         tracking.log_table(table, "comparison.csv")
         curves = comparison_curves(results, f"Validation on {data.name}")
@@ -60,6 +65,22 @@ def run_study(
     return table, sentences
 
 
+def plan(
+    config: Config, variants: Sequence[str], seeds: Sequence[int], rates: Sequence[float]
+) -> list[Config]:
+    """List the cells of a study in the order in which they run.
+
+    All of a seed before the next seed, so that a study stopped early is a fair one. Each time
+    another variant comes first: a machine that slows down or warms up favours none.
+    """
+    blocks = [(seed, lr) for seed in seeds for lr in rates]
+    return [
+        replace(config, variant=variants[(turn + place) % len(variants)], seed=seed, lr=lr)
+        for turn, (seed, lr) in enumerate(blocks)
+        for place in range(len(variants))
+    ]
+
+
 def parse_variants(text: str) -> list[str]:
     """Read `base,bn,dropout`."""
     variants = [part.strip() for part in text.split(",")]
@@ -68,6 +89,20 @@ def parse_variants(text: str) -> list[str]:
     if len(set(variants)) < len(variants):
         raise InputError(f"variants is {text!r}; each may be named once")
     return variants
+
+
+def parse_rates(text: str) -> list[float]:
+    """Read one learning rate, or several: `0.01,0.003,0.001`."""
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if not 0 < len(set(rates)) == len(rates):
+        raise InputError(
+            f"lr is {text!r}; it must be a number such as 0.001, or different ones such as"
+            " 0.01,0.001"
+        )
+    return rates
 
 
 def parse_seeds(text: str) -> list[int]:

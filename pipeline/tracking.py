@@ -110,9 +110,9 @@ def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
 
 @store_errors()
 def log_dataset(data: ImageDataset, *contexts: str) -> None:
-    """Name the splits `training` or `validation` of `data` as inputs of the active run."""
+    """Name splits of `data`: `training`, `validation`, `test`, as inputs of the active run."""
     for context in contexts:
-        split = data.training if context == "training" else data.validation
+        split = getattr(data, context)
         mlflow.log_input(
             from_numpy(
                 split.images.numpy(),

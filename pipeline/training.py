@@ -41,6 +41,7 @@ def epoch(
     optimizer: torch.optim.Optimizer,
     *,
     precision: str = "fp32",
+    split: str | None = None,
 ) -> EpochResult:
     """Train or validate `model` for one pass over `dataloader`, as in the tutorial.
 
@@ -49,8 +50,9 @@ def epoch(
     the forward pass runs under autocast.
 
     Loss and accuracy are returned, shown in the progress bar, and logged to the active MLflow run,
-    if there is one, as `train_loss` and `train_accuracy` (or `val_…`) at step `n`. Those of
-    training count each batch before its own step, so they are means over a changing network.
+    if there is one, as `train_loss` and `train_accuracy` (or `val_…`) at step `n`; `split` names
+    them otherwise. Those of training count each batch before its own step, so they are means over a
+    changing network.
     """
     model.train(train)
     device = next(model.parameters()).device
@@ -59,12 +61,14 @@ def epoch(
     total_correct = torch.zeros((), dtype=torch.int64, device=device)
     total_samples = 0
 
-    with tqdm(total=length_hint(dataloader) or None, mininterval=BAR_INTERVAL) as bar:
+    phase = split or ("T" if train else "V")
+    # leave=None: the bar stays as a line of its own, unless it is shown below another bar.
+    with tqdm(total=length_hint(dataloader) or None, mininterval=BAR_INTERVAL, leave=None) as bar:
 
         def result() -> EpochResult:
             loss, accuracy = total_loss.item() / total_samples, total_correct.item() / total_samples
             bar.set_description_str(
-                f"Epoch {n} ({'T' if train else 'V'}), Loss: {loss:.4f}, Accuracy: {accuracy:.2%}",
+                f"Epoch {n} ({phase}), Loss: {loss:.4f}, Accuracy: {accuracy:.2%}",
                 refresh=False,
             )
             return EpochResult(loss, accuracy)
@@ -93,7 +97,7 @@ def epoch(
                 shown = time.monotonic()
         final = result()
 
-    prefix = "train" if train else "val"
+    prefix = split or ("train" if train else "val")
     _log_metrics({f"{prefix}_loss": final.loss, f"{prefix}_accuracy": final.accuracy}, n)
     return final
 
@@ -105,7 +109,8 @@ def train_network(
 
     Returns the network, on `device`, and the metrics of each epoch, in order. Validation is always
     in fp32: it describes the network that is registered. `epoch_seconds` is training and
-    validation together, `images_per_second` training alone.
+    validation together, `images_per_second` training alone. If `data` has a test split it is read
+    once, at the end, and the last epoch has `test_loss` and `test_accuracy` too.
     """
     torch.manual_seed(stream_seed(config.seed, Stream.WEIGHTS))
     # channels_last is the order in which the images lie in memory already.
@@ -138,6 +143,10 @@ def train_network(
                 **pace,
             }
         )
+    if data.test:
+        batches = ValidationBatches(data.test, VALIDATION_BATCH_SIZE, device)
+        test = epoch(network, config.epochs, False, batches, criterion, optimizer, split="test")
+        history[-1] |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
     return network, history
 
 

@@ -15,8 +15,8 @@ from conftest import ROOT, Study, environment, runs_in
 from pipeline import CNNNetwork
 from pipeline.config import Config
 from pipeline.data import load
-from pipeline.registry import RegisteredVersion
-from pipeline.report import RunResult, effects
+from pipeline.report import effects
+from pipeline.results import RunResult
 
 VARIANTS = ["base", "bn", "dropout"]
 
@@ -68,6 +68,7 @@ def test_a_run_holds_every_setting_and_what_it_ran_on(study: Study) -> None:
         "device": "auto",
         "precision": "auto",
         "train_images": "0",
+        "validation": "test",
     }
     commit = subprocess.run(
         ["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
@@ -161,7 +162,7 @@ def test_effects_are_paired_by_seed_and_corrected_for_being_several() -> None:
             "",
             Config(variant=variant, seed=seed),
             0,
-            RegisteredVersion("", "", ()),
+            "",
             [{"val_accuracy": values[seed]}],
         )
         for seed in range(3)

@@ -8,8 +8,12 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
 
 
-def load(name: str, data_dir: str = "auto", train_images: int = 0) -> ImageDataset:
+def load(
+    name: str, data_dir: str = "auto", train_images: int = 0, validation: str = "test"
+) -> ImageDataset:
     """Return the data set `name`; `train_images` keeps that many training images (0: all).
+
+    With `validation="holdout"` a tenth of those is held out, as `ImageDataset.hold_out` does it.
 
     Raises InputError where the files are missing or altered, or hold fewer images than asked for;
     MachineError where there is no network to download them.
@@ -20,4 +24,6 @@ def load(name: str, data_dir: str = "auto", train_images: int = 0) -> ImageDatas
         raise InputError(
             f"train_images is {train_images}; {name} has {len(data.training)} of them (0 takes all)"
         )
-    return replace(data, training=data.training.first(train_images)) if train_images else data
+    if train_images:
+        data = replace(data, training=data.training.first(train_images))
+    return data.hold_out() if validation == "holdout" else data

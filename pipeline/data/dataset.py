@@ -1,9 +1,11 @@
 """What every data set looks like to the rest of the project: uint8 images held in memory."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -35,15 +37,21 @@ class Split:
         """Return the first `count` images as a split of their own."""
         return Split(self.images[:count], self.labels[:count])
 
+    def only(self, chosen: Tensor) -> "Split":
+        """Return the images where the mask `chosen`, bool `[N]`, is true, in their order."""
+        return Split(self.images[chosen], self.labels[chosen])
 
-# Validation is the data set's `train=False` split, read after every epoch.
-VALIDATION_SCHEME = "train=False split"
+
+HOLDOUT_SEED = 0
+HOLDOUT_STEP = 10  # one training image in so many is held out
 
 
 @dataclass(frozen=True)
 class ImageDataset:
     """A training and a validation split, and the names of what they show.
 
+    validation: the data set's `train=False` split. After `hold_out` it is a part of the training
+    split, and the `train=False` split is `test`, which is None otherwise.
     class_names: the 100 fine classes, by label.
     superclass_names: the 20 coarse classes.
     superclass_of: for each of the 100 fine labels its coarse label.
@@ -57,18 +65,38 @@ class ImageDataset:
     superclass_names: tuple[str, ...]
     superclass_of: tuple[int, ...]
     source: str | None
+    test: Split | None = None
+
+    def hold_out(self) -> "ImageDataset":
+        """Keep a tenth of the training images apart, to make choices by; of each class alike.
+
+        They are the same in every run: PCG64's raw numbers never change.
+        """
+        labels = self.training.labels.numpy()
+        random = np.random.PCG64(HOLDOUT_SEED).random_raw(len(labels))
+        held_out = torch.zeros(len(labels), dtype=torch.bool)
+        held_out[np.lexsort((random, labels))[::HOLDOUT_STEP].copy()] = True
+        return replace(
+            self,
+            training=self.training.only(~held_out),
+            validation=self.training.only(held_out),
+            test=self.validation,
+        )
 
     @cached_property
     def digest(self) -> str:
-        """sha256 (hex) of both splits' digests."""
-        return hashlib.sha256((self.training.digest + self.validation.digest).encode()).hexdigest()
+        """sha256 (hex) of the splits' digests."""
+        splits = [self.training, self.validation, *([self.test] if self.test else [])]
+        return hashlib.sha256("".join(split.digest for split in splits).encode()).hexdigest()
 
     @property
     def tags(self) -> dict[str, str]:
-        """What a run says of its data: `data_digest` is over both splits."""
+        """What a run says of its data: `data_digest` is over all splits."""
         return {
             "dataset": self.name,
             "data_digest": self.digest,
             "validation_digest": self.validation.digest,
-            "validation_scheme": VALIDATION_SCHEME,
+            "validation_scheme": "hold-out of the training split"
+            if self.test
+            else "train=False split",
         }
