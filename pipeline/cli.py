@@ -6,7 +6,7 @@ meanwhile: neither can be imported again after half an import.
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -21,6 +21,7 @@ from pipeline.config import (
     check_choice,
 )
 from pipeline.errors import InputError, MachineError
+from pipeline.grid import parse_rates, parse_seeds, parse_variants
 from pipeline.interruption import Interrupted
 
 app = typer.Typer(
@@ -32,6 +33,8 @@ app = typer.Typer(
 )
 
 DEFAULT = Config()
+REGISTER = ("median", "all", "none")
+REUSE = ("same", "any", "none")
 
 
 Variant = Annotated[str, typer.Option(help=f"Network: {', '.join(VARIANTS)}.")]
@@ -121,24 +124,74 @@ def ablate(
     device: Device = DEFAULT.device,
     precision: Precision = DEFAULT.precision,
     train_images: TrainImages = DEFAULT.train_images,
-    validation: Validation = DEFAULT.validation,
+    validation: Annotated[
+        str,
+        typer.Option(help="As in train; auto: test, or holdout if there are several lr."),
+    ] = "auto",
+    name: Annotated[
+        str,
+        typer.Option(help="Of the study; another recipe under a name that exists is refused."),
+    ] = "auto",
     register: Annotated[
         str,
-        typer.Option(help="Models to register: all, none, or median, one per variant."),
+        typer.Option(
+            help="Models to register: median (of each variant the seed with the median accuracy),"
+            " all, none."
+        ),
     ] = "median",
+    reuse: Annotated[
+        str,
+        typer.Option(
+            help="Finished runs that need not run again: same (made by the same code), any, none."
+        ),
+    ] = "same",
 ) -> None:
-    """Train several variants with several seeds: a parent run, and a child run for each."""
-    grid = ("variants", "seeds", "lr", "register")
-    config = Config(**{k: v for k, v in locals().items() if k not in (*grid, "grid")})
+    """Train several variants with several seeds: a parent run, a child run for each, a report."""
+    chosen_variants, chosen_seeds = parse_variants(variants), parse_seeds(seeds)
+    rates = parse_rates(lr)
+    check_choice("register", register, REGISTER)
+    check_choice("reuse", reuse, REUSE)
+    if validation == "auto":
+        validation = "test" if len(rates) == 1 else "holdout"
+    settings: dict[str, Any] = {
+        "dataset": dataset,
+        "data_dir": data_dir,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "device": device,
+        "precision": precision,
+        "train_images": train_images,
+        "validation": validation,
+    }
+    for rate in rates:
+        config = Config(**settings, lr=rate)
     with interruption.deferred():
-        from pipeline import report, study, tracking
+        from pipeline import tracking
+        from pipeline.study import run_study
 
-    chosen = study.parse_variants(variants), study.parse_seeds(seeds), study.parse_rates(lr)
     tracking.check_store()
-    table, sentences = study.run_study(config, *chosen, register)
-    print(f"\nResults on {config.dataset}, {config.epochs} epochs\n{report.format_table(table)}\n")
-    print("\n".join(sentences))
-    print("\nSee the runs: make ui (or mlflow ui), then http://127.0.0.1:5000")
+    run_study(
+        config, chosen_variants, chosen_seeds, rates, name=name, register=register, reuse=reuse
+    )
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Ids of finished training runs; none: all of the experiment."),
+    ] = None,
+    experiment: Annotated[
+        str, typer.Option(help="The experiment that holds the runs, and gets the report.")
+    ] = "Default",
+) -> None:
+    """Write the report of a study on finished runs, for instance three that were started alone."""
+    with interruption.deferred():
+        from pipeline import tracking
+        from pipeline.compare import compare_runs
+
+    tracking.check_store()
+    compare_runs(runs or [], experiment)
 
 
 @app.command()

@@ -5,7 +5,9 @@ Beside `pipeline.tracking` the only module that talks to MLflow.
 
 import re
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -71,7 +73,7 @@ def log_network(network: CNNNetwork, data: ImageDataset) -> str:
 
 @store_errors()
 def register(result: RunResult, data: ImageDataset) -> RunResult:
-    """Register a run's model, move the aliases that are now its own, and note both in the result.
+    """Register a run's model, unless it is; move the aliases that are now its own; note both.
 
     The variant's alias points at the newest version of that variant; `champion` at the best
     validation accuracy among all versions measured on the same validation images in the same way.
@@ -80,16 +82,18 @@ def register(result: RunResult, data: ImageDataset) -> RunResult:
     """
     client = mlflow.MlflowClient()
     name = f"{data.name}-cnn"
-    new = mlflow.register_model(
-        result.model_uri,
-        name,
-        tags={
-            "variant": result.config.variant,
-            "seed": str(result.config.seed),
-            "val_accuracy": repr(result.history[-1]["val_accuracy"]),
-            **data.tags,
-        },
-    )
+    for known in client.search_model_versions(f"name = '{name}' and run_id = '{result.run_id}'"):
+        aliases = client.get_model_version(name, known.version).aliases
+        version = RegisteredVersion(name, str(known.version), tuple(aliases))
+        return result._replace(registered=version)
+    tags = {
+        "variant": result.config.variant,
+        "seed": str(result.config.seed),
+        "val_accuracy": repr(result.history[-1]["val_accuracy"]),
+        **data.tags,
+    }
+    with redirect_stderr(StringIO()):  # MLflow's remarks; the command says what is registered
+        new = mlflow.register_model(result.model_uri, name, tags=tags)
     measured = {key: data.tags[key] for key in ("validation_digest", "validation_scheme")}
     rivals = [
         rival

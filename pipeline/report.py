@@ -1,176 +1,394 @@
-"""Figures and tables. They are drawn without pyplot, which would keep every figure in memory."""
+"""The report of a study: one page that leads with the answer, and the numbers behind it."""
 
-from collections.abc import Sequence
+import io
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import NamedTuple
 
-import numpy as np
+import jinja2
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 
-from pipeline.config import VARIANTS
-from pipeline.data.dataset import ImageDataset
-from pipeline.evaluation import Integers
-from pipeline.results import RunResult
-from pipeline.statistics import Comparison, Outcome, compare, corrected, sentence
-from pipeline.training import History
+from pipeline.analysis import Analysis, Finding, Setting
+from pipeline.figures import study_figures
+from pipeline.statistics import BCA_MIN_SEEDS, Interval, Outcome
 
-# Okabe and Ito's palette (2008), which colour-blind readers tell apart; dashes serve print in grey.
-STYLES = dict(
-    zip(
-        VARIANTS,
-        [("#0072B2", "-"), ("#E69F00", "--"), ("#009E73", "-."), ("#CC79A7", ":")],
-        strict=True,
-    )
+DOTS_PER_INCH = 130
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader("pipeline"),
+    autoescape=jinja2.select_autoescape(["html.j2"]),
+    undefined=jinja2.StrictUndefined,
+    keep_trailing_newline=True,
 )
 
 
-class Pair(NamedTuple):
-    """Two variants to compare, and what the first has that the second lacks."""
+class Table(NamedTuple):
+    """Cells as text. words: all columns are words or paths, not numbers."""
 
-    treatment: str
-    control: str
-    subject: str
-
-
-class Effect(NamedTuple):
-    """A comparison, with its result in numbers and in a sentence."""
-
-    pair: Pair
-    comparison: Comparison
-    sentence: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: bool = False
 
 
-COMPARISONS = (
-    Pair("bn", "base", "BatchNorm"),
-    Pair("dropout", "bn", "Dropout on top of BatchNorm"),
-    Pair("dropout", "base", "BatchNorm with Dropout"),
-)
-ACCURACY = Outcome("validation accuracy", "points", scale=100)
+class Section(NamedTuple):
+    """A part of the report. figures: names of pictures, each with its caption."""
+
+    title: str
+    text: Sequence[str] = ()
+    bullets: Sequence[str] = ()
+    figures: Sequence[tuple[str, str]] = ()
+    tables: Sequence[Table] = ()
 
 
-def comparison_table(results: Sequence[RunResult]) -> pd.DataFrame:
-    """One row per run: the last epoch's metrics, seconds in all, size, and registered version."""
-    return pd.DataFrame(
-        {
-            "run": result.config.run_name,
-            "val_accuracy": result.history[-1]["val_accuracy"],
-            "val_loss": result.history[-1]["val_loss"],
-            "train_accuracy": result.history[-1]["train_accuracy"],
-            "train_loss": result.history[-1]["train_loss"],
-            "seconds": result.seconds,
-            "parameters": result.parameters,
-            "model": result.registered.uri if result.registered else "",
-            "run_id": result.run_id,
-        }
-        for result in results
-    )
+def report_files(
+    analysis: Analysis,
+    subtitle: str,
+    facts: Mapping[str, str],
+    unused: Mapping[str, str],
+    limits: Sequence[str],
+) -> dict[str, bytes]:
+    """Write the report; return its files by path: a page, the same as Markdown, data, pictures.
 
-
-def format_table(table: pd.DataFrame) -> str:
-    """The columns of `comparison_table` that fit a terminal, rounded for reading."""
-    shown = pd.DataFrame(
-        {
-            "run": table["run"],
-            "accuracy": table["val_accuracy"].map("{:.1%}".format),
-            "loss": table["val_loss"].map("{:.3f}".format),
-            "seconds": table["seconds"].map("{:.1f}".format),
-            "parameters": table["parameters"].map("{:,}".format),
-            "model version": table["model"],
-        }
-    )
-    return str(shown.to_string(index=False))
-
-
-def effects(results: Sequence[RunResult]) -> list[Effect]:
-    """What each addition does to the validation accuracy, paired seed by seed, Holm-corrected.
-
-    Only comparisons both of whose variants are among `results`, which hold the same seeds for each.
+    facts: how it was run. unused: runs that are not in the analysis, with the reason. limits: what
+    such a study can't say.
     """
-    accuracy: dict[str, list[float]] = {}
-    for result in results:
-        values = accuracy.setdefault(result.config.variant, [])
-        values.append(result.history[-1]["val_accuracy"])
-    made = [pair for pair in COMPARISONS if {pair.treatment, pair.control} <= accuracy.keys()]
-    family = corrected(
-        [compare(accuracy[pair.treatment], accuracy[pair.control], ACCURACY) for pair in made]
+    pictures = {}
+    for name, figure in study_figures(analysis).items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+        pictures[name] = buffer.getvalue()
+    content = {
+        "title": "Do " + " and ".join(_subjects(analysis)) + " help?",
+        "subtitle": subtitle,
+        "headline": analysis.headline,
+        "sections": _sections(analysis, facts, unused, limits),
+        "pictures": {name: b64encode(picture).decode() for name, picture in pictures.items()},
+    }
+    return {
+        "report.html": ENVIRONMENT.get_template("report.html.j2").render(content).encode(),
+        "report.md": ENVIRONMENT.get_template("report.md.j2").render(content).encode(),
+        "results.csv": analysis.table.to_csv(index=False).encode(),
+        "effects.json": json.dumps(effects(analysis), indent=2).encode(),
+        **{f"figures/{name}.png": picture for name, picture in pictures.items()},
+    }
+
+
+def effects(analysis: Analysis) -> dict[str, object]:
+    """Every summary and every comparison, for programs. Numbers are in the metric's own unit."""
+    summaries, comparisons = [], []
+    for setting in analysis.settings:
+        for key in analysis.outcomes:
+            summaries += [
+                {"setting": setting.title, "metric": key, "variant": variant}
+                | {"lr": setting.rates[variant], **asdict(summary)}
+                for variant, summary in setting.summaries[key].items()
+            ]
+            comparisons += [
+                {
+                    "setting": setting.title,
+                    "metric": key,
+                    "treatment": finding.pair.treatment,
+                    "control": finding.pair.control,
+                    "sentence": finding.sentence,
+                    **asdict(finding.comparison),
+                }
+                for finding in setting.findings[key]
+            ]
+    return {
+        "primary_metric": analysis.primary,
+        "headline": analysis.headline,
+        "target_accuracy": analysis.target,
+        "summaries": summaries,
+        "effects": comparisons,
+        "notes": list(analysis.notes),
+    }
+
+
+def effect_metrics(analysis: Analysis) -> dict[str, float]:
+    """The effects on the primary outcome as metrics, by which studies can be sorted.
+
+    Such as `bn_vs_base`, with `bn_vs_base_low` and `_high` for the interval; `…_lr0.01` where no
+    learning rate is the main one.
+    """
+    metrics = {}
+    for setting in [analysis.main] if analysis.main else analysis.by_rate:
+        suffix = "" if analysis.main else f"_lr{setting.label}"
+        for finding in setting.findings[analysis.primary]:
+            metrics[finding.pair.name + suffix] = finding.comparison.difference
+            if finding.comparison.interval:
+                low, high = finding.comparison.interval
+                metrics[f"{finding.pair.name}{suffix}_low"] = low
+                metrics[f"{finding.pair.name}{suffix}_high"] = high
+    return metrics
+
+
+def format_summary(analysis: Analysis) -> str:
+    """A table of the variants for a terminal."""
+    settings = [analysis.main] if analysis.main else analysis.by_rate
+    header, rows, _ = _variants_table(analysis, settings)
+    return str(pd.DataFrame(rows, columns=header).to_string(index=False))
+
+
+def limits(analysis: Analysis) -> list[str]:
+    """What the study can't say, and what a reader may take from it by mistake."""
+    config, seeds = analysis.results[0].config, analysis.table["seed"].nunique()
+    told = []
+    if config.dataset == "synthetic":
+        told.append(
+            "Anything about photographs: the built-in images are drawn shapes, which show that the"
+            " pipeline works."
+        )
+    told.append(
+        "Whether the effects hold for another network, data set, optimiser or number of epochs than"
+        f" this one ({config.epochs} epochs, Adam, batch size {config.batch_size})."
     )
+    if len(analysis.by_rate) == 1:
+        told.append(
+            f"Whether they hold at another learning rate than {config.lr:g}: an effect can change"
+            " its sign with it. A study with several (lr=0.003,0.001,0.0003) tells."
+        )
+    if config.validation == "test":
+        told.append(
+            "How good the networks are on images that nobody has looked at: validation is the"
+            " train=False split. It chose nothing here, but it has been read after every epoch."
+        )
+    told.append(
+        "How much of an effect is due to these test images: the seeds vary weights, order,"
+        " augmentation and dropout, not the images. The intervals are about training again, not"
+        " about collecting other images."
+    )
+    if seeds < BCA_MIN_SEEDS:
+        told.append(
+            f"Whether the differences are normally distributed, as the t-interval takes them to be:"
+            f" {seeds} seed{'s' * (seeds > 1)} can't show it."
+        )
+    told.append(
+        "How long it takes elsewhere: times are of this machine, with whatever else ran on it."
+    )
+    commits = {result.tags.get("code_digest") for result in analysis.results}
+    if len(commits) > 1:
+        told.append("Whether the code mattered: the runs were made by different versions of it.")
+    return told
+
+
+def _sections(
+    analysis: Analysis,
+    facts: Mapping[str, str],
+    unused: Mapping[str, str],
+    limits: Sequence[str],
+) -> list[Section]:
+    shown = analysis.main or analysis.by_rate[0]
+    settings = analysis.settings
+    outcome = analysis.outcomes[analysis.primary]
+    at = "" if len(settings) == 1 else f" at {shown.title}"
+    few = shown.table["seed"].nunique() < BCA_MIN_SEEDS
+    reading = [
+        f"The outcome named in advance is {outcome.name} after the last epoch. Each comparison is"
+        " paired: a seed gives every variant the same initial weights, order of images and"
+        " augmentation, and the differences are taken seed by seed. Intervals are Student's t at"
+        " 95 %; p values are of the paired t-test, corrected by Holm's method over the comparisons"
+        " that are read together. “Better” is the fraction of seeds in which the first variant was"
+        " the better one. “Detectable” is the smallest effect that so many seeds find with a"
+        " probability of 80 %."
+    ]
+    if few:
+        reading.append(
+            f"The BCa bootstrap interval is a second opinion, and too short with fewer than"
+            f" {BCA_MIN_SEEDS} seeds: verdicts rest on t."
+        )
+    sections = [
+        Section(
+            "Effects",
+            reading,
+            figures=[("effects", f"Effects on {outcome.name}, with 95 % intervals.")],
+            tables=[_effects_table(analysis, settings, [analysis.primary])],
+        ),
+        Section(
+            "Variants",
+            [
+                f"{outcome.name.capitalize()} of each variant: mean, standard deviation and 95 %"
+                " interval of the mean over its seeds."
+            ],
+            figures=[
+                (
+                    "seeds",
+                    f"Every run{at}; a line joins the runs of one seed. Beside the dots"
+                    " the mean with its 95 % interval.",
+                )
+            ],
+            tables=[_variants_table(analysis, settings)],
+        ),
+    ]
+    if len(analysis.by_rate) > 1:
+        sections.append(_rates_section(analysis, outcome))
+    other = [key for key in analysis.outcomes if key != analysis.primary]
+    sections += [
+        Section(
+            "Learning curves",
+            figures=[
+                (
+                    "learning_curves",
+                    f"Mean over seeds, and the range from the lowest to the"
+                    f" highest{at}. Training is measured while the network learns, with"
+                    " augmentation and dropout.",
+                )
+            ],
+        ),
+        Section(
+            "Generalisation gap",
+            [
+                "Training accuracy minus that of unseen images, in the last epoch. Augmentation and"
+                " dropout make training harder, so the gap is smaller than without them and may be"
+                " negative."
+            ],
+            figures=[("generalisation_gap", f"The gap of every run{at}.")],
+        ),
+        Section(
+            "Cost",
+            figures=[("cost", f"Time of every run and its speed in training{at}.")],
+            tables=[_cost_table(analysis, shown)],
+        ),
+        Section(
+            "All other outcomes",
+            [
+                "Not named in advance; each is corrected for its own comparisons only, so take"
+                " them as hints."
+            ],
+            tables=[_effects_table(analysis, [shown], other)],
+        ),
+        _runs_section(analysis),
+        Section(
+            "Runs that are not counted",
+            [] if unused else ["None: every run that was started is in the figures above."],
+            tables=[Table(["run", "reason"], list(unused.items()), words=True)] if unused else [],
+        ),
+        Section("How it was run", tables=[Table(["what", "value"], list(facts.items()), True)]),
+        Section("What this study can't say", bullets=[*limits, *analysis.notes]),
+    ]
+    return sections
+
+
+def _rates_section(analysis: Analysis, outcome: Outcome) -> Section:
+    text = []
+    if analysis.main:
+        chosen = ", ".join(f"{lr:g} for {v}" for v, lr in analysis.main.rates.items())
+        text.append(
+            "The learning rate of each variant was chosen by its mean accuracy on images held out"
+            f" of the training split, not on the reported ones: {chosen}."
+        )
+        ends = {float(analysis.table["lr"].min()), float(analysis.table["lr"].max())}
+        edge = [variant for variant, lr in analysis.main.rates.items() if lr in ends]
+        if edge:
+            text.append(
+                f"For {' and '.join(edge)} that is an end of the grid: a better one may lie beyond."
+            )
+    text += analysis.sign_changes or ["No effect changes its sign with the learning rate."]
+    caption = f"{outcome.name.capitalize()} by learning rate."
+    return Section("Learning rates", text, figures=[("learning_rates", caption)])
+
+
+def _runs_section(analysis: Analysis) -> Section:
+    table, outcome = analysis.table, analysis.outcomes[analysis.primary]
+    header = ["run", outcome.name, "loss", "seconds", "run id", "commit", "model"]
+    rows = [
+        [
+            row.run + (" (reused)" if row.reused else ""),
+            f"{getattr(row, analysis.primary):.2%}",
+            f"{getattr(row, analysis.primary.replace('accuracy', 'loss')):.3f}",
+            f"{row.seconds:.0f}",
+            row.run_id,
+            row.commit[:7] or "-",
+            row.model or "-",
+        ]
+        for row in table.itertuples()
+    ]
+    text = ["“Reused” are runs that an earlier study, or a command of their own, had finished."]
+    return Section("Runs", text if table["reused"].any() else [], tables=[Table(header, rows)])
+
+
+def _variants_table(analysis: Analysis, settings: Sequence[Setting]) -> Table:
+    outcome = analysis.outcomes[analysis.primary]
+    header = ["variant", "lr", "seeds", outcome.name, "sd", "95 % interval", "loss", "parameters"]
+    loss = analysis.primary.replace("accuracy", "loss")
+    rows = []
+    for setting in settings:
+        sizes = setting.table.groupby("variant")["parameters"].first()
+        for variant, one in setting.summaries[analysis.primary].items():
+            lost = setting.summaries[loss].get(variant)
+            best = " (best)" if setting.label == "best" else ""
+            rows.append(
+                [
+                    variant,
+                    f"{setting.rates[variant]:g}{best}",
+                    str(one.seeds),
+                    f"{one.mean:.1%}",
+                    f"{one.sd * outcome.scale:.2f}" if one.sd is not None else "-",
+                    _interval(one.interval, outcome, signed=False),
+                    f"{lost.mean:.3f}" if lost else "-",
+                    f"{sizes[variant]:,}",
+                ]
+            )
+    return Table(header, rows)
+
+
+def _cost_table(analysis: Analysis, setting: Setting) -> Table:
+    columns = {"parameters": "parameters", "seconds": "seconds", "images_per_second": "images/s"}
+    if analysis.target:
+        goal = f"to {analysis.target:.0%}"
+        columns |= {"epochs_to_target": f"epochs {goal}", "seconds_to_target": f"seconds {goal}"}
+    means = setting.table.groupby("variant")[list(columns)].mean()
+    rows = [
+        [variant, *(f"{value:,.{1 if value < 100 else 0}f}" for value in means.loc[variant])]
+        for variant in setting.rates
+    ]
+    return Table(["variant (means)", *columns.values()], rows)
+
+
+def _effects_table(analysis: Analysis, settings: Sequence[Setting], keys: Sequence[str]) -> Table:
+    several = len(analysis.by_rate) > 1
+    header = ["comparison", "outcome", *(["lr"] if several else []), "seeds", "difference"]
+    header += ["95 % interval (t)", "BCa", "better", "p", "p (Holm)", "detectable"]
+    rows = []
+    for setting in settings:
+        for key in keys:
+            for finding in setting.findings[key]:
+                what = [finding.pair.label, finding.outcome.name.removeprefix("the ")]
+                rows.append([*what, *([setting.label] if several else []), *_numbers(finding)])
+    return Table(header, rows)
+
+
+def _numbers(finding: Finding) -> list[str]:
+    one, outcome = finding.comparison, finding.outcome
+
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    detectable = None if one.detectable_effect is None else one.detectable_effect * outcome.scale
     return [
-        Effect(pair, comparison, sentence(pair.subject, comparison, ACCURACY))
-        for pair, comparison in zip(made, family, strict=True)
+        str(one.seeds),
+        f"{one.difference * outcome.scale:+,.{outcome.decimals}f} {outcome.unit}",
+        _interval(one.interval, outcome),
+        _interval(one.bootstrap, outcome),
+        f"{one.probability:.0%}",
+        number(one.p_value, ".2g"),
+        number(one.p_holm, ".2g"),
+        number(detectable, f",.{outcome.decimals}f"),
     ]
 
 
-def learning_curves(history: History, title: str) -> Figure:
-    """Loss and accuracy of one run by epoch, in training and in validation."""
-    figure, panels = _panels(title)
-    for axes, metric in zip(panels, ("loss", "accuracy"), strict=True):
-        for split, style in (("train", "--"), ("val", "-")):
-            values = [epoch[f"{split}_{metric}"] for epoch in history]
-            label = {"train": "training", "val": "validation"}[split]
-            axes.plot(range(1, len(values) + 1), values, f".{style}", color="#0072B2", label=label)
-        axes.legend()
-    return figure
+def _interval(interval: Interval | None, outcome: Outcome, *, signed: bool = True) -> str:
+    if interval is None:
+        return "-"
+    form = f"{'+' if signed else ''},.{outcome.decimals}f"
+    return " to ".join(format(bound * outcome.scale, form) for bound in interval)
 
 
-def comparison_curves(results: Sequence[RunResult], title: str) -> Figure:
-    """Validation loss and accuracy by epoch: a line per run, a thick one per variant."""
-    figure, panels = _panels(title)
-    for axes, metric in zip(panels, ("val_loss", "val_accuracy"), strict=True):
-        for variant, (colour, dashes) in STYLES.items():
-            runs = [
-                [epoch[metric] for epoch in result.history]
-                for result in results
-                if result.config.variant == variant
-            ]
-            if not runs:
-                continue
-            epochs = range(1, len(runs[0]) + 1)
-            label = f"{variant} ({len(runs)} seed{'s' * (len(runs) > 1)})"
-            axes.plot(
-                epochs, np.mean(runs, axis=0), f".{dashes}", color=colour, linewidth=2, label=label
-            )
-            if len(runs) > 1:
-                axes.plot(epochs, np.transpose(runs), color=colour, linewidth=0.6, alpha=0.5)
-        axes.legend()
-    return figure
-
-
-def confusion_figure(confusion: Integers, data: ImageDataset, title: str) -> Figure:
-    """The confusion matrix as a picture, its classes ordered by superclass.
-
-    Confusions within a superclass so fall into the squares along the diagonal.
-    """
-    superclass_of = np.array(data.superclass_of)
-    order = np.argsort(superclass_of, kind="stable")
-    fractions = confusion[np.ix_(order, order)] / confusion.sum(axis=1)[order, None]
-    figure = Figure(figsize=(11, 10), layout="constrained")
-    axes = figure.subplots()
-    # The square root of the fraction: rare confusions show beside a bright diagonal.
-    image = axes.imshow(fractions, cmap="cividis", norm=PowerNorm(0.5, vmin=0, vmax=1))
-    figure.colorbar(image, label="fraction of the true class")
-    edges = np.flatnonzero(np.diff(superclass_of[order])) + 0.5
-    sizes = np.bincount(superclass_of)
-    centres = np.cumsum(sizes) - sizes / 2 - 0.5
-    for line in (axes.axhline, axes.axvline):
-        for edge in edges:
-            line(edge, color="white", linewidth=0.3)
-    axes.set_xticks(centres, data.superclass_names, rotation=90)
-    axes.set_yticks(centres, data.superclass_names)
-    axes.set_xlabel("predicted class, by superclass")
-    axes.set_ylabel("true class, by superclass")
-    axes.set_title(title)
-    return figure
-
-
-def _panels(title: str) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
-    panels = figure.subplots(1, 2)
-    for axes, label in zip(panels, ("loss (nats per image)", "accuracy (fraction)"), strict=True):
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-    return figure, panels
+def _subjects(analysis: Analysis) -> list[str]:
+    variants = set(analysis.table["variant"])
+    subjects = []
+    if variants & {"bn", "dropout"}:
+        subjects.append("BatchNorm")
+    if variants & {"dropout", "base_dropout"}:
+        subjects.append("Dropout")
+    return subjects

@@ -14,8 +14,8 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.device import choose_device, choose_precision, compute_exactly
 from pipeline.errors import InputError
 from pipeline.evaluation import Evaluation, evaluate
+from pipeline.figures import confusion_figure, learning_curves
 from pipeline.network import CNNNetwork, count_parameters
-from pipeline.report import confusion_figure, learning_curves
 from pipeline.results import RunResult
 from pipeline.training import VALIDATION_BATCH_SIZE, train_network
 
@@ -59,7 +59,8 @@ def train_run(config: Config, data: ImageDataset, register: bool = True) -> RunR
         title = f"{config.run_name} on {data.name}"
         tracking.log_figure(learning_curves(history, title), "learning_curves.png")
         model_uri = registry.log_network(network, data)
-        result = RunResult(run.info.run_id, config, parameters, model_uri, history)
+        known = {**run.data.tags, **{name: str(value) for name, value in tags.items()}}
+        result = RunResult(run.info.run_id, config, parameters, model_uri, history, known)
         return registry.register(result, data) if register else result
 
 

@@ -1,19 +1,35 @@
-"""The ablation: which runs it consists of, and what it says of them side by side."""
+"""A study: which runs it consists of, which of them are done already, and what they say."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from statistics import median_low
 
-import pandas as pd
+import torch
+from tqdm import tqdm
 
-from pipeline import tracking
-from pipeline.config import VARIANTS, Config, check_choice
+from pipeline import finished, registry, tracking
+from pipeline.analysis import analyse
+from pipeline.config import Config
 from pipeline.data import load
-from pipeline.device import choose_device
-from pipeline.errors import InputError
-from pipeline.report import comparison_curves, comparison_table, effects
-from pipeline.runs import train_run
+from pipeline.data.dataset import ImageDataset
+from pipeline.device import choose_device, choose_precision
+from pipeline.errors import InputError, MachineError
+from pipeline.grid import plan
+from pipeline.publish import publish
+from pipeline.results import RunResult, differences, recipe
+from pipeline.runs import code_digest, train_run
+from pipeline.training import BAR_INTERVAL
 
-MAX_SEEDS = 1000
+Failures = dict[str, str]  # the reason, by the name of the run
+# What is registered, by the setting `register`.
+MODELS = {
+    "median": "of each variant that of the seed whose validation accuracy is the median",
+    "all": "that of every run",
+    "none": "none",
+}
 
 
 def run_study(
@@ -21,105 +37,144 @@ def run_study(
     variants: Sequence[str],
     seeds: Sequence[int],
     rates: Sequence[float],
+    *,
+    name: str,
     register: str,
-) -> tuple[pd.DataFrame, list[str]]:
-    """Train every variant with every seed and learning rate: a parent run, and a child for each.
+    reuse: str,
+) -> None:
+    """Train every variant with every seed and learning rate, and write the report.
 
-    All else is `config`'s. Returns the table of `comparison_table` and a
-    sentence for each effect; the parent run holds both, with a picture of the learning curves.
+    A parent run, and a child run for each cell; all else is `config`'s. Cells that are finished
+    already, by the same code (`reuse="same"`) or by any, are not run again. A child that fails is
+    listed, and the others go on.
+
+    Raises InputError if the study `name` (`auto`: none) has another recipe; MachineError, at the
+    end, if a child has failed.
     """
-    choose_device(config.device)
+    started = time.monotonic()
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
     data = load(config.dataset, config.data_dir, config.train_images, config.validation)
+    shared = recipe(config, {**data.tags, "precision": precision})
+    if name != "auto":
+        _check_name(name, shared)
     settings = {
         "variants": ",".join(variants),
         "seeds": ",".join(map(str, seeds)),
         **{k: v for k, v in config.as_dict().items() if k not in ("variant", "seed")},
         "lr": ",".join(map(str, rates)),
+        "name": name,
         "register": register,
+        "reuse": reuse,
     }
+    tags = {"kind": "study", "study": name, "recipe": json.dumps(shared), **data.tags}
     cells = plan(config, variants, seeds, rates)
-    with tracking.track("ablation", settings, {"kind": "study", **data.tags}):
-        results = []
-        for number, cell in enumerate(cells, start=1):
-            print(f"[{number}/{len(cells)}] {cell.run_name} on {data.name}", flush=True)
-            results.append(train_run(cell, data, register == "all"))
-        table = comparison_table(results)
-        tracking.log_table(table, "comparison.csv")
-        curves = comparison_curves(results, f"Validation on {data.name}")
-        tracking.log_figure(curves, "comparison.png")
-        found = effects(results)
-        sentences = [effect.sentence for effect in found]
-        tracking.log_effects(
-            [
-                {
-                    "treatment": effect.pair.treatment,
-                    "control": effect.pair.control,
-                    "metric": "val_accuracy",
-                    "sentence": effect.sentence,
-                    **asdict(effect.comparison),
-                }
-                for effect in found
-            ],
-            "\n".join(f"- {data.name}, {config.epochs} epochs: {text}" for text in sentences),
-        )
-    return table, sentences
+    with tracking.track("ablation" if name == "auto" else name, settings, tags) as parent:
+        tracking.log_dataset(data, "training", "validation", *(["test"] if data.test else []))
+        where = {"data_digest": data.digest, "precision": precision, "device": device.type}
+        if reuse == "same":
+            where |= {"code_digest": code_digest(), "torch": torch.__version__}
+        done = {}
+        if reuse != "none":
+            done = _finished_cells(parent.info.experiment_id, where, cells)
+        results, failures = _run_cells(cells, done, data, register == "all")
+        if not results:
+            raise MachineError(f"all {len(cells)} runs failed; {_first(failures)}")
+        if register == "median":
+            results = _register_medians(results, data)
+        took = f"{timedelta(seconds=round(time.monotonic() - started))}"
+        reused = f", {len(done)} of {len(cells)} runs reused from before" if done else ""
+        facts = {"wall time": f"{took}{reused}", "registered models": MODELS[register]}
+        publish(analyse(results), failures, facts)
+        if failures:
+            raise MachineError(
+                f"{len(failures)} of {len(cells)} runs failed; {_first(failures)}; the same command"
+                " again repeats them and keeps the others"
+            )
 
 
-def plan(
-    config: Config, variants: Sequence[str], seeds: Sequence[int], rates: Sequence[float]
-) -> list[Config]:
-    """List the cells of a study in the order in which they run.
+def _check_name(name: str, shared: Mapping[str, object]) -> None:
+    """Raise InputError if a study called `name` has another recipe."""
+    for run in finished.studies_named(name):
+        before = json.loads(run.data.tags["recipe"])
+        if before != shared:
+            raise InputError(
+                f"a study named {name!r} exists with {differences(before, shared)}; give this one"
+                " another name"
+            )
 
-    All of a seed before the next seed, so that a study stopped early is a fair one. Each time
-    another variant comes first: a machine that slows down or warms up favours none.
+
+def _cell(config: Config) -> Config:
+    """What decides a run's numbers beside data, device and precision, which the tags name."""
+    return replace(config, data_dir="auto", device="auto", precision="auto")
+
+
+def _finished_cells(
+    experiment_id: str, where: Mapping[str, str], cells: Sequence[Config]
+) -> dict[Config, RunResult]:
+    """Find the cells that have a finished run in the experiment; the newest of each."""
+    chosen = " and ".join(f"tags.{name} = '{value}'" for name, value in where.items())
+    found: dict[Config, RunResult] = {}
+    wanted = {_cell(config): config for config in cells}
+    for run, result in finished.find_results([experiment_id], chosen):
+        config = wanted.get(_cell(result.config))
+        if config and config not in found:
+            finished.adopt(run)
+            found[config] = result
+    return found
+
+
+def _run_cells(
+    cells: Sequence[Config],
+    done: Mapping[Config, RunResult],
+    data: ImageDataset,
+    register: bool,
+) -> tuple[list[RunResult], Failures]:
+    """Run the cells that are not done. Returns all results, in the order of `cells`."""
+    results, failures = dict(done), Failures()
+    todo = [cell for cell in cells if cell not in done]
+    if done:
+        print(f"{len(done)} of {len(cells)} runs are finished already and are reused", flush=True)
+    # disable=None: a bar only on a terminal. Elsewhere the lines below tell how far it is.
+    with tqdm(
+        total=len(cells), initial=len(done), unit="run", mininterval=BAR_INTERVAL, disable=None
+    ) as bar:
+        for cell in todo:
+            bar.set_description_str(f"Study, {len(failures)} failed, running {cell.run_name}")
+            try:
+                result = train_run(cell, data, register)
+            except Exception as error:  # whatever it is, it is this run's; the others go on
+                failures[cell.run_name] = tracking.first_line(error)
+                outcome = f"failed: {failures[cell.run_name]}"
+            else:
+                results[cell] = result
+                accuracy = result.history[-1]["val_accuracy"]
+                outcome = f"validation accuracy {accuracy:.1%}, {result.seconds:.0f} s"
+            bar.update()
+            ended = len(results) + len(failures)
+            bar.write(f"[{ended}/{len(cells)}] {cell.run_name}: {outcome}")
+    return [results[cell] for cell in cells if cell in results], failures
+
+
+def _register_medians(results: Sequence[RunResult], data: ImageDataset) -> list[RunResult]:
+    """Register of each variant the run whose validation accuracy is the median of its runs.
+
+    At the variant's best learning rate where there are several. For an even number it is the lower
+    of the two in the middle. A lucky seed would promise more than a new training gives.
     """
-    blocks = [(seed, lr) for seed in seeds for lr in rates]
-    return [
-        replace(config, variant=variants[(turn + place) % len(variants)], seed=seed, lr=lr)
-        for turn, (seed, lr) in enumerate(blocks)
-        for place in range(len(variants))
-    ]
+    analysis = analyse(results)
+    shown = analysis.main or analysis.by_rate[0]
+    chosen = set()
+    for variant, lr in shown.rates.items():
+        runs = {
+            result.history[-1]["val_accuracy"]: result.run_id
+            for result in results
+            if (result.config.variant, result.config.lr) == (variant, lr)
+        }
+        chosen.add(runs[median_low(runs)])
+    return [registry.register(r, data) if r.run_id in chosen else r for r in results]
 
 
-def parse_variants(text: str) -> list[str]:
-    """Read `base,bn,dropout`."""
-    variants = [part.strip() for part in text.split(",")]
-    for variant in variants:
-        check_choice("variant", variant, VARIANTS)
-    if len(set(variants)) < len(variants):
-        raise InputError(f"variants is {text!r}; each may be named once")
-    return variants
-
-
-def parse_rates(text: str) -> list[float]:
-    """Read one learning rate, or several: `0.01,0.003,0.001`."""
-    try:
-        rates = [float(part) for part in text.split(",")]
-    except ValueError:
-        rates = []
-    if not 0 < len(set(rates)) == len(rates):
-        raise InputError(
-            f"lr is {text!r}; it must be a number such as 0.001, or different ones such as"
-            " 0.01,0.001"
-        )
-    return rates
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Read a count (`5`: 0 to 4), a range (`0-9`), or a list of seeds (`0,3,7` or `3,`)."""
-    try:
-        if "," in text:
-            seeds = [int(part) for part in text.split(",") if part.strip()]
-        elif "-" in text:
-            first, last = (int(part) for part in text.split("-"))
-            seeds = list(range(first, min(last, first + MAX_SEEDS) + 1))
-        else:
-            seeds = list(range(min(int(text), MAX_SEEDS + 1)))
-    except ValueError:
-        seeds = []
-    if not 0 < len(set(seeds)) == len(seeds) <= MAX_SEEDS or min(seeds) < 0:
-        raise InputError(
-            f"seeds is {text!r}; it must be a count such as 5, a range such as 0-9, or a list such"
-            f" as 0,3,7, of different whole numbers from 0, {MAX_SEEDS} at most"
-        )
-    return seeds
+def _first(failures: Failures) -> str:
+    name, reason = next(iter(failures.items()))
+    return f"{name}: {reason}"

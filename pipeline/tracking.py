@@ -3,17 +3,21 @@
 Models are in `pipeline.registry`; no other module imports MLflow.
 """
 
-import json
 import os
+import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import distributions
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import mlflow
 import pandas as pd
+import psutil
 import torch
 from matplotlib.figure import Figure
 from mlflow.data.numpy_dataset import from_numpy
@@ -49,19 +53,26 @@ def check_store() -> None:
 
 
 @contextmanager
-def track(name: str, settings: Mapping[str, object], tags: Mapping[str, object]) -> Iterator[Run]:
+def track(
+    name: str,
+    settings: Mapping[str, object],
+    tags: Mapping[str, object],
+    experiment_id: str | None = None,
+) -> Iterator[Run]:
     """Run the body as an MLflow run and end it with its true status.
 
-    FINISHED, or KILLED when the process is asked to stop, or FAILED. Inside `mlflow run` the run
-    that it created is taken over, within another `track` the run is its child. `settings` become
-    parameters, except those that `mlflow run` has logged as they were typed: MLflow refuses to log
-    `0.1` over `1e-1`.
+    FINISHED, or KILLED when the process is asked to stop, or FAILED, with the reason as a tag.
+    Inside `mlflow run` the run that it created is taken over, within another `track` the run is its
+    child. `settings` become parameters, except those that `mlflow run` has logged as they were
+    typed: MLflow refuses to log `0.1` over `1e-1`.
     """
     run = None
     status = "FAILED"
     try:
         with store_errors(), deferred():
-            run = mlflow.start_run(nested=True, log_system_metrics=True)
+            run = mlflow.start_run(
+                experiment_id=experiment_id, nested=True, log_system_metrics=True
+            )
         with store_errors():
             if _is_made_up(run.info.run_name):
                 mlflow.set_tag("mlflow.runName", name)
@@ -73,6 +84,12 @@ def track(name: str, settings: Mapping[str, object], tags: Mapping[str, object])
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"
+        raise
+    except Exception as error:
+        if run:
+            # The store may be what has failed.
+            with suppress(MlflowException, SQLAlchemyError, OSError):
+                mlflow.set_tag("failure", first_line(error))
         raise
     finally:
         if run:
@@ -138,10 +155,35 @@ def log_table(table: pd.DataFrame, path: str) -> None:
 
 
 @store_errors()
-def log_effects(effects: Sequence[Mapping[str, object]], headline: str) -> None:
-    """Store effects with the active run, as JSON, and their sentences as its description."""
-    mlflow.log_text(json.dumps(effects, indent=2), "effects.json")
+def log_report(files: Mapping[str, bytes], headline: str, metrics: Mapping[str, float]) -> str:
+    """Store a report with the active run: files by path, its description, its metrics.
+
+    Returns where `report.html` lies: a path where the store is a folder, else a URI.
+    """
+    with TemporaryDirectory() as folder:
+        for path, content in files.items():
+            (Path(folder) / path).parent.mkdir(exist_ok=True)
+            (Path(folder) / path).write_bytes(content)
+        mlflow.log_artifacts(folder)
     mlflow.set_tag("mlflow.note.content", headline)
+    mlflow.log_metrics(dict(metrics))
+    address = str(mlflow.get_artifact_uri("report.html"))
+    if not address.startswith(("/", "file:")):
+        return address
+    local, here = Path(url2pathname(urlparse(address).path)), Path.cwd()
+    return str(local.relative_to(here) if local.is_relative_to(here) else local)
+
+
+def describe_machine() -> str:
+    """The machine in words: processor, cores, memory, accelerator, system."""
+    name = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration), Path("/proc/cpuinfo").open() as lines:
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    memory = psutil.virtual_memory().total / 2**30
+    parts = [name, f"{os.cpu_count()} cores", f"{memory:.0f} GiB of memory"]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join([*parts, f"{platform.system()} on {platform.machine()}"])
 
 
 def _is_made_up(run_name: str) -> bool:

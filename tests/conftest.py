@@ -29,6 +29,10 @@ BIN = Path(sys.executable).parent
 SMALL = ["--dataset", "synthetic", "--train-images", "600", "--epochs", "2"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", help="folder for what the tests of the interface see")
+
+
 class Answer(NamedTuple):
     """What a command said."""
 
@@ -120,11 +124,15 @@ def pipeline(
 
 
 class Study(NamedTuple):
-    """A study that `mlflow run` has made in `folder`."""
+    """A study that `mlflow run` has made in `folder`: three seeds of each variant.
+
+    runs: by name. children: of each variant the run whose model is registered.
+    """
 
     folder: Path
     answer: Answer
     parent: Run
+    runs: dict[str, Run]
     children: dict[str, Run]
 
     @property
@@ -149,5 +157,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     answer = run(folder, *command, "-P", "lr=1e-3")
     assert answer.status == 0, answer.err
     (parent,) = runs_in(folder, "study")
-    children = {run.data.tags["variant"]: run for run in runs_in(folder, "train")}
-    return Study(folder, answer, parent, children)
+    runs = {run.info.run_name: run for run in runs_in(folder, "train")}
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    registered = [version.run_id for version in client.search_model_versions()]
+    children = {r.data.tags["variant"]: r for r in runs.values() if r.info.run_id in registered}
+    return Study(folder, answer, parent, runs, children)

@@ -146,15 +146,6 @@ def test_a_run_that_breaks_is_failed(
     assert run.data.metrics["val_accuracy"] > 0
 
 
-def test_a_study_whose_child_breaks_is_failed_too(
-    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.runs.learning_curves", broken)
-    with pytest.raises(ZeroDivisionError):
-        pipeline("ablate", *SMALL)
-    assert [run.info.status for run in runs_in(tmp_path)] == ["FAILED", "FAILED"]
-
-
 def test_a_store_that_breaks_during_a_run_is_told_in_one_line(
     pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,53 +1,79 @@
 """What `mlflow run . -e ablate` leaves in the store: runs, models, pictures, and a table."""
 
 import hashlib
-import io
+import html
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, Study, environment, runs_in
+from conftest import ROOT, Answer, Study, environment, runs_in
+from scipy import stats
 
 from pipeline import CNNNetwork
-from pipeline.config import Config
 from pipeline.data import load
-from pipeline.report import effects
-from pipeline.results import RunResult
 
 VARIANTS = ["base", "bn", "dropout"]
+SEEDS = range(3)
 
 
-def test_it_ends_with_a_table_of_the_runs_and_the_way_to_the_interface(study: Study) -> None:
+def accuracy(study: Study, variant: str, seed: int) -> float:
+    """What the run of a variant and a seed logged last."""
+    return float(study.runs[f"{variant}-seed{seed}"].data.metrics["val_accuracy"])
+
+
+def test_it_ends_with_a_table_the_answer_and_the_way_to_the_report(study: Study) -> None:
+    lines = study.answer.out.splitlines()
     for variant in VARIANTS:
-        accuracy = study.children[variant].data.metrics["val_accuracy"]
-        lines = study.answer.out.splitlines()
-        (line,) = (row for row in lines if row.split()[:1] == [f"{variant}-seed0"])
-        assert f"{accuracy:.1%}" in line
-        assert "synthetic-cnn/" in line
+        mean = np.mean([accuracy(study, variant, seed) for seed in SEEDS])
+        (line,) = (row for row in lines if row.split()[:1] == [variant])
+        assert f" {mean:.1%} " in line
     assert "599,684" in study.answer.out
     assert "599,908" in study.answer.out
     assert "mlflow ui" in study.answer.out
-    assert "Results on synthetic" in study.answer.out
+    assert "synthetic, 5 epochs, 9 runs with 3 seeds." in lines
+    (place,) = (line.removeprefix("Report: ") for line in lines if line.startswith("Report: "))
+    assert (study.folder / place).read_text().startswith("<!doctype html>")
 
 
 def test_the_built_in_data_tells_the_variants_apart_and_is_not_too_easy(study: Study) -> None:
-    accuracy = {v: run.data.metrics["val_accuracy"] for v, run in study.children.items()}
-    assert all(0.05 < value < 0.9 for value in accuracy.values())
-    assert accuracy["bn"] - accuracy["base"] > 0.05
+    values = {v: run.data.metrics["val_accuracy"] for v, run in study.children.items()}
+    assert all(0.05 < value < 0.9 for value in values.values())
+    assert values["bn"] - values["base"] > 0.05
 
 
-def test_every_variant_is_a_finished_child_run_of_its_own(study: Study) -> None:
-    assert sorted(study.children) == VARIANTS
+def test_every_variant_and_seed_is_a_finished_child_run_of_its_own(study: Study) -> None:
+    assert sorted(study.runs) == sorted(f"{v}-seed{seed}" for v in VARIANTS for seed in SEEDS)
+    assert len(runs_in(study.folder, "train")) == 9
     assert study.parent.info.status == "FINISHED"
-    for variant, run in study.children.items():
+    for name, run in study.runs.items():
         assert run.info.status == "FINISHED"
-        assert run.info.run_name == f"{variant}-seed0"
+        assert name == f"{run.data.tags['variant']}-seed{run.data.tags['seed']}"
         assert run.data.tags["mlflow.parentRunId"] == study.parent.info.run_id
-    assert len(runs_in(study.folder, "train")) == 3
+
+
+def test_another_variant_comes_first_each_time(study: Study) -> None:
+    runs = sorted(study.runs.values(), key=lambda run: run.info.start_time)
+    order = [run.data.tags["variant"] for run in runs]
+    assert [order[:3], order[3:6], order[6:]] == [
+        ["base", "bn", "dropout"],
+        ["bn", "dropout", "base"],
+        ["dropout", "base", "bn"],
+    ]
+
+
+def test_one_model_a_variant_is_registered_that_of_the_median_seed(study: Study) -> None:
+    assert sorted(study.children) == VARIANTS
+    assert len(study.client.search_model_versions("name = 'synthetic-cnn'")) == 3
+    for variant, run in study.children.items():
+        values = [accuracy(study, variant, seed) for seed in SEEDS]
+        assert run.data.metrics["val_accuracy"] == np.median(values)
 
 
 def test_the_project_runs_own_parameters_stay_as_they_were_typed(study: Study) -> None:
@@ -64,7 +90,7 @@ def test_a_run_holds_every_setting_and_what_it_ran_on(study: Study) -> None:
         "epochs": "5",
         "batch_size": "256",
         "lr": "0.001",
-        "seed": "0",
+        "seed": run.data.tags["seed"],
         "device": "auto",
         "precision": "auto",
         "train_images": "0",
@@ -129,55 +155,95 @@ def test_the_artifacts_are_there(study: Study) -> None:
     )
 
 
-def test_the_parent_holds_a_table_and_a_picture_of_all_runs(study: Study) -> None:
-    table = pd.read_csv(io.BytesIO(study.artifact(study.parent, "comparison.csv").read_bytes()))
-    assert list(table["run"]) == [f"{variant}-seed0" for variant in VARIANTS]
-    for variant, accuracy in zip(VARIANTS, table["val_accuracy"], strict=True):
-        assert accuracy == study.children[variant].data.metrics["val_accuracy"]
-    assert study.artifact(study.parent, "comparison.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_parent_states_each_effect_and_that_one_seed_does_not_settle_it(study: Study) -> None:
-    effects = json.loads(study.artifact(study.parent, "effects.json").read_text())
-    pairs = [(effect["treatment"], effect["control"]) for effect in effects]
+def test_the_parent_states_each_effect_with_its_uncertainty(study: Study) -> None:
+    content = json.loads(study.artifact(study.parent, "effects.json").read_text())
+    assert content["primary_metric"] == "val_accuracy"
+    found = [effect for effect in content["effects"] if effect["metric"] == "val_accuracy"]
+    pairs = [(effect["treatment"], effect["control"]) for effect in found]
     assert pairs == [("bn", "base"), ("dropout", "bn"), ("dropout", "base")]
-    for effect in effects:
-        treatment, control = study.children[effect["treatment"]], study.children[effect["control"]]
-        difference = treatment.data.metrics["val_accuracy"] - control.data.metrics["val_accuracy"]
-        assert effect["difference"] == pytest.approx(difference)
-        assert effect["interval"] is None
-        assert "one seed, which gives no uncertainty" in effect["sentence"]
+    for effect in found:
+        one, other = effect["treatment"], effect["control"]
+        differences = [accuracy(study, one, s) - accuracy(study, other, s) for s in SEEDS]
+        test = stats.ttest_1samp(differences, 0)
+        low, high = test.confidence_interval(0.95)
+        assert effect["difference"] == pytest.approx(np.mean(differences))
+        assert effect["interval"] == pytest.approx([low, high])
+        assert effect["p_value"] == pytest.approx(test.pvalue)
         assert effect["sentence"] in study.answer.out
         assert effect["sentence"] in study.parent.data.tags["mlflow.note.content"]
+        metrics = study.parent.data.metrics
+        assert metrics[f"{one}_vs_{other}"] == pytest.approx(np.mean(differences))
+        assert metrics[f"{one}_vs_{other}_low"] == pytest.approx(low)
+        assert metrics[f"{one}_vs_{other}_high"] == pytest.approx(high)
 
 
-def test_effects_are_paired_by_seed_and_corrected_for_being_several() -> None:
-    accuracy = {
-        "base": [0.40, 0.42, 0.41],
-        "bn": [0.46, 0.485, 0.47],
-        "dropout": [0.48, 0.47, 0.48],
-    }
-    results = [
-        RunResult(
-            "",
-            Config(variant=variant, seed=seed),
-            0,
-            "",
-            [{"val_accuracy": values[seed]}],
-        )
-        for seed in range(3)
-        for variant, values in accuracy.items()
+def test_the_results_have_a_row_for_every_run(study: Study) -> None:
+    table = pd.read_csv(study.artifact(study.parent, "results.csv")).set_index("run")
+    assert sorted(table.index) == sorted(study.runs)
+    for name, run in study.runs.items():
+        row, metrics = table.loc[name], run.data.metrics
+        assert row["run_id"] == run.info.run_id
+        assert row["val_accuracy"] == metrics["val_accuracy"]
+        gap = metrics["train_accuracy"] - metrics["val_accuracy"]
+        assert row["generalisation_gap"] == pytest.approx(gap)
+        history = study.client.get_metric_history(run.info.run_id, "epoch_seconds")
+        assert row["seconds"] == pytest.approx(sum(metric.value for metric in history))
+
+
+def test_the_report_is_one_page_that_needs_no_network(study: Study) -> None:
+    page = study.artifact(study.parent, "report.html").read_text()
+    assert not re.findall(r"(?:src|href)=.(?!data:)|url\(|<script|@import", page)
+    assert page.count("data:image/png;base64,") == page.count("<img ") == 5
+    text = html.unescape(page)
+    effects = json.loads(study.artifact(study.parent, "effects.json").read_text())
+    assert text.index(effects["headline"][0]) < text.index("<h2>")  # it leads with the answer
+    titles = re.findall("<h2>(.*?)</h2>", text)
+    assert titles == [
+        "Effects",
+        "Variants",
+        "Learning curves",
+        "Generalisation gap",
+        "Cost",
+        "All other outcomes",
+        "Runs",
+        "Runs that are not counted",
+        "How it was run",
+        "What this study can't say",
     ]
-    bn, dropout, both = effects(results)
-    assert bn.comparison.difference == pytest.approx((0.06 + 0.065 + 0.06) / 3)
-    # 6.167 ± 4.303 x 0.289 / sqrt(3), Student's t at 2 degrees of freedom
-    assert bn.sentence == (
-        "BatchNorm raises validation accuracy by 6.2 points (95 % CI 5.4 to 6.9, 3 seeds)."
-    )
-    assert not dropout.comparison.settled
-    assert "not settled" in dropout.sentence
-    assert bn.comparison.p_holm == pytest.approx(3 * (bn.comparison.p_value or 0))
-    assert both.pair.subject == "BatchNorm with Dropout"
+    for run in study.runs.values():
+        assert run.info.run_id in text
+    for fact in (
+        study.parent.data.tags["mlflow.source.git.commit"],
+        load("synthetic").digest,
+        f"torch {torch.__version__.split('+')[0]}",
+        "python -m pipeline ablate",
+    ):
+        assert fact in text, fact
+    markdown = study.artifact(study.parent, "report.md").read_text()
+    for path in re.findall(r"\]\((.*?)\)", markdown):
+        assert study.artifact(study.parent, path).read_bytes().startswith(b"\x89PNG")
+    assert re.findall("^## (.*)$", markdown, re.MULTILINE) == titles
+
+
+def test_the_same_study_again_reuses_every_run_that_is_finished(
+    study: Study, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(study.folder)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "synthetic")
+    options = ["--dataset", "synthetic", "--epochs", "5", "--seeds", "2", "--register", "none"]
+    before = len(runs_in(study.folder, "train"))
+    answer = pipeline("ablate", *options)
+    assert answer.status == 0, answer.err
+    assert "6 of 6 runs are finished already" in answer.out
+    assert len(runs_in(study.folder, "train")) == before
+    again = runs_in(study.folder, "study")[0]
+    table = pd.read_csv(study.artifact(again, "results.csv"))
+    expected = {study.runs[f"{v}-seed{seed}"].info.run_id for v in VARIANTS for seed in (0, 1)}
+    assert set(table["run_id"]) == expected
+    # They stay with the study that made them.
+    for run in study.runs.values():
+        now = study.client.get_run(run.info.run_id)
+        assert now.data.tags["mlflow.parentRunId"] == study.parent.info.run_id
 
 
 def test_aliases_point_at_each_variants_version_and_at_the_best(study: Study) -> None:

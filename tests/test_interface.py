@@ -1,0 +1,128 @@
+"""What a user sees of a study in `mlflow ui`, with a real browser.
+
+`pytest tests/test_interface.py --screenshots docs/images` makes the pictures of the docs.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import BIN, Study, free_port, start
+from playwright.sync_api import Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on the PATH (Debian: apt install chromium)"
+)
+VARIANTS = ("base", "bn", "dropout")
+PATIENCE = 60_000  # milliseconds until a page shows what it should
+# MLflow opens its assistant beside every page of a new visitor.
+WITHOUT_ASSISTANT = """
+localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
+"""
+
+
+@pytest.fixture(scope="module")
+def address(study: Study) -> Iterator[str]:
+    """The address of `mlflow ui`, started in the study's folder."""
+    port = free_port()
+    server = start(study.folder, str(BIN / "mlflow"), "ui", "--port", str(port))
+    address = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(f"{address}/health", timeout=5).close()
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    yield address
+    os.killpg(server.pid, signal.SIGTERM)
+    server.communicate(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(PATIENCE)
+        page.add_init_script(WITHOUT_ASSISTANT)
+        expect.set_options(timeout=PATIENCE)
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def screenshot(page: Page, request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Save what the page shows, if `--screenshots` names a folder."""
+
+    def save(name: str) -> None:
+        folder = request.config.getoption("--screenshots")
+        if folder:
+            page.wait_for_timeout(2000)  # figures are drawn after the text is there
+            page.screenshot(path=Path(folder) / f"{name}.png")
+
+    return save
+
+
+def test_the_parent_unfolds_to_its_children(
+    study: Study, address: str, page: Page, screenshot: Callable[[str], None]
+) -> None:
+    page.goto(f"{address}/#/experiments/{study.parent.info.experiment_id}/runs")
+    expect(page.get_by_text("ablation", exact=True).first).to_be_visible()
+    parent = page.get_by_role("row").filter(has=page.get_by_text("ablation", exact=True))
+    parent.locator('button[data-component-id*="runnamecell"]').last.click()
+    for name in study.runs:
+        expect(page.get_by_text(name, exact=True)).to_be_visible()
+    screenshot("runs")
+
+
+def test_compare_draws_the_curves_of_three_variants(
+    study: Study, address: str, page: Page, screenshot: Callable[[str], None]
+) -> None:
+    ids = [study.runs[f"{variant}-seed0"].info.run_id for variant in VARIANTS]
+    experiments = json.dumps([study.parent.info.experiment_id])
+    page.goto(f"{address}/#/compare-runs?runs={json.dumps(ids)}&experiments={experiments}")
+    expect(page.get_by_text("Comparing 3 Runs from 1 Experiment")).to_be_visible()
+    page.get_by_role("link", name="val_accuracy", exact=True).first.click()
+    curves = page.locator(".js-plotly-plot .scatterlayer .trace .js-line")
+    expect(curves.nth(2)).to_be_attached()
+    for variant in VARIANTS:
+        expect(page.get_by_text(f"{variant}-seed0").first).to_be_visible()
+    screenshot("compare")
+
+
+def test_the_report_opens_in_the_artifact_viewer(
+    study: Study, address: str, page: Page, screenshot: Callable[[str], None]
+) -> None:
+    run = study.parent.info
+    page.goto(
+        f"{address}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/report.html"
+    )
+    report = page.frame_locator("iframe")
+    headline = json.loads(study.artifact(study.parent, "effects.json").read_text())["headline"]
+    for sentence in headline:
+        expect(report.get_by_text(sentence)).to_be_visible()
+    pictures = report.locator("img")
+    expect(pictures).to_have_count(5)
+    widths = pictures.evaluate_all("all => all.map(img => img.naturalWidth)")
+    assert min(widths) > 300
+    screenshot("report")
+
+
+def test_the_registered_model_shows_its_aliases(
+    study: Study, address: str, page: Page, screenshot: Callable[[str], None]
+) -> None:
+    page.goto(f"{address}/#/models/synthetic-cnn")
+    for alias in (*VARIANTS, "champion"):
+        expect(page.get_by_text(re.compile(rf"^@\s*{alias}$")).first).to_be_visible()
+    screenshot("model")

@@ -1,0 +1,149 @@
+"""A study in which something goes wrong says so, keeps what it has, and goes on when run again."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from conftest import Answer, runs_in
+from mlflow.entities import Run
+
+from pipeline import training
+from pipeline.config import Config
+from pipeline.interruption import Interrupted
+
+TINY = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1"]
+ABLATE = ["ablate", *TINY, "--seeds", "2", "--variants", "base,bn"]
+
+
+@contextmanager
+def broken_cell(variant: str, seed: int, error: BaseException) -> Iterator[None]:
+    """Let the training of one cell raise an error."""
+
+    def train_network(config: Config, *others: Any) -> object:
+        if (config.variant, config.seed) == (variant, seed):
+            raise error
+        return training.train_network(config, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.runs.train_network", train_network)
+        yield
+
+
+def by_kind(folder: Path) -> tuple[list[Run], list[Run]]:
+    return runs_in(folder, "study"), runs_in(folder, "train")
+
+
+def test_a_child_that_fails_is_listed_and_the_others_go_on(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    with broken_cell("bn", 0, RuntimeError("out of cookies\nand of milk")):
+        answer = pipeline(*ABLATE)
+    assert answer.status == 1
+    assert answer.error_lines == [
+        "error: 1 of 4 runs failed; bn-seed0: out of cookies; the same command again repeats them"
+        " and keeps the others"
+    ]
+    assert "bn-seed0: failed: out of cookies" in answer.out
+    (parent,), children = by_kind(tmp_path)
+    assert parent.info.status == "FAILED"
+    statuses = {run.info.run_name: run.info.status for run in children}
+    assert statuses.pop("bn-seed0") == "FAILED"
+    assert set(statuses) == {"base-seed0", "base-seed1", "bn-seed1"}
+    assert set(statuses.values()) == {"FINISHED"}
+    failed = next(run for run in children if run.info.run_name == "bn-seed0")
+    assert failed.data.tags["failure"] == "out of cookies"
+    client = mlflow.MlflowClient()
+    report = Path(client.download_artifacts(parent.info.run_id, "report.md")).read_text()
+    assert "| bn-seed0 | out of cookies |" in report
+    # The comparison takes the seed that both variants have.
+    assert "BatchNorm" in answer.out
+    assert "in one seed" in answer.out
+
+    again = pipeline(*ABLATE)
+    assert again.status == 0, again.err
+    assert "3 of 4 runs are finished already" in again.out
+    parents, children = by_kind(tmp_path)
+    assert [run.info.status for run in parents] == ["FINISHED", "FAILED"]
+    assert len(children) == 5
+    # The finished runs of the broken study are now children of the one that could use them.
+    adopted = [run for run in children if run.info.status == "FINISHED"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in adopted} == {parents[0].info.run_id}
+    table = pd.read_csv(client.download_artifacts(parents[0].info.run_id, "results.csv"))
+    assert list(table["reused"]) == [True, False, True, True]
+
+
+def test_a_study_that_was_stopped_goes_on_where_it_was(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    with broken_cell("bn", 1, Interrupted(15)):
+        assert pipeline(*ABLATE).status == 143
+    (parent,), children = by_kind(tmp_path)
+    assert parent.info.status == "KILLED"
+    finished = {run.info.run_id for run in children if run.info.status == "FINISHED"}
+    assert len(finished) == 2
+    assert pipeline(*ABLATE).status == 0
+    parents, children = by_kind(tmp_path)
+    assert [run.info.status for run in parents] == ["FINISHED", "KILLED"]
+    nested = {
+        run.info.run_id
+        for run in children
+        if run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+    }
+    assert finished < nested
+    assert len(nested) == 4
+
+
+def test_nothing_to_report_if_every_run_fails(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr("pipeline.runs.train_network", broken)
+    answer = pipeline(*ABLATE)
+    assert answer.status == 1
+    assert answer.error_lines == ["error: all 4 runs failed; base-seed0: no luck"]
+    (parent,), _ = by_kind(tmp_path)
+    assert parent.info.status == "FAILED"
+
+
+def test_what_may_be_reused_is_asked_for(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = ["ablate", *TINY, "--seeds", "1", "--variants", "base,bn", "--register", "none"]
+    assert pipeline(*one).status == 0
+
+    def trained() -> int:
+        return len(runs_in(tmp_path, "train"))
+
+    assert trained() == 2
+    assert pipeline(*one, "--lr", "1e-3").status == 0  # the same, typed in another way
+    assert trained() == 2
+    assert pipeline(*one, "--reuse", "none").status == 0
+    assert trained() == 4
+    assert pipeline(*one, "--batch-size", "128").status == 0
+    assert trained() == 6
+    monkeypatch.setattr("pipeline.study.code_digest", lambda: "0" * 64)
+    assert pipeline(*one, "--reuse", "any").status == 0
+    assert trained() == 6
+    assert pipeline(*one).status == 0
+    assert trained() == 8
+
+
+def test_a_name_stands_for_one_recipe(pipeline: Callable[..., Answer], tmp_path: Path) -> None:
+    one = ["ablate", *TINY, "--variants", "base,bn", "--register", "none", "--name", "mine"]
+    assert pipeline(*one, "--seeds", "1").status == 0
+    before = len(runs_in(tmp_path))
+    answer = pipeline(*one, "--seeds", "1", "--batch-size", "64")
+    assert answer.status == 2
+    assert answer.err.splitlines() == [
+        "error: a study named 'mine' exists with batch_size 256 instead of 64; give this one"
+        " another name"
+    ]
+    assert len(runs_in(tmp_path)) == before
+    assert pipeline(*one, "--seeds", "2").status == 0  # more seeds are the same study
+    assert [run.info.run_name for run in runs_in(tmp_path, "study")] == ["mine", "mine"]
