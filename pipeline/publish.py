@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from importlib.metadata import version
 
 from pipeline import tracking
@@ -23,6 +24,7 @@ def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, s
         f"{first.config.dataset}, {first.config.epochs} epochs, {len(analysis.results)} runs"
         f" with {seeds} seed{'s' * (seeds > 1)}."
     )
+    total = sum(result.seconds for result in analysis.results)
     commits = {result.commit for result in analysis.results} - {""}
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "mlflow", "numpy"))
     told = {
@@ -30,6 +32,7 @@ def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, s
         "recipe": ", ".join(f"{k} {v}" for k, v in recipe(first.config, first.tags).items()),
         "commit of the runs": ", ".join(sorted(commits)) or "unknown: not run from a git checkout",
         "device of the runs": ", ".join(sorted({_device(result) for result in analysis.results})),
+        "time of the runs": f"{timedelta(seconds=round(total))}, all epochs together",
         "machine of this report": tracking.describe_machine(),
         "versions": f"Python {sys.version.split()[0]}, {packages}",
         **facts,
@@ -37,11 +40,12 @@ def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, s
     files = report_files(analysis, subtitle, told, unused, limits(analysis))
     headline = "\n".join(f"- {subtitle} {line}" for line in analysis.headline)
     place = tracking.log_report(files, headline, effect_metrics(analysis))
+    # The last one that was registered of a variant has its alias.
+    newest = {r.config.variant: r for r in analysis.results if r.registered}
     registered = [
-        f"Registered: {result.config.run_name} as {result.registered.uri}"
-        + "".join(f", @{alias}" for alias in result.registered.aliases)
-        for result in analysis.results
-        if result.registered
+        f"Registered: models:/{one.registered.name}@{variant} is {one.config.run_name}"
+        for variant, one in newest.items()
+        if one.registered
     ]
     print(f"\n{subtitle}\n\n{format_summary(analysis)}\n")
     print("\n".join([*analysis.headline, "", *registered]))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -298,7 +299,7 @@ def _runs_section(analysis: Analysis) -> Section:
             f"{getattr(row, analysis.primary.replace('accuracy', 'loss')):.3f}",
             f"{row.seconds:.0f}",
             row.run_id,
-            row.commit[:7] or "-",
+            re.sub(r"^(.{7})[0-9a-f]*", r"\1", row.commit) or "-",
             row.model or "-",
         ]
         for row in table.itertuples()

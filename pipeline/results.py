@@ -38,8 +38,9 @@ class RunResult(NamedTuple):
 
     @property
     def commit(self) -> str:
-        """Of the code that made the run; empty without git."""
-        return self.tags.get("mlflow.source.git.commit", "")
+        """Of the code that made the run, `…-dirty` if it was changed since; empty without git."""
+        commit = self.tags.get("mlflow.source.git.commit", "")
+        return f"{commit}-dirty" if commit and self.tags.get("git_dirty") == "true" else commit
 
     @property
     def seconds(self) -> float:

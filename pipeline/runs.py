@@ -59,7 +59,7 @@ def train_run(config: Config, data: ImageDataset, register: bool = True) -> RunR
         title = f"{config.run_name} on {data.name}"
         tracking.log_figure(learning_curves(history, title), "learning_curves.png")
         model_uri = registry.log_network(network, data)
-        known = {**run.data.tags, **{name: str(value) for name, value in tags.items()}}
+        known = dict(run.data.tags)
         result = RunResult(run.info.run_id, config, parameters, model_uri, history, known)
         return registry.register(result, data) if register else result
 

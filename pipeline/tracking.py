@@ -80,7 +80,8 @@ def track(
             mlflow.set_tags({**tags, "git_dirty": _git_dirty(), "torch": torch.__version__})
             mlflow.log_dict(dict(settings), "config.json")
             mlflow.log_text(_environment(), "environment.txt")
-        yield run
+            complete = mlflow.get_run(run.info.run_id)  # with its tags
+        yield complete
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"
