@@ -91,6 +91,17 @@ def trust(monkeypatch: pytest.MonkeyPatch, root: Path, **arrays: Any) -> None:
             monkeypatch.setitem(cifar100.DIGESTS, split, Split(images, labels).digest)
 
 
+def is_loaded(root: Path, arrays: Arrays) -> bool:
+    """Whether CIFAR-100 is loaded from `root`, and is these arrays."""
+    data = cifar100.load(str(root))
+    return all(
+        np.array_equal(split.images.numpy(), images) and split.labels.tolist() == labels.tolist()
+        for split, (images, labels) in zip(
+            (data.training, data.validation), arrays.values(), strict=True
+        )
+    )
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers `/<fault>/<path>` with a file of `server.root`, in the way of the fault."""
 

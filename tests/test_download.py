@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lookalike
-import numpy as np
 import pytest
 from conftest import Answer
 from lookalike import Server
@@ -40,16 +39,6 @@ def offer(monkeypatch: pytest.MonkeyPatch, server: Server, *faults: str) -> None
     monkeypatch.setattr(sources, "SOURCES", tuple(offered))
 
 
-def holds_the_images(root: Path) -> bool:
-    data = cifar100.load(str(root))
-    return all(
-        np.array_equal(split.images.numpy(), images) and split.labels.tolist() == labels.tolist()
-        for split, (images, labels) in zip(
-            (data.training, data.validation), ARRAYS.values(), strict=True
-        )
-    )
-
-
 HOPELESS = {
     "404": "404 answers 404",
     "500": "500 answers 500",
@@ -72,7 +61,7 @@ def test_a_source_that_does_not_deliver_is_left_for_the_next_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     offer(monkeypatch, server, fault, "healthy")
-    assert holds_the_images(tmp_path / "empty")
+    assert lookalike.is_loaded(tmp_path / "empty", ARRAYS)
     said = capsys.readouterr().err
     assert HOPELESS[fault] in said
     assert "trying the next source" in said
@@ -102,7 +91,7 @@ def test_a_source_that_delivers_in_its_own_way_will_do(
     way: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer(monkeypatch, server, way)  # the last one may be slow
-    assert holds_the_images(tmp_path / "empty")
+    assert lookalike.is_loaded(tmp_path / "empty", ARRAYS)
     if way == "resets":
         first, *others = (wanted for _, wanted in server.requests)
         assert first is None
@@ -125,7 +114,7 @@ def test_a_download_goes_on_where_it_broke_off(
     assert have > 0
     server.requests.clear()
     offer(monkeypatch, server, "healthy")
-    assert holds_the_images(tmp_path / "empty")
+    assert lookalike.is_loaded(tmp_path / "empty", ARRAYS)
     assert server.requests == [("/healthy/cifar-100-python.tar.gz", f"bytes={have}-")]
     assert not part_of(tmp_path / "empty").exists()
 
@@ -135,7 +124,7 @@ def test_a_part_with_wrong_bytes_is_fetched_again(
 ) -> None:
     part_of(tmp_path / "empty").write_bytes(b"not from the archive")
     offer(monkeypatch, server, "healthy")
-    assert holds_the_images(tmp_path / "empty")
+    assert lookalike.is_loaded(tmp_path / "empty", ARRAYS)
     assert [wanted for _, wanted in server.requests] == ["bytes=20-", None]
 
 
@@ -188,7 +177,7 @@ def test_another_address_can_be_named_whatever_form_it_has(
     monkeypatch.delenv("PIPELINE_DATA_SOURCE", raising=False)
     assert answer.status == 0, answer.err
     assert "200 training and 100 validation images" in answer.out
-    assert holds_the_images(tmp_path / "empty")
+    assert lookalike.is_loaded(tmp_path / "empty", ARRAYS)
 
 
 def test_proxy_settings_are_obeyed(
@@ -197,7 +186,7 @@ def test_proxy_settings_are_obeyed(
     monkeypatch.setenv("http_proxy", server.address().removesuffix("healthy/"))
     there = Source("far away", "http://far-away.invalid/healthy/", sources.ARCHIVE)
     monkeypatch.setattr(sources, "SOURCES", (there,))
-    assert holds_the_images(tmp_path / "empty")
+    assert lookalike.is_loaded(tmp_path / "empty", ARRAYS)
     assert server.requests[0][0] == "http://far-away.invalid/healthy/cifar-100-python.tar.gz"
 
 
@@ -231,7 +220,7 @@ def test_the_archive_is_fetched_if_the_parquet_files_have_another_order(
     hub = Source("hub", server.address(), sources.PARQUET)
     archive = Source("archive", server.address(), sources.ARCHIVE)
     monkeypatch.setattr(sources, "SOURCES", (hub, archive))
-    assert holds_the_images(tmp_path / "empty")
+    assert lookalike.is_loaded(tmp_path / "empty", ARRAYS)
     assert "in another order; fetching the archive instead" in capsys.readouterr().err
 
 
