@@ -221,6 +221,42 @@ def evaluate(
         print(f"  {row['class']} taken for {row['taken_for']}: {row['images']} images")
 
 
+@app.command()
+def data(
+    data_dir: DataDir = DEFAULT.data_dir,
+    check: Annotated[
+        bool, typer.Option("--check", help="Verify every byte of what is there; fetch nothing.")
+    ] = False,
+    sources: Annotated[
+        bool,
+        typer.Option("--sources", help="List where the data can be had, and how long it takes."),
+    ] = False,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Base address to fetch from instead of those (also: $PIPELINE_DATA_SOURCE)."
+        ),
+    ] = None,
+) -> None:
+    """Fetch, verify and prepare CIFAR-100; training does the same when it is not there."""
+    if source:
+        os.environ["PIPELINE_DATA_SOURCE"] = source
+    with interruption.deferred():
+        from pipeline.data import cifar100, download
+        from pipeline.data.sources import chosen_sources
+
+    if sources:
+        print("\n".join(download.describe(chosen_sources())))
+    elif check:
+        print("\n".join(cifar100.check(data_dir)))
+    else:
+        loaded = cifar100.load(data_dir)
+        print(
+            f"CIFAR-100: {len(loaded.training):,} training and {len(loaded.validation):,}"
+            f" validation images, sha256 {loaded.digest}"
+        )
+
+
 def main() -> NoReturn:
     """Run a command; report what is wrong in one line, with the exit status that it deserves."""
     interruption.install()

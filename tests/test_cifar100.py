@@ -1,129 +1,215 @@
-"""CIFAR-100 is found, verified before it is trusted, and read right."""
+"""CIFAR-100 is found, verified before it is trusted, and read right, in whatever form it lies."""
 
-import hashlib
 import pickle
+import random
+import shutil
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import lookalike
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_DATA, Answer, free_port, needs_real_data, runs_in
+from conftest import REAL_DATA, ROOT, Answer, free_port, needs_real_data, run, runs_in
 
-from pipeline.data import cifar100
-from pipeline.errors import InputError, MachineError
+from pipeline.data import cifar100, sources
+from pipeline.data.sources import ARCHIVE, PARQUET, Source
+from pipeline.errors import InputError
 
-
-def write_lookalike(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
-    """Write small files in the layout of the real ones; return the images as they look."""
-    folder = root / cifar100.FOLDER
-    folder.mkdir(parents=True)
-    fine = [f"class{label}" for label in range(100)]
-    contents: dict[str, dict[str, Any]] = {
-        "meta": {
-            "fine_label_names": fine,
-            "coarse_label_names": [f"super{label}" for label in range(20)],
-        }
-    }
-    images = {}
-    generator = np.random.default_rng(0)
-    for name, count in (("train", 200), ("test", 100)):
-        images[name] = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-        labels = generator.permutation(np.arange(count) % 100)
-        contents[name] = {
-            "data": images[name].transpose(0, 3, 1, 2).reshape(count, 3072),
-            "fine_labels": labels.tolist(),
-            "coarse_labels": (labels % 20).tolist(),
-        }
-    for name, content in contents.items():
-        (folder / name).write_bytes(pickle.dumps(content))
-    trust(folder, monkeypatch)
-    return images
+ARRAYS = lookalike.draw()
 
 
-def trust(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the files as they are now the known ones."""
-    for name in cifar100.MD5:
-        md5 = hashlib.md5((folder / name).read_bytes()).hexdigest()
-        monkeypatch.setitem(cifar100.MD5, name, md5)
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the cached arrays, of this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "cifar100-cnn" / "arrays"
 
 
-def test_images_labels_and_names_are_read_from_torchvisions_layout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = write_lookalike(tmp_path, monkeypatch)
-    data = cifar100.load(str(tmp_path))
-    assert np.array_equal(data.training.images.numpy(), images["train"])
-    assert np.array_equal(data.validation.images.numpy(), images["test"])
-    assert data.training.labels.dtype == torch.int64
-    assert data.class_names[7] == "class7"
-    assert data.superclass_of[27] == 7
-    assert data.superclass_names[7] == "super7"
+@pytest.fixture
+def forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the look-alike in every form, each trusted."""
+    root = tmp_path / "forms"
+    lookalike.write_unpacked(root, ARRAYS)
+    lookalike.write_archive(root, root)
+    lookalike.write_parquet(root, ARRAYS)
+    lookalike.trust(monkeypatch, root, **ARRAYS)
+    return root
+
+
+def keep(root: Path, kept: str) -> None:
+    """Remove what is not of the form `kept`."""
+    for path in root.iterdir():
+        if path.name != kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize("form", ["cifar-100-python", "cifar-100-python.tar.gz", "cifar100"])
+def test_every_form_gives_the_same_arrays(form: str, forms: Path) -> None:
+    keep(forms, form)
+    assert lookalike.is_loaded(forms, ARRAYS)
+    data = cifar100.load(str(forms))
+    assert (data.training.images.dtype, data.training.labels.dtype) == (torch.uint8, torch.int64)
+
+
+def test_parquet_files_may_lie_there_as_a_browser_saves_them(forms: Path) -> None:
+    keep(forms, "cifar100")
+    for path in (forms / "cifar100").iterdir():
+        path.rename(forms / path.name)
+    assert lookalike.is_loaded(forms, ARRAYS)
 
 
 @needs_real_data
 def test_the_real_files_give_the_images_that_torchvision_gives() -> None:
     from torchvision.datasets import CIFAR100
 
-    data = cifar100.load(str(REAL_DATA))
-    for split, train in ((data.training, True), (data.validation, False)):
-        reference = CIFAR100(REAL_DATA, train=train)
-        assert np.array_equal(split.images.numpy(), reference.data)
-        assert split.labels.tolist() == reference.targets
+    for _ in ("the files", "the cache"):
+        data = cifar100.load(str(REAL_DATA))
+        for split, train in ((data.training, True), (data.validation, False)):
+            reference = CIFAR100(REAL_DATA, train=train)
+            assert np.array_equal(split.images.numpy(), reference.data)
+            assert split.labels.tolist() == reference.targets
     assert list(data.class_names) == reference.classes
-    names = {data.superclass_names[data.superclass_of[data.class_names.index("maple_tree")]]}
-    assert names == {"trees"}
+    coarse = pickle.loads((REAL_DATA / "cifar-100-python/test").read_bytes(), encoding="latin1")
+    pairs = zip(reference.targets, coarse["coarse_labels"], strict=True)
+    assert all(data.superclass_of[fine] == label for fine, label in pairs)
+    meta = pickle.loads((REAL_DATA / "cifar-100-python/meta").read_bytes(), encoding="latin1")
+    assert list(data.superclass_names) == meta["coarse_label_names"]
 
 
-@pytest.mark.parametrize("name", ["train", "test", "meta"])
-@pytest.mark.parametrize("damage", ["altered", "truncated", "missing", "a folder"])
-def test_damaged_files_are_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+@needs_real_data
+def test_the_real_images_are_the_same_from_the_archive_and_from_parquet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_lookalike(tmp_path, monkeypatch)
-    path = tmp_path / cifar100.FOLDER / name
+    loaded = cifar100.load(str(REAL_DATA))
+    arrays = {
+        name: (split.images.numpy(), split.labels.numpy())
+        for name, split in (("train", loaded.training), ("test", loaded.validation))
+    }
+    lookalike.write_archive(tmp_path, REAL_DATA)
+    lookalike.write_parquet(tmp_path, arrays)
+    for files in (ARCHIVE, PARQUET):
+        form = next(form for form in cifar100.FORMS if form.files == files)
+        assert cifar100._is_original(form.read([tmp_path / file.path for file in files]))
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "cifar-100-python/train",
+        "cifar-100-python/test",
+        "cifar-100-python.tar.gz",
+        "cifar100/train-00000-of-00001.parquet",
+    ],
+)
+@pytest.mark.parametrize("damage", ["altered", "truncated", "longer"])
+def test_damaged_files_are_refused_by_name(damaged: str, damage: str, forms: Path) -> None:
+    keep(forms, damaged.split("/")[0])
+    path = forms / damaged
     content = bytearray(path.read_bytes())
     if damage == "altered":
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-    elif damage == "truncated":
-        path.write_bytes(content[:-1])
-    else:
-        path.unlink()
-        if damage == "a folder":
-            path.mkdir()
+        content[random.Random(damaged).randrange(len(content))] ^= 1
+    path.write_bytes(
+        bytes({"truncated": content[:-1], "longer": content + b"x"}.get(damage, content))
+    )
+    with pytest.raises(InputError, match=rf"{path} is truncated or altered.*delete .* to have it"):
+        cifar100.load(str(forms))
+
+
+@pytest.mark.parametrize("damage", ["missing", "a folder"])
+def test_an_incomplete_folder_is_told(damage: str, forms: Path) -> None:
+    keep(forms, "cifar-100-python")
+    path = forms / "cifar-100-python" / "test"
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
     with pytest.raises(InputError, match=rf"{path}.*delete {path.parent} to"):
-        cifar100.load(str(tmp_path))
+        cifar100.load(str(forms))
 
 
 def test_nothing_is_unpickled_before_its_checksum_is_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
             return Path.touch, (tmp_path / "exploded",)
 
-    write_lookalike(tmp_path, monkeypatch)
-    for name in cifar100.MD5:
-        (tmp_path / cifar100.FOLDER / name).write_bytes(pickle.dumps(Bomb()))
+    for name in ("train", "test"):
+        (forms / "cifar-100-python" / name).write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(InputError, match="altered"):
-        cifar100.load(str(tmp_path))
+        cifar100.load(str(forms))
     assert not (tmp_path / "exploded").exists()
-    trust(tmp_path / cifar100.FOLDER, monkeypatch)
+    lookalike.trust(monkeypatch, forms)
     with pytest.raises(TypeError):
-        cifar100.load(str(tmp_path))
+        cifar100.load(str(forms))
     assert (tmp_path / "exploded").exists()  # so the bomb does work
+
+
+def test_the_cache_serves_without_the_files_and_is_mapped(forms: Path, tmp_path: Path) -> None:
+    assert lookalike.is_loaded(forms, ARRAYS)
+    (tmp_path / "empty").mkdir()
+    shutil.rmtree(forms)
+    assert lookalike.is_loaded(tmp_path / "empty", ARRAYS)
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        data = cifar100.load(str(tmp_path / "empty"))
+        assert "training-images.npy" in maps.read_text()
+        assert len(data.training) == 200
+
+
+@pytest.mark.parametrize("damage", ["altered", "truncated", "empty", "other shape"])
+@pytest.mark.parametrize("part", ["training-images", "validation-labels"])
+def test_a_damaged_cache_is_made_anew(
+    part: str, damage: str, forms: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lookalike.is_loaded(forms, ARRAYS)
+    path = cache / f"{part}.npy"
+    content = bytearray(path.read_bytes())
+    if damage == "other shape":
+        np.save(path, np.zeros(3, np.uint8))
+    else:
+        content[-100] ^= 1
+        path.write_bytes(bytes({"truncated": content[:-1], "empty": b""}.get(damage, content)))
+    capsys.readouterr()
+    assert lookalike.is_loaded(forms, ARRAYS)
+    assert "is damaged and is made anew" in capsys.readouterr().err
+    assert lookalike.is_loaded(forms, ARRAYS)
+    assert capsys.readouterr().err == ""
+
+
+def test_check_reads_every_byte(
+    forms: Path, pipeline: Callable[..., Answer], cache: Path, tmp_path: Path
+) -> None:
+    keep(forms, "cifar-100-python.tar.gz")
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    assert "no CIFAR-100" in pipeline("data", "--check", "--data-dir", str(nothing)).out
+    assert pipeline("data", "--data-dir", str(forms)).status == 0
+    answer = pipeline("data", "--check", "--data-dir", str(forms))
+    assert answer.status == 0
+    archive = forms / "cifar-100-python.tar.gz"
+    assert answer.out.splitlines() == [f"{path}: as it should be" for path in (archive, cache)]
+    archive.write_bytes(archive.read_bytes()[:-1])
+    answer = pipeline("data", "--check", "--data-dir", str(forms))
+    assert answer.status == 2
+    assert f"{archive} is truncated or altered" in answer.err
+
+
+def test_without_room_for_the_cache_it_goes_on_without(
+    forms: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache.parent.parent.write_text("a file where the folder should be")
+    assert lookalike.is_loaded(forms, ARRAYS)
+    assert f"not cached in {cache}" in capsys.readouterr().err
 
 
 def test_auto_takes_the_variable_then_the_folder_data_then_a_cache_per_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert cifar100.locate("auto").name == "cifar100-cnn"
-    (tmp_path / "data" / cifar100.FOLDER).mkdir(parents=True)
+    lookalike.write_unpacked(tmp_path / "data", ARRAYS)
     assert cifar100.locate("auto") == Path("data")
     (tmp_path / "named").mkdir()
     monkeypatch.setenv("PIPELINE_DATA_DIR", str(tmp_path / "named"))
@@ -141,12 +227,9 @@ def test_a_folder_that_may_not_be_read_is_told(
         cifar100.load(str(tmp_path))
 
 
-def test_the_folder_itself_instead_of_the_one_above_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_lookalike(tmp_path, monkeypatch)
-    with pytest.raises(InputError, match=f"name the folder above it: {tmp_path}$"):
-        cifar100.load(str(tmp_path / cifar100.FOLDER))
+def test_the_folder_itself_instead_of_the_one_above_is_told(forms: Path) -> None:
+    with pytest.raises(InputError, match=f"name the folder above it: {forms}$"):
+        cifar100.load(str(forms / "cifar-100-python"))
 
 
 @pytest.mark.parametrize("fault", ["refused", "unknown name", "silent"])
@@ -159,26 +242,31 @@ def test_without_network_one_line_says_so_within_10_seconds(
             "unknown name": "http://no-such-host.invalid/",
             "silent": f"http://127.0.0.1:{silent.getsockname()[1]}/",
         }[fault]
-        monkeypatch.setattr(cifar100, "URL", address)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        offered = tuple(Source(name, address, ARCHIVE) for name in ("one", "other", "last"))
+        monkeypatch.setattr(sources, "SOURCES", offered)
         started = time.monotonic()
         answer = pipeline("train")
         assert time.monotonic() - started < 10
     assert answer.status == 1
-    (line,) = answer.err.splitlines()
+    (line,) = answer.error_lines
     assert str(tmp_path / "cache") in line
+    assert "last does not answer" in line
     assert "by hand" in line
     assert "dataset=synthetic" in line
     assert runs_in(tmp_path) == []
 
 
-def test_a_download_that_fails_says_why_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("File not found or corrupted.")
-
-    monkeypatch.setattr(cifar100, "_server_answers", lambda: True)
-    monkeypatch.setattr("torchvision.datasets.CIFAR100.download", fail)
-    with pytest.raises(MachineError, match="failed: File not found or corrupted"):
-        cifar100.load(str(tmp_path))
+@needs_real_data
+def test_a_project_run_fetches_the_real_data_from_a_source_that_is_named(tmp_path: Path) -> None:
+    """From an empty data_dir to a finished run."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with lookalike.serve(REAL_DATA) as server:
+        source = f"PIPELINE_DATA_SOURCE={server.address()}"
+        project = ["mlflow", "run", str(ROOT), "--env-manager", "local", f"-Pdata_dir={empty}"]
+        small = ["-Pvariant=bn", "-Pepochs=1", "-Ptrain_images=512"]
+        answer = run(tmp_path, "env", source, *project, *small)
+    assert answer.status == 0, answer.err
+    (found,) = runs_in(tmp_path)
+    assert found.info.status == "FINISHED"
+    assert "answers 404 Not Found; trying the next source" in answer.err

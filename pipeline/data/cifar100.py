@@ -1,70 +1,104 @@
-"""CIFAR-100 (Krizhevsky 2009): find the files, fetch them if need be, verify, read."""
+"""CIFAR-100 (Krizhevsky 2009): find the files, fetch them if need be, verify, read, cache.
 
-import hashlib
+Whatever the files, the result is the same arrays, bit for bit, in the order of the original ones:
+that is what DIGESTS say, which every load is held to.
+"""
+
+import io
 import os
 import pickle
-import threading
+import sys
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
-from urllib.request import Request, urlopen
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow.parquet
 import torch
+from PIL import Image
 from platformdirs import user_cache_path
 
 from pipeline.data.dataset import ImageDataset, Split
-from pipeline.errors import InputError, MachineError
+from pipeline.data.download import download, sha256
+from pipeline.data.sources import ARCHIVE, PARQUET, UNPACKED, File, chosen_sources
+from pipeline.errors import InputError
 
-FOLDER = "cifar-100-python"
-ARCHIVE = "cifar-100-python.tar.gz"
-URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
-# md5 of each file, as in torchvision.datasets.CIFAR100.
-MD5 = {
-    "train": "16019d7e3df5f24257cddd939b257f8d",
-    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
-    "meta": "7973b15100ade9c7d40fb424638fde48",
+# `Split.digest` of training and validation: images and fine labels in the original order.
+DIGESTS = {
+    "training": "f062ca493c4d44a3d0921f223fbc3b1e88b46fd03322e97c635a0ac2a5f8baab",
+    "validation": "bd251483addf0530bc3e831455074dfa75f7657056fc2639e6b6aced382c06a9",
 }
-# Seconds for the server's first answer. Starting up takes 5 more, and a user without network shall
-# know within 10.
-CONNECT_SECONDS = 3
+# Superclasses and their classes. The labels, fine and coarse, are the ranks in alphabetical order.
+SUPERCLASSES = {
+    "aquatic_mammals": "beaver dolphin otter seal whale",
+    "fish": "aquarium_fish flatfish ray shark trout",
+    "flowers": "orchid poppy rose sunflower tulip",
+    "food_containers": "bottle bowl can cup plate",
+    "fruit_and_vegetables": "apple mushroom orange pear sweet_pepper",
+    "household_electrical_devices": "clock keyboard lamp telephone television",
+    "household_furniture": "bed chair couch table wardrobe",
+    "insects": "bee beetle butterfly caterpillar cockroach",
+    "large_carnivores": "bear leopard lion tiger wolf",
+    "large_man-made_outdoor_things": "bridge castle house road skyscraper",
+    "large_natural_outdoor_scenes": "cloud forest mountain plain sea",
+    "large_omnivores_and_herbivores": "camel cattle chimpanzee elephant kangaroo",
+    "medium_mammals": "fox porcupine possum raccoon skunk",
+    "non-insect_invertebrates": "crab lobster snail spider worm",
+    "people": "baby boy girl man woman",
+    "reptiles": "crocodile dinosaur lizard snake turtle",
+    "small_mammals": "hamster mouse rabbit shrew squirrel",
+    "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
+    "vehicles_1": "bicycle bus motorcycle pickup_truck train",
+    "vehicles_2": "lawn_mower rocket streetcar tank tractor",
+}
+SUPERCLASS_OF_NAME = {n: i for i, names in enumerate(SUPERCLASSES.values()) for n in names.split()}
+CLASSES = tuple(sorted(SUPERCLASS_OF_NAME))
+SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+
+
+class Splits(NamedTuple):
+    """Training and validation, as `Split` describes them."""
+
+    training: Split
+    validation: Split
+
+
+class Form(NamedTuple):
+    """A form in which the data set lies in a folder: its files, and how they are read."""
+
+    files: tuple[File, ...]
+    read: Callable[[list[Path]], Splits]
 
 
 def load(data_dir: str = "auto") -> ImageDataset:
-    """Read CIFAR-100 from torchvision's layout, `data_dir/cifar-100-python/{train,test,meta}`.
+    """Return CIFAR-100 from the cache of this user, or from `data_dir`, or from the network.
 
-    Downloads the archive there if the folder does not exist. Nothing is unpickled before its md5
-    is right: a pickle can run any code.
+    `data_dir` may hold the unpacked archive, the archive, or the Hub's parquet files. The arrays
+    are memory-mapped: processes share them.
 
-    Raises InputError for a folder or file that is missing, unreadable or altered, MachineError if
-    there is no network to download from.
+    Raises InputError for a folder or file that is missing, unreadable or altered; MachineError if
+    the data is nowhere and no source delivers it.
     """
-    try:
-        root = locate(data_dir)
-        folder = root / FOLDER
-        present = folder.exists()
-    except (OSError, RuntimeError) as error:  # no permission; no such user, in ~user
-        raise InputError(f"cannot read data_dir {data_dir!r}: {error}") from None
-    if not present:
-        _download(root)
-    meta = _read(folder / "meta")
-    training, coarse = _split(_read(folder / "train"))
-    validation, _ = _split(_read(folder / "test"))
-    # Every fine class lies in one coarse class; the first image of each says in which.
-    _, first = np.unique(training.labels.numpy(), return_index=True)
+    root = locate(data_dir)
+    splits = _read_cache()
+    if splits is None:
+        splits = _read_local(root) or _download(root)
+        splits = _write_cache(splits)
     return ImageDataset(
         name="cifar100",
-        training=training,
-        validation=validation,
-        class_names=tuple(meta["fine_label_names"]),
-        superclass_names=tuple(meta["coarse_label_names"]),
-        superclass_of=tuple(int(label) for label in coarse[first]),
-        source=URL,
+        training=splits.training,
+        validation=splits.validation,
+        class_names=CLASSES,
+        superclass_names=tuple(SUPERCLASSES),
+        superclass_of=tuple(SUPERCLASS_OF_NAME[name] for name in CLASSES),
+        source=SOURCE,
     )
 
 
 def locate(data_dir: str) -> Path:
-    """Return the folder that holds, or is to hold, `cifar-100-python`.
+    """Return the folder that holds, or is to hold, the files.
 
     `auto` is `$PIPELINE_DATA_DIR` if set, else `./data` if the data is there, else a cache per
     user, which runs from other folders and from a git URI find again.
@@ -73,74 +107,193 @@ def locate(data_dir: str) -> Path:
         named = os.environ.get("PIPELINE_DATA_DIR")
         if not named:
             local = Path("data")
-            return local if (local / FOLDER).exists() else user_cache_path("cifar100-cnn")
+            return local if find(local) else cache_folder()
         data_dir = named
-    root = Path(data_dir).expanduser()
-    if not root.is_dir():
+    try:
+        root = Path(data_dir).expanduser()
+        present = root.is_dir()
+        itself = all((root / Path(file.path).name).is_file() for file in UNPACKED)
+    except (OSError, RuntimeError) as error:  # no permission; no such user, in ~user
+        raise InputError(f"cannot read data_dir {data_dir!r}: {error}") from None
+    if not present:
         raise InputError(
-            f"data_dir {str(root.absolute())!r} is not a folder; name the one that holds {FOLDER}/,"
+            f"data_dir {str(root.absolute())!r} is not a folder; name the one that holds CIFAR-100,"
             " or an empty one to download into"
         )
-    if all((root / name).is_file() for name in MD5):
-        raise InputError(f"data_dir is {FOLDER} itself; name the folder above it: {root.parent}")
+    if itself:
+        folder = Path(UNPACKED[0].path).parent
+        raise InputError(f"data_dir is {folder} itself; name the folder above it: {root.parent}")
     return root
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Unpickle a file whose md5 is the known one."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; {_remedy(path)}") from None
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != MD5[path.name]:
+def cache_folder() -> Path:
+    """The folder of this user's caches, by the conventions of the platform."""
+    return user_cache_path("cifar100-cnn")
+
+
+def find(root: Path) -> tuple[Form, list[Path]] | None:
+    """Return the form in which the data lies in `root`, and its files; None if it does not."""
+    for form in FORMS:
+        # An incomplete folder was put there by hand, an incomplete pair is a download to continue.
+        complete = any if form.files is UNPACKED else all
+        for flat in (False, True):  # a browser saves files without their folder
+            paths = [root / (Path(file.path).name if flat else file.path) for file in form.files]
+            if complete(path.exists() for path in paths):
+                return form, paths
+    return None
+
+
+def check(data_dir: str = "auto") -> list[str]:
+    """Verify every byte of the files in `data_dir` and of the cache; say what is there.
+
+    Raises InputError for a damaged file.
+    """
+    root, told = locate(data_dir), []
+    found = find(root)
+    if found:
+        _verified(*found)
+        told += [f"{path}: as it should be" for path in found[1]]
+    cached = _read_cache()
+    if cached:
+        told.append(f"{_array_folder()}: as it should be")
+    return told or [f"{root.absolute()}: no CIFAR-100, and none in the cache"]
+
+
+def _read_local(root: Path) -> Splits | None:
+    """Verify and read the files in `root`; None if there are none."""
+    found = find(root)
+    if not found:
+        return None
+    splits = _verified(*found)
+    if not _is_original(splits):
         raise InputError(
-            f"{path} is truncated or altered (its md5 is not {MD5[path.name]}); {_remedy(path)}"
+            f"{found[1][0]}: the images are not those of CIFAR-100, or in another order"
         )
-    unpickled: dict[str, Any] = pickle.loads(content, encoding="latin1")
-    return unpickled
+    return splits
+
+
+def _download(root: Path) -> Splits:
+    """Fetch the files into `root`, from the first source whose images are the right ones."""
+    sources = chosen_sources()
+    download(sources, root)
+    try:
+        splits = _read_local(root)
+    except InputError as error:
+        # Nobody states in which order the parquet files hold the images. If it is another one, then
+        # for everybody; the archive is the original.
+        print(f"{error}; fetching the archive instead", file=sys.stderr)
+        download([source for source in sources if source.files is ARCHIVE], root)
+        splits = _read_local(root)
+    assert splits
+    return splits
+
+
+def _verified(form: Form, paths: list[Path]) -> Splits:
+    """Read files whose size and sha256 are the known ones; a pickle could run any code."""
+    for file, path in zip(form.files, paths, strict=True):
+        try:
+            right = path.stat().st_size == file.size and sha256(path) == file.sha256
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}; {_remedy(path)}") from None
+        if not right:
+            raise InputError(
+                f"{path} is truncated or altered (its sha256 is not {file.sha256}); {_remedy(path)}"
+            )
+    return form.read(paths)
 
 
 def _remedy(path: Path) -> str:
-    return f"delete {path.parent} to have it downloaded again"
+    folder = path.parent if path.parent.name == Path(UNPACKED[0].path).parent.name else path
+    return f"delete {folder} to have it fetched again"
 
 
-def _split(content: dict[str, Any]) -> tuple[Split, np.ndarray]:
-    """Return images and fine labels of an unpickled file, and its coarse labels."""
+def _is_original(splits: Splits) -> bool:
+    return {name: split.digest for name, split in splits._asdict().items()} == DIGESTS
+
+
+def _read_unpacked(paths: list[Path]) -> Splits:
+    return Splits(*(_from_pickle(path.read_bytes()) for path in paths))
+
+
+def _read_archive(paths: list[Path]) -> Splits:
+    """Read the members in memory: nothing is unpacked, so no member can escape the folder."""
+    with tarfile.open(paths[0]) as archive:
+        members = [archive.extractfile(file.path) for file in UNPACKED]
+        return Splits(*(_from_pickle(member.read()) for member in members if member))
+
+
+def _from_pickle(content: bytes) -> Split:
+    unpickled = pickle.loads(content, encoding="latin1")
     # The rows are the red, green and blue planes one after another.
-    planes = content["data"].reshape(-1, 3, 32, 32)
+    planes = unpickled["data"].reshape(-1, 3, 32, 32)
     images = torch.from_numpy(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)))
-    return Split(images, torch.tensor(content["fine_labels"])), np.array(content["coarse_labels"])
+    return Split(images, torch.tensor(unpickled["fine_labels"]))
 
 
-def _download(root: Path) -> None:
-    """Fetch and unpack the archive with torchvision, which checks its md5."""
-    if not (root / ARCHIVE).exists() and not _server_answers():
-        raise MachineError(
-            f"CIFAR-100 is not in {root.absolute()} and its server can't be reached; put"
-            f" {FOLDER}/ or {ARCHIVE} there by hand, name another folder by data_dir, or use"
-            " dataset=synthetic, which needs no download"
-        )
-    from torchvision.datasets import CIFAR100
+def _read_parquet(paths: list[Path]) -> Splits:
+    return Splits(*(_from_parquet(path) for path in paths))
 
+
+def _from_parquet(path: Path) -> Split:
+    """Decode the Hub's layout: `img` is a struct of `bytes`, a PNG, and `path`."""
+    table = pyarrow.parquet.read_table(path, columns=["img", "fine_label"])
+    encoded = table["img"].combine_chunks().field("bytes")
+    images = np.empty((len(encoded), 32, 32, 3), np.uint8)
+    for index, png in enumerate(encoded):
+        images[index] = np.asarray(Image.open(io.BytesIO(png.as_py())))
+    return Split(torch.from_numpy(images), torch.tensor(table["fine_label"].to_pylist()))
+
+
+FORMS = (
+    Form(UNPACKED, _read_unpacked),
+    Form(ARCHIVE, _read_archive),
+    Form(PARQUET, _read_parquet),
+)
+
+
+def _array_folder() -> Path:
+    return cache_folder() / "arrays"
+
+
+def _read_cache() -> Splits | None:
+    """Map the cached arrays into memory; None if there are none, or if a byte is wrong.
+
+    Every byte is read each time: a sha256 over all of them takes a tenth of a second.
+    """
+    folder = _array_folder()
     try:
-        CIFAR100(root, download=True)
-    except (OSError, RuntimeError) as error:
-        raise MachineError(f"downloading CIFAR-100 from {URL} failed: {error}") from None
+        # "c": a write would change this process's copy only; torch has no read-only tensors.
+        arrays = [
+            torch.from_numpy(np.load(folder / f"{name}-{part}.npy", mmap_mode="c"))
+            for name in Splits._fields
+            for part in ("images", "labels")
+        ]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError):
+        arrays = []
+    splits = Splits(Split(*arrays[:2]), Split(*arrays[2:])) if arrays else None
+    if splits and _is_original(splits):
+        return splits
+    print(f"the cache in {folder} is damaged and is made anew", file=sys.stderr)
+    return None
 
 
-def _server_answers() -> bool:
-    """Ask for the archive's header, through proxies as set, in CONNECT_SECONDS at most."""
-    answers = []
+def _write_cache(splits: Splits) -> Splits:
+    """Cache the arrays, and return them mapped into memory; without a place for them, as they are.
 
-    def ask() -> None:
-        try:
-            with urlopen(Request(URL, method="HEAD"), timeout=CONNECT_SECONDS):
-                answers.append(True)
-        except (URLError, OSError):
-            pass
-
-    # urlopen's time limit does not cover looking up the server's name, so the thread has its own.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(CONNECT_SECONDS)
-    return bool(answers)
+    Files appear under their names when they are complete, so that processes may do it at once.
+    """
+    folder = _array_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as temporary:
+            for name, split in splits._asdict().items():
+                for part in ("images", "labels"):
+                    path = Path(temporary) / f"{name}-{part}.npy"
+                    np.save(path, getattr(split, part).numpy())
+                    path.replace(folder / path.name)
+    except OSError as error:
+        print(f"not cached in {folder}: {error.strerror}", file=sys.stderr)
+        return splits
+    return _read_cache() or splits

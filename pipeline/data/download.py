@@ -1,0 +1,225 @@
+"""Fetch verified files from the first source that delivers them.
+
+With requests, which MLflow brings along and which obeys proxy settings: torchvision and pooch can't
+continue a download that broke off, and huggingface_hub knows only one of the sources.
+"""
+
+import hashlib
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import requests
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+from pipeline.data.sources import File, Source
+from pipeline.errors import MachineError
+
+# Seconds. A user without network shall know within 10, of which starting up takes 5.
+ANSWER_SECONDS = 3
+STALL_SECONDS = 15  # without a byte
+SLOW_SECONDS = 10  # at less than LEAST_SPEED
+LEAST_SPEED = 300_000  # bytes per second; CIFAR-100's own server gives 50,000 to 80,000
+FRUITLESS_TRIES = 3  # in a row, without a byte
+CHUNK = 1 << 14
+SAMPLE_BYTES = 1 << 19
+HEADERS = {"User-Agent": "cifar100-cnn", "Accept-Encoding": "identity"}
+
+
+class SourceError(Exception):
+    """A source does not deliver; the message says what is wrong with it."""
+
+
+def download(sources: Sequence[Source], root: Path) -> Source:
+    """Fetch the files of the first source that delivers them into `root`, and return it.
+
+    Says on stderr what it does. Raises MachineError, in one line, if none delivers.
+    """
+    troubles = []
+    answering = reachable(sources)
+    for source in sources:
+        last = source is sources[-1]
+        try:
+            if source not in answering:
+                raise SourceError("does not answer")
+            for file in source.files:
+                fetch(source, file, root, 0 if last else LEAST_SPEED)
+            return source
+        except OSError as error:
+            raise MachineError(f"cannot write to {root.absolute()}: {error.strerror}") from None
+        except SourceError as trouble:
+            troubles.append(f"{source.name} {trouble}")
+            if not last:
+                print(f"{source.name} {trouble}; trying the next source", file=sys.stderr)
+    raise MachineError(
+        f"CIFAR-100 is not in {root.absolute()} and no source delivers it: {'; '.join(troubles)};"
+        " put it there by hand (README, Data), name another source by PIPELINE_DATA_SOURCE, or use"
+        " dataset=synthetic, which needs no download"
+    )
+
+
+def reachable(sources: Sequence[Source]) -> list[Source]:
+    """The sources whose server says anything at all within ANSWER_SECONDS, all asked at once."""
+
+    def ask(source: Source) -> bool:
+        if source.address.startswith("file:"):
+            return True
+        try:
+            address = source.address + source.files[0].path
+            requests.head(address, timeout=ANSWER_SECONDS, headers=HEADERS)
+        except requests.RequestException:
+            return False
+        return True
+
+    # requests' time limit does not cover looking up a server's name, so the threads are not waited
+    # for any longer.
+    answers: dict[Source, bool] = {}
+    threads = [
+        threading.Thread(target=lambda s=source: answers.update({s: ask(s)}), daemon=True)
+        for source in sources
+    ]
+    deadline = time.monotonic() + ANSWER_SECONDS
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [source for source in sources if answers.get(source)]
+
+
+def describe(sources: Sequence[Source]) -> list[str]:
+    """A line for each source: its address, its size, and how long fetching it would take.
+
+    The speed is that of the first SAMPLE_BYTES.
+    """
+    answering, told = reachable(sources), []
+    for source in sources:
+        cost = "does not answer"
+        if source.address.startswith("file:"):
+            cost = "on this machine"
+        elif source in answering:
+            url = source.address + source.files[0].path
+            headers = HEADERS | {"Range": f"bytes=0-{SAMPLE_BYTES - 1}"}
+            try:
+                started = time.monotonic()
+                with requests.get(
+                    url, headers=headers, stream=True, timeout=(ANSWER_SECONDS, STALL_SECONDS)
+                ) as answer:
+                    answer.raise_for_status()
+                    received = len(answer.raw.read(SAMPLE_BYTES))
+                speed = received / (time.monotonic() - started)
+                cost = f"about {source.size / speed:.0f} s at {speed / 1e6:.1f} MB/s"
+            except (requests.RequestException, HTTPError) as error:
+                cost = f"fails ({type(error).__name__})"
+        told.append(f"{source.name}: {source.size / 1e6:.0f} MB, {cost}\n  {source.address}")
+    return told
+
+
+def fetch(source: Source, file: File, root: Path, least_speed: float) -> None:
+    """Fetch one file to `root / file.path`, continuing what an earlier call has left.
+
+    Until it is verified it is called `….part`. Of several processes one downloads, the others wait.
+    Raises SourceError if the source does not deliver exactly this file.
+    """
+    target = root / file.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    lock = FileLock(target.with_name(target.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process fetches {target}; waiting for it", file=sys.stderr)
+        lock.acquire()
+    with lock:
+        if target.exists() and sha256(target) == file.sha256:
+            return
+        continued = part.exists()
+        _transfer(source.address + file.path, part, file, source.name, least_speed)
+        if sha256(part) != file.sha256 and continued:
+            # Its beginning may be from elsewhere; once more from nothing.
+            part.unlink()
+            _transfer(source.address + file.path, part, file, source.name, least_speed)
+        if sha256(part) != file.sha256:
+            part.unlink()
+            raise SourceError("sends other bytes (the sha256 is wrong)")
+        part.replace(target)
+
+
+def sha256(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _transfer(url: str, part: Path, file: File, name: str, least_speed: float) -> None:
+    """Append to `part` until it has the file's size; a broken connection is taken up again."""
+    if url.startswith("file:"):
+        try:
+            shutil.copyfile(url2pathname(urlparse(url).path), part)
+        except FileNotFoundError:
+            raise SourceError(f"has no {file.path}") from None
+        return
+    fruitless = 0
+    have = part.stat().st_size if part.exists() else 0
+    if have > file.size:
+        part.unlink()
+        have = 0
+    with tqdm(
+        total=file.size, initial=have, unit="B", unit_scale=True, desc=f"{part.stem} from {name}"
+    ) as bar:
+        while have < file.size:
+            trouble = _receive(url, part, file, have, bar, least_speed)
+            now = part.stat().st_size if part.exists() else 0
+            fruitless = fruitless + 1 if now <= have else 0
+            have = now
+            # Where a faster source may be left, a stall is waited for once.
+            patience = fruitless < FRUITLESS_TRIES and not (least_speed and trouble == "stalls")
+            if have < file.size and not patience:
+                raise SourceError(trouble)
+
+
+def _receive(url: str, part: Path, file: File, have: int, bar: tqdm, least_speed: float) -> str:
+    """Append what one request gives. Returns why it ended; raises SourceError if hopeless."""
+    headers = HEADERS | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        with requests.get(
+            url, headers=headers, stream=True, timeout=(ANSWER_SECONDS, STALL_SECONDS)
+        ) as answer:
+            if answer.status_code not in (200, 206):
+                raise SourceError(f"answers {answer.status_code} {answer.reason}")
+            continued = answer.status_code == 206
+            if (
+                continued
+                and answer.headers.get("Content-Range", "").split("-")[0] != f"bytes {have}"
+            ):
+                raise SourceError("continues at another place than was asked for")
+            length = answer.headers.get("Content-Length")
+            if length and int(length) != file.size - (have if continued else 0):
+                raise SourceError(f"sends {int(length):,} bytes where {file.size:,} are expected")
+            if not continued:  # it can't continue, so from the beginning
+                bar.update(-bar.n)
+            since, received = time.monotonic(), 0
+            with part.open("ab" if continued else "wb") as out:
+                for chunk in answer.iter_content(CHUNK):
+                    out.write(chunk)
+                    if out.tell() > file.size:
+                        raise SourceError("sends more bytes than the file has")
+                    bar.update(len(chunk))
+                    received += len(chunk)
+                    passed = time.monotonic() - since
+                    if passed > SLOW_SECONDS:
+                        if received / passed < least_speed:
+                            raise SourceError(f"is slow ({received / passed / 1000:.0f} kB/s)")
+                        since, received = time.monotonic(), 0
+        return "breaks off"
+    except requests.Timeout:
+        return "stalls"
+    except requests.RequestException as error:
+        stalled = error.args and isinstance(error.args[0], ReadTimeoutError)
+        return "stalls" if stalled else f"breaks off ({type(error).__name__})"
