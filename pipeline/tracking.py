@@ -199,8 +199,8 @@ def first_line(error: Exception) -> str:
 
 
 def _git_dirty() -> str:
-    """Whether the code differs from the commit that MLflow notes; `unknown` without git."""
-    command = ["git", "-C", str(Path(__file__).parent), "status", "--porcelain"]
+    """Whether the package differs from the commit that MLflow notes; `unknown` without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "status", "--porcelain", "."]
     try:
         changes = subprocess.run(command, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):

@@ -100,7 +100,10 @@ def test_a_run_holds_every_setting_and_what_it_ran_on(study: Study) -> None:
         ["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
     changes = subprocess.run(
-        ["git", "-C", ROOT, "status", "--porcelain"], capture_output=True, text=True, check=True
+        ["git", "-C", ROOT / "pipeline", "status", "--porcelain", "."],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     expected = {
         "variant": "bn",
