@@ -109,7 +109,28 @@ class Analysis:
         """A sentence for each effect on the primary outcome; all of them hold together."""
         settings = [self.main] if self.main else self.by_rate
         effects = [finding.sentence for one in settings for finding in one.findings[self.primary]]
-        return [*effects, *self.sign_changes]
+        if not effects:
+            effects = [
+                "Nothing is compared: no two variants that differ in one thing share a seed."
+            ]
+        diverged = [note for note in self.notes if "not a number" in note]
+        return [*effects, *self.sign_changes, *diverged]
+
+    @property
+    def compared(self) -> list[Pair]:
+        """The comparisons that were made."""
+        pairs = {f.pair: None for one in self.settings for f in one.findings[self.primary]}
+        return list(pairs)
+
+    @property
+    def rates(self) -> str:
+        """The learning rates in words, as a headline needs them."""
+        if not self.main:
+            return "learning rates " + ", ".join(one.label for one in self.by_rate)
+        if self.main.label != "best":
+            return self.main.title
+        chosen = ", ".join(f"{lr:g} ({v})" for v, lr in self.main.rates.items())
+        return f"each variant at its best learning rate: {chosen}"
 
     @property
     def settings(self) -> list[Setting]:
@@ -123,22 +144,24 @@ def analyse(results: Sequence[RunResult]) -> Analysis:
 
     Every comparison is paired: it takes the seeds that both its variants have.
     """
-    target = reachable_accuracy(results)
     held_out = results[0].config.validation == "holdout"
+    rates = sorted({result.config.lr for result in results})
+    variants = [v for v in VARIANTS if any(result.config.variant == v for result in results)]
+    notes: list[str] = []
+    chosen = chosen_rates(results, notes)
+    compared = chosen or dict.fromkeys(variants, rates[0])
+    target = reachable_accuracy([r for r in results if r.config.lr == compared[r.config.variant]])
+    if target is None:
+        notes.append("Not every run reaches 5 %, so the time to an accuracy is not compared.")
     outcomes = _outcomes("test" if held_out else "validation", target)
     primary = next(iter(outcomes))
     table = results_table(results, target)
-    rates = sorted(table["lr"].unique())
-    variants = [variant for variant in VARIANTS if variant in set(table["variant"])]
-
-    notes: list[str] = []
     by_rate = _corrected(
         [_setting(f"{lr:g}", dict.fromkeys(variants, lr), table, outcomes, notes) for lr in rates]
     )
     main = by_rate[0] if len(rates) == 1 else None
-    if not main and held_out:
-        best = best_rates(table, variants)
-        (main,) = _corrected([_setting("best", best, table, outcomes, [])])
+    if not main and chosen:
+        (main,) = _corrected([_setting("best", chosen, table, outcomes, [])])
     elif not main:
         notes.append(
             "No learning rate was chosen: that takes images apart from the reported ones"
@@ -185,24 +208,52 @@ def reachable_accuracy(results: Sequence[RunResult]) -> float | None:
 
 
 def time_to(result: RunResult, target: float) -> tuple[float, float]:
-    """Epochs and seconds, training and validation, until validation reaches `target`."""
-    reached = next(n for n, e in enumerate(result.history, 1) if e["val_accuracy"] >= target)
-    return reached, sum(epoch["epoch_seconds"] for epoch in result.history[:reached])
+    """Epochs and seconds, training and validation, until validation reaches `target`; or NaN."""
+    for n, epoch in enumerate(result.history, start=1):
+        if epoch["val_accuracy"] >= target:
+            return n, sum(before["epoch_seconds"] for before in result.history[:n])
+    return math.nan, math.nan
 
 
-def best_rates(table: pd.DataFrame, variants: Sequence[str]) -> dict[str, float]:
-    """For each variant the learning rate with the best mean accuracy on the held-out images."""
-    means = table.groupby(["variant", "lr"])["val_accuracy"].mean()
-    return {variant: float(means[variant].idxmax()) for variant in variants}
+def chosen_rates(results: Sequence[RunResult], notes: list[str]) -> dict[str, float] | None:
+    """The learning rate of each variant: the only one, or the best on the held-out images.
+
+    Best by the mean, of those at which most of the variant's seeds have finished: what is left of a
+    rate where runs failed is no fair sample. `notes` says what was passed over. None if there are
+    several and no images were held out.
+    """
+    config = results[0].config
+    variants = [v for v in VARIANTS if any(result.config.variant == v for result in results)]
+    if len({result.config.lr for result in results}) == 1:
+        return dict.fromkeys(variants, config.lr)
+    if config.validation != "holdout":
+        return None
+    best = {}
+    for variant in variants:
+        found: dict[float, list[float]] = {}
+        for result in results:
+            if result.config.variant == variant:
+                values = found.setdefault(result.config.lr, [])
+                values.append(result.history[-1]["val_accuracy"])
+        most = max(len(values) for values in found.values())
+        complete = {lr: np.mean(values) for lr, values in found.items() if len(values) == most}
+        best[variant] = max(complete, key=lambda lr: float(complete[lr]))
+        passed = ", ".join(f"{lr:g}" for lr in sorted(found.keys() - complete.keys()))
+        if passed:
+            notes.append(f"Runs of {variant} are missing at learning rate {passed}: not chosen.")
+    return best
 
 
 def sign_changes(settings: Sequence[Setting], key: str) -> list[str]:
-    """Name the comparisons that are an improvement at one learning rate and a loss at another."""
+    """Name the comparisons that are an improvement at one learning rate and a loss at another.
+
+    Only where both are settled: estimates of an effect of 0 have either sign, too.
+    """
     sentences = []
     for pair in (*COMPARISONS, INTERACTION):
         found = [(s, f) for s in settings for f in s.findings[key] if f.pair == pair]
-        differences = [finding.comparison.difference for _, finding in found]
-        if not differences or not min(differences) < 0 < max(differences):
+        settled = [f.comparison.difference for _, f in found if f.comparison.settled]
+        if not settled or not min(settled) < 0 < max(settled):
             continue
         told = []
         for setting, finding in found:
@@ -236,10 +287,10 @@ def _outcomes(split: str, target: float | None) -> dict[str, Outcome]:
     if target:
         until = f"to {target:.0%} validation accuracy"
         outcomes["epochs_to_target"] = Outcome(
-            f"training {until}", "epochs", higher_is_better=False, effect_of_interest=1.0
+            f"the time {until}", "epochs", higher_is_better=False, effect_of_interest=1.0
         )
         outcomes["seconds_to_target"] = Outcome(
-            f"time {until}", "seconds", higher_is_better=False, effect_of_interest=10.0
+            f"the time {until}", "seconds", higher_is_better=False, effect_of_interest=10.0
         )
     outcomes["seconds"] = Outcome(
         "time of a run", "seconds", higher_is_better=False, effect_of_interest=10.0
@@ -263,8 +314,11 @@ def _setting(
     summaries, findings = {}, {}
     for key, outcome in outcomes.items():
         broken = chosen.loc[~np.isfinite(chosen[key]), "run"]
-        if len(broken):
-            notes.append(f"{outcome.name} is not compared: no number in {', '.join(broken)}.")
+        if len(broken) and not key.endswith("_to_target"):
+            notes.append(
+                f"{outcome.name.capitalize()} is not compared: it is not a number in"
+                f" {', '.join(broken)}."
+            )
         finite = chosen if broken.empty else chosen[:0]
         by_seed = finite.pivot(index="seed", columns="variant", values=key).sort_index()
         summaries[key] = {v: summarize(by_seed[v].dropna()) for v in present if v in by_seed}

@@ -21,7 +21,7 @@ from pipeline.config import (
     check_choice,
 )
 from pipeline.errors import InputError, MachineError
-from pipeline.grid import parse_rates, parse_seeds, parse_variants
+from pipeline.grid import REGISTER, REUSE, parse_rates, parse_seeds, parse_variants
 from pipeline.interruption import Interrupted
 
 app = typer.Typer(
@@ -33,8 +33,6 @@ app = typer.Typer(
 )
 
 DEFAULT = Config()
-REGISTER = ("median", "all", "none")
-REUSE = ("same", "any", "none")
 
 
 Variant = Annotated[str, typer.Option(help=f"Network: {', '.join(VARIANTS)}.")]
@@ -149,7 +147,7 @@ def ablate(
     """Train several variants with several seeds: a parent run, a child run for each, a report."""
     chosen_variants, chosen_seeds = parse_variants(variants), parse_seeds(seeds)
     rates = parse_rates(lr)
-    check_choice("register", register, REGISTER)
+    check_choice("register", register, tuple(REGISTER))
     check_choice("reuse", reuse, REUSE)
     if validation == "auto":
         validation = "test" if len(rates) == 1 else "holdout"
@@ -179,10 +177,10 @@ def ablate(
 def compare(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Ids of finished training runs; none: all of the experiment."),
+        typer.Argument(help="Ids of finished training runs; none: all of an experiment."),
     ] = None,
     experiment: Annotated[
-        str, typer.Option(help="The experiment that holds the runs, and gets the report.")
+        str, typer.Option(help="The experiment whose runs are compared if no ids are given.")
     ] = "Default",
 ) -> None:
     """Write the report of a study on finished runs, for instance three that were started alone."""

@@ -30,7 +30,7 @@ LABELS = {"loss": "loss (nats per image)", "accuracy": "accuracy (%)"}
 def study_figures(analysis: Analysis) -> dict[str, Figure]:
     """The pictures of a report, by name."""
     shown = analysis.main or analysis.by_rate[0]
-    figures = {"effects": effects_figure(analysis)}
+    figures = {"effects": effects_figure(analysis)} if analysis.compared else {}
     figures["seeds"] = seeds_figure(analysis, shown)
     if len(analysis.by_rate) > 1:
         figures["learning_rates"] = rates_figure(analysis)
@@ -51,7 +51,7 @@ def effects_figure(analysis: Analysis) -> Figure:
             bounds = (one.interval.low * scale, one.interval.high * scale) if one.interval else None
             rows.append((label, one.difference * scale, bounds, one.settled))
     outcome = analysis.outcomes[analysis.primary]
-    figure = Figure(figsize=(9, 1.3 + 0.42 * max(len(rows), 1)), layout="constrained")
+    figure = Figure(figsize=(9, 1.3 + 0.42 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=INK, linewidth=0.8)
     for place, (_, difference, bounds, settled) in enumerate(rows):

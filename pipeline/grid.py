@@ -7,6 +7,15 @@ from pipeline.config import VARIANTS, Config, check_choice
 from pipeline.errors import InputError
 
 MAX_SEEDS = 1000
+# Which models a study registers.
+REGISTER = {
+    "median": "of each variant that of the seed whose validation accuracy is the median (the lower"
+    " one of two)",
+    "all": "that of every run",
+    "none": "none",
+}
+# Which finished runs a study need not run again.
+REUSE = ("same", "any", "none")
 
 
 def plan(

@@ -21,8 +21,8 @@ def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, s
     first = analysis.results[0]
     seeds = analysis.table["seed"].nunique()
     subtitle = (
-        f"{first.config.dataset}, {first.config.epochs} epochs, {len(analysis.results)} runs"
-        f" with {seeds} seed{'s' * (seeds > 1)}."
+        f"{first.config.dataset}, {_count(first.config.epochs, 'epoch')},"
+        f" {_count(len(analysis.results), 'run')} with {_count(seeds, 'seed')}, {analysis.rates}."
     )
     total = sum(result.seconds for result in analysis.results)
     commits = {result.commit for result in analysis.results} - {""}
@@ -38,19 +38,24 @@ def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, s
         **facts,
     }
     files = report_files(analysis, subtitle, told, unused, limits(analysis))
-    headline = "\n".join(f"- {subtitle} {line}" for line in analysis.headline)
+    headline = "\n".join([subtitle, "", *(f"- {line}" for line in analysis.headline)])
     place = tracking.log_report(files, headline, effect_metrics(analysis))
-    # The last one that was registered of a variant has its alias.
-    newest = {r.config.variant: r for r in analysis.results if r.registered}
     registered = [
-        f"Registered: models:/{one.registered.name}@{variant} is {one.config.run_name}"
-        for variant, one in newest.items()
-        if one.registered
+        f"Registered: {result.config.run_name} as {result.registered.uri}"
+        + "".join(f", models:/{result.registered.name}@{a}" for a in result.registered.aliases)
+        for result in analysis.results
+        if result.registered
     ]
+    if registered and "registered models" in facts:
+        registered.insert(0, f"Models that are registered: {facts['registered models']}")
     print(f"\n{subtitle}\n\n{format_summary(analysis)}\n")
     print("\n".join([*analysis.headline, "", *registered]))
     print(f"Report: {place}")
     print("See the runs: make ui (or mlflow ui), then http://127.0.0.1:5000")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _device(result: RunResult) -> str:

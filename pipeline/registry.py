@@ -1,7 +1,4 @@
-"""The model registry: log a trained network as a model, register it, load it again.
-
-Beside `pipeline.tracking` the only module that talks to MLflow.
-"""
+"""The model registry: log a trained network as a model, register it, load it again."""
 
 import re
 from collections.abc import Mapping
@@ -73,7 +70,7 @@ def log_network(network: CNNNetwork, data: ImageDataset) -> str:
 
 @store_errors()
 def register(result: RunResult, data: ImageDataset) -> RunResult:
-    """Register a run's model, unless it is; move the aliases that are now its own; note both.
+    """Register a run's model, and move the aliases that are now its own, unless it is registered.
 
     The variant's alias points at the newest version of that variant; `champion` at the best
     validation accuracy among all versions measured on the same validation images in the same way.
@@ -83,9 +80,8 @@ def register(result: RunResult, data: ImageDataset) -> RunResult:
     client = mlflow.MlflowClient()
     name = f"{data.name}-cnn"
     for known in client.search_model_versions(f"name = '{name}' and run_id = '{result.run_id}'"):
-        aliases = client.get_model_version(name, known.version).aliases
-        version = RegisteredVersion(name, str(known.version), tuple(aliases))
-        return result._replace(registered=version)
+        version = RegisteredVersion(name, str(known.version), ())
+        return refresh(result._replace(registered=version))
     tags = {
         "variant": result.config.variant,
         "seed": str(result.config.seed),
@@ -108,6 +104,16 @@ def register(result: RunResult, data: ImageDataset) -> RunResult:
     return result._replace(registered=version)
 
 
+def refresh(result: RunResult) -> RunResult:
+    """Note the aliases that point at the run's version now, if it has one."""
+    if result.registered:
+        name, version = result.registered.name, result.registered.version
+        aliases = mlflow.MlflowClient().get_model_version(name, version).aliases
+        return result._replace(registered=RegisteredVersion(name, version, tuple(aliases)))
+    return result
+
+
+@store_errors()
 def load_model(reference: str) -> LoadedModel:
     """Load the model that a URI, a folder or a run id names.
 

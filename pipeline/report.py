@@ -24,6 +24,16 @@ ENVIRONMENT = jinja2.Environment(
 )
 
 
+# What runs may differ in and still be compared, by the tag that says so.
+MIXTURES = {
+    "code_digest": "the version of the code",
+    "torch": "the version of torch",
+    "device": "the device",
+    "device_name": "the GPU",
+    "threads": "the number of threads, above all to the times,",
+}
+
+
 class Table(NamedTuple):
     """Cells as text. words: all columns are words or paths, not numbers."""
 
@@ -60,7 +70,7 @@ def report_files(
         figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
         pictures[name] = buffer.getvalue()
     content = {
-        "title": "Do " + " and ".join(_subjects(analysis)) + " help?",
+        "title": _title(analysis),
         "subtitle": subtitle,
         "headline": analysis.headline,
         "sections": _sections(analysis, facts, unused, limits),
@@ -167,9 +177,15 @@ def limits(analysis: Analysis) -> list[str]:
     told.append(
         "How long it takes elsewhere: times are of this machine, with whatever else ran on it."
     )
-    commits = {result.tags.get("code_digest") for result in analysis.results}
-    if len(commits) > 1:
-        told.append("Whether the code mattered: the runs were made by different versions of it.")
+    if analysis.main and analysis.main.label == "best":
+        told.append(
+            "What a rate chosen on other networks would give: the rates were chosen by held-out"
+            " images, but on the networks that are reported, whose luck with their seeds both"
+            " accuracies share. That favours a variant with several rates that are about as good."
+        )
+    for name, words in MIXTURES.items():
+        if len({result.tags.get(name) for result in analysis.results}) > 1:
+            told.append(f"Whether {words} mattered: it was not the same for all runs.")
     return told
 
 
@@ -191,8 +207,14 @@ def _sections(
         " 95 %; p values are of the paired t-test, corrected by Holm's method over the comparisons"
         " that are read together. “Better” is the fraction of seeds in which the first variant was"
         " the better one. “Detectable” is the smallest effect that so many seeds find with a"
-        " probability of 80 %."
+        " probability of 80 %; it does not count the correction, nor does the number of seeds that"
+        " would settle an effect."
     ]
+    if len(settings) > 1:
+        reading.append(
+            "The rows of the single learning rates are read, and corrected, together, apart from"
+            " those of the best ones."
+        )
     if few:
         reading.append(
             f"The BCa bootstrap interval is a second opinion, and too short with fewer than"
@@ -202,7 +224,9 @@ def _sections(
         Section(
             "Effects",
             reading,
-            figures=[("effects", f"Effects on {outcome.name}, with 95 % intervals.")],
+            figures=[("effects", f"Effects on {outcome.name}, with 95 % intervals.")]
+            if analysis.compared
+            else [],
             tables=[_effects_table(analysis, settings, [analysis.primary])],
         ),
         Section(
@@ -261,7 +285,7 @@ def _sections(
         _runs_section(analysis),
         Section(
             "Runs that are not counted",
-            [] if unused else ["None: every run that was started is in the figures above."],
+            [] if unused else ["None."],
             tables=[Table(["run", "reason"], list(unused.items()), words=True)] if unused else [],
         ),
         Section("How it was run", tables=[Table(["what", "value"], list(facts.items()), True)]),
@@ -284,7 +308,11 @@ def _rates_section(analysis: Analysis, outcome: Outcome) -> Section:
             text.append(
                 f"For {' and '.join(edge)} that is an end of the grid: a better one may lie beyond."
             )
-    text += analysis.sign_changes or ["No effect changes its sign with the learning rate."]
+    text += analysis.sign_changes
+    if analysis.compared and not analysis.sign_changes:
+        text.append(
+            "No effect is settled with one sign at one learning rate and another at another."
+        )
     caption = f"{outcome.name.capitalize()} by learning rate."
     return Section("Learning rates", text, figures=[("learning_rates", caption)])
 
@@ -385,11 +413,13 @@ def _interval(interval: Interval | None, outcome: Outcome, *, signed: bool = Tru
     return " to ".join(format(bound * outcome.scale, form) for bound in interval)
 
 
-def _subjects(analysis: Analysis) -> list[str]:
-    variants = set(analysis.table["variant"])
+def _title(analysis: Analysis) -> str:
+    pairs = {(pair.treatment, pair.control) for pair in analysis.compared}
     subjects = []
-    if variants & {"bn", "dropout"}:
+    if pairs & {("bn", "base"), ("dropout", "base")}:
         subjects.append("BatchNorm")
-    if variants & {"dropout", "base_dropout"}:
+    if pairs & {("dropout", "bn"), ("dropout", "base"), ("base_dropout", "base")}:
         subjects.append("Dropout")
-    return subjects
+    if not subjects:
+        return "Nothing to compare"
+    return f"{'Do' if len(subjects) > 1 else 'Does'} {' and '.join(subjects)} help?"

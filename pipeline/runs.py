@@ -11,7 +11,7 @@ from pipeline import registry, tracking
 from pipeline.config import Config
 from pipeline.data import load
 from pipeline.data.dataset import ImageDataset
-from pipeline.device import choose_device, choose_precision, compute_exactly
+from pipeline.device import choose_device, choose_precision
 from pipeline.errors import InputError
 from pipeline.evaluation import Evaluation, evaluate
 from pipeline.figures import confusion_figure, learning_curves
@@ -36,7 +36,6 @@ def code_digest() -> str:
 
 def train_run(config: Config, data: ImageDataset, register: bool = True) -> RunResult:
     """Train one network as one MLflow run; log its model, and `register` and alias it."""
-    compute_exactly()
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     parameters = count_parameters(CNNNetwork(config.variant))

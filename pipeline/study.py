@@ -5,31 +5,25 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from statistics import median_low
 
 import torch
+from mlflow.entities import Run
 from tqdm import tqdm
 
 from pipeline import finished, registry, tracking
-from pipeline.analysis import analyse
+from pipeline.analysis import analyse, chosen_rates
 from pipeline.config import Config
 from pipeline.data import load
 from pipeline.data.dataset import ImageDataset
 from pipeline.device import choose_device, choose_precision
 from pipeline.errors import InputError, MachineError
-from pipeline.grid import plan
+from pipeline.grid import REGISTER, plan
 from pipeline.publish import publish
 from pipeline.results import RunResult, differences, recipe
 from pipeline.runs import code_digest, train_run
 from pipeline.training import BAR_INTERVAL
 
 Failures = dict[str, str]  # the reason, by the name of the run
-# What is registered, by the setting `register`.
-MODELS = {
-    "median": "of each variant that of the seed whose validation accuracy is the median",
-    "all": "that of every run",
-    "none": "none",
-}
 
 
 def run_study(
@@ -67,24 +61,28 @@ def run_study(
         "register": register,
         "reuse": reuse,
     }
-    tags = {"kind": "study", "study": name, "recipe": json.dumps(shared), **data.tags}
+    grid = {"variants": variants, "seeds": seeds, "rates": rates}
+    tags = {
+        "kind": "study",
+        "study": name,
+        "recipe": json.dumps(shared),
+        "grid": json.dumps(grid),
+        **data.tags,
+    }
     cells = plan(config, variants, seeds, rates)
     with tracking.track("ablation" if name == "auto" else name, settings, tags) as parent:
         tracking.log_dataset(data, "training", "validation", *(["test"] if data.test else []))
         where = {"data_digest": data.digest, "precision": precision, "device": device.type}
         if reuse == "same":
             where |= {"code_digest": code_digest(), "torch": torch.__version__}
-        done = {}
-        if reuse != "none":
-            done = _finished_cells(parent.info.experiment_id, where, cells)
-        results, failures = _run_cells(cells, done, data, register == "all")
+        done = {} if reuse == "none" else _finished_cells(parent, where, cells)
+        results, failures = _run_cells(cells, done, data)
         if not results:
             raise MachineError(f"all {len(cells)} runs failed; {_first(failures)}")
-        if register == "median":
-            results = _register_medians(results, data)
+        results = _register(results, data, register)
         took = f"{timedelta(seconds=round(time.monotonic() - started))}"
         reused = f", {len(done)} of {len(cells)} runs reused from before" if done else ""
-        facts = {"wall time": f"{took}{reused}", "registered models": MODELS[register]}
+        facts = {"wall time": f"{took}{reused}", "registered models": REGISTER[register]}
         publish(analyse(results), failures, facts)
         if failures:
             raise MachineError(
@@ -110,25 +108,34 @@ def _cell(config: Config) -> Config:
 
 
 def _finished_cells(
-    experiment_id: str, where: Mapping[str, str], cells: Sequence[Config]
+    parent: Run, where: Mapping[str, str], cells: Sequence[Config]
 ) -> dict[Config, RunResult]:
-    """Find the cells that have a finished run in the experiment; the newest of each."""
-    chosen = " and ".join(f"tags.{name} = '{value}'" for name, value in where.items())
+    """Find the cells that have a finished run in the experiment; the newest of each.
+
+    A run of a study that did not finish itself, and that this one contains, becomes a child here.
+    """
     found: dict[Config, RunResult] = {}
     wanted = {_cell(config): config for config in cells}
-    for run, result in finished.find_results([experiment_id], chosen):
-        config = wanted.get(_cell(result.config))
+    for run in finished.find_runs(parent.info.experiment_id, where):
+        config = wanted.get(_cell(finished.config_of(run)))
         if config and config not in found:
-            finished.adopt(run)
-            found[config] = result
+            found[config] = finished.read_result(run)._replace(reused=True)
+            maker = finished.parent_of(run)
+            deleted = maker is None and "mlflow.parentRunId" in run.data.tags
+            if deleted or (maker and _is_continued(maker, parent)):
+                finished.set_parent(run, parent)
     return found
 
 
+def _is_continued(before: Run, now: Run) -> bool:
+    """Whether the study `before` was stopped or failed, and all its cells are also `now`'s."""
+    old, new = (json.loads(run.data.tags.get("grid", "{}")) for run in (before, now))
+    contained = bool(old) and all(set(old[axis]) <= set(new[axis]) for axis in old)
+    return before.info.status in ("FAILED", "KILLED") and contained
+
+
 def _run_cells(
-    cells: Sequence[Config],
-    done: Mapping[Config, RunResult],
-    data: ImageDataset,
-    register: bool,
+    cells: Sequence[Config], done: Mapping[Config, RunResult], data: ImageDataset
 ) -> tuple[list[RunResult], Failures]:
     """Run the cells that are not done. Returns all results, in the order of `cells`."""
     results, failures = dict(done), Failures()
@@ -142,7 +149,7 @@ def _run_cells(
         for cell in todo:
             bar.set_description_str(f"Study, {len(failures)} failed, running {cell.run_name}")
             try:
-                result = train_run(cell, data, register)
+                result = train_run(cell, data, register=False)
             except Exception as error:  # whatever it is, it is this run's; the others go on
                 failures[cell.run_name] = tracking.first_line(error)
                 outcome = f"failed: {failures[cell.run_name]}"
@@ -156,23 +163,20 @@ def _run_cells(
     return [results[cell] for cell in cells if cell in results], failures
 
 
-def _register_medians(results: Sequence[RunResult], data: ImageDataset) -> list[RunResult]:
-    """Register of each variant the run whose validation accuracy is the median of its runs.
+def _register(results: Sequence[RunResult], data: ImageDataset, which: str) -> list[RunResult]:
+    """Register the models that `which`, a key of REGISTER, names.
 
-    At the variant's best learning rate where there are several. For an even number it is the lower
-    of the two in the middle. A lucky seed would promise more than a new training gives.
+    A lucky seed would promise more than a new training gives, hence the median. It is that of the
+    variant's chosen learning rate; where none is chosen, no model is.
     """
-    analysis = analyse(results)
-    shown = analysis.main or analysis.by_rate[0]
-    chosen = set()
-    for variant, lr in shown.rates.items():
-        runs = {
-            result.history[-1]["val_accuracy"]: result.run_id
-            for result in results
-            if (result.config.variant, result.config.lr) == (variant, lr)
-        }
-        chosen.add(runs[median_low(runs)])
-    return [registry.register(r, data) if r.run_id in chosen else r for r in results]
+    chosen = {result.run_id for result in results} if which == "all" else set[str]()
+    if which == "median":
+        for variant, lr in (chosen_rates(results, []) or {}).items():
+            runs = [r for r in results if (r.config.variant, r.config.lr) == (variant, lr)]
+            runs.sort(key=lambda result: result.history[-1]["val_accuracy"])
+            chosen.add(runs[(len(runs) - 1) // 2].run_id)
+    registered = [registry.register(r, data) if r.run_id in chosen else r for r in results]
+    return [registry.refresh(result) for result in registered]  # a later one may take an alias
 
 
 def _first(failures: Failures) -> str:

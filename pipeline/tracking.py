@@ -1,6 +1,7 @@
 """Runs in MLflow: begin, fill and end them.
 
-Models are in `pipeline.registry`; no other module imports MLflow.
+Models are in `pipeline.registry`, and `pipeline.finished` reads runs back; no other module calls
+MLflow.
 """
 
 import os

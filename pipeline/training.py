@@ -13,6 +13,7 @@ from tqdm import tqdm
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.data.loader import TrainingBatches, ValidationBatches
+from pipeline.device import compute_exactly
 from pipeline.network import CNNNetwork
 from pipeline.randomness import Stream, stream_seed
 
@@ -112,6 +113,7 @@ def train_network(
     validation together, `images_per_second` training alone. If `data` has a test split it is read
     once, at the end, and the last epoch has `test_loss` and `test_accuracy` too.
     """
+    compute_exactly()
     torch.manual_seed(stream_seed(config.seed, Stream.WEIGHTS))
     # channels_last is the order in which the images lie in memory already.
     network = CNNNetwork(config.variant).to(device).to(memory_format=torch.channels_last)

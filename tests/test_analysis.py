@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.analysis import Analysis, Setting, analyse
+from pipeline.analysis import Analysis, Setting, analyse, chosen_rates
 from pipeline.config import Config
 from pipeline.grid import plan
 from pipeline.report import effect_metrics, effects, limits, report_files
@@ -88,7 +88,7 @@ def test_one_seed_is_shown_without_an_interval() -> None:
     assert set(effect_metrics(analysis)) == {"bn_vs_base", "dropout_vs_bn", "dropout_vs_base"}
     page = report_files(analysis, "", {}, {}, limits(analysis))["report.md"].decode()
     (row,) = (line for line in page.splitlines() if "| bn − base | validation accuracy" in line)
-    assert row.split(" | ")[2:] == ["1", "+6.0 points", "-", "-", "100%", "-", "-", "- |"]
+    assert row.split(" | ")[2:] == ["1", "+6.0 points", "-", "-", "100%", "-", "-", "-", ""]
 
 
 def test_the_two_by_two_design_gives_the_interaction() -> None:
@@ -135,7 +135,8 @@ def test_an_outcome_without_a_number_is_not_compared_and_named() -> None:
     results[4].history[-1]["val_loss"] = math.nan
     analysis = analyse(results)
     assert main(analysis).findings["val_loss"] == []
-    assert "validation loss is not compared: no number in bn-seed1." in analysis.notes
+    note = "Validation loss is not compared: it is not a number in bn-seed1."
+    assert note in analysis.headline
     assert len(main(analysis).findings["val_accuracy"]) == 3
     assert report_files(analysis, "", {}, {}, limits(analysis))
 
@@ -169,6 +170,69 @@ def test_with_several_learning_rates_each_variant_has_its_best_and_signs_are_tol
     page = report_files(analysis, "", {}, {}, limits(analysis))["report.md"].decode()
     assert "0.001 for base, 0.001 for bn, 0.001 for dropout" in page
     assert "that is an end of the grid" in page
+
+
+def test_estimates_of_either_sign_are_no_change_of_sign() -> None:
+    bn = {0.01: [0.40, 0.43, 0.42], 0.001: [0.40, 0.42, 0.40]}  # by +0.7 and -0.3 points from base
+    results = [
+        r
+        for lr, values in bn.items()
+        for r in study({"base": [0.41, 0.41, 0.41], "bn": values}, lr=lr)
+    ]
+    analysis = analyse(results)
+    differences = [
+        one.findings["val_accuracy"][0].comparison.difference for one in analysis.by_rate
+    ]
+    assert min(differences) < 0 < max(differences)
+    assert analysis.sign_changes == []
+    assert not any("sign" in line for line in analysis.headline)
+
+
+def test_a_rate_at_which_runs_failed_is_not_chosen_for_what_is_left_of_it() -> None:
+    results = [
+        result(Config(variant="bn", seed=s, lr=lr, validation="holdout"), x, x)
+        for lr, values in ((0.01, [0.6]), (0.001, [0.5, 0.5, 0.4]))
+        for s, x in enumerate(values)
+    ]
+    notes: list[str] = []
+    assert chosen_rates(results, notes) == {"bn": 0.001}
+    assert notes == ["Runs of bn are missing at learning rate 0.01: not chosen."]
+
+
+def test_a_rate_at_which_nothing_learns_does_not_take_the_time_to_learn_from_the_others() -> None:
+    results = [
+        result(Config(variant=v, seed=s, lr=lr, validation="holdout"), x, x)
+        for lr, x in ((0.01, 0.01), (0.001, 0.4))
+        for v in ("base", "bn")
+        for s in range(2)
+    ]
+    analysis = analyse(results)
+    assert analysis.target == 0.40
+    assert len(main(analysis).findings["epochs_to_target"]) == 1
+    nothing = analyse([r for r in results if r.config.lr == 0.01])
+    assert nothing.target is None
+    assert any("time to an accuracy is not compared" in note for note in nothing.notes)
+
+
+@pytest.mark.parametrize(
+    ("variants", "title"),
+    [
+        ("base bn dropout", "Do BatchNorm and Dropout help?"),
+        ("base bn", "Does BatchNorm help?"),
+        ("bn dropout", "Does Dropout help?"),
+        ("base base_dropout", "Does Dropout help?"),
+        ("base", "Nothing to compare"),
+        ("bn base_dropout", "Nothing to compare"),
+    ],
+)
+def test_the_title_asks_what_is_compared(variants: str, title: str) -> None:
+    analysis = analyse(study({variant: [0.4, 0.5] for variant in variants.split()}))
+    files = report_files(analysis, "", {}, {"bn-seed9": "a | b"}, limits(analysis))
+    page = files["report.md"].decode()
+    assert page.startswith(f"# {title}\n")
+    assert "a \\| b" in page
+    assert analysis.headline
+    assert ("figures/effects.png" in files) == (title != "Nothing to compare")
 
 
 def test_no_learning_rate_is_chosen_on_the_reported_images() -> None:

@@ -8,6 +8,9 @@ import mlflow
 import pandas as pd
 import pytest
 from conftest import Answer, Study, runs_in
+from mlflow.entities import Param, Run, RunData, RunInfo, RunTag
+
+from pipeline.compare import comparable
 
 TINY = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1"]
 
@@ -18,7 +21,9 @@ def artifact(folder: Path, path: str) -> Path:
     return Path(mlflow.MlflowClient().download_artifacts(run.info.run_id, path))
 
 
-def test_runs_that_were_started_one_by_one(pipeline: Callable[..., Answer], tmp_path: Path) -> None:
+def test_runs_that_were_started_one_by_one(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variant in ("base", "bn"):
         for seed in ("0", "1"):
             pipeline("train", "--variant", variant, "--seed", seed, *TINY)
@@ -48,9 +53,11 @@ def test_runs_that_were_started_one_by_one(pipeline: Callable[..., Answer], tmp_
     assert json.loads(artifact(tmp_path, "effects.json").read_text())["headline"]
     assert len(runs_in(tmp_path, "train")) == len(before)
 
-    # Those that are named, and no others.
+    assert "(reused)" not in report
+    # Those that are named, and no others, from whatever experiment.
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
     chosen = [i for i, run in before.items() if run.data.tags["seed"] == "1"]
-    answer = pipeline("compare", *chosen)
+    answer = pipeline("compare", *chosen, chosen[0])
     assert answer.status == 0, answer.err
     assert set(pd.read_csv(artifact(tmp_path, "results.csv"))["run_id"]) == set(chosen)
 
@@ -59,6 +66,23 @@ def test_runs_that_were_started_one_by_one(pipeline: Callable[..., Answer], tmp_
     assert "nothing to compare" in answer.err
     assert "bn-seed1" in answer.err
     assert len(runs_in(tmp_path, "comparison")) == 2
+
+
+def test_the_group_that_allows_comparisons_is_taken() -> None:
+    def run(name: str, start: int, epochs: int) -> Run:
+        variant, seed = name.split("-seed")
+        params = {"variant": variant, "seed": seed, "epochs": str(epochs)}
+        tags = {"precision": "fp32", "data_digest": "0", "kind": "train"}
+        info = RunInfo(f"{start:032d}", "0", "", "FINISHED", start, start, "active", run_name=name)
+        logged = [Param(*pair) for pair in params.items()]
+        data = RunData([], logged, [RunTag(*tag) for tag in tags.items()])
+        return Run(info, data)
+
+    pair = [run("base-seed0", 1, 3), run("bn-seed0", 2, 3)]
+    apart = [run("base-seed0", 3, 9), run("bn-seed1", 4, 9), run("dropout-seed2", 5, 9)]
+    chosen, unused = comparable([*pair, *apart])
+    assert chosen == pair
+    assert list(unused.values()) == ["epochs 9 instead of 3"] * 3
 
 
 def test_it_says_the_same_as_the_study_itself(

@@ -134,16 +134,42 @@ def test_what_may_be_reused_is_asked_for(
     assert trained() == 8
 
 
+def test_every_model_is_registered_if_asked_for_also_of_runs_that_are_reused(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    one = ["ablate", *TINY, "--variants", "base"]
+    client = mlflow.MlflowClient()
+
+    def seed_of(alias: str) -> str:
+        return str(client.get_model_version_by_alias("synthetic-cnn", alias).tags["seed"])
+
+    assert pipeline(*one, "--seeds", "4", "--register", "none").status == 0
+    assert client.search_model_versions() == []
+    # Four seeds: the lower of the two in the middle, also where accuracies are equal.
+    accuracies = {
+        r.data.tags["seed"]: r.data.metrics["val_accuracy"] for r in runs_in(tmp_path, "train")
+    }
+    answer = pipeline(*one, "--seeds", "4")
+    assert len(client.search_model_versions()) == 1
+    assert accuracies[seed_of("base")] == sorted(accuracies.values())[1]
+    assert f"Registered: base-seed{seed_of('base')} as models:/synthetic-cnn/1" in answer.out
+    answer = pipeline(*one, "--seeds", "4", "--register", "all")
+    assert len(client.search_model_versions()) == 4
+    said = [line for line in answer.out.splitlines() if "synthetic-cnn@base" in line]
+    assert len(said) == 1
+    assert f"base-seed{seed_of('base')} as" in said[0]
+
+
 def test_a_name_stands_for_one_recipe(pipeline: Callable[..., Answer], tmp_path: Path) -> None:
-    one = ["ablate", *TINY, "--variants", "base,bn", "--register", "none", "--name", "mine"]
+    one = ["ablate", *TINY, "--variants", "base,bn", "--register", "none", "--name", "it's mine"]
     assert pipeline(*one, "--seeds", "1").status == 0
     before = len(runs_in(tmp_path))
     answer = pipeline(*one, "--seeds", "1", "--batch-size", "64")
     assert answer.status == 2
     assert answer.err.splitlines() == [
-        "error: a study named 'mine' exists with batch_size 256 instead of 64; give this one"
+        'error: a study named "it\'s mine" exists with batch_size 256 instead of 64; give this one'
         " another name"
     ]
     assert len(runs_in(tmp_path)) == before
     assert pipeline(*one, "--seeds", "2").status == 0  # more seeds are the same study
-    assert [run.info.run_name for run in runs_in(tmp_path, "study")] == ["mine", "mine"]
+    assert [run.info.run_name for run in runs_in(tmp_path, "study")] == ["it's mine", "it's mine"]
