@@ -1,5 +1,7 @@
 """A study in which something goes wrong says so, keeps what it has, and goes on when run again."""
 
+import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +76,17 @@ def test_a_child_that_fails_is_listed_and_the_others_go_on(
     assert {run.data.tags["mlflow.parentRunId"] for run in adopted} == {parents[0].info.run_id}
     table = pd.read_csv(client.download_artifacts(parents[0].info.run_id, "results.csv"))
     assert list(table["reused"]) == [True, False, True, True]
+
+
+def test_a_bar_on_the_terminal_says_how_far_the_study_is(
+    pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with broken_cell("base", 0, RuntimeError("no luck")):
+        answer = pipeline("ablate", *TINY, "--seeds", "1", "--variants", "base,bn")
+    shown = answer.err.replace("\n", "\r").split("\r")
+    bars = [line for line in shown if line.startswith("Study, 1 failed, running bn-seed0:")]
+    assert re.search(r"50%.* 1/2 \[\d\d:\d\d<\d\d:\d\d", bars[0])  # done, and time left
 
 
 def test_a_study_that_was_stopped_goes_on_where_it_was(
