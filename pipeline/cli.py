@@ -40,8 +40,8 @@ Dataset = Annotated[str, typer.Option(help=f"Data set: {', '.join(DATASETS)} (bu
 DataDir = Annotated[
     str,
     typer.Option(
-        help="Folder that holds cifar-100-python/. auto: $PIPELINE_DATA_DIR, else ./data if the"
-        " data is there, else a cache per user."
+        help="Folder that holds the files of CIFAR-100, or gets them. auto: $PIPELINE_DATA_DIR,"
+        " else ./data if the data is there, else a cache per user."
     ),
 ]
 Epochs = Annotated[int, typer.Option(help="Passes over the training images; at least 1.")]
@@ -246,12 +246,17 @@ def data(
     if sources:
         print("\n".join(download.describe(chosen_sources())))
     elif check:
-        print("\n".join(cifar100.check(data_dir)))
+        told = cifar100.check(data_dir)
+        if not told:
+            raise MachineError(
+                "CIFAR-100 is neither in data_dir nor in the cache; fetch it by: data"
+            )
+        print("\n".join(told))
     else:
         loaded = cifar100.load(data_dir)
         print(
             f"CIFAR-100: {len(loaded.training):,} training and {len(loaded.validation):,}"
-            f" validation images, sha256 {loaded.digest}"
+            f" validation images, sha256 {loaded.digest}, cached in {cifar100.array_folder()}"
         )
 
 

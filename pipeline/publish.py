@@ -50,6 +50,8 @@ def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, s
         registered.insert(0, f"Models that are registered: {facts['registered models']}")
     print(f"\n{subtitle}\n\n{format_summary(analysis)}\n")
     print("\n".join([*analysis.headline, "", *registered]))
+    if unused:
+        print(f"Not counted: {_count(len(unused), 'run')}, with the reasons in the report")
     print(f"Report: {place}")
     print("See the runs: make ui (or mlflow ui), then http://127.0.0.1:5000")
 
@@ -60,4 +62,6 @@ def _count(number: int, noun: str) -> str:
 
 def _device(result: RunResult) -> str:
     tags = result.tags
-    return f"{tags.get('device_name', tags['device'])} with {tags['threads']} threads"
+    return (
+        f"{tags.get('device_name', tags['device'])} with {_count(int(tags['threads']), 'thread')}"
+    )

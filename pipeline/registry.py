@@ -91,17 +91,14 @@ def register(result: RunResult, data: ImageDataset) -> RunResult:
     with redirect_stderr(StringIO()):  # MLflow's remarks; the command says what is registered
         new = mlflow.register_model(result.model_uri, name, tags=tags)
     measured = {key: data.tags[key] for key in ("validation_digest", "validation_scheme")}
-    rivals = [
-        rival
-        for rival in client.search_model_versions(f"name = '{name}'")
-        if measured.items() <= rival.tags.items()
-    ]
+    versions = client.search_model_versions(f"name = '{name}'")
+    rivals = [rival for rival in versions if measured.items() <= rival.tags.items()]
     champion = max(rivals, key=lambda v: (float(v.tags["val_accuracy"]), -int(v.version)))
     client.set_registered_model_alias(name, result.config.variant, new.version)
-    client.set_registered_model_alias(name, "champion", champion.version)
-    aliases = [result.config.variant] + ["champion"] * (champion.version == new.version)
-    version = RegisteredVersion(name, str(new.version), tuple(aliases))
-    return result._replace(registered=version)
+    # Accuracies on other images can't be compared: a hold-out trial does not depose the champion.
+    if data.test is None or len(rivals) == len(versions):
+        client.set_registered_model_alias(name, "champion", champion.version)
+    return refresh(result._replace(registered=RegisteredVersion(name, str(new.version), ())))
 
 
 def refresh(result: RunResult) -> RunResult:

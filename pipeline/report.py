@@ -152,7 +152,8 @@ def limits(analysis: Analysis) -> list[str]:
         )
     told.append(
         "Whether the effects hold for another network, data set, optimiser or number of epochs than"
-        f" this one ({config.epochs} epochs, Adam, batch size {config.batch_size})."
+        f" this one (epochs: {config.epochs}; Adam; batch size {config.batch_size}). The last epoch"
+        " counts, and curves that cross near it may have crossed by chance."
     )
     if len(analysis.by_rate) == 1:
         told.append(
@@ -306,7 +307,7 @@ def _rates_section(analysis: Analysis, outcome: Outcome) -> Section:
         edge = [variant for variant, lr in analysis.main.rates.items() if lr in ends]
         if edge:
             text.append(
-                f"For {' and '.join(edge)} that is an end of the grid: a better one may lie beyond."
+                f"For {', '.join(edge)} that is an end of the grid: a better one may lie beyond."
             )
     text += analysis.sign_changes
     if analysis.compared and not analysis.sign_changes:
@@ -396,7 +397,7 @@ def _numbers(finding: Finding) -> list[str]:
     detectable = None if one.detectable_effect is None else one.detectable_effect * outcome.scale
     return [
         str(one.seeds),
-        f"{one.difference * outcome.scale:+,.{outcome.decimals}f} {outcome.unit}",
+        f"{one.difference * outcome.scale:+z,.{outcome.decimals}f} {outcome.unit}",
         _interval(one.interval, outcome),
         _interval(one.bootstrap, outcome),
         f"{one.probability:.0%}",
@@ -409,7 +410,7 @@ def _numbers(finding: Finding) -> list[str]:
 def _interval(interval: Interval | None, outcome: Outcome, *, signed: bool = True) -> str:
     if interval is None:
         return "-"
-    form = f"{'+' if signed else ''},.{outcome.decimals}f"
+    form = f"{'+' if signed else ''}z,.{outcome.decimals}f"
     return " to ".join(format(bound * outcome.scale, form) for bound in interval)
 
 

@@ -185,12 +185,14 @@ def test_check_reads_every_byte(
     keep(forms, "cifar-100-python.tar.gz")
     nothing = tmp_path / "nothing"
     nothing.mkdir()
-    assert "no CIFAR-100" in pipeline("data", "--check", "--data-dir", str(nothing)).out
+    empty = pipeline("data", "--check", "--data-dir", str(nothing))
+    assert (empty.status, empty.out) == (1, "")
+    assert "neither in data_dir nor in the cache" in empty.err
     assert pipeline("data", "--data-dir", str(forms)).status == 0
     answer = pipeline("data", "--check", "--data-dir", str(forms))
     assert answer.status == 0
     archive = forms / "cifar-100-python.tar.gz"
-    assert answer.out.splitlines() == [f"{path}: as it should be" for path in (archive, cache)]
+    assert answer.out.splitlines() == [f"{path}: verified" for path in (archive, cache)]
     archive.write_bytes(archive.read_bytes()[:-1])
     answer = pipeline("data", "--check", "--data-dir", str(forms))
     assert answer.status == 2

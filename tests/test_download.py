@@ -180,6 +180,17 @@ def test_another_address_can_be_named_whatever_form_it_has(
     assert lookalike.is_loaded(tmp_path / "empty", ARRAYS)
 
 
+def test_a_source_that_is_no_address_is_told(
+    tmp_path: Path, server: Server, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_DATA_SOURCE", "")  # so that it is taken back afterwards
+    answer = pipeline("data", "--data-dir", str(tmp_path / "empty"), "--source", "ftp://x")
+    assert answer.status == 2
+    assert answer.error_lines == [
+        "error: the source 'ftp://x' is no address; it must begin with http://, https:// or file:///"
+    ]
+
+
 def test_proxy_settings_are_obeyed(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

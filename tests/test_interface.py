@@ -69,7 +69,8 @@ def screenshot(page: Page, request: pytest.FixtureRequest) -> Callable[[str], No
         folder = request.config.getoption("--screenshots")
         if folder:
             page.wait_for_timeout(2000)  # figures are drawn after the text is there
-            page.screenshot(path=Path(folder) / f"{name}.png")
+            path = page.get_by_text(re.compile("^Path:"))  # where it lies on this machine
+            page.screenshot(path=Path(folder) / f"{name}.png", mask=[path], mask_color="white")
 
     return save
 

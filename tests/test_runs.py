@@ -233,6 +233,9 @@ def test_the_champion_is_the_best_of_those_measured_on_the_same_images(
     # A trial on fewer images is measured on the same ones, and so has to be better.
     pipeline("train", "--variant", "base", *poor, "--train-images", "500")
     assert newest("champion") == "1"
+    pipeline("train", "--variant", "dropout", *poor, "--validation", "holdout")
+    assert newest("champion") == "1"
+    assert newest("dropout") == "4"
     assert newest("base") == "3"
     assert newest("bn") == "2"
 

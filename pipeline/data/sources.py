@@ -3,6 +3,8 @@
 import os
 from typing import NamedTuple
 
+from pipeline.errors import InputError
+
 
 class File(NamedTuple):
     """A file by its path below a source's address, its size in bytes, and its sha256 (hex)."""
@@ -81,5 +83,9 @@ def chosen_sources() -> tuple[Source, ...]:
     address = os.environ.get("PIPELINE_DATA_SOURCE")
     if not address:
         return SOURCES
+    if not address.startswith(("http://", "https://", "file:///")):
+        raise InputError(
+            f"the source {address!r} is no address; it must begin with http://, https:// or file:///"
+        )
     address = address.rstrip("/") + "/"
     return tuple(Source(address, address, files) for files in (ARCHIVE, PARQUET, UNPACKED))
