@@ -1,6 +1,7 @@
 """What a user sees of a study in `mlflow ui`, with a real browser.
 
-`pytest tests/test_interface.py --screenshots docs/images` makes the pictures of the docs.
+`pytest tests/test_interface.py --screenshots FOLDER` saves what it sees. So the docs' pictures were
+made, of a study by `make ablation`.
 """
 
 import json

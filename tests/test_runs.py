@@ -1,13 +1,11 @@
 """A run tells the truth about how it ended, and about what it measured."""
 
 import errno
-import json
 import os
 import signal
 import sqlite3
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
-from conftest import BIN, SMALL, Answer, Study, free_port, run, run_project, runs_in, start
+from conftest import SMALL, Answer, Study, run, run_project, runs_in, start
 
 LONG = ["--dataset", "synthetic", "--train-images", "2000", "--epochs", "1000"]
 LONG_PROJECT = ["-Pdataset=synthetic", "-Ptrain_images=2000", "-Pepochs=1000"]
@@ -274,30 +272,3 @@ def test_evaluate_takes_a_run_id(study: Study, pipeline: Callable[..., Answer]) 
     assert evaluation.data.metrics["accuracy"] == pytest.approx(
         run.data.metrics["val_accuracy"], abs=0.0005
     )
-
-
-def test_the_interface_shows_the_runs_without_options(study: Study) -> None:
-    """`mlflow ui` in the folder finds the store that the runs were written to."""
-    port = free_port()
-    server = start(study.folder, str(BIN / "mlflow"), "ui", "--port", str(port))
-    try:
-        experiment = study.parent.info.experiment_id
-        body = json.dumps({"experiment_ids": [experiment]}).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/search",
-            data=body,
-            headers={"Content-Type": "application/json"},
-        )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                text = urllib.request.urlopen(request, timeout=5).read().decode()
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.communicate(timeout=20)
-    for variant in ("base", "bn", "dropout"):
-        assert f"{variant}-seed0" in text

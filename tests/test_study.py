@@ -20,7 +20,7 @@ from pipeline import CNNNetwork
 from pipeline.data import load
 
 VARIANTS = ["base", "bn", "dropout"]
-SEEDS = range(3)
+SEEDS = range(2)
 
 
 def accuracy(study: Study, variant: str, seed: int) -> float:
@@ -37,7 +37,7 @@ def test_it_ends_with_a_table_the_answer_and_the_way_to_the_report(study: Study)
     assert "599,684" in study.answer.out
     assert "599,908" in study.answer.out
     assert "mlflow ui" in study.answer.out
-    assert "synthetic, 5 epochs, 9 runs with 3 seeds, learning rate 0.001." in lines
+    assert "synthetic, 5 epochs, 6 runs with 2 seeds, learning rate 0.001." in lines
     (place,) = (line.removeprefix("Report: ") for line in lines if line.startswith("Report: "))
     assert (study.folder / place).read_text().startswith("<!doctype html>")
 
@@ -50,7 +50,7 @@ def test_the_built_in_data_tells_the_variants_apart_and_is_not_too_easy(study: S
 
 def test_every_variant_and_seed_is_a_finished_child_run_of_its_own(study: Study) -> None:
     assert sorted(study.runs) == sorted(f"{v}-seed{seed}" for v in VARIANTS for seed in SEEDS)
-    assert len(runs_in(study.folder, "train")) == 9
+    assert len(runs_in(study.folder, "train")) == 6
     assert study.parent.info.status == "FINISHED"
     for name, run in study.runs.items():
         assert run.info.status == "FINISHED"
@@ -61,11 +61,7 @@ def test_every_variant_and_seed_is_a_finished_child_run_of_its_own(study: Study)
 def test_another_variant_comes_first_each_time(study: Study) -> None:
     runs = sorted(study.runs.values(), key=lambda run: run.info.start_time)
     order = [run.data.tags["variant"] for run in runs]
-    assert [order[:3], order[3:6], order[6:]] == [
-        ["base", "bn", "dropout"],
-        ["bn", "dropout", "base"],
-        ["dropout", "base", "bn"],
-    ]
+    assert [order[:3], order[3:]] == [["base", "bn", "dropout"], ["bn", "dropout", "base"]]
 
 
 def test_one_model_a_variant_is_registered_that_of_the_median_seed(study: Study) -> None:
@@ -73,7 +69,7 @@ def test_one_model_a_variant_is_registered_that_of_the_median_seed(study: Study)
     assert len(study.client.search_model_versions("name = 'synthetic-cnn'")) == 3
     for variant, run in study.children.items():
         values = [accuracy(study, variant, seed) for seed in SEEDS]
-        assert run.data.metrics["val_accuracy"] == np.median(values)
+        assert run.data.metrics["val_accuracy"] == min(values)  # the lower one of two
 
 
 def test_the_project_runs_own_parameters_stay_as_they_were_typed(study: Study) -> None:
