@@ -189,6 +189,16 @@ def test_the_results_have_a_row_for_every_run(study: Study) -> None:
         assert row["seconds"] == pytest.approx(sum(metric.value for metric in history))
 
 
+def test_the_curves_have_a_row_for_every_run_and_epoch(study: Study) -> None:
+    table = pd.read_csv(study.artifact(study.parent, "curves.csv"))
+    assert len(table) == len(study.runs) * 5
+    for name, run in study.runs.items():
+        rows = table[table["run"] == name]
+        assert list(rows["epoch"]) == [1, 2, 3, 4, 5]
+        logged = study.client.get_metric_history(run.info.run_id, "val_accuracy")
+        assert list(rows["val_accuracy"]) == [metric.value for metric in logged]
+
+
 def test_the_report_is_one_page_that_needs_no_network(study: Study) -> None:
     page = study.artifact(study.parent, "report.html").read_text()
     assert not re.findall(r"(?:src|href)=.(?!data:)|url\(|<script|@import", page)
