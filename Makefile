@@ -2,18 +2,26 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# A process for each core, whose computations then take one thread.
+PYTEST := OMP_NUM_THREADS=1 pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help ablation test lint ui lock clean
+.PHONY: help ablation test test-all bench lint ui lock clean
 
 help:            ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
 ablation: .venv/installed  ## the study of base, bn and dropout on the built-in data, no download (2 to 3 minutes)
 	mlflow run . -e ablate --env-manager local --experiment-name synthetic \
 		-P dataset=synthetic -P epochs=5 -P seeds=3
 
-test: .venv/installed lint ## lint, check types and run every test
-	pytest
+test: .venv/installed lint ## lint, check types and run the tests
+	$(PYTEST)
+
+test-all: .venv/installed lint ## also the thorough tests: hundreds of kills, flips and bad inputs (more than an hour)
+	$(PYTEST) -m "thorough or not thorough"
+
+bench: .venv/installed ## measure speed against the tutorial's loop, into docs/benchmarks (9 minutes; OPTIONS=--quick: fewer)
+	python -m benchmarks.speed $(OPTIONS)
 
 lint: .venv/installed
 	ruff check .
@@ -21,7 +29,7 @@ lint: .venv/installed
 	mypy
 
 ui: .venv/installed ## open MLflow's interface on the runs, at http://127.0.0.1:5000
-	mlflow ui
+	mlflow ui --host 127.0.0.1
 
 lock: .venv/installed ## resolve requirements.txt anew from pyproject.toml
 	uv pip compile --quiet --universal --fork-strategy fewest --extra dev pyproject.toml -o requirements.txt

@@ -20,6 +20,7 @@ from pipeline.statistics import (
     sentence,
     summarize,
 )
+from pipeline.training import is_stuck
 
 TARGET_STEP = 0.05  # the accuracy to be reached is a multiple of this
 
@@ -113,8 +114,10 @@ class Analysis:
             effects = [
                 "Nothing is compared: no two variants that differ in one thing share a seed."
             ]
-        diverged = [note for note in self.notes if "not a number" in note]
-        return [*effects, *self.sign_changes, *diverged]
+        failed = [
+            note for note in self.notes if "not a number" in note or "learned nothing" in note
+        ]
+        return [*effects, *self.sign_changes, *failed]
 
     @property
     def compared(self) -> list[Pair]:
@@ -167,6 +170,13 @@ def analyse(results: Sequence[RunResult]) -> Analysis:
             "No learning rate was chosen: that takes images apart from the reported ones"
             " (validation=holdout)."
         )
+    if table["learning"].eq("stuck").any():
+        stuck = table.loc[table["learning"] == "stuck", "run"]
+        notes.append(
+            f"{len(stuck)} of {len(table)} runs learned nothing, their loss is no better than"
+            f" a guess's (ln 100 = 4.605): {', '.join(stuck)}. An effect that includes them is"
+            " about whether a network learns at all."
+        )
     changes = sign_changes(by_rate, primary)
     return Analysis(results, table, primary, outcomes, target, main, by_rate, changes, notes)
 
@@ -185,6 +195,7 @@ def results_table(results: Sequence[RunResult], target: float | None) -> pd.Data
                 "seed": result.config.seed,
                 "lr": result.config.lr,
                 **last,
+                "learning": "stuck" if is_stuck(result.history) else "ok",
                 "generalisation_gap": last["train_accuracy"] - reported,
                 "epochs_to_target": epochs,
                 "seconds_to_target": seconds,

@@ -6,6 +6,7 @@ meanwhile: neither can be imported again after half an import.
 
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -19,9 +20,18 @@ from pipeline.config import (
     VARIANTS,
     Config,
     check_choice,
+    check_text,
 )
 from pipeline.errors import InputError, MachineError
-from pipeline.grid import REGISTER, REUSE, parse_rates, parse_seeds, parse_variants
+from pipeline.grid import (
+    REGISTER,
+    REUSE,
+    check_name,
+    parse_jobs,
+    parse_rates,
+    parse_seeds,
+    parse_variants,
+)
 from pipeline.interruption import Interrupted
 
 app = typer.Typer(
@@ -33,6 +43,7 @@ app = typer.Typer(
 )
 
 DEFAULT = Config()
+STUDY_REMEDY = "the same command again, which keeps what is done"
 
 
 Variant = Annotated[str, typer.Option(help=f"Network: {', '.join(VARIANTS)}.")]
@@ -68,6 +79,7 @@ Validation = Annotated[
 
 @app.command()
 def train(
+    context: typer.Context,
     variant: Variant = DEFAULT.variant,
     dataset: Dataset = DEFAULT.dataset,
     data_dir: DataDir = DEFAULT.data_dir,
@@ -79,19 +91,45 @@ def train(
     precision: Precision = DEFAULT.precision,
     train_images: TrainImages = DEFAULT.train_images,
     validation: Validation = DEFAULT.validation,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="Id of a run that was stopped or failed, to go on with it. Its settings are kept;"
+            " epochs may be raised."
+        ),
+    ] = None,
 ) -> None:
     """Train one variant as one MLflow run, and register its model."""
-    config = Config(**locals())
+    settings = {name: context.params[name] for name in DEFAULT.as_dict()}
+    config = Config(**settings)
     with interruption.deferred():
-        from pipeline import tracking
+        from pipeline import finished, liveness, tracking
+        from pipeline import resume as resuming
         from pipeline.data import load
         from pipeline.device import choose_device
         from pipeline.runs import train_run
+        from pipeline.store import check_store
 
-    tracking.check_store()
+    check_store()
+    run = tracking.given_run()
+    # `mlflow run` passes every parameter on, also those that nobody has given.
+    given = {name: value for name, value in settings.items() if value != getattr(DEFAULT, name)}
+    if resume is not None:
+        run = finished.get_run(resume)
+        given = {name: settings[name] for name in settings if _is_given(context, name)}
+    if run:
+        liveness.mark_dead_runs()
+        run = finished.get_run(run.info.run_id)
+        config = resuming.configuration(run, given)
+        if run.info.status == "FINISHED" and config.epochs == finished.config_of(run).epochs:
+            print(
+                f"run {run.info.run_id} is finished, with {config.epochs} epochs; for more:"
+                f" python -m pipeline train --resume {run.info.run_id} --epochs N"
+            )
+            return
     choose_device(config.device)
     data = load(config.dataset, config.data_dir, config.train_images, config.validation)
-    result = train_run(config, data)
+    result = train_run(config, data, continued=run)
     last, registered = result.history[-1], result.registered
     assert registered  # as asked for
     print(
@@ -102,6 +140,11 @@ def train(
     for alias in registered.aliases:
         print(f"  also models:/{registered.name}@{alias}")
     print("See it beside other runs: mlflow ui")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.command()
@@ -143,12 +186,21 @@ def ablate(
             help="Finished runs that need not run again: same (made by the same code), any, none."
         ),
     ] = "same",
+    jobs: Annotated[
+        str,
+        typer.Option(
+            help="Runs to train side by side, each in a process with its share of the threads;"
+            " auto: one for each core, and one on a GPU."
+        ),
+    ] = "auto",
 ) -> None:
     """Train several variants with several seeds: a parent run, a child run for each, a report."""
     chosen_variants, chosen_seeds = parse_variants(variants), parse_seeds(seeds)
     rates = parse_rates(lr)
+    check_name(name)
     check_choice("register", register, tuple(REGISTER))
     check_choice("reuse", reuse, REUSE)
+    chosen_jobs = parse_jobs(jobs)
     if validation == "auto":
         validation = "test" if len(rates) == 1 else "holdout"
     settings: dict[str, Any] = {
@@ -164,13 +216,26 @@ def ablate(
     for rate in rates:
         config = Config(**settings, lr=rate)
     with interruption.deferred():
-        from pipeline import tracking
+        from pipeline.store import StoreError, check_store
         from pipeline.study import run_study
 
-    tracking.check_store()
-    run_study(
-        config, chosen_variants, chosen_seeds, rates, name=name, register=register, reuse=reuse
-    )
+    check_store()
+    try:
+        run_study(
+            config,
+            chosen_variants,
+            chosen_seeds,
+            rates,
+            name=name,
+            register=register,
+            reuse=reuse,
+            jobs=chosen_jobs,
+        )
+    except Interrupted as stop:
+        stop.remedy = STUDY_REMEDY
+        raise
+    except StoreError as error:
+        raise type(error)(f"{error}; the study goes on by: {STUDY_REMEDY}") from None
 
 
 @app.command()
@@ -185,10 +250,10 @@ def compare(
 ) -> None:
     """Write the report of a study on finished runs, for instance three that were started alone."""
     with interruption.deferred():
-        from pipeline import tracking
         from pipeline.compare import compare_runs
+        from pipeline.store import check_store
 
-    tracking.check_store()
+    check_store()
     compare_runs(runs or [], experiment)
 
 
@@ -206,10 +271,10 @@ def evaluate(
     """Evaluate a model on its data set's validation split, as an MLflow run of its own."""
     check_choice("dataset", dataset, ("auto", *DATASETS))
     with interruption.deferred():
-        from pipeline import tracking
         from pipeline.runs import evaluate_run
+        from pipeline.store import check_store
 
-    tracking.check_store()
+    check_store()
     name, evaluation = evaluate_run(model, dataset, data_dir)
     print(f"{model} on {name}'s validation split")
     for metric, value in evaluation.metrics.items():
@@ -264,30 +329,58 @@ def main() -> NoReturn:
     """Run a command; report what is wrong in one line, with the exit status that it deserves."""
     interruption.install()
     # Torch's threads wait for each other thousands of times a second. By default they wait by
-    # spinning, and with one other busy process on the machine training takes almost twice as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # MLflow's remarks about itself would bury the progress bar.
+    # spinning, and with one other busy process on the machine training takes twice as long; without
+    # any spinning it takes a tenth longer on an idle one (docs/LOG.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # MLflow's remarks about itself, and its bars, would bury the progress bar.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # By default MLflow tries for four minutes to reach a server, and waits two for its answer;
+    # `store.in_store` waits as well, but tells so, and training goes on meanwhile.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     # By default MLflow samples CPU and memory every 10 s; a run shorter than that has no sample.
     os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5")
     project_run = os.environ.get("MLFLOW_RUN_ID")  # set by `mlflow run`, unset by MLflow later
     try:
+        for argument in sys.argv[1:]:
+            check_text("an argument", argument)
         app(standalone_mode=False)
         sys.exit(0)
     except typer.TyperException as error:
         _fail(f"{error.format_message().rstrip('.')} (see --help)", InputError.exit_status)
     except (InputError, MachineError) as error:
+        if project_run:
+            _keep_status(project_run)
         _fail(str(error), error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         _fail("stopped for the second time, before the run could end properly", 130)
     except Interrupted as error:
         if project_run:
-            from pipeline import tracking
-
-            tracking.keep_killed(project_run)
+            _keep_status(project_run, "KILLED")
         _fail(str(error), error.exit_status)
 
 
+def _keep_status(run_id: str, new: str | None = None) -> None:
+    """Have the run of `mlflow run` keep the status that it has; one that has just begun gets `new`.
+
+    With --run-id it may have ended long ago, or belong to a process that is still at work on it.
+    """
+    from pipeline import finished, liveness, tracking
+
+    with suppress(InputError, MachineError):
+        run = finished.get_run(run_id)
+        status: str | None = run.info.status
+        if status == "RUNNING":
+            alive = liveness.PROCESS in run.data.tags and liveness.is_alive(run)
+            status = "RUNNING" if alive else new
+        if status:
+            tracking.keep_status(run_id, status)
+
+
 def _fail(message: str, exit_status: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    # What was typed may hold line breaks, or codes that would steer the terminal.
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(exit_status)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mlflow.entities import Run
 
-from pipeline import finished, tracking
+from pipeline import finished, liveness, tracking
 from pipeline.analysis import COMPARISONS, analyse
 from pipeline.config import VARIANTS
 from pipeline.errors import InputError
@@ -23,6 +23,7 @@ def compare_runs(run_ids: Sequence[str], experiment: str) -> None:
 
     Raises InputError for an unknown run or experiment, and if nothing can be compared.
     """
+    liveness.mark_dead_runs()
     if run_ids:
         found = finished.get_runs(run_ids)
     else:

@@ -53,6 +53,7 @@ class Config:
     validation: str = "test"
 
     def __post_init__(self) -> None:
+        check_text("data_dir", self.data_dir)
         check_choice("variant", self.variant, VARIANTS)
         check_choice("dataset", self.dataset, DATASETS)
         check_choice("device", self.device, DEVICES)
@@ -84,6 +85,16 @@ def check_choice(name: str, value: str, choices: "tuple[str, ...] | dict[str, La
         guess = get_close_matches(value, choices, n=1)
         hint = f"; did you mean {guess[0]}?" if guess else ""
         raise InputError(f"unknown {name} {value!r}; it must be one of {', '.join(choices)}{hint}")
+
+
+def check_text(name: str, value: str) -> None:
+    """Raise InputError unless every database and file system can hold `value`."""
+    try:
+        storable = b"\0" not in value.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8 arrive as surrogates
+        storable = False
+    if not storable:
+        raise InputError(f"{name} is {value!r}; it must be UTF-8 text without NUL")
 
 
 def check_at_least(name: str, value: int, least: int) -> None:

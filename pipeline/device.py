@@ -1,8 +1,18 @@
 """Where and in which precision a run computes."""
 
+import ctypes
+import os
+import platform
+from contextlib import suppress
+from pathlib import Path
+
 import torch
 
 from pipeline.errors import InputError
+
+# glibc's names, from malloc.h, and the most that it takes for each.
+M_TRIM_THRESHOLD, MOST_KEPT = -1, 2**31 - 1
+M_MMAP_THRESHOLD, LARGEST_KEPT = -3, 2**25
 
 
 def choose_device(name: str) -> torch.device:
@@ -14,10 +24,41 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def describe_machine() -> str:
+    """The machine in words: processor, cores, memory, accelerator, system."""
+    name = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration), Path("/proc/cpuinfo").open() as lines:
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    parts = [name, f"{os.cpu_count()} cores", f"{memory:.0f} GiB of memory"]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join([*parts, f"{platform.system()} on {platform.machine()}"])
+
+
 def compute_exactly() -> None:
     """Have CUDA's convolutions compute fp32 as such, instead of as TF32, and repeatably."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors for the next ones.
+
+    By default it returns large blocks to the system, which maps and clears them anew at every step:
+    half of a validation pass, and a tenth of training (docs/LOG.md). Other C libraries stay as they
+    are.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        libc.mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
+
+
+def release_freed_memory() -> None:
+    """Return what `keep_freed_memory` has kept; what follows training needs it in other pieces."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def choose_precision(name: str, device: torch.device) -> str:

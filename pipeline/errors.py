@@ -11,3 +11,7 @@ class MachineError(RuntimeError):
     """The machine is at fault (no network, a store that cannot be written), not the input."""
 
     exit_status = 1
+
+
+class DivergedError(MachineError):
+    """The loss is not a number any more, or infinite: the training has failed."""

@@ -1,5 +1,6 @@
 """The cells of a study: read from what was typed, and put in order."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -7,6 +8,8 @@ from pipeline.config import VARIANTS, Config, check_choice
 from pipeline.errors import InputError
 
 MAX_SEEDS = 1000
+MAX_NAME = 250  # characters, of a run's name in MLflow's databases
+MAX_GRID = 8000  # characters, of a tag; MLflow cuts off what is beyond
 # Which models a study registers.
 REGISTER = {
     "median": "of each variant that of the seed whose validation accuracy is the median (the lower"
@@ -32,6 +35,31 @@ def plan(
         for turn, (seed, lr) in enumerate(blocks)
         for place in range(len(variants))
     ]
+
+
+def describe(variants: Sequence[str], seeds: Sequence[int], rates: Sequence[float]) -> str:
+    """The axes of a study as JSON. Raises InputError if they are too long to be kept as a tag."""
+    text = json.dumps({"variants": variants, "seeds": seeds, "rates": rates})
+    if len(text) > MAX_GRID:
+        raise InputError(
+            f"seeds and lr take {len(text)} characters, and {MAX_GRID} can be kept; split the study"
+        )
+    return text
+
+
+def check_name(name: str) -> None:
+    """Raise InputError unless a study can have that name, and be found by it."""
+    if not name.strip() or len(name) > MAX_NAME:
+        raise InputError(f"name is {name!r}; it must have 1 to {MAX_NAME} characters")
+
+
+def parse_jobs(text: str) -> int:
+    """Read a number of jobs; 0 stands for `auto`."""
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or not int(text):
+        raise InputError(f"jobs is {text!r}; it must be a whole number of at least 1, or auto")
+    return int(text)
 
 
 def parse_variants(text: str) -> list[str]:

@@ -18,6 +18,11 @@ class Interrupted(BaseException):
         super().__init__(f"stopped by {signal.Signals(signal_number).name}")
         # What a shell reports of a process that died of the signal.
         self.exit_status = 128 + signal_number
+        self.remedy = ""  # the command that goes on from here
+
+    def __str__(self) -> str:
+        stopped = super().__str__()
+        return f"{stopped}; go on by: {self.remedy}" if self.remedy else stopped
 
 
 def install() -> None:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from pipeline import tracking
 from pipeline.analysis import Analysis
+from pipeline.device import describe_machine
 from pipeline.report import effect_metrics, format_summary, limits, report_files
 from pipeline.results import RunResult, recipe
 
@@ -33,7 +34,7 @@ def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, s
         "commit of the runs": ", ".join(sorted(commits)) or "unknown: not run from a git checkout",
         "device of the runs": ", ".join(sorted({_device(result) for result in analysis.results})),
         "time of the runs": f"{timedelta(seconds=round(total))}, all epochs together",
-        "machine of this report": tracking.describe_machine(),
+        "machine of this report": describe_machine(),
         "versions": f"Python {sys.version.split()[0]}, {packages}",
         **facts,
     }

@@ -333,7 +333,7 @@ def _runs_section(analysis: Analysis) -> Section:
     header = ["run", outcome.name, "loss", "seconds", "run id", "commit", "model"]
     rows = [
         [
-            row.run + (" (reused)" if row.reused else ""),
+            row.run + " (stuck)" * (row.learning == "stuck") + " (reused)" * row.reused,
             f"{getattr(row, analysis.primary):.2%}",
             f"{getattr(row, analysis.primary.replace('accuracy', 'loss')):.3f}",
             f"{row.seconds:.0f}",
@@ -343,8 +343,14 @@ def _runs_section(analysis: Analysis) -> Section:
         ]
         for row in table.itertuples()
     ]
-    text = ["“Reused” are runs that an earlier study, or a command of their own, had finished."]
-    return Section("Runs", text if table["reused"].any() else [], tables=[Table(header, rows)])
+    text = []
+    if table["reused"].any():
+        text += [
+            "“Reused” are runs that an earlier study, or a command of their own, had finished."
+        ]
+    if table["learning"].eq("stuck").any():
+        text += ["“Stuck” are runs that learned nothing: their loss is no better than a guess's."]
+    return Section("Runs", text, tables=[Table(header, rows)])
 
 
 def _variants_table(analysis: Analysis, settings: Sequence[Setting]) -> Table:

@@ -2,26 +2,28 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
 import torch
 from mlflow.entities import Run
-from tqdm import tqdm
 
-from pipeline import finished, registry, tracking
+from pipeline import finished, liveness, registry, resume, tracking
 from pipeline.analysis import analyse, chosen_rates
 from pipeline.config import Config
 from pipeline.data import load
 from pipeline.data.dataset import ImageDataset
 from pipeline.device import choose_device, choose_precision
 from pipeline.errors import InputError, MachineError
-from pipeline.grid import REGISTER, plan
+from pipeline.grid import REGISTER, describe, plan
+from pipeline.jobs import Event, Progress, Task, share_threads, side_by_side
+from pipeline.progress import Board
 from pipeline.publish import publish
 from pipeline.results import RunResult, differences, recipe
-from pipeline.runs import code_digest, train_run
-from pipeline.training import BAR_INTERVAL
+from pipeline.runs import THREADS, code_digest, train_run
+from pipeline.store import StoreError, first_line
 
 Failures = dict[str, str]  # the reason, by the name of the run
 
@@ -35,17 +37,21 @@ def run_study(
     name: str,
     register: str,
     reuse: str,
+    jobs: int,
 ) -> None:
     """Train every variant with every seed and learning rate, and write the report.
 
     A parent run, and a child run for each cell; all else is `config`'s. Cells that are finished
     already, by the same code (`reuse="same"`) or by any, are not run again. A child that fails is
-    listed, and the others go on.
+    listed, and the others go on. `jobs` of them run side by side (0: one for each core, and one on
+    a GPU), each with its share of the threads.
 
     Raises InputError if the study `name` (`auto`: none) has another recipe; MachineError, at the
     end, if a child has failed.
     """
     started = time.monotonic()
+    grid = describe(variants, seeds, rates)
+    given = _given_study()
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     data = load(config.dataset, config.data_dir, config.train_images, config.validation)
@@ -60,29 +66,47 @@ def run_study(
         "name": name,
         "register": register,
         "reuse": reuse,
+        "jobs": jobs or "auto",
     }
-    grid = {"variants": variants, "seeds": seeds, "rates": rates}
     tags = {
         "kind": "study",
         "study": name,
         "recipe": json.dumps(shared),
-        "grid": json.dumps(grid),
+        "grid": grid,
         **data.tags,
     }
     cells = plan(config, variants, seeds, rates)
+    at_once = min(jobs or (1 if device.type == "cuda" else THREADS), len(cells))
+    liveness.mark_dead_runs()
+    if given:
+        _check_same(given, name, shared, grid)
     with tracking.track("ablation" if name == "auto" else name, settings, tags) as parent:
         tracking.log_dataset(data, "training", "validation", *(["test"] if data.test else []))
         where = {"data_digest": data.digest, "precision": precision, "device": device.type}
-        if reuse == "same":
-            where |= {"code_digest": code_digest(), "torch": torch.__version__}
-        done = {} if reuse == "none" else _finished_cells(parent, where, cells)
-        results, failures = _run_cells(cells, done, data)
+        code = {"code_digest": code_digest(), "torch": torch.__version__}
+        done: dict[Config, RunResult] = {}
+        begun: dict[Config, Run] = {}
+        if reuse != "none":
+            done = _finished_cells(parent, where | code if reuse == "same" else where, cells)
+            begun = _begun_cells(parent, where | code, cells)
+        todo = [cell for cell in cells if cell not in done]
+        if at_once == 1:
+            events = _one_by_one(todo, begun, parent, data)
+        else:
+            threads = dict(zip(cells, share_threads(len(cells), at_once, THREADS), strict=True))
+            tasks = [Task(cell, begun.get(cell), threads[cell]) for cell in todo]
+            events = side_by_side(tasks, parent, at_once)
+        results, failures = _follow(events, cells, done)
         if not results:
             raise MachineError(f"all {len(cells)} runs failed; {_first(failures)}")
         results = _register(results, data, register)
         took = f"{timedelta(seconds=round(time.monotonic() - started))}"
         reused = f", {len(done)} of {len(cells)} runs reused from before" if done else ""
-        facts = {"wall time": f"{took}{reused}", "registered models": REGISTER[register]}
+        facts = {
+            "wall time": f"{took}{reused}",
+            "runs side by side": f"{at_once}, which share {THREADS} threads",
+            "registered models": REGISTER[register],
+        }
         publish(analyse(results), failures, facts)
         if failures:
             raise MachineError(
@@ -112,7 +136,7 @@ def _finished_cells(
 ) -> dict[Config, RunResult]:
     """Find the cells that have a finished run in the experiment; the newest of each.
 
-    A run of a study that did not finish itself, and that this one contains, becomes a child here.
+    A run of a study that this one continues becomes a child here.
     """
     found: dict[Config, RunResult] = {}
     wanted = {_cell(config): config for config in cells}
@@ -120,46 +144,100 @@ def _finished_cells(
         config = wanted.get(_cell(finished.config_of(run)))
         if config and config not in found:
             found[config] = finished.read_result(run)._replace(reused=True)
-            maker = finished.parent_of(run)
-            deleted = maker is None and "mlflow.parentRunId" in run.data.tags
-            if deleted or (maker and _is_continued(maker, parent)):
+            if _is_continued(run, parent):
                 finished.set_parent(run, parent)
     return found
 
 
-def _is_continued(before: Run, now: Run) -> bool:
-    """Whether the study `before` was stopped or failed, and all its cells are also `now`'s."""
-    old, new = (json.loads(run.data.tags.get("grid", "{}")) for run in (before, now))
+def _begun_cells(
+    parent: Run, where: Mapping[str, str], cells: Sequence[Config]
+) -> dict[Config, Run]:
+    """Find the cells that a study which this one continues has begun, but not finished."""
+    found: dict[Config, Run] = {}
+    wanted = {_cell(config): config for config in cells}
+    for run in finished.find_runs(parent.info.experiment_id, where, "FAILED", "KILLED"):
+        config = wanted.get(_cell(finished.config_of(run)))
+        known = run.data.params  # else it was stopped before it had begun
+        if known and config and config not in found and _is_continued(run, parent):
+            found[config] = run
+            finished.set_parent(run, parent)
+    return found
+
+
+def _is_continued(run: Run, now: Run) -> bool:
+    """Whether the study of `run` is `now`, or goes on there.
+
+    It does if it has been deleted, or was stopped or failed and all its cells are also `now`'s.
+    """
+    maker = finished.parent_of(run)
+    if maker is None:
+        return "mlflow.parentRunId" in run.data.tags
+    if maker.info.run_id == now.info.run_id:
+        return True
+    old, new = (json.loads(study.data.tags.get("grid", "{}")) for study in (maker, now))
     contained = bool(old) and all(set(old[axis]) <= set(new[axis]) for axis in old)
-    return before.info.status in ("FAILED", "KILLED") and contained
+    return maker.info.status in ("FAILED", "KILLED") and contained
 
 
-def _run_cells(
-    cells: Sequence[Config], done: Mapping[Config, RunResult], data: ImageDataset
+def _given_study() -> Run | None:
+    """Return the study that `mlflow run --run-id` names. Raises InputError for any other run."""
+    run = tracking.given_run()
+    if run and run.data.tags["kind"] != "study":
+        raise InputError(f"run {run.info.run_id} is no study; leave --run-id out to begin one")
+    if run:
+        resume.check_ended(run)
+    return run
+
+
+def _check_same(given: Run, name: str, shared: Mapping[str, object], grid: str) -> None:
+    """Raise InputError if the study that `mlflow run --run-id` names is another one."""
+    kept = given.data.tags
+    before = {"name": kept["study"], **json.loads(kept["recipe"]), **json.loads(kept["grid"])}
+    now = {"name": name, **shared, **json.loads(grid)}
+    if before != now:
+        told = differences(before, now)
+        raise InputError(f"study {given.info.run_id} has {told}; it goes on only with the same")
+
+
+def _one_by_one(
+    cells: Sequence[Config], begun: Mapping[Config, Run], parent: Run, data: ImageDataset
+) -> Generator[tuple[Config, Event]]:
+    """Train the cells in this process, as `side_by_side` does in others."""
+    for cell in cells:
+        yield cell, Progress()
+        try:
+            yield cell, train_run(cell, data, False, begun.get(cell), parent)
+        except StoreError:
+            raise
+        except Exception as error:  # whatever it is, it is this run's; the others go on
+            yield cell, error
+
+
+def _follow(
+    events: Generator[tuple[Config, Event]],
+    cells: Sequence[Config],
+    done: Mapping[Config, RunResult],
 ) -> tuple[list[RunResult], Failures]:
-    """Run the cells that are not done. Returns all results, in the order of `cells`."""
+    """Show how far the cells are. Returns all results, in the order of `cells`, and failures."""
     results, failures = dict(done), Failures()
-    todo = [cell for cell in cells if cell not in done]
     if done:
         print(f"{len(done)} of {len(cells)} runs are finished already and are reused", flush=True)
-    # disable=None: a bar only on a terminal. Elsewhere the lines below tell how far it is.
-    with tqdm(
-        total=len(cells), initial=len(done), unit="run", mininterval=BAR_INTERVAL, disable=None
-    ) as bar:
-        for cell in todo:
-            bar.set_description_str(f"Study, {len(failures)} failed, running {cell.run_name}")
-            try:
-                result = train_run(cell, data, register=False)
-            except Exception as error:  # whatever it is, it is this run's; the others go on
-                failures[cell.run_name] = tracking.first_line(error)
-                outcome = f"failed: {failures[cell.run_name]}"
-            else:
-                results[cell] = result
-                accuracy = result.history[-1]["val_accuracy"]
-                outcome = f"validation accuracy {accuracy:.1%}, {result.seconds:.0f} s"
-            bar.update()
-            ended = len(results) + len(failures)
-            bar.write(f"[{ended}/{len(cells)}] {cell.run_name}: {outcome}")
+    with closing(events), closing(Board(len(cells), len(done))) as board:
+        for cell, event in events:
+            match event:
+                case str():
+                    board.write(f"{cell.run_name}: {event}")
+                case Progress(epochs=0):
+                    board.begin(cell)
+                case Progress():
+                    board.show(cell, event)
+                case RunResult():
+                    results[cell] = event
+                    accuracy = event.history[-1]["val_accuracy"]
+                    board.end(cell, f"validation accuracy {accuracy:.1%}, {event.seconds:.0f} s")
+                case Exception():
+                    failures[cell.run_name] = first_line(event)
+                    board.end(cell, f"failed: {failures[cell.run_name]}", failed=True)
     return [results[cell] for cell in cells if cell in results], failures
 
 

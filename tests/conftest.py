@@ -1,22 +1,30 @@
 """What the tests share: the commands as a user runs them, and one small study to look at."""
 
+import json
 import logging
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import mlflow
 import pytest
+from filelock import FileLock
 from mlflow.entities import Run
 
 from pipeline import cli, interruption
+from pipeline.data import synthetic
 
 # In a command MLflow is told so before it is imported.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+# Half a second, and always the same.
+synthetic.generate = cache(synthetic.generate)
 
 ROOT = Path(__file__).parents[1]
 # The real CIFAR-100, for the tests that can use it.
@@ -31,6 +39,34 @@ SMALL = ["--dataset", "synthetic", "--train-images", "600", "--epochs", "2"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", help="folder for what the tests of the interface see")
+
+
+_COUNTS: dict[str, int] = {}
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
+    """Count what was survived, for docs/reliability.md: pytest's summary shows the sums."""
+
+    def add(what: str, count: int) -> None:
+        request.node.user_properties.append((f"tally {what}", count))
+
+    return add
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "teardown":
+        for name, value in report.user_properties:
+            if name.startswith("tally "):
+                what = name.removeprefix("tally ")
+                _COUNTS[what] = _COUNTS.get(what, 0) + int(str(value))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _COUNTS:
+        terminalreporter.section("survived")
+        for what, count in sorted(_COUNTS.items()):
+            terminalreporter.write_line(f"{what}: {count:,}")
 
 
 class Answer(NamedTuple):
@@ -49,7 +85,8 @@ class Answer(NamedTuple):
 def environment(folder: Path) -> dict[str, str]:
     """A user's environment in `folder`, whose store is that of MLflow's defaults."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PIPELINE_"))}
-    return {**kept, "PATH": f"{BIN}:{kept['PATH']}", "PYTHONPATH": str(ROOT), "PWD": str(folder)}
+    own = {"PYTHONPATH": str(ROOT), "PWD": str(folder), "XDG_STATE_HOME": str(folder / "state")}
+    return {**kept, **own, "PATH": f"{BIN}:{kept['PATH']}"}
 
 
 def start(folder: Path, *command: str) -> subprocess.Popen[str]:
@@ -92,12 +129,26 @@ def runs_in(folder: Path, kind: str | None = None) -> list[Run]:
     return list(client.search_runs(experiments, filter_string=chosen))
 
 
+def status_in_the_end(folder: Path, expected: str) -> str:
+    """The status of the newest run, once it has been `expected` for a second, or 10 seconds passed.
+
+    `mlflow run` sets FAILED when it ends; what the project does about it takes a moment.
+    """
+    for _ in range(20):
+        time.sleep(0.5)
+        if runs_in(folder)[0].info.status == expected:
+            break
+    time.sleep(1)
+    return str(runs_in(folder)[0].info.status)
+
+
 @pytest.fixture(autouse=True)
 def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test has a folder, and so a tracking store, of its own, and leaves no run active."""
     for name in list(os.environ):
         if name.startswith(("MLFLOW_", "PIPELINE_")) and "SYSTEM_METRICS" not in name:
             monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     yield
@@ -146,21 +197,35 @@ class Study(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def study(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Study:
     """What the command of `make ablation` makes of two seeds, in another folder."""
-    folder = tmp_path_factory.mktemp("study")
-    dry_run = ["make", "--dry-run", "-C", str(ROOT), "ablation"]
-    lines = subprocess.check_output(dry_run, text=True).replace("\\\n", " ").splitlines()
-    (command,) = (line.split() for line in lines if line.startswith("mlflow run "))
-    command[command.index(".")] = str(ROOT)
-    # Two seeds take a third less time. The learning rate is typed in a way that MLflow would refuse
-    # to log again.
-    command[command.index("seeds=3")] = "seeds=2"
-    answer = run(folder, *command, "-P", "lr=1e-3")
-    assert answer.status == 0, answer.err
-    (parent,) = runs_in(folder, "study")
+    # Of several processes that run tests one makes it for all.
+    mine = tmp_path_factory.getbasetemp()
+    folder = (mine if worker_id == "master" else mine.parent) / "study"
+    said = folder / "answer.json"
+    with FileLock(folder.with_suffix(".lock")):
+        if not said.exists():
+            said.write_text(json.dumps(_make_study(folder)))
+    answer = Answer(*json.loads(said.read_text()))
+    # A test in another process may have made the same study again by now.
+    *_, parent = runs_in(folder, "study")
     runs = {run.info.run_name: run for run in runs_in(folder, "train")}
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     registered = [version.run_id for version in client.search_model_versions()]
     children = {r.data.tags["variant"]: r for r in runs.values() if r.info.run_id in registered}
     return Study(folder, answer, parent, runs, children)
+
+
+def _make_study(folder: Path) -> Answer:
+    folder.mkdir()
+    dry_run = ["make", "--dry-run", "-C", str(ROOT), "ablation"]
+    lines = subprocess.check_output(dry_run, text=True).replace("\\\n", " ").splitlines()
+    (command,) = (line.split() for line in lines if line.startswith("mlflow run "))
+    command[command.index(".")] = str(ROOT)
+    # Two seeds and three epochs take a third of the time. The learning rate is typed in a way that
+    # MLflow would refuse to log again.
+    command[command.index("seeds=3")] = "seeds=2"
+    command[command.index("epochs=5")] = "epochs=3"
+    answer = run(folder, *command, "-P", "lr=1e-3")
+    assert answer.status == 0, answer.err
+    return answer

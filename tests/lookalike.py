@@ -70,6 +70,13 @@ def write_parquet(root: Path, arrays: Arrays) -> None:
         pyarrow.parquet.write_table(table, path)
 
 
+def write_every_form(root: Path, arrays: Arrays) -> None:
+    """Write the unpacked files, the archive and the parquet files."""
+    write_unpacked(root, arrays)
+    write_archive(root, root)
+    write_parquet(root, arrays)
+
+
 def known(root: Path, files: tuple[File, ...]) -> tuple[File, ...]:
     """The files with the sizes and checksums that they have in `root`."""
     contents = [(file.path, (root / file.path).read_bytes()) for file in files]

@@ -1,4 +1,4 @@
-"""What a user sees of a study in `mlflow ui`, with a real browser.
+"""What a user sees of a study by `make ui`, with a real browser.
 
 `pytest tests/test_interface.py --screenshots FOLDER` saves what it sees. So the docs' pictures were
 made, of a study by `make ablation`.
@@ -12,16 +12,16 @@ import signal
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
+import psutil
 import pytest
-from conftest import BIN, Study, free_port, start
+from conftest import ROOT, Study, free_port, start
 from playwright.sync_api import Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on the PATH (Debian: apt install chromium)"
-)
 VARIANTS = ("base", "bn", "dropout")
 PATIENCE = 60_000  # milliseconds until a page shows what it should
 # MLflow opens its assistant beside every page of a new visitor.
@@ -31,27 +31,43 @@ localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
 """
 
 
+class Server(NamedTuple):
+    """What `make ui` has started, and its port."""
+
+    process: psutil.Process
+    port: int
+
+
 @pytest.fixture(scope="module")
-def address(study: Study) -> Iterator[str]:
-    """The address of `mlflow ui`, started in the study's folder."""
+def server(study: Study) -> Iterator[Server]:
+    """`make ui`, started in the study's folder."""
     port = free_port()
-    server = start(study.folder, str(BIN / "mlflow"), "ui", "--port", str(port))
-    address = f"http://127.0.0.1:{port}"
+    # --old-file: the environment is the one that the tests run in.
+    make = ["make", "--makefile", str(ROOT / "Makefile"), "--old-file", ".venv/installed", "ui"]
+    started = start(study.folder, "env", f"MLFLOW_PORT={port}", "MLFLOW_WORKERS=1", *make)
     deadline = time.monotonic() + 60
     while True:
         try:
-            urllib.request.urlopen(f"{address}/health", timeout=5).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
             break
         except OSError:
+            assert started.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.5)
-    yield address
-    os.killpg(server.pid, signal.SIGTERM)
-    server.communicate(timeout=20)
+    yield Server(psutil.Process(started.pid), port)
+    os.killpg(started.pid, signal.SIGTERM)
+    started.communicate(timeout=20)
+
+
+@pytest.fixture
+def address(server: Server) -> str:
+    return f"http://127.0.0.1:{server.port}"
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the PATH (Debian: apt install chromium)")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 900})
@@ -76,6 +92,16 @@ def screenshot(page: Page, request: pytest.FixtureRequest) -> Callable[[str], No
     return save
 
 
+def test_it_listens_on_loopback_only(server: Server) -> None:
+    listening = set()
+    for process in [server.process, *server.process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):  # a short-lived one has ended meanwhile
+            connections = process.net_connections("inet")
+            listening |= {c.laddr for c in connections if c.status == psutil.CONN_LISTEN}
+    assert server.port in {address.port for address in listening}
+    assert {address.ip for address in listening} <= {"127.0.0.1", "::1"}
+
+
 def test_the_parent_unfolds_to_its_children(
     study: Study, address: str, page: Page, screenshot: Callable[[str], None]
 ) -> None:
@@ -95,7 +121,9 @@ def test_compare_draws_the_curves_of_three_variants(
     experiments = json.dumps([study.parent.info.experiment_id])
     page.goto(f"{address}/#/compare-runs?runs={json.dumps(ids)}&experiments={experiments}")
     expect(page.get_by_text("Comparing 3 Runs from 1 Experiment")).to_be_visible()
-    page.get_by_role("link", name="val_accuracy", exact=True).first.click()
+    link = page.get_by_role("link", name="val_accuracy", exact=True).first
+    # Not a click, which is lost while the page draws itself anew.
+    page.goto(f"{address}/{link.get_attribute('href')}")
     curves = page.locator(".js-plotly-plot .scatterlayer .trace .js-line")
     expect(curves.nth(2)).to_be_attached()
     for variant in VARIANTS:

@@ -1,7 +1,9 @@
 """A run tells the truth about how it ended, and about what it measured."""
 
 import errno
+import math
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +15,23 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
-from conftest import SMALL, Answer, Study, run, run_project, runs_in, start
+import torch
+from conftest import (
+    SMALL,
+    Answer,
+    Study,
+    run,
+    run_project,
+    runs_in,
+    start,
+    status_in_the_end,
+)
+
+from pipeline import registry
+from pipeline.data import load, loader
+from pipeline.data.augment import AugmentationParameters
+from pipeline.data.augment import augment as augment_batch
+from pipeline.network import CNNNetwork
 
 LONG = ["--dataset", "synthetic", "--train-images", "2000", "--epochs", "1000"]
 LONG_PROJECT = ["-Pdataset=synthetic", "-Ptrain_images=2000", "-Pepochs=1000"]
@@ -32,6 +50,7 @@ def wait_for_first_epoch(folder: Path, process: subprocess.Popen[str]) -> None:
     raise AssertionError(process.communicate()[1])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_stopped_by_a_signal_is_killed(tmp_path: Path, number: int) -> None:
     process = start(tmp_path, "python", "-m", "pipeline", "train", *LONG)
@@ -40,9 +59,12 @@ def test_a_run_that_is_stopped_by_a_signal_is_killed(tmp_path: Path, number: int
     _, err = process.communicate(timeout=20)
     assert process.returncode == 128 + number
     assert "Traceback" not in err
-    assert err.splitlines()[-1] == f"error: stopped by {signal.Signals(number).name}"
     (run,) = runs_in(tmp_path)
     assert run.info.status == "KILLED"
+    assert err.splitlines()[-1] == (
+        f"error: stopped by {signal.Signals(number).name}; go on by: python -m pipeline train"
+        f" --resume {run.info.run_id}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,12 +86,16 @@ except interruption.Interrupted as stop:
     assert run(tmp_path, *before, "python", "-c", code).out.splitlines() == [said]
 
 
+@pytest.mark.thorough
 def test_a_study_that_is_stopped_is_killed_with_its_running_child(tmp_path: Path) -> None:
     process = start(tmp_path, "python", "-m", "pipeline", "ablate", *LONG)
     wait_for_first_epoch(tmp_path, process)
     process.terminate()
-    process.communicate(timeout=20)
+    _, err = process.communicate(timeout=20)
     assert [run.info.status for run in runs_in(tmp_path)] == ["KILLED", "KILLED"]
+    assert err.splitlines()[-1] == (
+        "error: stopped by SIGTERM; go on by: the same command again, which keeps what is done"
+    )
 
 
 def project_child(process: subprocess.Popen[str]) -> psutil.Process:
@@ -82,28 +108,14 @@ def project_child(process: subprocess.Popen[str]) -> psutil.Process:
         time.sleep(0.01)
 
 
-def status_in_the_end(folder: Path) -> str:
-    """The status of the one run, once it has been KILLED for a second or 10 seconds have passed.
-
-    `mlflow run` sets FAILED when it ends; what the project does about it takes a moment.
-    """
-    for _ in range(20):
-        time.sleep(0.5)
-        (run,) = runs_in(folder)
-        if run.info.status == "KILLED":
-            break
-    time.sleep(1)
-    (run,) = runs_in(folder)
-    return str(run.info.status)
-
-
+@pytest.mark.thorough
 def test_a_signal_to_the_child_of_mlflow_run_ends_as_killed(tmp_path: Path) -> None:
     command = ["mlflow", "run", str(Path(__file__).parents[1]), "--env-manager", "local"]
     process = start(tmp_path, *command, *LONG_PROJECT)
     wait_for_first_epoch(tmp_path, process)
     project_child(process).terminate()
     process.communicate(timeout=20)
-    assert status_in_the_end(tmp_path) == "KILLED"
+    assert status_in_the_end(tmp_path, "KILLED") == "KILLED"
 
 
 def test_ctrl_c_in_mlflow_run_ends_as_killed(tmp_path: Path) -> None:
@@ -112,9 +124,10 @@ def test_ctrl_c_in_mlflow_run_ends_as_killed(tmp_path: Path) -> None:
     wait_for_first_epoch(tmp_path, process)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
     process.communicate(timeout=20)
-    assert status_in_the_end(tmp_path) == "KILLED"
+    assert status_in_the_end(tmp_path, "KILLED") == "KILLED"
 
 
+@pytest.mark.thorough
 def test_ctrl_c_before_the_run_is_taken_over_ends_as_killed_too(tmp_path: Path) -> None:
     command = ["mlflow", "run", str(Path(__file__).parents[1]), "--env-manager", "local"]
     process = start(tmp_path, *command, *LONG_PROJECT)
@@ -124,7 +137,7 @@ def test_ctrl_c_before_the_run_is_taken_over_ends_as_killed_too(tmp_path: Path) 
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert "Traceback" not in err
-    assert status_in_the_end(tmp_path) == "KILLED"
+    assert status_in_the_end(tmp_path, "KILLED") == "KILLED"
     (run,) = runs_in(tmp_path)
     assert "kind" not in run.data.tags
 
@@ -136,7 +149,7 @@ def broken(*_: object, **__: object) -> None:
 def test_a_run_that_breaks_is_failed(
     pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.runs.learning_curves", broken)
+    monkeypatch.setattr("pipeline.figures.learning_curves", broken)
     with pytest.raises(ZeroDivisionError):
         pipeline("train", *SMALL)
     (run,) = runs_in(tmp_path)
@@ -159,14 +172,77 @@ def test_a_store_that_breaks_during_a_run_is_told_in_one_line(
     assert run.info.status == "FAILED"
 
 
-def test_a_model_that_diverged_is_not_evaluated(
+def test_a_loss_that_is_no_number_stops_the_run_at_once(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    pipeline("train", *SMALL, "--lr", "1e30")
-    answer = pipeline("evaluate", "--model", "models:/synthetic-cnn@base")
-    assert answer.status == 2
+    answer = pipeline("train", *SMALL, "--batch-size", "100", "--lr", "1e30")
+    assert answer.status == 1
     (line,) = answer.error_lines
+    assert re.search(r"the loss is (nan|inf) in epoch 1 \(T\), batch 2 of 6", line)
+    assert "at learning rate 1e+30; try a smaller one, such as 1e+29" in line
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["failure"] in line
+    assert run.data.metrics.keys() == set()  # none of a training that went wrong
+
+
+def test_a_loss_that_becomes_infinite_later_leaves_the_last_good_epoch(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    calls = 0
+
+    def augment(images: torch.Tensor, parameters: AugmentationParameters) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        batch = augment_batch(images, parameters)
+        return batch * math.inf if calls == 9 else batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "augment", augment)
+        answer = pipeline("train", *SMALL, "--batch-size", "100")
+    assert "the loss is nan in epoch 2 (T), batch 3 of 6" in answer.error_lines[0]
+    (run,) = runs_in(tmp_path)
+    answer = pipeline("train", "--resume", run.info.run_id)
+    assert answer.status == 0, answer.err
+    assert "goes on after 1 of 2 epochs" in answer.out
+
+
+def test_a_model_that_predicts_no_numbers_is_not_evaluated(
+    pipeline: Callable[..., Answer],
+) -> None:
+    network = CNNNetwork()
+    network.fc2.bias.data.fill_(math.nan)
+    with mlflow.start_run():
+        uri = registry.log_network(network, load("synthetic", "auto"), 1)
+    answer = pipeline("evaluate", "--model", uri)
+    assert answer.status == 2
+    (line,) = answer.err.splitlines()
     assert "did its training diverge?" in line
+
+
+def test_a_loss_that_stays_at_a_guess_is_told(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    small = ["--dataset", "synthetic", "--train-images", "600", "--epochs", "2"]
+    answer = pipeline("train", *small, "--lr", "0.3")
+    assert answer.status == 0
+    assert "warning: base-seed0-lr0.3 has learned nothing" in answer.err
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["learning"] == "stuck"
+    answer = pipeline("train", "--dataset", "synthetic", "--variant", "bn", "--epochs", "1")
+    assert "warning" not in answer.err
+    assert runs_in(tmp_path)[0].data.tags["learning"] == "ok"
+
+
+def test_a_report_names_the_runs_that_learned_nothing(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    tiny = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1", "--seeds", "1"]
+    answer = pipeline("ablate", *tiny, "--variants", "base,bn")
+    assert "2 of 2 runs learned nothing" in answer.out
+    (report,) = tmp_path.rglob("report.md")
+    assert "base-seed0 (stuck)" in report.read_text()
 
 
 def test_a_step_that_must_not_be_cut_in_two_ends_first_whatever_threads_there_are() -> None:

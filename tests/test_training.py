@@ -1,10 +1,12 @@
 """`epoch()` does what the tutorial's does, and a seed decides everything."""
 
+import math
 from itertools import pairwise
 
 import mlflow
 import pytest
 import torch
+from conftest import ROOT, run
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -12,6 +14,7 @@ from pipeline import CNNNetwork, epoch
 from pipeline.config import VARIANTS, Config
 from pipeline.data import load
 from pipeline.data.loader import TrainingBatches
+from pipeline.errors import DivergedError
 from pipeline.training import EpochResult, train_network
 
 CPU = torch.device("cpu")
@@ -99,9 +102,22 @@ def test_epoch_reads_from_the_device_when_the_bar_moves_and_not_for_every_batch(
 
     monkeypatch.setattr(torch.Tensor, "item", counted)
     monkeypatch.setattr("pipeline.training.BAR_INTERVAL", 60)
+    monkeypatch.setattr("pipeline.training.FREE_LOOKS", ())  # as on a GPU
     model = CNNNetwork()
     epoch(model, 1, False, data, nn.CrossEntropyLoss(), adam(model))
     assert reads == 2  # the loss and the accuracy, at the end
+
+
+@pytest.mark.parametrize("looks", [("cpu",), ()], ids=["every batch", "as on a GPU"])
+def test_epoch_names_the_first_batch_whose_loss_is_no_number(
+    monkeypatch: pytest.MonkeyPatch, looks: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("pipeline.training.FREE_LOOKS", looks)
+    data = list(batches(count=20, batch_size=2))
+    data[6] = (data[6][0] * math.inf, data[6][1])
+    model = CNNNetwork()
+    with pytest.raises(DivergedError, match=r"is nan in epoch 3 \(V\), batch 7 of 10, .* 0.001;"):
+        epoch(model, 3, False, data, nn.CrossEntropyLoss(), adam(model))
 
 
 def test_one_seed_means_the_same_images_in_the_same_order_in_every_epoch() -> None:
@@ -176,3 +192,17 @@ def test_every_variant_learns() -> None:
         _, history = train_network(config, data, CPU, "fp32")
         losses = [metrics["train_loss"] for metrics in history]
         assert all(later < earlier for earlier, later in pairwise(losses)), variant
+
+
+def test_training_needs_neither_mlflow_nor_what_comes_with_it() -> None:
+    code = """
+import sys, torch
+from pipeline.config import Config
+from pipeline.data import load
+from pipeline.training import train_network
+data = load("synthetic", train_images=100)
+config = Config(dataset="synthetic", epochs=1, batch_size=50)
+train_network(config, data, torch.device("cpu"), "fp32")
+print(sys.modules.keys() & {"mlflow", "pandas", "pyarrow", "requests", "sqlalchemy", "typer"})
+"""
+    assert run(ROOT, "python", "-c", code).out == "set()\n"

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from pipeline.config import DATASETS, check_choice
-from pipeline.data import cifar100, synthetic
+from pipeline.data import synthetic
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
 
@@ -19,7 +19,13 @@ def load(
     MachineError where there is no network to download them.
     """
     check_choice("dataset", name, DATASETS)
-    data = synthetic.generate() if name == "synthetic" else cifar100.load(data_dir)
+    if name == "synthetic":
+        data = synthetic.generate()
+    else:
+        # It needs libraries to read and fetch files; the rest, training included, needs torch only.
+        from pipeline.data import cifar100
+
+        data = cifar100.load(data_dir)
     if train_images > len(data.training):
         raise InputError(
             f"train_images is {train_images}; {name} has {len(data.training)} of them (0 takes all)"

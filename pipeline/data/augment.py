@@ -20,7 +20,7 @@ MAX_ANGLE = 15.0  # degrees
 
 
 class AugmentationParameters(NamedTuple):
-    """What is drawn at random for each of N images, on the CPU.
+    """What is drawn at random for each of N images.
 
     flip: bool `[N]`, whether to mirror left and right.
     angle: float32 `[N]`, degrees counter-clockwise.
@@ -31,6 +31,10 @@ class AugmentationParameters(NamedTuple):
     angle: Tensor
     top: Tensor
     left: Tensor
+
+    def to(self, device: torch.device) -> "AugmentationParameters":
+        """Return the same on `device`."""
+        return AugmentationParameters(*(values.to(device) for values in self))
 
 
 def draw_parameters(count: int, generator: torch.Generator) -> AugmentationParameters:
@@ -49,7 +53,7 @@ def draw_parameters(count: int, generator: torch.Generator) -> AugmentationParam
 
 
 def augment(images: Tensor, parameters: AugmentationParameters) -> Tensor:
-    """Flip, rotate, crop and normalise uint8 `[N, 32, 32, 3]` images, on their device.
+    """Flip, rotate, crop and normalise uint8 `[N, 32, 32, 3]` images, on the parameters' device.
 
     Returns float32 `[N, 3, 32, 32]` in channels_last layout, from -1 (black) to 1. Call it outside
     autocast, which would compute the rotation in half precision.
@@ -58,7 +62,7 @@ def augment(images: Tensor, parameters: AugmentationParameters) -> Tensor:
     # A black pixel goes before each image's own 1024: it is what the map's number 0 refers to.
     pixels = pad(images.reshape(count, SIZE * SIZE, 3), (0, 0, 1, 0)).view(-1, 3)
     first = torch.arange(count, device=images.device) * (SIZE * SIZE + 1)
-    source = first.view(-1, 1, 1) + _source_pixels(parameters, images.device)
+    source = first.view(-1, 1, 1) + _source_pixels(parameters)
     return normalise(pixels.index_select(0, source.flatten()).view(count, SIZE, SIZE, 3))
 
 
@@ -73,20 +77,17 @@ def normalise(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float().div_(white).sub_(0.5).div_(0.5)
 
 
-def _source_pixels(parameters: AugmentationParameters, device: torch.device) -> Tensor:
+def _source_pixels(parameters: AugmentationParameters) -> Tensor:
     """For each result pixel the source pixel it shows, 1 to 1024 row by row, or 0 for black.
 
     Returns int64 `[N, 32, 32]`.
     """
-    flip, top, left = (
-        drawn.to(device, non_blocking=True)
-        for drawn in (parameters.flip.long(), parameters.top, parameters.left)
-    )
+    flip, angle, top, left = parameters
+    device = angle.device
     numbers = torch.arange(1.0, SIZE * SIZE + 1, device=device).view(1, SIZE, SIZE)
-    flipped = torch.stack([numbers, numbers.flip(-1)])[flip]
+    flipped = torch.stack([numbers, numbers.flip(-1)])[flip.long()]
     # Outside the image grid_sample gives 0.
-    grid = _rotation_grid(parameters.angle, device)
-    rotated = grid_sample(flipped, grid, mode="nearest", align_corners=False)
+    rotated = grid_sample(flipped, _rotation_grid(angle), mode="nearest", align_corners=False)
     # Shifting the grid instead of cropping its result would be simpler, but not the same: the crop
     # would bring back corners that the rotation has already cut off at the 32×32 frame.
     padded = pad(rotated.squeeze(1), (PADDING,) * 4)
@@ -94,7 +95,7 @@ def _source_pixels(parameters: AugmentationParameters, device: torch.device) -> 
     return windows[torch.arange(len(flip), device=device), top, left].long()
 
 
-def _rotation_grid(angle: Tensor, device: torch.device) -> Tensor:
+def _rotation_grid(angle: Tensor) -> Tensor:
     """Where each pixel of the rotated images comes from, for `grid_sample`.
 
     Returns float32 `[N, 32, 32, 2]`: x and y, -1 to 1 across the image. The arithmetic is that of
@@ -106,8 +107,8 @@ def _rotation_grid(angle: Tensor, device: torch.device) -> Tensor:
     radians = torch.deg2rad(-angle.double())
     cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
     transposed = torch.stack([cos, -sin, sin, cos, zero, zero], dim=1).view(-1, 3, 2).float()
-    theta = transposed.to(device, non_blocking=True) / (0.5 * SIZE)
-    centred = torch.arange(SIZE, device=device) - 0.5 * (SIZE - 1)
+    theta = transposed / (0.5 * SIZE)
+    centred = torch.arange(SIZE, device=angle.device) - 0.5 * (SIZE - 1)
     y, x = torch.meshgrid(centred, centred, indexing="ij")
     base = torch.stack([x, y, torch.ones_like(x)], dim=-1).view(1, -1, 3)
     return base.expand(len(theta), -1, -1).bmm(theta).view(-1, SIZE, SIZE, 2)

@@ -4,6 +4,7 @@ Whatever the files, the result is the same arrays, bit for bit, in the order of 
 that is what DIGESTS say, which every load is held to.
 """
 
+import hashlib
 import io
 import os
 import pickle
@@ -15,13 +16,14 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet
 import torch
 from PIL import Image
 from platformdirs import user_cache_path
 
 from pipeline.data.dataset import ImageDataset, Split
-from pipeline.data.download import download, sha256
+from pipeline.data.download import download
 from pipeline.data.sources import ARCHIVE, PARQUET, UNPACKED, File, chosen_sources
 from pipeline.errors import InputError
 
@@ -55,6 +57,7 @@ SUPERCLASSES = {
 }
 SUPERCLASS_OF_NAME = {n: i for i, names in enumerate(SUPERCLASSES.values()) for n in names.split()}
 CLASSES = tuple(sorted(SUPERCLASS_OF_NAME))
+IMAGE_BYTES, LABEL_BYTES = 32 * 32 * 3, 8
 SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
@@ -66,10 +69,10 @@ class Splits(NamedTuple):
 
 
 class Form(NamedTuple):
-    """A form in which the data set lies in a folder: its files, and how they are read."""
+    """A form in which the data set lies in a folder: its files, and how their bytes are read."""
 
     files: tuple[File, ...]
-    read: Callable[[list[Path]], Splits]
+    read: Callable[[list[bytes]], Splits]
 
 
 def load(data_dir: str = "auto") -> ImageDataset:
@@ -82,10 +85,7 @@ def load(data_dir: str = "auto") -> ImageDataset:
     the data is nowhere and no source delivers it.
     """
     root = locate(data_dir)
-    splits = _read_cache()
-    if splits is None:
-        splits = _read_local(root) or _download(root)
-        splits = _write_cache(splits)
+    splits = _usable_cache() or _write_cache(_read_local(root) or _download(root))
     return ImageDataset(
         name="cifar100",
         training=splits.training,
@@ -109,6 +109,8 @@ def locate(data_dir: str) -> Path:
             local = Path("data")
             return local if find(local) else cache_folder()
         data_dir = named
+    if not data_dir:
+        raise InputError("data_dir is empty; name a folder (. is the current one), or auto")
     try:
         root = Path(data_dir).expanduser()
         present = root.is_dir()
@@ -153,8 +155,7 @@ def check(data_dir: str = "auto") -> list[str]:
     if found:
         _verified(*found)
         told += [f"{path}: verified" for path in found[1]]
-    cached = _read_cache()
-    if cached:
+    if _read_cache():
         told.append(f"{array_folder()}: verified")
     return told
 
@@ -189,17 +190,24 @@ def _download(root: Path) -> Splits:
 
 
 def _verified(form: Form, paths: list[Path]) -> Splits:
-    """Read files whose size and sha256 are the known ones; a pickle could run any code."""
-    for file, path in zip(form.files, paths, strict=True):
-        try:
-            right = path.stat().st_size == file.size and sha256(path) == file.sha256
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}; {_remedy(path)}") from None
-        if not right:
-            raise InputError(
-                f"{path} is truncated or altered (its sha256 is not {file.sha256}); {_remedy(path)}"
-            )
-    return form.read(paths)
+    """Read the files of a form, all of which must be the known ones; a pickle could run any code.
+
+    What is verified and what is read are the same bytes in memory: a file may change in between.
+    """
+    return form.read([_trusted(*pair) for pair in zip(form.files, paths, strict=True)])
+
+
+def _trusted(file: File, path: Path) -> bytes:
+    try:
+        # The size first: anything could lie there, a pipe included, which can't be read to its end.
+        content = path.read_bytes() if path.stat().st_size == file.size else b""
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; {_remedy(path)}") from None
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise InputError(
+            f"{path} is truncated or altered (its sha256 is not {file.sha256}); {_remedy(path)}"
+        )
+    return content
 
 
 def _remedy(path: Path) -> str:
@@ -211,13 +219,13 @@ def _is_original(splits: Splits) -> bool:
     return {name: split.digest for name, split in splits._asdict().items()} == DIGESTS
 
 
-def _read_unpacked(paths: list[Path]) -> Splits:
-    return Splits(*(_from_pickle(path.read_bytes()) for path in paths))
+def _read_unpacked(contents: list[bytes]) -> Splits:
+    return Splits(*(_from_pickle(content) for content in contents))
 
 
-def _read_archive(paths: list[Path]) -> Splits:
+def _read_archive(contents: list[bytes]) -> Splits:
     """Read the members in memory: nothing is unpacked, so no member can escape the folder."""
-    with tarfile.open(paths[0]) as archive:
+    with tarfile.open(fileobj=io.BytesIO(contents[0])) as archive:
         members = [archive.extractfile(file.path) for file in UNPACKED]
         return Splits(*(_from_pickle(member.read()) for member in members if member))
 
@@ -230,13 +238,14 @@ def _from_pickle(content: bytes) -> Split:
     return Split(images, torch.tensor(unpickled["fine_labels"]))
 
 
-def _read_parquet(paths: list[Path]) -> Splits:
-    return Splits(*(_from_parquet(path) for path in paths))
+def _read_parquet(contents: list[bytes]) -> Splits:
+    return Splits(*(_from_parquet(content) for content in contents))
 
 
-def _from_parquet(path: Path) -> Split:
+def _from_parquet(content: bytes) -> Split:
     """Decode the Hub's layout: `img` is a struct of `bytes`, a PNG, and `path`."""
-    table = pyarrow.parquet.read_table(path, columns=["img", "fine_label"])
+    columns = ["img", "fine_label"]
+    table = pyarrow.parquet.read_table(pyarrow.BufferReader(content), columns=columns)
     encoded = table["img"].combine_chunks().field("bytes")
     images = np.empty((len(encoded), 32, 32, 3), np.uint8)
     for index, png in enumerate(encoded):
@@ -252,32 +261,57 @@ FORMS = (
 
 
 def array_folder() -> Path:
-    """The folder of the cached arrays."""
+    """The folder of the cached arrays.
+
+    A file holds a split's bytes and nothing else, images and then labels, so that its sha256 is the
+    split's digest: there is no byte, as there would be in a header, that could change unnoticed.
+    """
     return cache_folder() / "arrays"
 
 
 def _read_cache() -> Splits | None:
-    """Map the cached arrays into memory; None if there are none, or if a byte is wrong.
+    """Map the cached arrays into memory; None if they are not there.
 
     Every byte is read each time: a sha256 over all of them takes a tenth of a second.
+
+    Raises InputError for a file that is damaged or unreadable.
     """
-    folder = array_folder()
     try:
-        # "c": a write would change this process's copy only; torch has no read-only tensors.
-        arrays = [
-            torch.from_numpy(np.load(folder / f"{name}-{part}.npy", mmap_mode="c"))
-            for name in Splits._fields
-            for part in ("images", "labels")
-        ]
+        return Splits(*(_read_cached(name) for name in Splits._fields))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError):
-        arrays = []
-    splits = Splits(Split(*arrays[:2]), Split(*arrays[2:])) if arrays else None
-    if splits and _is_original(splits):
-        return splits
-    print(f"the cache in {folder} is damaged and is made anew", file=sys.stderr)
-    return None
+
+
+def _usable_cache() -> Splits | None:
+    """As `_read_cache`; None as well if a file is not to be used, which is told on stderr."""
+    try:
+        return _read_cache()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return None
+
+
+def _read_cached(name: str) -> Split:
+    path, remedy = _cache_file(name), "loading the data makes it anew"
+    try:
+        # "c": a write would change this process's copy only; torch has no read-only tensors.
+        content = np.memmap(path, np.uint8, "c")
+        count = len(content) // (IMAGE_BYTES + LABEL_BYTES)
+        images = content[: count * IMAGE_BYTES].reshape(count, 32, 32, 3)
+        labels = content[count * IMAGE_BYTES :].view(np.int64)
+        split = Split(torch.from_numpy(images), torch.from_numpy(labels))
+        right = split.digest == DIGESTS[name]
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; {remedy}") from None
+    except ValueError:  # empty, or not a whole number of labels
+        right = False
+    if not right:
+        raise InputError(
+            f"{path} is truncated or altered (its sha256 is not {DIGESTS[name]}); {remedy}"
+        )
+    return split
 
 
 def _write_cache(splits: Splits) -> Splits:
@@ -288,13 +322,21 @@ def _write_cache(splits: Splits) -> Splits:
     folder = array_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for outdated in folder.glob("*.npy"):  # 184 MB of earlier versions, which nothing reads
+            outdated.unlink(missing_ok=True)
         with TemporaryDirectory(dir=folder) as temporary:
             for name, split in splits._asdict().items():
-                for part in ("images", "labels"):
-                    path = Path(temporary) / f"{name}-{part}.npy"
-                    np.save(path, getattr(split, part).numpy())
-                    path.replace(folder / path.name)
+                path = Path(temporary) / name
+                # Not by numpy's tofile, whose error does not say that the disk is full.
+                with path.open("wb") as file:
+                    file.write(split.images.numpy().data)
+                    file.write(split.labels.numpy().data)
+                path.replace(_cache_file(name))
     except OSError as error:
         print(f"not cached in {folder}: {error.strerror}", file=sys.stderr)
         return splits
-    return _read_cache() or splits
+    return _usable_cache() or splits
+
+
+def _cache_file(name: str) -> Path:
+    return array_folder() / f"{name}.bin"

@@ -162,7 +162,7 @@ def _transfer(url: str, part: Path, file: File, name: str, least_speed: float) -
     if url.startswith("file:"):
         try:
             shutil.copyfile(url2pathname(urlparse(url).path), part)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: %00 in the path
             raise SourceError(f"has no {file.path}") from None
         return
     fruitless = 0

@@ -38,9 +38,9 @@ class TrainingBatches:
         order = torch.randperm(
             count, generator=stream_generator(self.seed, Stream.ORDER, self.epoch)
         ).to(self.labels.device)
-        parameters = draw_parameters(
-            count, stream_generator(self.seed, Stream.AUGMENTATION, self.epoch)
-        )
+        generator = stream_generator(self.seed, Stream.AUGMENTATION, self.epoch)
+        # Drawn on the CPU, whose numbers every machine has; moved at once, not batch by batch.
+        parameters = draw_parameters(count, generator).to(self.labels.device)
         for start in range(0, count, self.batch_size):
             rows = slice(start, start + self.batch_size)
             chosen = order[rows]

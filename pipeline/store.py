@@ -1,0 +1,230 @@
+"""The tracking store: whether it can be used, and what to do while it can't.
+
+An outage (a server that restarts, a database that another process has locked) is waited for; what
+no waiting mends (a full disk, a store that may not be written) is told at once.
+"""
+
+import errno
+import logging
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import mlflow
+import requests
+from filelock import FileLock
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.errors import InputError, MachineError
+from pipeline.interruption import deferred
+
+RETRY_SECONDS = 2
+# How long to wait for another process that writes to the same database.
+LOCK_SECONDS = 120
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LASTING = ("disk is full", "readonly", "unable to open", "no such table", "disk I/O error")
+PASSING_CODES = {408, 429, *range(500, 600)}  # of HTTP
+# What MLflow says of a server that can't be reached.
+UNREACHED = re.compile("API request to .* failed with (exception|timeout)|ownload")
+# What SQLAlchemy may put before the reason.
+AUTOFLUSH = (
+    "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block if"
+    " this flush is occurring prematurely)"
+)
+STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
+
+# These log what is told in one line here, or what an outage repeats every few seconds.
+for _name in ("mlflow.store.db.utils", "mlflow.system_metrics", "urllib3.connectionpool"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class StoreError(MachineError):
+    """The tracking store can't be used, and waiting does not help."""
+
+
+class StoreOutageError(StoreError):
+    """The tracking store does not answer; later it may."""
+
+
+def patience() -> float:
+    """Seconds for which a run that has begun waits for a store that does not answer.
+
+    Raises InputError if PIPELINE_STORE_PATIENCE is no such number.
+    """
+    given = os.environ.get("PIPELINE_STORE_PATIENCE", "600")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < math.inf:
+        raise InputError(f"PIPELINE_STORE_PATIENCE is {given!r}; it must be seconds, such as 600")
+    return seconds
+
+
+def in_store(function: Callable[P, T]) -> Callable[P, T]:
+    """Wrap a function that may be repeated, so that it waits for the end of an outage.
+
+    Raises StoreOutageError, in one line, if the outage does not end in time (none is waited for
+    before a run has begun; a job of a study has one from the start), and StoreError for what can't
+    pass.
+    """
+
+    @wraps(function)
+    def patient(*args: P.args, **kwargs: P.kwargs) -> T:
+        started, told = time.monotonic(), False
+        while True:
+            try:
+                with uncut():
+                    return function(*args, **kwargs)
+            except STORE_ERRORS as error:
+                limit = patience() if mlflow.active_run() or parent_process() else 0.0
+                if is_locked(error):
+                    limit = max(limit, LOCK_SECONDS)
+                if not is_outage(error) or time.monotonic() - started >= limit:
+                    raise as_store_error(error) from None
+                if not told and not is_locked(error):
+                    told = True
+                    print(
+                        f"the tracking store {mlflow.get_tracking_uri()} does not answer; waiting"
+                        f" for it for up to {limit:.0f} s",
+                        file=sys.stderr,
+                    )
+                time.sleep(RETRY_SECONDS)
+
+    return patient
+
+
+def uncut() -> AbstractContextManager[None]:
+    """Hold signals back while something is stored in a database.
+
+    A signal's exception in the middle of SQLAlchemy can leave a transaction open. This process then
+    waits in vain for its own lock when it wants to say how the run has ended, and so do others. A
+    server is not cut short by what happens here; a request to it may be, since it can take long.
+    """
+    return nullcontext() if mlflow.get_tracking_uri().startswith("http") else deferred()
+
+
+def is_locked(error: Exception) -> bool:
+    """Whether another process is writing to the same SQLite file at this moment."""
+    return "database is locked" in str(error)
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether what has failed may go well later."""
+    said = str(error)
+    if any(words in said for words in LASTING):
+        return False
+    if isinstance(error, requests.HTTPError):  # of a server that does answer
+        return error.response is None or error.response.status_code in PASSING_CODES
+    if isinstance(error, MlflowException):
+        if mlflow.get_tracking_uri().startswith("http"):
+            code = re.search(r"failed with error code (\d+)", said)
+            return int(code[1]) in PASSING_CODES if code else bool(UNREACHED.search(said))
+        return bool(error.error_code == "TEMPORARILY_UNAVAILABLE")  # a database
+    return isinstance(error, requests.RequestException) or is_locked(error)
+
+
+def as_store_error(error: Exception) -> StoreError:
+    """Say in one line what is wrong with the store, and what to do."""
+    uri, said = mlflow.get_tracking_uri(), first_line(error)
+    if is_outage(error):
+        return StoreOutageError(f"the tracking store {uri} does not answer ({said})")
+    advice = "set MLFLOW_TRACKING_URI to one that can be written, such as sqlite:///mlflow.db"
+    if schema := re.search(r"(?:found version|Can't locate revision identified by) '?(\w+)", said):
+        version = f"MLflow {mlflow.__version__}"
+        if _is_known(schema[1]):
+            said = f"an MLflow older than {version} made it"
+            advice = f"make a copy of it, and bring it up to date by: mlflow db upgrade {uri}"
+        else:
+            said = f"an MLflow newer than {version} made it"
+            advice = "use that version, or set MLFLOW_TRACKING_URI to another store"
+    elif uri.startswith("file:") and "migrate-filestore" in said:
+        said = "it holds runs as files, which MLflow no longer writes"
+        advice = (
+            "convert it by mlflow migrate-filestore, or move it away, or"
+            " set MLFLOW_TRACKING_URI=sqlite:///mlflow.db to begin a new store beside it"
+        )
+    elif "disk is full" in said or getattr(error, "errno", None) in NO_ROOM:
+        advice = "make room on its disk"
+    elif "already exists" in said:
+        advice = "it was not completed when it was made; if it is new, delete it"
+    elif isinstance(error, ImportError):
+        advice = "install the driver of that database"
+    return StoreError(f"the tracking store {uri} can't be used ({said}); {advice}")
+
+
+def _is_known(schema: str) -> bool:
+    """Whether the installed MLflow has a migration that leads to this version of the schema."""
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+    from mlflow.store.db.utils import _get_alembic_config
+
+    try:
+        migrations = ScriptDirectory.from_config(_get_alembic_config(""))  # type: ignore[no-untyped-call]
+        return bool(migrations.get_revision(schema))
+    except CommandError:
+        return False
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says."""
+    said = str(error).strip().removeprefix(AUTOFLUSH).strip()
+    return (said or type(error).__name__).splitlines()[0]
+
+
+def check_store() -> None:
+    """Make the tracking store if it is new; raise StoreError if it can't be used."""
+    patience()
+    uri = mlflow.get_tracking_uri()
+    database = uri.removeprefix("sqlite:///").split("?")[0]
+    # SQLite's own addresses (`file:…`) say more than a path, and `:memory:` is none.
+    if uri.startswith("sqlite:///") and database and not database.startswith(("file:", ":")):
+        try:
+            _make_sqlite(Path(database))
+        except STORE_ERRORS as error:
+            raise as_store_error(error) from None
+    _open_store()
+
+
+def _make_sqlite(database: Path) -> None:
+    """Make the tables of a new database, all of them or none.
+
+    MLflow makes them when it first opens one. Of several processes that do so at the same moment
+    all but one would fail, and one that is killed meanwhile would leave what no other can open.
+    """
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.with_name(f"{database.name}.lock")):
+        if not database.exists() or not database.stat().st_size:  # SQLite leaves empty ones
+            new = database.with_name(f"{database.name}.new")
+            # With its journal: SQLite would take that for the new file's own, and roll it back.
+            for left in database.parent.glob(f"{new.name}*"):
+                left.unlink()
+            engine = create_sqlalchemy_engine(f"sqlite:///{new}")  # type: ignore[no-untyped-call]
+            _initialize_tables(engine)  # type: ignore[no-untyped-call]
+            engine.dispose()
+            new.replace(database)
+
+
+@in_store
+def _open_store() -> None:
+    from alembic.util import CommandError
+
+    try:
+        mlflow.search_experiments(max_results=1)
+        mlflow.MlflowClient().search_registered_models(max_results=1)
+    except (ImportError, CommandError) as error:  # no driver for it; an unknown schema
+        raise as_store_error(error) from None

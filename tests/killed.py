@@ -1,0 +1,196 @@
+"""Run a command of the pipeline in processes that begin at once and are killed at chosen moments.
+
+usage: python killed.py '<JSON: list of {"arguments": […], "at": MOMENT or null, "signal": number}>'
+
+Torch and MLflow, whose import takes seconds, are imported once; each process is a fork of this one,
+which computes nothing itself. A MOMENT is `name` or `name:occurrence` out of MOMENTS, `in a
+write:line`, or seconds since the start. `RUN` in the arguments stands for the id of the first training run in ./mlflow.db;
+if there is none yet, the arguments are those of "otherwise".
+`"together": true` in the first entry starts all at the same moment. Prints a JSON list: of each its
+status (128 + the signal that it died of), stdout, stderr, duration, and what all runs say then.
+"""
+
+import json
+import os
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import alembic.command
+import mlflow
+import torch
+from mlflow import MlflowClient
+
+from pipeline import cli
+from pipeline import runs as _runs  # noqa: F401
+from pipeline import study as _study  # noqa: F401
+from pipeline.data import synthetic
+from pipeline.data.loader import ValidationBatches
+
+# What a run imports on its way; with the others, before the fork.
+for _name in (
+    "git",
+    "matplotlib.pyplot",
+    "mlflow.pytorch",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "networkx",
+    "torch._dynamo",
+    "torch._export.serde.serialize",
+):
+    import_module(_name)
+
+# Where the process dies: before or after the call of a function, by what it does for a run.
+MOMENTS: dict[str, tuple[Any, str, str]] = {
+    "tables made": (alembic.command, "upgrade", "before"),
+    "run begun": (mlflow, "start_run", "after"),
+    "run described": (mlflow, "log_params", "after"),
+    "in a batch": (torch.optim.Adam, "step", "before"),
+    "in validation": (ValidationBatches, "__iter__", "before"),
+    "metrics sent": (MlflowClient, "log_batch", "after"),
+    "state written": (os, "fsync", "before"),
+    "state renamed": (Path, "replace", "after"),
+    "figure": (mlflow, "log_figure", "before"),
+    "weights": (mlflow, "log_artifact", "after"),
+    "model named": (MlflowClient, "_create_logged_model", "after"),
+    "model begun": (MlflowClient, "log_outputs", "after"),
+    "model exported": (MlflowClient, "log_model_artifacts", "before"),
+    "model stored": (MlflowClient, "log_model_artifacts", "after"),
+    "model ready": (MlflowClient, "finalize_logged_model", "after"),
+    "version": (mlflow, "register_model", "after"),
+    "alias": (MlflowClient, "set_registered_model_alias", "after"),
+    "ending": (MlflowClient, "set_terminated", "before"),
+}
+
+
+def die_at(moment: str, number: int) -> None:
+    """Have this process send itself a signal at a moment."""
+    name, _, occurrence = moment.partition(":")
+    if name == "in a write":
+        die_in_a_write(int(occurrence), number)
+        return
+    owner, attribute, when = MOMENTS[name]
+    original: Callable[..., Any] = getattr(owner, attribute)
+    left = int(occurrence or 1)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0 and when == "before":
+            os.kill(os.getpid(), number)
+        result = original(*args, **kwargs)
+        if left == 0 and when == "after":
+            os.kill(os.getpid(), number)
+        return result
+
+    setattr(owner, attribute, wrapped)
+
+
+def die_in_a_write(line: int, number: int) -> None:
+    """Have this process send itself a signal at a line of SQLAlchemy that stores metrics."""
+    original = MlflowClient.log_batch
+
+    def trace(frame: FrameType, _event: str, _value: Any) -> Any:
+        nonlocal line
+        if "sqlalchemy" in frame.f_code.co_filename:
+            line -= 1
+            if line == 0:
+                sys.settrace(None)
+                os.kill(os.getpid(), number)
+        return trace if line > 0 else None
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        sys.settrace(trace if line > 0 else None)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            sys.settrace(None)
+
+    MlflowClient.log_batch = wrapped  # type: ignore[method-assign]
+
+
+def statuses() -> list[str]:
+    """The status of every run in the store."""
+    with suppress(sqlite3.OperationalError):  # no store yet, or no tables
+        return [
+            status for (status,) in sqlite3.connect("mlflow.db").execute("SELECT status FROM runs")
+        ]
+    return []
+
+
+def first_run() -> str:
+    """The id of the oldest training run whose settings are known; empty if there is none."""
+    store = sqlite3.connect("mlflow.db")
+    query = (
+        "SELECT r.run_uuid FROM runs r JOIN tags t USING (run_uuid) JOIN params p USING (run_uuid)"
+        " WHERE t.key = 'kind' AND t.value = 'train' AND p.key = 'seed' ORDER BY r.start_time"
+    )
+    with suppress(sqlite3.OperationalError):  # no store yet, or no tables
+        found = store.execute(query).fetchone()
+        return str(found[0]) if found else ""
+    return ""
+
+
+def start(job: dict[str, Any], name: str) -> int:
+    """Fork a process that runs a job; its output goes to the files `name`.out and `name`.err."""
+    arguments = job["arguments"]
+    if "RUN" in arguments:
+        run_id = first_run()
+        arguments = [run_id if word == "RUN" else word for word in arguments]
+        arguments = arguments if run_id else job["otherwise"]
+    pid = os.fork()
+    if pid:
+        return pid
+    for stream, number in (("out", 1), ("err", 2)):
+        os.dup2(os.open(f"{name}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    if isinstance(job.get("at"), str):
+        die_at(job["at"], job["signal"])
+    sys.argv = ["pipeline", *arguments]
+    cli.main()  # which ends this process
+    return 0
+
+
+def wait(pid: int, job: dict[str, Any], started: float) -> int:
+    """Wait for a process, and kill it when its time has come."""
+    if isinstance(job.get("at"), float | int):
+        while time.monotonic() - started < job["at"]:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return status
+            time.sleep(0.002)
+        os.kill(pid, job["signal"])
+    return os.waitpid(pid, 0)[1]
+
+
+def main() -> None:
+    """Run the jobs, and say how each ended."""
+    synthetic.generate = cache(synthetic.generate)
+    synthetic.generate()
+    jobs = json.loads(sys.argv[1])
+    together = jobs[0].get("together", False)
+    answers, started = [], time.monotonic()
+    pids = [start(job, f"job{n}") for n, job in enumerate(jobs)] if together else []
+    for n, job in enumerate(jobs):
+        if not together:
+            started = time.monotonic()
+            pids.append(start(job, f"job{n}"))
+        status = wait(pids[n], job, started)
+        code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        out, err = (Path(f"job{n}.{stream}").read_text() for stream in ("out", "err"))
+        seconds = time.monotonic() - started
+        answer = {"status": code, "out": out, "err": err, "seconds": seconds}
+        answers.append({**answer, "runs": statuses()})
+    print(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main()
