@@ -1,0 +1,170 @@
+"""Measure what was tried to make a training step faster, kept or not, against the step as it is.
+
+python -m benchmarks.attempts [--rounds 5] [--threads 2] [--precision bf16] [ATTEMPT …]
+
+Each attempt is a process that trains in turn with the others; ratios are those of the same round.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from benchmarks.contestant import Contestant, Setup
+
+IMAGES = 20_480
+SPIN = {"GOMP_SPINCOUNT": "1000"}  # as the commands set it
+
+
+class Attempt(NamedTuple):
+    """What is different: the environment, and a function of PATCHES that is called first."""
+
+    environment: dict[str, str]
+    patch: str = ""
+
+
+def _preload(name: str) -> dict[str, str]:
+    paths = sorted(Path("/usr/lib").glob(f"*/lib{name}.so*"))
+    return SPIN | {"LD_PRELOAD": str(paths[0])} if paths else {}
+
+
+ATTEMPTS = {
+    "as it is": Attempt(SPIN),
+    "freed memory returned": Attempt(SPIN, "return_memory"),
+    "jemalloc": Attempt(_preload("jemalloc"), "return_memory"),
+    "tcmalloc": Attempt(_preload("tcmalloc_minimal"), "return_memory"),
+    "five times the spinning": Attempt({"GOMP_SPINCOUNT": "5000"}),
+    "OpenMP's own spinning": Attempt({}),
+    "no spinning": Attempt({"OMP_WAIT_POLICY": "PASSIVE"}),
+    "ReLU not in place": Attempt(SPIN, "relu_not_in_place"),
+    "dropout's mask from random bits": Attempt(SPIN, "dropout_from_bits"),
+    "ReLU after pooling": Attempt(SPIN, "relu_after_pooling"),
+    "planes instead of channels_last": Attempt(SPIN, "planes"),
+    "Adam not fused": Attempt(SPIN, "plain_adam"),
+}
+
+
+def main() -> None:
+    """Let the attempts train in turns; print images per second and ratios."""
+    parser = argparse.ArgumentParser(description="Measure what was tried for a faster step.")
+    parser.add_argument("attempts", nargs="*", default=list(ATTEMPTS), metavar="ATTEMPT")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--variant", default="dropout")
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
+    parser.add_argument("--dataset", default="cifar100", choices=("cifar100", "synthetic"))
+    parser.add_argument("--data-dir", default="auto")
+    options = parser.parse_args()
+    if unknown := set(options.attempts) - set(ATTEMPTS):
+        parser.error(f"no attempt is named {', '.join(unknown)}; there are: {', '.join(ATTEMPTS)}")
+    names = list(dict.fromkeys(["as it is", *options.attempts]))
+    team = {}
+    for name in names:
+        environment, patch = ATTEMPTS[name]
+        if not environment and "malloc" in name:
+            print(f"{name}: not installed")
+            continue
+        setup = Setup(
+            options.precision,
+            options.variant,
+            options.dataset,
+            options.data_dir,
+            "cpu",
+            options.threads,
+            patch,
+        )
+        team[name] = Contestant(setup, environment)
+    rates: dict[str, list[float]] = {name: [] for name in team}
+    for turn in range(options.rounds + 1):
+        order = list(team)
+        for name in order[turn % len(order) :] + order[: turn % len(order)]:
+            answer = team[name].do("train", IMAGES)
+            rates[name].append(answer["images"] / answer["seconds"])
+    for name, values in rates.items():
+        ratios = [b / a for a, b in zip(rates["as it is"][1:], values[1:], strict=True)]
+        print(
+            f"{name:34} {median(values[1:]):>7,.0f} images/s, ratio {median(ratios):.3f}"
+            f" ({min(ratios):.3f} to {max(ratios):.3f})"
+        )
+    for contestant in team.values():
+        contestant.end()
+
+
+def return_memory() -> None:
+    """Leave glibc, or what takes its place, as it is."""
+    import platform
+
+    platform.libc_ver = lambda *_: ("another", "")
+
+
+def relu_not_in_place() -> None:
+    """Let ReLU write into memory of its own."""
+    import torch
+
+    torch.relu_ = torch.relu
+
+
+def relu_after_pooling() -> None:
+    """Exchange ReLU and pooling, which is the same only without BatchNorm (`--variant base`)."""
+    from pipeline.network import CNNNetwork
+
+    def forward(self, x):  # type: ignore[no-untyped-def]
+        x = self.pool(self.conv1(x)).relu()
+        x = self.pool(self.conv2(x)).relu()
+        x = self.pool(self.conv3(x)).relu()
+        return self.fc2(self.dropout(self.fc1(self.flatten(x)).relu()))
+
+    CNNNetwork.forward = forward  # type: ignore[method-assign]
+
+
+def dropout_from_bits() -> None:
+    """Draw 63 of dropout's coins at once."""
+    import torch
+    from torch import Tensor, nn
+
+    def forward(self: nn.Dropout, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        words = torch.empty(-(-x.numel() // 63), dtype=torch.int64).random_()
+        coins = (words.view(-1, 1) >> torch.arange(63)) & 1
+        return x * (2 * coins.view(-1)[: x.numel()].view_as(x))
+
+    nn.Dropout.forward = forward  # type: ignore[method-assign,assignment]
+
+
+def planes() -> None:
+    """Keep images and weights in planes, red, green and blue after one another."""
+    import torch
+
+    torch.channels_last = torch.contiguous_format
+
+
+def plain_adam() -> None:
+    """Let Adam update each tensor by several operations."""
+    import torch
+
+    adam = torch.optim.Adam
+
+    def plain(parameters, lr, fused):  # type: ignore[no-untyped-def]
+        return adam(parameters, lr=lr)
+
+    torch.optim.Adam = plain  # type: ignore[misc,assignment]
+
+
+PATCHES: dict[str, Callable[[], None]] = {
+    function.__name__: function
+    for function in (
+        return_memory,
+        relu_not_in_place,
+        relu_after_pooling,
+        dropout_from_bits,
+        planes,
+        plain_adam,
+    )
+}
+
+
+if __name__ == "__main__":
+    main()

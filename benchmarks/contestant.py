@@ -1,0 +1,207 @@
+"""A process that trains when it is asked to, and says how long each stage took."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+STAGES = ("data", "forward", "backward", "optimiser", "bookkeeping")
+MATMUL_SIZE = 2048
+
+
+class Setup(NamedTuple):
+    """How a contestant trains. `precision` is `tutorial` for the tutorial's own loop."""
+
+    precision: str
+    variant: str
+    dataset: str
+    data_dir: str
+    device: str
+    threads: int  # 0: torch's choice
+    patch: str = ""  # a function of benchmarks.attempts
+
+
+class Contestant:
+    """The process; it waits, and so takes no time from the others, until it is asked."""
+
+    def __init__(self, setup: Setup, environment: dict[str, str]) -> None:
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        # OpenMP reads its settings once, when it is loaded.
+        before = dict(os.environ)
+        os.environ.update(environment)
+        self.process = context.Process(target=_serve, args=(theirs, setup))
+        self.process.start()
+        os.environ.clear()
+        os.environ.update(before)
+
+    def ask(self, task: str, size: int = 0) -> None:
+        """Begin a task: `train` or `validate` on so many images, or one of the figures below."""
+        self.connection.send((task, size))
+
+    def answer(self) -> Any:
+        """Wait for what was asked, and return it."""
+        return self.connection.recv()
+
+    def end(self) -> None:
+        """End the process."""
+        self.ask("end")
+        self.process.join()
+
+    def do(self, task: str, size: int = 0) -> Any:
+        """Ask, and wait."""
+        self.ask(task, size)
+        return self.answer()
+
+
+def _serve(connection: Connection, setup: Setup) -> None:
+    import torch
+
+    from benchmarks import tutorial
+    from pipeline.config import Config
+    from pipeline.data import load
+    from pipeline.data.dataset import Split
+    from pipeline.data.loader import TrainingBatches, ValidationBatches
+    from pipeline.training import VALIDATION_BATCH_SIZE, epoch, prepare, training_step
+
+    if setup.patch:
+        from benchmarks.attempts import PATCHES
+
+        PATCHES[setup.patch]()
+    # For the progress bars, which belong to both loops.
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    if setup.threads:
+        torch.set_num_threads(setup.threads)
+    data = load(setup.dataset, setup.data_dir)
+    device = torch.device(setup.device)
+    is_tutorial = setup.precision == "tutorial"
+    workers = os.cpu_count() or 1 if device.type == "cuda" else 0  # a GPU waits for one process
+    if is_tutorial:
+        model, criterion, optimizer = tutorial.setup(setup.variant, device)
+    else:
+        model, criterion, optimizer = prepare(Config(variant=setup.variant), device)
+        step = training_step(model, criterion, optimizer, setup.precision, tutorial.BATCH_SIZE)
+    clock = _Clock(model, criterion, optimizer)
+
+    def training(split: Split) -> Any:
+        if is_tutorial:
+            return tutorial.loader(split, True, workers)
+        return TrainingBatches(split, tutorial.BATCH_SIZE, 0, device)
+
+    def validation(split: Split) -> Any:
+        if is_tutorial:
+            return tutorial.loader(split, False, workers)
+        return ValidationBatches(split, VALIDATION_BATCH_SIZE, device)
+
+    def one_pass(train: bool, split: Split) -> dict[str, Any]:
+        batches = training(split) if train else validation(split)
+        clock.restart()
+        started = time.perf_counter()
+        arguments = (model, 1, train, clock.watch(batches), criterion, optimizer)
+        if is_tutorial:
+            tutorial.epoch(*arguments)
+        else:
+            epoch(*arguments, step=step if train else None)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, "images": len(split), "stages": clock.shares()}
+
+    while (request := connection.recv())[0] != "end":
+        task, size = request
+        if task == "train":
+            connection.send(one_pass(True, data.training.first(size)))
+        elif task == "validate":
+            connection.send(one_pass(False, data.validation.first(size)))
+        elif task == "matmul":
+            connection.send(_matmul_rates(device))
+        elif task == "sizes":
+            connection.send((len(data.training), len(data.validation)))
+        elif task == "flop":
+            connection.send(_flop_per_image(model, criterion, device))
+        elif task == "loading":
+            started = time.perf_counter()
+            load(setup.dataset, setup.data_dir)
+            connection.send(time.perf_counter() - started)
+
+
+class _Clock:
+    """Seconds of each stage, on a device that computes nothing behind the program's back."""
+
+    def __init__(self, model: Any, criterion: Any, optimizer: Any) -> None:
+        model.register_forward_pre_hook(lambda *_: self._mark("bookkeeping"))
+        model.register_forward_hook(lambda *_: self._mark("forward"))
+        criterion.register_forward_hook(lambda *_: self._mark("forward"))
+        optimizer.register_step_pre_hook(lambda *_: self._mark("backward"))
+        optimizer.register_step_post_hook(lambda *_: self._mark("optimiser"))
+        self.restart()
+
+    def restart(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.last = time.perf_counter()
+
+    def watch(self, batches: Iterable[Any]) -> "_Watched":
+        return _Watched(batches, self)
+
+    def shares(self) -> dict[str, float]:
+        self._mark("bookkeeping")
+        total = sum(self.seconds.values())
+        return {stage: seconds / total for stage, seconds in self.seconds.items()}
+
+    def _mark(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] += now - self.last
+        self.last = now
+
+
+class _Watched:
+    """Batches, with the time that it takes to make them."""
+
+    def __init__(self, batches: Any, clock: _Clock) -> None:
+        self.batches, self.clock = batches, clock
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator = iter(self.batches)
+        while True:
+            self.clock._mark("bookkeeping")
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self.clock._mark("data")
+            yield batch
+
+
+def _flop_per_image(model: Any, criterion: Any, device: Any) -> float:
+    """Multiplications and additions of a training step, for one image, as torch counts them."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    count = 16
+    with FlopCounterMode(display=False) as counter:
+        outputs = model(torch.zeros(count, 3, 32, 32, device=device))
+        criterion(outputs, torch.zeros(count, dtype=torch.int64, device=device)).backward()
+    return float(counter.get_total_flops() / count)
+
+
+def _matmul_rates(device: Any) -> dict[str, float]:
+    """Operations per second (multiplications and additions) of a large matrix product."""
+    import torch
+
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device=device, dtype=dtype)
+        best = float("inf")
+        for _ in range(6):
+            started = time.perf_counter()
+            (a @ a)[0, 0].item()
+            best = min(best, time.perf_counter() - started)
+        rates[name] = 2 * MATMUL_SIZE**3 / best
+    return rates

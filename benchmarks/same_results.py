@@ -1,0 +1,118 @@
+"""Train in the fast ways and in the plain ones, and compare the accuracies, seed by seed.
+
+python -m benchmarks.same_results [--data-dir FOLDER] [--output docs/benchmarks/same_results.json]
+
+bf16 against fp32, and augmentation of whole batches against torchvision's, image by image. A pair
+has the same initial weights. The file is added to; what is in it already is not run again.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.statistics import t_test
+
+# Precision, and whether images are augmented one by one.
+WAYS = {"bf16": ("bf16", False), "fp32": ("fp32", False), "one by one": ("bf16", True)}
+COMPARISONS = (("fp32", "bf16"), ("one by one", "bf16"))
+
+
+class Task(NamedTuple):
+    """One training."""
+
+    way: str
+    variant: str
+    seed: int
+    epochs: int
+    data_dir: str
+
+
+def main() -> None:
+    """Train what is not in the file yet; print the paired differences."""
+    parser = argparse.ArgumentParser(description="Compare fast ways of training with plain ones.")
+    parser.add_argument("--variants", default="base,bn,dropout")
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--data-dir", default="auto")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--output", type=Path, default=Path("same_results.json"))
+    options = parser.parse_args()
+    done = json.loads(options.output.read_text()) if options.output.exists() else []
+    known = {(r["way"], r["variant"], r["seed"], r["epochs"]) for r in done}
+    grid = product(range(options.seeds), options.ways.split(","), options.variants.split(","))
+    tasks = [
+        Task(way, variant, seed, options.epochs, options.data_dir)
+        for seed, way, variant in grid
+        if (way, variant, seed, options.epochs) not in known
+    ]
+    with get_context("spawn").Pool(min(options.jobs, len(tasks)) or 1) as pool:
+        for result in pool.imap_unordered(_train, tasks):
+            done.append(result)
+            options.output.write_text("[\n" + ",\n".join(map(json.dumps, done)) + "\n]\n")
+            print(
+                f"{result['way']}, {result['variant']}, seed {result['seed']}:"
+                f" {result['val_accuracy'][-1]:.2%}",
+                flush=True,
+            )
+    print("\n".join(_compare([result for result in done if result["epochs"] == options.epochs])))
+
+
+def _train(task: Task) -> dict[str, Any]:
+    import torch
+
+    from benchmarks import tutorial
+    from pipeline.config import Config
+    from pipeline.data import load
+    from pipeline.data.loader import TrainingBatches, ValidationBatches
+    from pipeline.randomness import Stream, stream_seed
+    from pipeline.training import VALIDATION_BATCH_SIZE, epoch, prepare
+
+    torch.set_num_threads(1)
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # for the progress bars
+    device = torch.device("cpu")
+    data = load("cifar100", task.data_dir)
+    precision, one_by_one = WAYS[task.way]
+    network, criterion, optimizer = prepare(Config(task.variant, seed=task.seed), device)
+    fast = TrainingBatches(data.training, tutorial.BATCH_SIZE, task.seed, device)
+    training: Any = tutorial.loader(data.training, True, 0) if one_by_one else fast
+    validation = ValidationBatches(data.validation, VALIDATION_BATCH_SIZE, device)
+    accuracies = []
+    for n in range(1, task.epochs + 1):
+        fast.set_epoch(n)
+        torch.manual_seed(stream_seed(task.seed, Stream.DROPOUT, n))
+        epoch(network, n, True, training, criterion, optimizer, precision=precision)
+        accuracies.append(epoch(network, n, False, validation, criterion, optimizer).accuracy)
+    settings = {k: v for k, v in task._asdict().items() if k != "data_dir"}
+    return settings | {"val_accuracy": accuracies}
+
+
+def _compare(done: list[dict[str, Any]]) -> Iterator[str]:
+    """Say how far the last epoch's accuracies are apart, in points, per variant and over all."""
+    last = {(r["way"], r["variant"], r["seed"]): 100 * r["val_accuracy"][-1] for r in done}
+    for plain, fast in COMPARISONS:
+        pairs: dict[str, list[float]] = {"all": []}
+        for (way, variant, seed), accuracy in sorted(last.items()):
+            if way == fast and (plain, variant, seed) in last:
+                difference = accuracy - last[plain, variant, seed]
+                pairs.setdefault(variant, []).append(difference)
+                pairs["all"].append(difference)
+        for variant, differences in pairs.items():
+            if len(differences) > 1:
+                low, high = t_test(np.array(differences))[0]
+                yield (
+                    f"{fast} minus {plain}, {variant}: {np.mean(differences):+.2f} points, 95 % CI"
+                    f" {low:+.2f} to {high:+.2f}, {len(differences)} pairs"
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""Measure training against the tutorial's loop, and what a command takes beside training.
+
+python -m benchmarks.speed [--quick] [--data-dir FOLDER] [--output FOLDER]
+
+All contestants are measured in one run, round by round in changing order, each as a process of its
+own that waits while others are measured. Figures are medians over the rounds, with the least and
+the greatest; ratios are those of the same round.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import date
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.contestant import STAGES, Contestant, Setup
+from pipeline.device import describe_machine
+
+ROOT = Path(__file__).parents[1]
+VARIANT = "dropout"  # the tutorial's last network, and the slowest
+NAMES = {
+    "tutorial": "the tutorial's loop",
+    "fp32": "one run, fp32",
+    "bf16": "one run, bf16",
+    "study": "a study, {jobs} runs side by side, bf16",
+}
+# What a training needs before its first batch, and takes seconds to import. torch.optim imports
+# torch._dynamo when an optimiser is made.
+LIBRARIES = (
+    "import torch, torch._dynamo, mlflow.pytorch, mlflow.store.tracking.sqlalchemy_store, typer"
+)
+
+Figures = dict[str, Any]
+
+
+def main() -> None:
+    """Measure; print a table; write speed.json and speed.png."""
+    parser = argparse.ArgumentParser(description="Measure the speed of training and of commands.")
+    parser.add_argument("--quick", action="store_true", help="two short rounds: within a minute")
+    parser.add_argument("--data-dir", default="auto", help="where CIFAR-100 lies")
+    parser.add_argument("--dataset", default="cifar100", choices=("cifar100", "synthetic"))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for speed.json and speed.png; by default docs/benchmarks, with --quick none",
+    )
+    options = parser.parse_args()
+    if options.data_dir != "auto":
+        options.data_dir = str(Path(options.data_dir).resolve())
+    if not options.quick:
+        options.output = options.output or ROOT / "docs" / "benchmarks"
+    figures = measure(options)
+    print(table(figures))
+    if options.output:
+        from benchmarks.speed_figure import draw
+
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "speed.json").write_text(json.dumps(figures, indent=2) + "\n")
+        draw(figures, options.output / "speed.png")
+        print(f"written to {options.output}/speed.json and speed.png")
+
+
+def measure(options: argparse.Namespace) -> Figures:
+    """Let the contestants train and validate in turns, then time the commands."""
+    cores = os.cpu_count() or 1
+    jobs = 1 if options.device == "cuda" else cores
+    rounds = 2 if options.quick else options.rounds
+    # As many images as take each a few seconds.
+    slow, fast, validation = (2_560, 7_680, 2_000) if options.quick else (7_680, 38_400, 10_000)
+
+    def setup(precision: str, threads: int = 0) -> Setup:
+        return Setup(precision, VARIANT, options.dataset, options.data_dir, options.device, threads)
+
+    ours = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}  # as the commands set it
+    plain = {
+        "tutorial": [Contestant(setup("tutorial"), {})],
+        "fp32": [Contestant(setup("fp32"), ours)],
+        "bf16": [Contestant(setup("bf16"), ours)],
+        "study": [Contestant(setup("bf16", max(1, cores // jobs)), ours) for _ in range(jobs)],
+    }
+    first = plain["bf16"][0]
+    # When all have answered, nothing is being imported any more.
+    everybody = [contestant for team in plain.values() for contestant in team]
+    (images, validated), *_ = [contestant.do("sizes") for contestant in everybody]
+    flop = first.do("flop")
+    loading = [first.do("loading") for _ in range(5)]
+    training: dict[str, list[float]] = {name: [] for name in plain}
+    checking: dict[str, list[float]] = {name: [] for name in plain}
+    stages: dict[str, list[dict[str, float]]] = {name: [] for name in plain}
+    matmul: list[dict[str, float]] = []
+    for turn in range(rounds + 1):  # the first warms up
+        matmul.append(first.do("matmul"))
+        names = list(plain)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            team = plain[name]
+            rate, shares = _rate(team, "train", slow if name == "tutorial" else fast)
+            training[name].append(rate)
+            stages[name].append(shares)
+            checking[name].append(_rate(team, "validate", validation)[0])
+    for contestant in everybody:
+        contestant.end()  # the commands shall have the machine for themselves
+
+    peak = {kind: max(rates[kind] for rates in matmul) for kind in ("fp32", "bf16")}
+    contestants = {}
+    for name in plain:
+        rates, passes = training[name][1:], checking[name][1:]
+        kind = "fp32" if name in ("tutorial", "fp32") else "bf16"
+        contestants[name] = {
+            "what": NAMES[name].format(jobs=jobs),
+            "images_per_second": _spread(rates),
+            "images_per_second_while_warming_up": training[name][0],
+            "ratio": _spread([b / a for a, b in zip(training["tutorial"][1:], rates, strict=True)]),
+            "validation_images_per_second": _spread(passes),
+            "validation_ratio": _spread(
+                [b / a for a, b in zip(checking["tutorial"][1:], passes, strict=True)]
+            ),
+            "stages": {s: median(shares[s] for shares in stages[name][1:]) for s in STAGES},
+            "fraction_of_limit": median(rates) * flop / peak[kind],
+        }
+    only_torch = find_spec("mlflow") is None  # then there are no commands to measure
+    # What an epoch takes, training and validation.
+    epoch, tutorial = (
+        images / median(training[name][1:]) + validated / median(checking[name][1:])
+        for name in ("bf16", "tutorial")
+    )
+    return {
+        "date": date.today().isoformat(),
+        "command": f"python -m benchmarks.speed {' '.join(sys.argv[1:])}".strip(),
+        "commit": _commit(),
+        "machine": describe_machine(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "torchvision", "mlflow") if find_spec(name)},
+        "data": options.dataset,
+        "variant": VARIANT,
+        "rounds": rounds,
+        "mflop_per_image": flop / 1e6,
+        "matmul_gflop_per_second": {kind: rate / 1e9 for kind, rate in peak.items()},
+        "contestants": contestants,
+        "commands": {} if options.quick or only_torch else _whole(options, tutorial),
+        "seconds": {"loading the data": _spread(loading)}
+        | ({} if only_torch else _commands(options, epoch)),
+    }
+
+
+def _rate(team: Sequence[Contestant], task: str, images: int) -> tuple[float, dict[str, float]]:
+    """Images per second of all together, and what each stage took of it (of the first)."""
+    for contestant in team:
+        contestant.ask(task, images)
+    answers = [contestant.answer() for contestant in team]
+    seconds = max(answer["seconds"] for answer in answers)
+    return sum(answer["images"] for answer in answers) / seconds, answers[0]["stages"]
+
+
+def _commands(options: argparse.Namespace, epoch: float) -> Figures:
+    """Time `--help`, `train` and `evaluate` as a user types them, in an empty folder.
+
+    `epoch` is how many seconds an epoch on all images takes, to compare with.
+    """
+    data = ["--dataset", options.dataset, "--data-dir", options.data_dir]
+    train = ["train", "--variant", VARIANT, "--train-images", "512", "--epochs", "3", *data]
+    model = f"models:/{options.dataset}-cnn@{VARIANT}"
+    evaluate = ["-m", "pipeline", "evaluate", "--model", model, *data]
+    helps, libraries, begun, logged, evaluations = [], [], [], [], []
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "figures.json"
+        for repeat in range(2 if options.quick else 6):
+            helps.append(_run(folder, "-m", "pipeline", "--help")[0])
+            now = f"print(__import__('time').time() - {time.time()})"
+            libraries.append(float(_run(folder, "-c", f"{LIBRARIES}; {now}")[1]))
+            _run(folder, "-m", "benchmarks.command", str(path), str(time.time()), *train)
+            measured = json.loads(path.read_text())
+            begun.append(measured["first_batch"])
+            logged.append(measured["logging"] / 3)
+            if not options.quick:
+                evaluations.append(_run(folder, *evaluate)[0])
+            if not repeat:  # it has made the store
+                for values in (helps, libraries, begun, logged, evaluations):
+                    values.clear()
+    own = [total - loaded for total, loaded in zip(begun, libraries, strict=True)]
+    return {
+        "--help": _spread(helps),
+        "from command to first batch": _spread(begun),
+        "of which our own code": _spread(own),
+        "logging per epoch": _spread(logged),
+        "share of an epoch spent logging": _spread([value / epoch for value in logged]),
+    } | ({"evaluate, whole command": _spread(evaluations)} if evaluations else {})
+
+
+def _whole(options: argparse.Namespace, tutorial_seconds: float) -> Figures:
+    """Time whole commands on all images, with their peak memory: a run, and a study of three.
+
+    `tutorial_seconds` is what the tutorial's loop takes for an epoch, training and validation.
+    """
+    data = ["--dataset", options.dataset, "--data-dir", options.data_dir]
+    study = ["ablate", "--variants", VARIANT, "--seeds", "3", "--epochs", "3", *data]
+    figures = {}
+    for name, epochs, arguments in (
+        ("one run of 1 epoch", 1, ["train", "--variant", VARIANT, "--epochs", "1", *data]),
+        ("a study of 3 runs of 3 epochs", 9, study),
+    ):
+        with TemporaryDirectory() as folder:
+            seconds, _, memory = _run(folder, "-m", "pipeline", *arguments)
+        figures[name] = {
+            "seconds": seconds,
+            "ratio": epochs * tutorial_seconds / seconds,
+            "peak_memory_mb": memory,
+        }
+    return figures
+
+
+def _run(folder: str, *arguments: str) -> tuple[float, str, float]:
+    """Run python in `folder`: its seconds, what it prints, and the peak of its memory in MB.
+
+    Of several processes the pages that they share count once.
+    """
+    keep = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    environment = keep | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": folder}
+    started = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, _memory(process.pid))
+            time.sleep(0.02 if time.perf_counter() - started < 5 else 0.5)
+        seconds = time.perf_counter() - started
+        assert process.stdout
+        out = process.stdout.read()
+    if process.returncode:
+        raise SystemExit(f"error: {' '.join(arguments)} failed")
+    return seconds, out, peak
+
+
+def _memory(pid: int) -> float:
+    """MB of a process and those that it has started."""
+    import psutil
+
+    total = 0.0
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in [process, *process.children(recursive=True)]:
+            with suppress(psutil.Error):
+                total += one.memory_full_info().pss / 1e6
+    return total
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def table(figures: Figures) -> str:
+    """The figures, to be read."""
+    lines = [
+        f"{figures['machine']}; torch {figures['versions']['torch']}; {figures['data']},"
+        f" {figures['variant']}; medians of {figures['rounds']} rounds (least to greatest)",
+        "",
+        f"{'training':42} {'images/s':>22} {'ratio':>18} {'of the limit':>13}",
+    ]
+    for c in figures["contestants"].values():
+        lines.append(
+            f"{c['what']:42} {_show(c['images_per_second'], ',.0f'):>22}"
+            f" {_show(c['ratio'], '.2f'):>18} {c['fraction_of_limit']:>13.0%}"
+        )
+    lines += ["", f"{'validation':42} {'images/s':>22} {'ratio':>18}"]
+    for c in figures["contestants"].values():
+        lines.append(
+            f"{c['what']:42} {_show(c['validation_images_per_second'], ',.0f'):>22}"
+            f" {_show(c['validation_ratio'], '.2f'):>18}"
+        )
+    lines += ["", f"{'share of a training pass':42} " + " ".join(f"{s:>12}" for s in STAGES)]
+    for c in figures["contestants"].values():
+        shares = " ".join(f"{c['stages'][stage]:>12.1%}" for stage in STAGES)
+        lines.append(f"{c['what']:42} {shares}")
+    rates = figures["matmul_gflop_per_second"]
+    lines += [
+        "",
+        f"limit: {figures['mflop_per_image']:.1f} MFLOP an image, and a matrix product at"
+        f" {rates['fp32']:,.0f} GFLOP/s in fp32, {rates['bf16']:,.0f} in bf16",
+        "",
+    ]
+    for name, value in figures["commands"].items():
+        lines.append(
+            f"{name:42} {value['seconds']:.0f} s, {value['ratio']:.1f} times the tutorial's loop,"
+            f" {value['peak_memory_mb']:,.0f} MB at most"
+        )
+    for name, value in figures["seconds"].items():
+        form = ".2%" if "share" in name else ".3f"
+        lines.append(f"{name:42} {_show(value, form):>22}")
+    return "\n".join(lines)
+
+
+def _show(value: dict[str, float], form: str) -> str:
+    if value["min"] == value["max"]:
+        return format(value["median"], form)
+    middle, low, high = (format(value[key], form) for key in ("median", "min", "max"))
+    return f"{middle} ({low} to {high})"
+
+
+if __name__ == "__main__":
+    main()

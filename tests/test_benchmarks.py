@@ -1,0 +1,24 @@
+"""The benchmark measures what it says, on any machine."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import run
+
+
+@pytest.mark.thorough
+def test_the_benchmark_compares_with_the_tutorials_loop(tmp_path: Path) -> None:
+    arguments = ["--quick", "--dataset", "synthetic", "--output", str(tmp_path)]
+    answer = run(tmp_path, "python", "-m", "benchmarks.speed", *arguments)
+    assert answer.status == 0, answer.err
+    figures = json.loads((tmp_path / "speed.json").read_text())
+    for name, contestant in figures["contestants"].items():
+        assert contestant["what"] in answer.out
+        assert sum(contestant["stages"].values()) == pytest.approx(1, abs=0.05)
+        assert 0 < contestant["fraction_of_limit"] < 1
+        assert (contestant["ratio"]["median"] > 1) == (name != "tutorial")
+    assert figures["mflop_per_image"] == pytest.approx(19.4, abs=0.05)
+    seconds = figures["seconds"]
+    assert 0 < seconds["--help"]["median"] < seconds["from command to first batch"]["median"]
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
