@@ -39,9 +39,9 @@ ATTEMPTS = {
     "OpenMP's own spinning": Attempt({}),
     "no spinning": Attempt({"OMP_WAIT_POLICY": "PASSIVE"}),
     "ReLU not in place": Attempt(SPIN, "relu_not_in_place"),
-    "dropout's mask from random bits": Attempt(SPIN, "dropout_from_bits"),
-    "ReLU after pooling": Attempt(SPIN, "relu_after_pooling"),
-    "planes instead of channels_last": Attempt(SPIN, "planes"),
+    "PyTorch's own dropout": Attempt(SPIN, "plain_dropout"),
+    "channels_last instead of oneDNN's blocks": Attempt(SPIN, "channels_last"),
+    "planes instead of oneDNN's blocks": Attempt(SPIN, "planes"),
     "Adam not fused": Attempt(SPIN, "plain_adam"),
 }
 
@@ -85,7 +85,7 @@ def main() -> None:
     for name, values in rates.items():
         ratios = [b / a for a, b in zip(rates["as it is"][1:], values[1:], strict=True)]
         print(
-            f"{name:34} {median(values[1:]):>7,.0f} images/s, ratio {median(ratios):.3f}"
+            f"{name:42} {median(values[1:]):>7,.0f} images/s, ratio {median(ratios):.3f}"
             f" ({min(ratios):.3f} to {max(ratios):.3f})"
         )
     for contestant in team.values():
@@ -106,38 +106,27 @@ def relu_not_in_place() -> None:
     torch.relu_ = torch.relu
 
 
-def relu_after_pooling() -> None:
-    """Exchange ReLU and pooling, which is the same only without BatchNorm (`--variant base`)."""
-    from pipeline.network import CNNNetwork
+def plain_dropout() -> None:
+    """Draw a random number for each of dropout's coins."""
+    from torch.nn.functional import dropout
 
-    def forward(self, x):  # type: ignore[no-untyped-def]
-        x = self.pool(self.conv1(x)).relu()
-        x = self.pool(self.conv2(x)).relu()
-        x = self.pool(self.conv3(x)).relu()
-        return self.fc2(self.dropout(self.fc1(self.flatten(x)).relu()))
+    from pipeline import blocked
 
-    CNNNetwork.forward = forward  # type: ignore[method-assign]
+    blocked.drop_half = dropout  # type: ignore[assignment]
 
 
-def dropout_from_bits() -> None:
-    """Draw 63 of dropout's coins at once."""
-    import torch
-    from torch import Tensor, nn
+def channels_last() -> None:
+    """Keep the channels of a pixel together, as on a GPU, and let autocast choose the types."""
+    from pipeline import blocked
 
-    def forward(self: nn.Dropout, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        words = torch.empty(-(-x.numel() // 63), dtype=torch.int64).random_()
-        coins = (words.view(-1, 1) >> torch.arange(63)) & 1
-        return x * (2 * coins.view(-1)[: x.numel()].view_as(x))
-
-    nn.Dropout.forward = forward  # type: ignore[method-assign,assignment]
+    blocked.is_available = lambda precision: False
 
 
 def planes() -> None:
     """Keep images and weights in planes, red, green and blue after one another."""
     import torch
 
+    channels_last()
     torch.channels_last = torch.contiguous_format
 
 
@@ -158,8 +147,8 @@ PATCHES: dict[str, Callable[[], None]] = {
     for function in (
         return_memory,
         relu_not_in_place,
-        relu_after_pooling,
-        dropout_from_bits,
+        plain_dropout,
+        channels_last,
         planes,
         plain_adam,
     )

@@ -66,7 +66,7 @@ def _serve(connection: Connection, setup: Setup) -> None:
     from pipeline.data import load
     from pipeline.data.dataset import Split
     from pipeline.data.loader import TrainingBatches, ValidationBatches
-    from pipeline.training import VALIDATION_BATCH_SIZE, epoch, prepare, training_step
+    from pipeline.training import VALIDATION_BATCH_SIZE, epoch, fast_step, prepare
 
     if setup.patch:
         from benchmarks.attempts import PATCHES
@@ -84,8 +84,9 @@ def _serve(connection: Connection, setup: Setup) -> None:
         model, criterion, optimizer = tutorial.setup(setup.variant, device)
     else:
         model, criterion, optimizer = prepare(Config(variant=setup.variant), device)
-        step = training_step(model, criterion, optimizer, setup.precision, tutorial.BATCH_SIZE)
-    clock = _Clock(model, criterion, optimizer)
+        trains = fast_step(model, criterion, optimizer, setup.precision, tutorial.BATCH_SIZE)
+        validates = fast_step(model, criterion, None, "fp32", VALIDATION_BATCH_SIZE)
+    clock = _Clock(criterion, optimizer)
 
     def training(split: Split) -> Any:
         if is_tutorial:
@@ -105,7 +106,7 @@ def _serve(connection: Connection, setup: Setup) -> None:
         if is_tutorial:
             tutorial.epoch(*arguments)
         else:
-            epoch(*arguments, step=step if train else None)
+            epoch(*arguments, step=trains if train else validates)
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
@@ -132,9 +133,7 @@ def _serve(connection: Connection, setup: Setup) -> None:
 class _Clock:
     """Seconds of each stage, on a device that computes nothing behind the program's back."""
 
-    def __init__(self, model: Any, criterion: Any, optimizer: Any) -> None:
-        model.register_forward_pre_hook(lambda *_: self._mark("bookkeeping"))
-        model.register_forward_hook(lambda *_: self._mark("forward"))
+    def __init__(self, criterion: Any, optimizer: Any) -> None:
         criterion.register_forward_hook(lambda *_: self._mark("forward"))
         optimizer.register_step_pre_hook(lambda *_: self._mark("backward"))
         optimizer.register_step_post_hook(lambda *_: self._mark("optimiser"))

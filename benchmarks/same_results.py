@@ -74,7 +74,7 @@ def _train(task: Task) -> dict[str, Any]:
     from pipeline.data import load
     from pipeline.data.loader import TrainingBatches, ValidationBatches
     from pipeline.randomness import Stream, stream_seed
-    from pipeline.training import VALIDATION_BATCH_SIZE, epoch, prepare
+    from pipeline.training import VALIDATION_BATCH_SIZE, epoch, fast_step, prepare
 
     torch.set_num_threads(1)
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # for the progress bars
@@ -85,12 +85,15 @@ def _train(task: Task) -> dict[str, Any]:
     fast = TrainingBatches(data.training, tutorial.BATCH_SIZE, task.seed, device)
     training: Any = tutorial.loader(data.training, True, 0) if one_by_one else fast
     validation = ValidationBatches(data.validation, VALIDATION_BATCH_SIZE, device)
+    step = fast_step(network, criterion, optimizer, precision, tutorial.BATCH_SIZE)
+    validate = fast_step(network, criterion, None, "fp32", VALIDATION_BATCH_SIZE)
     accuracies = []
     for n in range(1, task.epochs + 1):
         fast.set_epoch(n)
         torch.manual_seed(stream_seed(task.seed, Stream.DROPOUT, n))
-        epoch(network, n, True, training, criterion, optimizer, precision=precision)
-        accuracies.append(epoch(network, n, False, validation, criterion, optimizer).accuracy)
+        epoch(network, n, True, training, criterion, optimizer, step=step)
+        result = epoch(network, n, False, validation, criterion, optimizer, step=validate)
+        accuracies.append(result.accuracy)
     settings = {k: v for k, v in task._asdict().items() if k != "data_dir"}
     return settings | {"val_accuracy": accuracies}
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pipeline import blocked
+from pipeline.blocked import BlockedNetwork
 from pipeline.config import Config
 from pipeline.cuda_graph import CapturedStep, Step
 from pipeline.data.dataset import ImageDataset
@@ -142,17 +144,21 @@ def plain_step(
     return step
 
 
-def training_step(
-    network: nn.Module,
+def fast_step(
+    network: CNNNetwork,
     criterion: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     precision: str,
     batch_size: int,
 ) -> Step:
-    """Return `plain_step`, on a GPU as a CUDA graph."""
-    step = plain_step(network, criterion, optimizer, precision)
-    on_gpu = next(network.parameters()).is_cuda
-    return CapturedStep(step, batch_size) if on_gpu else step
+    """Return `plain_step` in the way in which the network's device is fastest at it."""
+    if next(network.parameters()).is_cuda:
+        step = plain_step(network, criterion, optimizer, precision)
+        return CapturedStep(step, batch_size) if optimizer else step
+    if blocked.is_available(precision):
+        # It sees to the precision itself; autocast would convert back what it has converted.
+        return plain_step(BlockedNetwork(network, precision), criterion, optimizer, "fp32")
+    return plain_step(network, criterion, optimizer, precision)
 
 
 class TrainingState(NamedTuple):
@@ -212,14 +218,15 @@ def train_network(
         history = list(state.history)
         for n, metrics in enumerate(history, 1):
             _log_metrics(metrics, n)  # those that were not logged before
-    step = training_step(network, criterion, optimizer, precision, config.batch_size)
+    step = fast_step(network, criterion, optimizer, precision, config.batch_size)
+    validate = fast_step(network, criterion, None, "fp32", VALIDATION_BATCH_SIZE)
     for n in range(len(history) + 1, config.epochs + 1):
         started = time.perf_counter()
         training.set_epoch(n)
         torch.manual_seed(stream_seed(config.seed, Stream.DROPOUT, n))
         train = epoch(network, n, True, training, criterion, optimizer, step=step)
         trained = time.perf_counter()
-        val = epoch(network, n, False, validation, criterion, optimizer)
+        val = epoch(network, n, False, validation, criterion, optimizer, step=validate)
         pace = {
             "lr": config.lr,
             "epoch_seconds": time.perf_counter() - started,
@@ -239,7 +246,16 @@ def train_network(
             save(TrainingState(history, network.state_dict(), optimizer.state_dict()))
     if data.test:
         batches = ValidationBatches(data.test, VALIDATION_BATCH_SIZE, device)
-        test = epoch(network, config.epochs, False, batches, criterion, optimizer, split="test")
+        test = epoch(
+            network,
+            config.epochs,
+            False,
+            batches,
+            criterion,
+            optimizer,
+            split="test",
+            step=validate,
+        )
         history[-1] |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
     release_freed_memory()
     return network, history

@@ -4,8 +4,8 @@ usage: python killed.py '<JSON: list of {"arguments": […], "at": MOMENT or nul
 
 Torch and MLflow, whose import takes seconds, are imported once; each process is a fork of this one,
 which computes nothing itself. A MOMENT is `name` or `name:occurrence` out of MOMENTS, `in a
-write:line`, or seconds since the start. `RUN` in the arguments stands for the id of the first training run in ./mlflow.db;
-if there is none yet, the arguments are those of "otherwise".
+write:line`, or seconds since the start. `RUN` in the arguments stands for the id of the first
+training run in ./mlflow.db; if there is none yet, the arguments are those of "otherwise".
 `"together": true` in the first entry starts all at the same moment. Prints a JSON list: of each its
 status (128 + the signal that it died of), stdout, stderr, duration, and what all runs say then.
 """
