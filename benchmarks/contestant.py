@@ -1,6 +1,7 @@
 """A process that trains when it is asked to, and says how long each stage took."""
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 STAGES = ("data", "forward", "backward", "optimiser", "bookkeeping")
 MATMUL_SIZE = 2048
+KIB = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss, in bytes
 
 
 class Setup(NamedTuple):
@@ -124,6 +126,8 @@ def _serve(connection: Connection, setup: Setup) -> None:
             connection.send((len(data.training), len(data.validation)))
         elif task == "flop":
             connection.send(_flop_per_image(model, criterion, device))
+        elif task == "memory":
+            connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB / 1e6)
         elif task == "loading":
             started = time.perf_counter()
             load(setup.dataset, setup.data_dir)
@@ -178,16 +182,17 @@ class _Watched:
             yield batch
 
 
-def _flop_per_image(model: Any, criterion: Any, device: Any) -> float:
-    """Multiplications and additions of a training step, for one image, as torch counts them."""
+def _flop_per_image(model: Any, criterion: Any, device: Any) -> tuple[float, float]:
+    """Multiplications and additions of a training step, and of its forward pass, for one image."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     count = 16
     with FlopCounterMode(display=False) as counter:
         outputs = model(torch.zeros(count, 3, 32, 32, device=device))
+        forward = counter.get_total_flops()
         criterion(outputs, torch.zeros(count, dtype=torch.int64, device=device)).backward()
-    return float(counter.get_total_flops() / count)
+    return counter.get_total_flops() / count, forward / count
 
 
 def _matmul_rates(device: Any) -> dict[str, float]:

@@ -79,7 +79,7 @@ def measure(options: argparse.Namespace) -> Figures:
     jobs = 1 if options.device == "cuda" else cores
     rounds = 2 if options.quick else options.rounds
     # As many images as take each a few seconds.
-    slow, fast, validation = (2_560, 7_680, 2_000) if options.quick else (7_680, 38_400, 10_000)
+    slow, fast, validation = (1_280, 7_680, 2_000) if options.quick else (7_680, 38_400, 10_000)
 
     def setup(precision: str, threads: int = 0) -> Setup:
         return Setup(precision, VARIANT, options.dataset, options.data_dir, options.device, threads)
@@ -95,7 +95,7 @@ def measure(options: argparse.Namespace) -> Figures:
     # When all have answered, nothing is being imported any more.
     everybody = [contestant for team in plain.values() for contestant in team]
     (images, validated), *_ = [contestant.do("sizes") for contestant in everybody]
-    flop = first.do("flop")
+    flop, forward_flop = first.do("flop")
     loading = [first.do("loading") for _ in range(5)]
     training: dict[str, list[float]] = {name: [] for name in plain}
     checking: dict[str, list[float]] = {name: [] for name in plain}
@@ -110,6 +110,8 @@ def measure(options: argparse.Namespace) -> Figures:
             training[name].append(rate)
             stages[name].append(shares)
             checking[name].append(_rate(team, "validate", validation)[0])
+    # Each process counts the data that it shares with others.
+    memory = {name: sum(one.do("memory") for one in team) for name, team in plain.items()}
     for contestant in everybody:
         contestant.end()  # the commands shall have the machine for themselves
 
@@ -129,6 +131,8 @@ def measure(options: argparse.Namespace) -> Figures:
             ),
             "stages": {s: median(shares[s] for shares in stages[name][1:]) for s in STAGES},
             "fraction_of_limit": median(rates) * flop / peak[kind],
+            "validation_fraction_of_limit": median(passes) * forward_flop / peak["fp32"],
+            "peak_memory_mb": memory[name],
         }
     only_torch = find_spec("mlflow") is None  # then there are no commands to measure
     # What an epoch takes, training and validation.
@@ -147,6 +151,7 @@ def measure(options: argparse.Namespace) -> Figures:
         "variant": VARIANT,
         "rounds": rounds,
         "mflop_per_image": flop / 1e6,
+        "mflop_per_validation_image": forward_flop / 1e6,
         "matmul_gflop_per_second": {kind: rate / 1e9 for kind, rate in peak.items()},
         "contestants": contestants,
         "commands": {} if options.quick or only_torch else _whole(options, tutorial),
@@ -277,18 +282,19 @@ def table(figures: Figures) -> str:
         f"{figures['machine']}; torch {figures['versions']['torch']}; {figures['data']},"
         f" {figures['variant']}; medians of {figures['rounds']} rounds (least to greatest)",
         "",
-        f"{'training':42} {'images/s':>22} {'ratio':>18} {'of the limit':>13}",
+        f"{'training':42} {'images/s':>22} {'ratio':>18} {'of the limit':>13} {'memory':>9}",
     ]
     for c in figures["contestants"].values():
         lines.append(
             f"{c['what']:42} {_show(c['images_per_second'], ',.0f'):>22}"
             f" {_show(c['ratio'], '.2f'):>18} {c['fraction_of_limit']:>13.0%}"
+            f" {c['peak_memory_mb']:>6,.0f} MB"
         )
-    lines += ["", f"{'validation':42} {'images/s':>22} {'ratio':>18}"]
+    lines += ["", f"{'validation, in fp32':42} {'images/s':>22} {'ratio':>18} {'of the limit':>13}"]
     for c in figures["contestants"].values():
         lines.append(
             f"{c['what']:42} {_show(c['validation_images_per_second'], ',.0f'):>22}"
-            f" {_show(c['validation_ratio'], '.2f'):>18}"
+            f" {_show(c['validation_ratio'], '.2f'):>18} {c['validation_fraction_of_limit']:>13.0%}"
         )
     lines += ["", f"{'share of a training pass':42} " + " ".join(f"{s:>12}" for s in STAGES)]
     for c in figures["contestants"].values():
@@ -297,7 +303,8 @@ def table(figures: Figures) -> str:
     rates = figures["matmul_gflop_per_second"]
     lines += [
         "",
-        f"limit: {figures['mflop_per_image']:.1f} MFLOP an image, and a matrix product at"
+        f"limit: {figures['mflop_per_image']:.1f} MFLOP an image"
+        f" ({figures['mflop_per_validation_image']:.1f} in validation), and a matrix product at"
         f" {rates['fp32']:,.0f} GFLOP/s in fp32, {rates['bf16']:,.0f} in bf16",
         "",
     ]
