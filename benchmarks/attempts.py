@@ -41,7 +41,6 @@ ATTEMPTS = {
     "ReLU not in place": Attempt(SPIN, "relu_not_in_place"),
     "PyTorch's own dropout": Attempt(SPIN, "plain_dropout"),
     "channels_last instead of oneDNN's blocks": Attempt(SPIN, "channels_last"),
-    "planes instead of oneDNN's blocks": Attempt(SPIN, "planes"),
     "Adam not fused": Attempt(SPIN, "plain_adam"),
 }
 
@@ -122,21 +121,13 @@ def channels_last() -> None:
     blocked.is_available = lambda precision: False
 
 
-def planes() -> None:
-    """Keep images and weights in planes, red, green and blue after one another."""
-    import torch
-
-    channels_last()
-    torch.channels_last = torch.contiguous_format
-
-
 def plain_adam() -> None:
     """Let Adam update each tensor by several operations."""
     import torch
 
     adam = torch.optim.Adam
 
-    def plain(parameters, lr, fused):  # type: ignore[no-untyped-def]
+    def plain(parameters, lr, **_):  # type: ignore[no-untyped-def]
         return adam(parameters, lr=lr)
 
     torch.optim.Adam = plain  # type: ignore[misc,assignment]
@@ -149,7 +140,6 @@ PATCHES: dict[str, Callable[[], None]] = {
         relu_not_in_place,
         plain_dropout,
         channels_last,
-        planes,
         plain_adam,
     )
 }

@@ -6,6 +6,7 @@ STARTED is when the command was given, in seconds since 1970.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ def timed(owner: Any, name: str) -> None:
 def main() -> None:
     """Run the command; write the figures."""
     path, started = Path(sys.argv.pop(1)), float(sys.argv.pop(1))
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as `cli` does, before torch is imported
     import torch
 
     from pipeline import checkpoint, cli, outbox

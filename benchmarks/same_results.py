@@ -3,7 +3,8 @@
 python -m benchmarks.same_results [--data-dir FOLDER] [--output docs/benchmarks/same_results.json]
 
 bf16 against fp32, and augmentation of whole batches against torchvision's, image by image. A pair
-has the same initial weights. The file is added to; what is in it already is not run again.
+has the same initial weights. The file is added to; what is in it already is not run again. Each
+training takes one thread, and says of which commit it is.
 """
 
 import argparse
@@ -70,6 +71,7 @@ def _train(task: Task) -> dict[str, Any]:
     import torch
 
     from benchmarks import tutorial
+    from benchmarks.speed import commit
     from pipeline.config import Config
     from pipeline.data import load
     from pipeline.data.loader import TrainingBatches, ValidationBatches
@@ -95,7 +97,7 @@ def _train(task: Task) -> dict[str, Any]:
         result = epoch(network, n, False, validation, criterion, optimizer, step=validate)
         accuracies.append(result.accuracy)
     settings = {k: v for k, v in task._asdict().items() if k != "data_dir"}
-    return settings | {"val_accuracy": accuracies}
+    return settings | {"val_accuracy": accuracies, "commit": commit()}
 
 
 def _compare(done: list[dict[str, Any]]) -> Iterator[str]:

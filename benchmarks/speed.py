@@ -68,9 +68,11 @@ def main() -> None:
         from benchmarks.speed_figure import draw
 
         options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "speed.json").write_text(json.dumps(figures, indent=2) + "\n")
-        draw(figures, options.output / "speed.png")
-        print(f"written to {options.output}/speed.json and speed.png")
+        name = "speed" if options.device == "cpu" else "speed_cuda"
+        path = options.output / f"{name}.json"
+        path.write_text(json.dumps(figures, indent=2) + "\n")
+        draw(figures, path.with_suffix(".png"))
+        print(f"written to {path} and {name}.png")
 
 
 def measure(options: argparse.Namespace) -> Figures:
@@ -143,7 +145,7 @@ def measure(options: argparse.Namespace) -> Figures:
     return {
         "date": date.today().isoformat(),
         "command": f"python -m benchmarks.speed {' '.join(sys.argv[1:])}".strip(),
-        "commit": _commit(),
+        "commit": commit(),
         "machine": describe_machine(),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", "torchvision", "mlflow") if find_spec(name)},
@@ -205,16 +207,16 @@ def _commands(options: argparse.Namespace, epoch: float) -> Figures:
 
 
 def _whole(options: argparse.Namespace, tutorial_seconds: float) -> Figures:
-    """Time whole commands on all images, with their peak memory: a run, and a study of three.
+    """Time whole commands on all images, with their peak memory: a run, and a study of four.
 
     `tutorial_seconds` is what the tutorial's loop takes for an epoch, training and validation.
     """
     data = ["--dataset", options.dataset, "--data-dir", options.data_dir]
-    study = ["ablate", "--variants", VARIANT, "--seeds", "3", "--epochs", "3", *data]
+    study = ["ablate", "--variants", VARIANT, "--seeds", "4", "--epochs", "10", *data]
     figures = {}
     for name, epochs, arguments in (
         ("one run of 1 epoch", 1, ["train", "--variant", VARIANT, "--epochs", "1", *data]),
-        ("a study of 3 runs of 3 epochs", 9, study),
+        ("a study of 4 runs of 10 epochs", 40, study),
     ):
         with TemporaryDirectory() as folder:
             seconds, _, memory = _run(folder, "-m", "pipeline", *arguments)
@@ -271,9 +273,12 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit of this checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    with suppress(OSError, subprocess.CalledProcessError):  # a copy without its history
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return "unknown"
 
 
 def table(figures: Figures) -> str:

@@ -11,6 +11,7 @@ import platform
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.nn.utils import get_total_norm
 
 from pipeline.network import CNNNetwork
 
@@ -53,7 +54,10 @@ class BlockedNetwork(nn.Module):
         x = torch.relu_(linear(x, net.fc1.weight.to(dtype), net.fc1.bias.to(dtype)))
         if net.training and isinstance(net.dropout, nn.Dropout):
             x = drop_half(x)
-        return linear(x, net.fc2.weight.to(dtype), net.fc2.bias.to(dtype))
+        logits = linear(x, net.fc2.weight.to(dtype), net.fc2.bias.to(dtype))
+        # oneDNN's ReLU and pooling take what is not a number for a small one, and would hide that
+        # a weight below them is none.
+        return logits + 0 * get_total_norm(parameter.detach() for parameter in net.parameters())
 
 
 def drop_half(x: Tensor) -> Tensor:

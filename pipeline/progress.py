@@ -24,19 +24,20 @@ class Board:
         )
         self.total, self.ended, self.failed = cells, done, 0
         self.running: dict[Config, tqdm[None] | None] = {}
-        self.told = time.monotonic()
+        self.told: dict[Config, float] = {}
 
     def begin(self, cell: Config) -> None:
         """Say that a run begins."""
         self.running[cell] = None
+        self.told[cell] = time.monotonic()
         self._describe()
 
     def show(self, cell: Config, progress: Progress) -> None:
         """Say how many epochs of a run are complete."""
         said = f"{cell.run_name}, validation accuracy {progress.val_accuracy:.1%}"
         if self.study.disable:
-            if time.monotonic() - self.told > LINE_INTERVAL:
-                self.told = time.monotonic()
+            if time.monotonic() - self.told[cell] > LINE_INTERVAL:
+                self.told[cell] = time.monotonic()
                 self.write(f"{said} after {progress.epochs} of {cell.epochs} epochs")
             return
         bar = self.running[cell] or tqdm(total=cell.epochs, unit="epoch", leave=False)

@@ -109,7 +109,8 @@ def epoch(
             total_correct += correct
             total_samples += len(labels)
             bar.update()
-            if device.type in FREE_LOOKS or time.monotonic() - shown > BAR_INTERVAL:
+            due = time.monotonic() - shown > BAR_INTERVAL
+            if due or (device.type in FREE_LOOKS and not math.isfinite(total_loss.item())):
                 result()
                 shown = time.monotonic()
         final = result()

@@ -22,3 +22,18 @@ def test_the_benchmark_compares_with_the_tutorials_loop(tmp_path: Path) -> None:
     seconds = figures["seconds"]
     assert 0 < seconds["--help"]["median"] < seconds["from command to first batch"]["median"]
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.thorough
+def test_every_attempt_at_a_faster_step_is_measured(tmp_path: Path) -> None:
+    arguments = ["--rounds", "1", "--dataset", "synthetic"]
+    answer = run(tmp_path, "python", "-m", "benchmarks.attempts", *arguments)
+    assert answer.status == 0, answer.err
+    ratios = {
+        line[:42].strip(): float(line.split("ratio ")[1].split()[0])
+        for line in answer.out.splitlines()
+        if "ratio " in line
+    }
+    assert len(ratios) > 7
+    assert ratios["as it is"] == 1
+    assert ratios["channels_last instead of oneDNN's blocks"] < 1

@@ -203,6 +203,7 @@ def test_a_name_and_a_folder_may_be_anything_and_are_kept_to_the_letter(
     tally("hostile values through mlflow run", 4)
 
 
+@pytest.mark.thorough
 def test_numbers_as_mlflow_logs_them_are_read_back(
     project: Callable[[str, dict[str, str]], Answer],
     pipeline: Callable[..., Answer],

@@ -128,7 +128,7 @@ def every_metric_once(server: Server, run_id: str, epochs: int) -> None:
 
 def goes_through_an_outage(folder: Path, server: Server, seconds: float) -> None:
     """Stop the server in mid-run for so long, start it again, and look for gaps."""
-    epochs = int(15 + 4 * seconds)  # of a quarter of a second or more each
+    epochs = int(60 + 4 * seconds)  # of a quarter of a second or more each
     process = train(folder, server, *TRAIN, "--epochs", str(epochs))
     run_id = wait_for_epoch(server, 2, process)
     server.stop()

@@ -165,20 +165,13 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_result(
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)]
 )
-def test_a_run_that_is_asked_to_stop_says_how_to_go_on(
+def test_a_run_that_is_asked_to_stop_also_while_it_writes_to_the_database_says_how_to_go_on(
     tmp_path: Path, whole: tuple[Path, Run, float], number: int, tally: Callable[[str, int], None]
 ) -> None:
-    died = go_through(tmp_path, ["in a batch:8"], number, whole)
-    assert died == 1
+    moments: list[str | float] = ["in a batch:8", *(f"in a write:{line}" for line in WRITES)]
+    died = go_through(tmp_path, moments, number, whole)
+    assert died == len(moments)
     tally(f"{signal.Signals(number).name} survived", died)
-
-
-def test_a_run_that_is_asked_to_stop_while_it_writes_to_the_database_ends_as_killed(
-    tmp_path: Path, whole: tuple[Path, Run, float], tally: Callable[[str, int], None]
-) -> None:
-    died = go_through(tmp_path, [f"in a write:{n}" for n in WRITES], signal.SIGINT, whole)
-    assert died == len(WRITES)
-    tally("SIGINT survived", died)
 
 
 @pytest.mark.thorough

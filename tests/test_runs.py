@@ -28,9 +28,7 @@ from conftest import (
 )
 
 from pipeline import registry
-from pipeline.data import load, loader
-from pipeline.data.augment import AugmentationParameters
-from pipeline.data.augment import augment as augment_batch
+from pipeline.data import load
 from pipeline.network import CNNNetwork
 
 LONG = ["--dataset", "synthetic", "--train-images", "2000", "--epochs", "1000"]
@@ -190,15 +188,17 @@ def test_a_loss_that_becomes_infinite_later_leaves_the_last_good_epoch(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
     calls = 0
+    step = torch.optim.Adam.step
 
-    def augment(images: torch.Tensor, parameters: AugmentationParameters) -> torch.Tensor:
+    def lose_a_weight(optimizer: torch.optim.Adam) -> None:
         nonlocal calls
         calls += 1
-        batch = augment_batch(images, parameters)
-        return batch * math.inf if calls == 9 else batch
+        step(optimizer)
+        if calls == 8:
+            optimizer.param_groups[0]["params"][0].data[0] = math.nan  # of the first convolution
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader, "augment", augment)
+        patch.setattr(torch.optim.Adam, "step", lose_a_weight)
         answer = pipeline("train", *SMALL, "--batch-size", "100")
     assert "the loss is nan in epoch 2 (T), batch 3 of 6" in answer.error_lines[0]
     (run,) = runs_in(tmp_path)
