@@ -357,6 +357,7 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         _fail("stopped for the second time, before the run could end properly", 130)
     except Interrupted as error:
+        error.remedy = error.remedy or "the same command again"
         if project_run:
             _keep_status(project_run, "KILLED")
         _fail(str(error), error.exit_status)

@@ -37,6 +37,7 @@ def install() -> None:
 def deferred() -> Iterator[None]:
     """Hold the signals back while a step is taken that must not be cut in two.
 
+    A second Ctrl-C is not held back: whoever presses it again does not want to wait.
     Not by a signal mask, which holds for one thread: torch's other threads would take the signal.
     """
     global _held
@@ -50,9 +51,9 @@ def deferred() -> Iterator[None]:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    if not _held:
-        _raise(number)
     global _pending
+    if not _held or (_pending is not None and number == signal.SIGINT):
+        _raise(number)
     _pending = number
 
 

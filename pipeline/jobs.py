@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from pipeline.training import History
 
 
+# Seconds after which a study sees to its own sign of life, if it hears nothing of its runs.
+LOOK_SECONDS = 60
+
+
 class Progress(NamedTuple):
     """How far a run is: epochs that are complete, and the last one's validation accuracy."""
 
@@ -67,7 +71,7 @@ def side_by_side(
     Raises StoreError, which the other cells would meet as well. Before that, and at a signal, every
     process ends its run as KILLED.
     """
-    from pipeline import liveness
+    from pipeline import liveness, outbox
     from pipeline.store import StoreError
 
     waiting = deque(tasks)
@@ -79,7 +83,8 @@ def side_by_side(
                     job = _Job(parent)
                     team[job.connection] = job
                 yield job.begin(waiting.popleft())
-            for connection in wait(list(team)):
+            outbox.sample_again()
+            for connection in wait(list(team), LOOK_SECONDS):
                 assert isinstance(connection, Connection)
                 job = team[connection]
                 cell = job.cell

@@ -56,9 +56,21 @@ def is_alive(run: Run) -> bool:
             process = psutil.Process(int(pid))
             same = abs(process.create_time() - psutil.boot_time() - float(started)) < 1
             return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return False
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            if not _is_hidden(int(pid)):
+                return False
     return time.time() - last_sign(run) < SILENCE_SECONDS
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process which this user may not look at (`hidepid`, on shared servers)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except ProcessLookupError:
+        pass
+    return False
 
 
 def last_sign(run: Run) -> float:
@@ -76,9 +88,11 @@ def mark_dead_runs() -> None:
         max_results=MOST_RUNS,
         output_format="list",
     ):
-        # Or it has just ended.
-        if not is_alive(run) and mlflow.get_run(run.info.run_id).info.status == "RUNNING":
-            _mark_dead(run)
+        # Or it has just ended, or another process has just gone on with it.
+        if not is_alive(run):
+            now = mlflow.get_run(run.info.run_id)
+            if now.info.status == "RUNNING" and not is_alive(now):
+                _mark_dead(now)
 
 
 def _mark_dead(run: Run) -> None:

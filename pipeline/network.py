@@ -1,6 +1,8 @@
 """The tutorial's network and its variants, and the form in which it is registered."""
 
+from io import BytesIO
 from os import PathLike
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -55,7 +57,10 @@ class CNNNetwork(nn.Module):
             name: value.detach().to("cpu", memory_format=torch.contiguous_format)
             for name, value in self.state_dict().items()
         }
-        torch.save({"variant": self.variant, "state_dict": weights}, path)
+        # Not by torch itself, which takes a full disk for an internal error.
+        content = BytesIO()
+        torch.save({"variant": self.variant, "state_dict": weights}, content)
+        Path(path).write_bytes(content.getvalue())
 
     @classmethod
     def from_checkpoint(cls, path: str | PathLike[str]) -> "CNNNetwork":

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlparse
@@ -68,7 +69,7 @@ class Outbox:
         if not self.is_open:
             self.is_open = True
             _tell("answers again")
-        _sample_again()
+        sample_again()
         return True
 
 
@@ -88,7 +89,8 @@ def close(run: Run) -> None:
 def log_metrics(metrics: Mapping[str, float], step: int = 0) -> None:
     """Log to the active run; do nothing if there is none (MLflow itself would start one).
 
-    In a tracked run they wait while the store does not answer; elsewhere the caller does.
+    In a tracked run they are sent with the state of the epoch: each request takes longer than what
+    it holds. They wait while the store does not answer; outside such a run the caller does.
     """
     run = mlflow.active_run()
     if run is None:
@@ -103,7 +105,6 @@ def log_metrics(metrics: Mapping[str, float], step: int = 0) -> None:
         for name, value in metrics.items()
         if (name, step) not in outbox.known
     ]
-    outbox.attempt(_send_metrics)
 
 
 @in_store
@@ -135,7 +136,7 @@ def _logged_steps(run: Run) -> set[tuple[str, int]]:
 
 
 def save_state(content: bytes) -> bool:
-    """Store the state of a training with the active run, in place of the one before.
+    """Store the state of a training with the active run, in place of the one before; and metrics.
 
     It appears whole or not at all. Returns whether the store has it; if not, it waits.
     """
@@ -143,7 +144,7 @@ def save_state(content: bytes) -> bool:
     assert run
     outbox = _outboxes[run.info.run_id]
     outbox.state = content
-    return outbox.attempt(_send_state)
+    return outbox.attempt(_send_metrics) and outbox.attempt(_send_state)
 
 
 def _send_state() -> None:
@@ -203,16 +204,17 @@ def local_path(address: str) -> Path | None:
     return Path(url2pathname(urlparse(address).path))
 
 
-def _sample_again() -> None:
+def sample_again() -> None:
     """Sample CPU and memory again: MLflow gives it up at the first request that fails.
 
     Of a study and its child alike: the samples are also their sign of life.
     """
     for run_id, monitor in list(run_id_to_system_metrics_monitor.items()):
         if not monitor._process.is_alive():
-            new = SystemMetricsMonitor(run_id, resume_logging=True)  # type: ignore[no-untyped-call]
-            new.start()  # type: ignore[no-untyped-call]
-            run_id_to_system_metrics_monitor[run_id] = new  # which mlflow.end_run ends
+            with uncut(), suppress(*STORE_ERRORS):  # which is away again; another time
+                new = SystemMetricsMonitor(run_id, resume_logging=True)  # type: ignore[no-untyped-call]
+                new.start()  # type: ignore[no-untyped-call]
+                run_id_to_system_metrics_monitor[run_id] = new  # which mlflow.end_run ends
 
 
 def _tell(what: str) -> None:

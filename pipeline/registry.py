@@ -1,9 +1,10 @@
 """The model registry: log a trained network as a model, register it, load it again."""
 
+import errno
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -26,7 +27,7 @@ from pipeline.finished import logged_models
 from pipeline.model_files import check_harmless, check_unaltered, digests
 from pipeline.network import CNNNetwork, PixelClassifier
 from pipeline.results import RegisteredVersion, RunResult
-from pipeline.store import first_line, in_store
+from pipeline.store import STORE_ERRORS, first_line, in_store, is_outage
 
 PIXELS_TO_PROBABILITIES = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, 32, 32, 3))]),
@@ -77,19 +78,31 @@ def log_network(network: CNNNetwork, data: ImageDataset, epochs: int) -> str:
         network.save_checkpoint(checkpoint)
         mlflow.log_artifact(str(checkpoint))
         portable = CNNNetwork.from_checkpoint(checkpoint)
-    info = mlflow.pytorch.log_model(
-        PixelClassifier(portable).eval(),
-        name="model",
-        step=epochs,
-        signature=PIXELS_TO_PROBABILITIES,
-        input_example=data.validation.images[:2].numpy(),
-        serialization_format="pt2",
-        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
-        metadata={"dataset": data.name, "class_names": list(data.class_names)},
-    )
+    with _full_disk_told():
+        info = mlflow.pytorch.log_model(
+            PixelClassifier(portable).eval(),
+            name="model",
+            step=epochs,
+            signature=PIXELS_TO_PROBABILITIES,
+            input_example=data.validation.images[:2].numpy(),
+            serialization_format="pt2",
+            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
+            metadata={"dataset": data.name, "class_names": list(data.class_names)},
+        )
     _run_on_cpu(str(info.model_uri), str(info.model_id))
     record_digests(str(info.model_uri), str(info.model_id))
     return str(info.model_uri)
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """Say as the system does that a file can't be written; torch calls it an internal error."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, "No space left on device for the model") from None
 
 
 def _run_on_cpu(uri: str, model_id: str) -> None:
@@ -192,6 +205,8 @@ def load_model(reference: str) -> LoadedModel:
             address, known = _look_up(uri)
             files = Path(mlflow.artifacts.download_artifacts(address, dst_path=copy))
         except Exception as error:  # whatever the loader of a foreign address raises
+            if isinstance(error, STORE_ERRORS) and is_outage(error):
+                raise
             raise InputError(
                 f"no model at {reference!r} ({first_line(error)}); name one by a URI such as"
                 " models:/cifar100-cnn@bn, or by the id of its run"

@@ -73,6 +73,9 @@ def patience() -> float:
     return seconds
 
 
+_is_inside = False  # whether a function that `in_store` has wrapped is being called
+
+
 def in_store(function: Callable[P, T]) -> Callable[P, T]:
     """Wrap a function that may be repeated, so that it waits for the end of an outage.
 
@@ -83,11 +86,18 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def patient(*args: P.args, **kwargs: P.kwargs) -> T:
+        global _is_inside
+        if _is_inside:
+            return function(*args, **kwargs)  # the outermost waits: in here signals are held back
         started, told = time.monotonic(), False
         while True:
             try:
                 with uncut():
-                    return function(*args, **kwargs)
+                    _is_inside = True
+                    try:
+                        return function(*args, **kwargs)
+                    finally:
+                        _is_inside = False
             except STORE_ERRORS as error:
                 limit = patience() if mlflow.active_run() or parent_process() else 0.0
                 if is_locked(error):

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING
 import mlflow
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
+from platformdirs import user_state_path
 
 from pipeline import outbox
 from pipeline.data.dataset import ImageDataset
+from pipeline.errors import InputError, MachineError
 from pipeline.grid import MAX_NAME
 from pipeline.interruption import Interrupted, deferred
 from pipeline.liveness import this_process
@@ -58,6 +61,18 @@ def track(
     `settings` become parameters, except those that `mlflow run` has logged as they were typed:
     MLflow refuses to log `0.1` over `1e-1`.
     """
+    with _claimed(run_id) if run_id else nullcontext():
+        yield from _track(name, settings, tags, experiment_id, parent, run_id)
+
+
+def _track(
+    name: str,
+    settings: Mapping[str, object],
+    tags: Mapping[str, object],
+    experiment_id: str | None,
+    parent: Run | None,
+    run_id: str | None,
+) -> Iterator[Run]:
     run: Run | None = None
     status = "FAILED"
     if parent:
@@ -90,7 +105,7 @@ def track(
     except Exception as error:
         if run:
             # The store may be what has failed.
-            with suppress(*STORE_ERRORS):
+            with deferred(), suppress(*STORE_ERRORS):
                 mlflow.set_tag("failure", first_line(error))
         raise
     finally:
@@ -100,7 +115,33 @@ def track(
                 mlflow.end_run(status)
 
 
+@contextmanager
+def _claimed(run_id: str) -> Iterator[None]:
+    """Keep other processes of this user from continuing the run at the same time.
+
+    Raises InputError if one is about to.
+    """
+    path = user_state_path("cifar100-cnn") / f"{run_id}.lock"
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"run {run_id} is being continued by another process") from None
+    except OSError as error:
+        raise MachineError(f"{path} can't be made ({error})") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
 def _begin(run_id: str | None, experiment_id: str | None, tags: Mapping[str, object]) -> Run:
+    if run_id:
+        # Before it is RUNNING again: `liveness` must not take this process for the one before.
+        for key, value in this_process().items():
+            mlflow.MlflowClient().set_tag(run_id, key, value)
     tags = {**tags, "git_dirty": _git_dirty(), "torch": torch.__version__}
     return mlflow.start_run(
         run_id=run_id,
@@ -149,7 +190,9 @@ import contextlib, sys
 import mlflow, psutil
 with contextlib.suppress(psutil.Error):
     psutil.Process(int(sys.argv[3])).wait(timeout=30)
-mlflow.MlflowClient().update_run(sys.argv[1], status=sys.argv[2])
+client = mlflow.MlflowClient()
+if client.get_run(sys.argv[1]).info.status == "FAILED":
+    client.update_run(sys.argv[1], status=sys.argv[2])
 """
 
 

@@ -362,6 +362,27 @@ def test_a_disk_without_room_for_the_state_fails_the_run_and_keeps_the_last_one(
     tally("full disks survived", 1)
 
 
+@pytest.mark.parametrize("moment", ["figure", "weights"])
+def test_a_disk_without_room_for_weights_or_model_fails_the_run_in_one_line(
+    tmp_path: Path, moment: str, tally: Callable[[str, int], None]
+) -> None:
+    tiny = ["train", "--dataset", "synthetic", "--train-images", "200", "--epochs", "1"]
+    (killed,) = run_killed(tmp_path, [{"arguments": tiny, "at": moment, "signal": 9}])
+    assert killed["status"] == 128 + 9
+    (run_,) = runs_in(tmp_path)
+    # The weights take 2.4 MB, the model's archive 2.5 MB; the database is smaller.
+    answer = limited(tmp_path, 2000, "--resume", run_.info.run_id)
+    assert answer.status == 1
+    (line,) = answer.error_lines
+    assert "make room" in line
+    assert "Traceback" not in answer.err
+    (failed,) = runs_in(tmp_path)
+    assert failed.info.status == "FAILED"
+    answer = run(tmp_path, *line.split("go on by: ")[1].split())
+    assert answer.status == 0, answer.err
+    tally("full disks survived", 1)
+
+
 @pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="mounts a small tmpfs")
 def test_a_disk_that_is_full_for_database_and_files_alike(

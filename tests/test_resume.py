@@ -42,9 +42,7 @@ MOMENTS = [
     "run described",
     "in a batch:3",
     "in validation",
-    "metrics sent",  # of training
-    "metrics sent",  # of validation
-    "metrics sent",  # of the pace
+    "metrics sent",
     "state written",
     "state renamed",
     "in a batch:8",
@@ -200,6 +198,43 @@ def test_random_moments(
         moments = [float(moment) for moment in random.uniform(0.05, 0.6, 4) * whole[2]]
         died += go_through(folder, [*moments], signal.SIGKILL, whole)
     tally("SIGKILL at a random moment survived", died)
+
+
+def test_two_processes_do_not_go_on_with_one_run_at_the_same_time(
+    tmp_path: Path, whole: tuple[Path, Run, float]
+) -> None:
+    kill = {"arguments": TRAIN, "at": "in a batch:8", "signal": signal.SIGKILL}
+    run_killed(tmp_path, [kill])
+    (run,) = runs_in(tmp_path)
+    go_on = {"arguments": ["train", "--resume", run.info.run_id], "together": True}
+    refused, done = sorted(
+        run_killed(tmp_path, [go_on, go_on]), key=lambda answer: -answer["status"]
+    )
+    assert (refused["status"], done["status"]) == (2, 0), refused["err"] + done["err"]
+    (line,) = refused["err"].splitlines()
+    said = ("is being continued by another process", "is still running, as process")
+    assert f"run {run.info.run_id} " in line
+    assert any(words in line for words in said)
+    (run,) = runs_in(tmp_path)
+    assert_whole(tmp_path, run, whole[1], whole[0])
+
+
+def test_a_run_that_goes_on_is_never_taken_for_the_dead_one_that_it_was(
+    pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = trained(pipeline)
+    client, start_run = mlflow.MlflowClient(), mlflow.start_run
+    client.set_tag(run_id, liveness.PROCESS, "999999999 0.00 0.00")
+
+    def start_run_slowly(**arguments: Any) -> Any:
+        client.update_run(run_id, "RUNNING")  # as MLflow does first, before it stores the tags
+        liveness.mark_dead_runs()  # as another process may at this moment
+        assert mlflow.get_run(run_id).info.status == "RUNNING"
+        return start_run(**arguments)
+
+    monkeypatch.setattr(mlflow, "start_run", start_run_slowly)
+    answer = pipeline("train", "--resume", run_id, "--epochs", "3")
+    assert answer.status == 0, answer.err
 
 
 def trained(pipeline: Callable[..., Answer], *arguments: str) -> str:

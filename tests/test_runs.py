@@ -264,6 +264,24 @@ except interruption.Interrupted as stop:
     assert answer.out.splitlines() == ["whole", "stopped by SIGTERM"]
 
 
+def test_who_presses_ctrl_c_again_does_not_wait_for_a_store_that_hangs() -> None:
+    code = """
+import os, signal, time
+from pipeline import interruption
+interruption.install()
+try:
+    with interruption.deferred():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            print("held")
+        time.sleep(30)
+except interruption.Interrupted as stop:
+    print(stop)
+"""
+    answer = run(Path.cwd(), "python", "-c", code)
+    assert answer.out.splitlines() == ["held", "stopped by SIGINT"]
+
+
 def test_the_same_command_gives_the_same_metrics_to_the_last_bit(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
