@@ -362,7 +362,7 @@ def test_a_disk_without_room_for_the_state_fails_the_run_and_keeps_the_last_one(
     tally("full disks survived", 1)
 
 
-@pytest.mark.parametrize("moment", ["figure", "weights"])
+@pytest.mark.parametrize("moment", ["figure", pytest.param("weights", marks=pytest.mark.thorough)])
 def test_a_disk_without_room_for_weights_or_model_fails_the_run_in_one_line(
     tmp_path: Path, moment: str, tally: Callable[[str, int], None]
 ) -> None:
