@@ -20,7 +20,7 @@ test: .venv/installed lint ## lint, check types and run the tests
 test-all: .venv/installed lint ## also the thorough tests: hundreds of kills, flips and bad inputs (more than an hour)
 	$(PYTEST) -m "thorough or not thorough"
 
-bench: .venv/installed ## measure speed against the tutorial's loop, into docs/benchmarks (9 minutes; OPTIONS=--quick: fewer)
+bench: .venv/installed ## measure speed against the tutorial's loop, into docs/benchmarks (12 minutes; OPTIONS=--quick: one)
 	python -m benchmarks.speed $(OPTIONS)
 
 lint: .venv/installed

@@ -1,6 +1,7 @@
 """The cells of a study: read from what was typed, and put in order."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -57,8 +58,8 @@ def parse_jobs(text: str) -> int:
     """Read a number of jobs; 0 stands for `auto`."""
     if text == "auto":
         return 0
-    if not text.isdecimal() or not int(text):
-        raise InputError(f"jobs is {text!r}; it must be a whole number of at least 1, or auto")
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
+        raise InputError(f"jobs is {text!r}; it must be a whole number from 1 to 9999, or auto")
     return int(text)
 
 

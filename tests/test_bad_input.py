@@ -56,6 +56,8 @@ CASES = {
     "holdout of one": ("train --validation holdout --train-images 1", ["at least 2"]),
     "register": ("ablate --register best", ["'best'", "median, all, none"]),
     "reuse": ("ablate --reuse all", ["'all'", "same, any, none"]),
+    "no jobs": ("ablate --jobs 0", ["jobs is '0'", "1 to 9999, or auto"]),
+    "more jobs than Python reads": (f"ablate --jobs {'9' * 4301}", ["1 to 9999, or auto"]),
     "no model": ("evaluate", ["--model"]),
     "model absent": ("evaluate --model models:/cifar100-cnn@bn", ["no model at", "its run"]),
     "model's run absent": (f"evaluate --model {'0' * 32}", ["no model at", "its run"]),
