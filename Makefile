@@ -17,7 +17,7 @@ ablation: .venv/installed  ## the study of base, bn and dropout on the built-in 
 test: .venv/installed lint ## lint, check types and run the tests
 	$(PYTEST)
 
-test-all: .venv/installed lint ## also the thorough tests: hundreds of kills, flips and bad inputs (more than an hour)
+test-all: .venv/installed lint ## also the thorough tests: hundreds of kills, flips and bad inputs (50 minutes)
 	$(PYTEST) -m "thorough or not thorough"
 
 bench: .venv/installed ## measure speed against the tutorial's loop, into docs/benchmarks (12 minutes; OPTIONS=--quick: one)
