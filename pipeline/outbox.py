@@ -20,7 +20,7 @@ from pipeline.store import (
     STORE_ERRORS,
     as_store_error,
     in_store,
-    is_locked,
+    is_contended,
     is_outage,
     uncut,
 )
@@ -62,7 +62,7 @@ class Outbox:
             # three times as long as an attempt took.
             now = time.monotonic()
             self.next_try = now + max(RETRY_SECONDS, 3 * (now - started))
-            if self.is_open and not is_locked(error):
+            if self.is_open and not is_contended(error):
                 self.is_open = False
                 _tell("does not answer; training goes on, and what it measures waits")
             return False

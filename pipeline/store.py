@@ -32,6 +32,7 @@ RETRY_SECONDS = 2
 LOCK_SECONDS = 120
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LASTING = ("disk is full", "readonly", "unable to open", "no such table", "disk I/O error")
+CONTENDED = re.compile("database is locked|unique constraint|duplicate (key|entry)", re.IGNORECASE)
 PASSING_CODES = {408, 429, *range(500, 600)}  # of HTTP
 # What MLflow says of a server that can't be reached.
 UNREACHED = re.compile("API request to .* failed with (exception|timeout)|ownload")
@@ -100,11 +101,11 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
                         _is_inside = False
             except STORE_ERRORS as error:
                 limit = patience() if mlflow.active_run() or parent_process() else 0.0
-                if is_locked(error):
+                if is_contended(error):
                     limit = max(limit, LOCK_SECONDS)
                 if not is_outage(error) or time.monotonic() - started >= limit:
                     raise as_store_error(error) from None
-                if not told and not is_locked(error):
+                if not told and not is_contended(error):
                     told = True
                     print(
                         f"the tracking store {mlflow.get_tracking_uri()} does not answer; waiting"
@@ -126,9 +127,13 @@ def uncut() -> AbstractContextManager[None]:
     return nullcontext() if mlflow.get_tracking_uri().startswith("http") else deferred()
 
 
-def is_locked(error: Exception) -> bool:
-    """Whether another process is writing to the same SQLite file at this moment."""
-    return "database is locked" in str(error)
+def is_contended(error: Exception) -> bool:
+    """Whether another process has written to the database at this moment: again, it goes well.
+
+    SQLite is locked meanwhile. Every database refuses the second of two that add the same row, such
+    as the tag of a dead run: MLflow looks whether it is there, and then adds it.
+    """
+    return bool(CONTENDED.search(str(error)))
 
 
 def is_outage(error: Exception) -> bool:
@@ -136,6 +141,8 @@ def is_outage(error: Exception) -> bool:
     said = str(error)
     if any(words in said for words in LASTING):
         return False
+    if is_contended(error):
+        return True
     if isinstance(error, requests.HTTPError):  # of a server that does answer
         return error.response is None or error.response.status_code in PASSING_CODES
     if isinstance(error, MlflowException):
@@ -143,7 +150,7 @@ def is_outage(error: Exception) -> bool:
             code = re.search(r"failed with error code (\d+)", said)
             return int(code[1]) in PASSING_CODES if code else bool(UNREACHED.search(said))
         return bool(error.error_code == "TEMPORARILY_UNAVAILABLE")  # a database
-    return isinstance(error, requests.RequestException) or is_locked(error)
+    return isinstance(error, requests.RequestException)
 
 
 def as_store_error(error: Exception) -> StoreError:

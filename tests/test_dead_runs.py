@@ -2,14 +2,18 @@
 
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
 import pytest
 from conftest import SMALL, Answer, runs_in
 from mlflow.entities import Metric
+from mlflow.store.tracking.dbmodels.models import SqlTag
+from sqlalchemy import event
 from test_resume import run_killed
 
 from pipeline import liveness
@@ -60,6 +64,28 @@ def test_the_next_command_marks_a_run_whose_process_is_gone(
         for run_id in (alive, elsewhere, foreign):
             assert mlflow.get_run(run_id).info.status == "RUNNING"
             mlflow.MlflowClient().delete_run(run_id)
+
+
+def test_two_commands_may_mark_the_same_run_at_the_same_moment(
+    pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.store.RETRY_SECONDS", 0.01)
+    dead, elsewhere = running(NOBODY), sqlite3.connect("mlflow.db")
+
+    def mark_elsewhere(_mapper: object, _connection: object, tag: SqlTag) -> None:
+        # After MLflow has seen that there is no such tag, and before it adds it.
+        with suppress(sqlite3.IntegrityError), elsewhere:
+            row = (tag.key, "its process ended without a word", dead)
+            elsewhere.execute("INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", row)
+
+    event.listen(SqlTag, "before_insert", mark_elsewhere)
+    try:
+        answer = pipeline("compare")
+    finally:
+        event.remove(SqlTag, "before_insert", mark_elsewhere)
+        elsewhere.close()
+    assert "has no finished training run to compare" in answer.err
+    assert mlflow.get_run(dead).info.status == "KILLED"
 
 
 def test_a_run_on_another_machine_is_given_up_after_an_hour_of_silence(
