@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlflow
 import pytest
@@ -112,6 +112,34 @@ def run(folder: Path, *command: str) -> Answer:
 def run_project(folder: Path, *arguments: str) -> Answer:
     """Type `mlflow run <this checkout> --env-manager local …` in `folder`."""
     return run(folder, "mlflow", "run", str(ROOT), "--env-manager", "local", *arguments)
+
+
+@cache
+def _killer() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "killed.py")],
+        env=environment(ROOT),
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def run_killed(folder: Path, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run commands in `folder` in forks of one process, killed as `killed.py` describes."""
+    killer = _killer()
+    request = {"folder": str(folder), "environment": environment(folder), "jobs": jobs}
+    assert killer.stdin
+    assert killer.stdout
+    try:
+        print(json.dumps(request), file=killer.stdin, flush=True)
+        answers: list[dict[str, Any]] = json.loads(killer.stdout.readline())
+    except BaseException:  # a test that takes too long: its answer is not the next one's
+        killer.kill()
+        _killer.cache_clear()
+        raise
+    return answers
 
 
 def free_port() -> int:

@@ -1,13 +1,14 @@
-"""Run a command of the pipeline in processes that begin at once and are killed at chosen moments.
+"""Run commands of the pipeline in processes that begin at once and are killed at chosen moments.
 
-usage: python killed.py '<JSON: list of {"arguments": […], "at": MOMENT or null, "signal": number}>'
+Reads a line of JSON for each request: {"folder": …, "environment": {…}, "jobs": [{"arguments": […],
+"at": MOMENT or null, "signal": number}, …]}. Torch and MLflow, whose import takes seconds, are
+imported once; each process is a fork of this one, which computes nothing itself.
 
-Torch and MLflow, whose import takes seconds, are imported once; each process is a fork of this one,
-which computes nothing itself. A MOMENT is `name` or `name:occurrence` out of MOMENTS, `in a
-write:line`, or seconds since the start. `RUN` in the arguments stands for the id of the first
-training run in ./mlflow.db; if there is none yet, the arguments are those of "otherwise".
-`"together": true` in the first entry starts all at the same moment. Prints a JSON list: of each its
-status (128 + the signal that it died of), stdout, stderr, duration, and what all runs say then.
+A MOMENT is `name` or `name:occurrence` out of MOMENTS, `in a write:line`, or seconds since the
+start. `RUN` in the arguments stands for the id of the first training run in mlflow.db; if there is
+none yet, the arguments are those of "otherwise". Jobs one after the other that have `"together":
+true` start at the same moment. Answers by a line of JSON, a list: of each job its status (128 + the
+signal that it died of), stdout, stderr, duration, and what all runs say then.
 """
 
 import json
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -170,25 +172,46 @@ def wait(pid: int, job: dict[str, Any], started: float) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def main() -> None:
-    """Run the jobs, and say how each ended."""
-    synthetic.generate = cache(synthetic.generate)
-    synthetic.generate()
-    jobs = json.loads(sys.argv[1])
-    together = jobs[0].get("together", False)
-    answers, started = [], time.monotonic()
-    pids = [start(job, f"job{n}") for n, job in enumerate(jobs)] if together else []
-    for n, job in enumerate(jobs):
-        if not together:
-            started = time.monotonic()
-            pids.append(start(job, f"job{n}"))
-        status = wait(pids[n], job, started)
+def run(jobs: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
+    """Run jobs that start at the same moment; say how each ended. `first` is the first's number."""
+    started = time.monotonic()
+    names = [f"job{first + n}" for n in range(len(jobs))]
+    pids = [start(job, name) for job, name in zip(jobs, names, strict=True)]
+    answers = []
+    for pid, job, name in zip(pids, jobs, names, strict=True):
+        status = wait(pid, job, started)
         code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        out, err = (Path(f"job{n}.{stream}").read_text() for stream in ("out", "err"))
+        out, err = (Path(f"{name}.{stream}").read_text() for stream in ("out", "err"))
         seconds = time.monotonic() - started
         answer = {"status": code, "out": out, "err": err, "seconds": seconds}
         answers.append({**answer, "runs": statuses()})
-    print(json.dumps(answers))
+    return answers
+
+
+def answer(request: dict[str, Any]) -> None:
+    """Run the jobs of a request in its folder, and print how each ended."""
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    answers: list[dict[str, Any]] = []
+    for together, group in groupby(request["jobs"], lambda job: job.get("together", False)):
+        jobs = list(group)
+        for team in [jobs] if together else [[job] for job in jobs]:
+            answers += run(team, len(answers))
+    print(json.dumps(answers), flush=True)
+
+
+def main() -> None:
+    """Answer each request in a fork."""
+    synthetic.generate = cache(synthetic.generate)
+    synthetic.generate()
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            answer(json.loads(line))
+            os._exit(0)
+        if os.waitpid(pid, 0)[1]:
+            print("null", flush=True)  # what is wrong stands on stderr
 
 
 if __name__ == "__main__":

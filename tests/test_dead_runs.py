@@ -10,11 +10,10 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import SMALL, Answer, runs_in
+from conftest import SMALL, Answer, run_killed, runs_in
 from mlflow.entities import Metric
 from mlflow.store.tracking.dbmodels.models import SqlTag
 from sqlalchemy import event
-from test_resume import run_killed
 
 from pipeline import liveness
 

@@ -17,8 +17,8 @@ from tempfile import mkdtemp
 import mlflow
 import pytest
 import requests
-from conftest import SMALL, Answer, environment, free_port, run, runs_in, start
-from test_resume import LEARNED, run_killed
+from conftest import SMALL, Answer, environment, free_port, run, run_killed, runs_in, start
+from test_resume import LEARNED
 
 from pipeline.store import StoreOutageError, in_store
 
@@ -128,8 +128,9 @@ def every_metric_once(server: Server, run_id: str, epochs: int) -> None:
 
 def goes_through_an_outage(folder: Path, server: Server, seconds: float) -> None:
     """Stop the server in mid-run for so long, start it again, and look for gaps."""
-    epochs = int(60 + 4 * seconds)  # of a quarter of a second or more each
-    process = train(folder, server, *TRAIN, "--epochs", str(epochs))
+    epochs = int(12 + 1.6 * seconds)  # of a second or more each; a server takes some to start
+    whole = ["--dataset", "synthetic", "--variant", "bn"]
+    process = train(folder, server, *whole, "--epochs", str(epochs))
     run_id = wait_for_epoch(server, 2, process)
     server.stop()
     time.sleep(seconds)

@@ -1,10 +1,7 @@
 """A run that is stopped at any moment goes on to the result that it would have had."""
 
 import hashlib
-import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -15,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import (
-    ROOT,
     SMALL,
     Answer,
-    environment,
+    run_killed,
     run_project,
     runs_in,
     status_in_the_end,
@@ -73,17 +69,6 @@ WAITED_FOR = [
 # they are the last ones.
 WRITES = (3150, 7150)
 FEW = ["tables made", "in a batch:8", "state written", "model named", "model stored", "alias"]
-
-
-def run_killed(folder: Path, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Run commands in forks of one process, killed as `killed.py` describes."""
-    command = [sys.executable, str(ROOT / "tests" / "killed.py"), json.dumps(jobs)]
-    ended = subprocess.run(
-        command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    answers: list[dict[str, Any]] = json.loads(ended.stdout.splitlines()[-1])
-    return answers
 
 
 def histories(folder: Path, run: Run, names: tuple[str, ...] = LEARNED) -> dict[str, Any]:
@@ -213,18 +198,15 @@ def test_two_processes_do_not_go_on_with_one_run_at_the_same_time(
     tmp_path: Path, whole: tuple[Path, Run, float]
 ) -> None:
     kill = {"arguments": TRAIN, "at": "in a batch:8", "signal": signal.SIGKILL}
-    run_killed(tmp_path, [kill])
-    (run,) = runs_in(tmp_path)
-    go_on = {"arguments": ["train", "--resume", run.info.run_id], "together": True}
-    refused, done = sorted(
-        run_killed(tmp_path, [go_on, go_on]), key=lambda answer: -answer["status"]
-    )
+    go_on = {"arguments": GO_ON, "together": True}
+    _, *both = run_killed(tmp_path, [kill, go_on, go_on])
+    refused, done = sorted(both, key=lambda answer: -answer["status"])
     assert (refused["status"], done["status"]) == (2, 0), refused["err"] + done["err"]
     (line,) = refused["err"].splitlines()
+    (run,) = runs_in(tmp_path)
     said = ("is being continued by another process", "is still running, as process")
     assert f"run {run.info.run_id} " in line
     assert any(words in line for words in said)
-    (run,) = runs_in(tmp_path)
     assert_whole(tmp_path, run, whole[1], whole[0])
 
 
