@@ -38,6 +38,10 @@ class BlockedNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        net = network
+        layers = (net.conv1, net.bn1, net.conv2, net.bn2, net.conv3, net.bn3)
+        numbers = [tensor for layer in layers for tensor in layer.state_dict().values()]
+        self.below_pooling = [tensor for tensor in numbers if tensor.is_floating_point()]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch."""
@@ -56,8 +60,8 @@ class BlockedNetwork(nn.Module):
             x = drop_half(x)
         logits = linear(x, net.fc2.weight.to(dtype), net.fc2.bias.to(dtype))
         # oneDNN's ReLU and pooling take what is not a number for a small one, and would hide that
-        # a weight below them is none.
-        return logits + 0 * get_total_norm(parameter.detach() for parameter in net.parameters())
+        # a weight or a running statistic below them is none. Their norm is then none either.
+        return logits + 0 * get_total_norm(self.below_pooling)
 
 
 def drop_half(x: Tensor) -> Tensor:

@@ -37,8 +37,10 @@ def describe_machine() -> str:
 
 
 def compute_exactly() -> None:
-    """Have CUDA's convolutions compute fp32 as such, instead of as TF32, and repeatably."""
+    """Have CUDA compute fp32 as such, instead of as TF32, and repeatably."""
     torch.backends.cudnn.allow_tf32 = False
+    # PyTorch's default, which NVIDIA's containers change; augmentation depends on the last bits.
+    torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
 
 

@@ -74,6 +74,15 @@ def test_validation_gives_the_same_classes(variant: str) -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name", ["conv1.weight", "conv3.bias", "bn1.bias", "bn2.running_var", "fc1.weight", "fc2.bias"]
+)
+def test_what_is_no_number_shows_wherever_it_is(name: str) -> None:
+    network = CNNNetwork("bn").eval()
+    network.state_dict()[name].flatten()[0] = torch.nan
+    assert not BlockedNetwork(network, "fp32")(torch.randn(8, 3, 32, 32)).isfinite().all()
+
+
 def test_dropout_lets_each_half_pass_doubled() -> None:
     x = torch.rand(256, 512) + 1
     torch.manual_seed(0)

@@ -14,6 +14,7 @@ from pipeline import CNNNetwork, epoch
 from pipeline.config import VARIANTS, Config
 from pipeline.data import load
 from pipeline.data.loader import TrainingBatches
+from pipeline.device import choose_precision
 from pipeline.errors import DivergedError
 from pipeline.training import EpochResult, train_network
 
@@ -171,6 +172,18 @@ def test_every_training_image_comes_once_an_epoch_with_its_label() -> None:
     assert not torch.equal(labels, torch.cat([batch for _, batch in loader]))
 
 
+def test_batches_that_are_augmented_together_are_those_that_are_augmented_alone() -> None:
+    alone, together = (
+        TrainingBatches(load("synthetic", train_images=300).training, 64, 0, CPU) for _ in range(2)
+    )
+    together.batches_at_once = 3
+    assert len(list(together)) == len(alone) == 5
+    for (images, labels), (same, target) in zip(alone, together, strict=True):
+        assert torch.equal(images, same)
+        assert torch.equal(labels, target)
+        assert same.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_repeated_gives_the_same_numbers_to_the_last_bit(precision: str) -> None:
     config = Config(variant="dropout", dataset="synthetic", epochs=2, train_images=600)
@@ -183,6 +196,18 @@ def test_a_run_repeated_gives_the_same_numbers_to_the_last_bit(precision: str) -
             assert one[name] == other[name]
     for name, value in first.state_dict().items():
         assert torch.equal(second.state_dict()[name], value)
+
+
+def test_auto_takes_bf16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for features, expected in (
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx512_bf16": False, "avx512_f": True}, "fp32"),
+        ({}, "fp32"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda features=features: features)
+        assert choose_precision("auto", CPU) == expected
+        assert choose_precision("bf16", CPU) == "bf16"
 
 
 def test_every_variant_learns() -> None:

@@ -10,6 +10,9 @@ from pipeline.data.dataset import Split
 from pipeline.randomness import Stream, stream_generator
 
 Batch = tuple[Tensor, Tensor]
+# Augmentation launches about 40 kernels, however many images there are, and a GPU is through with
+# those of one batch before the next is launched. A CPU's caches hold one batch.
+BATCHES_AT_ONCE = {"cuda": 16}
 
 
 class TrainingBatches:
@@ -23,6 +26,7 @@ class TrainingBatches:
         self.images = split.images.to(device)
         self.labels = split.labels.to(device)
         self.batch_size = batch_size
+        self.batches_at_once = BATCHES_AT_ONCE.get(device.type, 1)
         self.seed = seed
         self.epoch = 0
 
@@ -41,11 +45,14 @@ class TrainingBatches:
         generator = stream_generator(self.seed, Stream.AUGMENTATION, self.epoch)
         # Drawn on the CPU, whose numbers every machine has; moved at once, not batch by batch.
         parameters = draw_parameters(count, generator).to(self.labels.device)
-        for start in range(0, count, self.batch_size):
-            rows = slice(start, start + self.batch_size)
+        at_once = self.batches_at_once * self.batch_size
+        for start in range(0, count, at_once):
+            rows = slice(start, start + at_once)
             chosen = order[rows]
             drawn = AugmentationParameters(*(values[rows] for values in parameters))
-            yield augment(self.images[chosen], drawn), self.labels[chosen]
+            images = torch.split(augment(self.images[chosen], drawn), self.batch_size)
+            labels = torch.split(self.labels[chosen], self.batch_size)
+            yield from zip(images, labels, strict=True)
 
 
 class ValidationBatches:
