@@ -47,7 +47,7 @@ def unpack(content: bytes, fingerprint: str) -> TrainingState | None:
         return None
     try:
         loaded = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # something else is in there
+    except (pickle.UnpicklingError, EOFError):  # something else is in there, or nothing
         return None
     return TrainingState(**loaded) if loaded.pop("fingerprint", "") == fingerprint else None
 

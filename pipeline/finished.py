@@ -65,7 +65,11 @@ def get_runs(run_ids: Sequence[str]) -> list[Run]:
     runs = []
     for run_id in dict.fromkeys(run_ids):
         run = _look_up(run_id)
-        if not run or (run.info.status, run.data.tags.get("kind")) != ("FINISHED", "train"):
+        if (
+            run is None
+            or run.info.lifecycle_stage == "deleted"
+            or (run.info.status, run.data.tags.get("kind")) != ("FINISHED", "train")
+        ):
             raise InputError(
                 f"{run_id!r} is not the id of a finished training run; it is on the run's page, 32"
                 " characters long"
@@ -108,12 +112,12 @@ def read_result(run: Run) -> RunResult:
                 # MLflow stores infinity as the largest number.
                 infinite = abs(metric.value) >= sys.float_info.max
                 history[metric.step - 1][name] = math.inf if infinite else metric.value
-    model = max(logged_models(run.info.run_id), key=lambda output: output.step)
+    models = sorted(logged_models(run.info.run_id), key=lambda output: output.step)
     return RunResult(
         run.info.run_id,
         config_of(run),
         int(run.data.tags["num_parameters"]),
-        f"models:/{model.model_id}",
+        f"models:/{models[-1].model_id}" if models else "",
         history,
         dict(run.data.tags),
     )

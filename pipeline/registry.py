@@ -1,18 +1,18 @@
 """The model registry: log a trained network as a model, register it, load it again."""
 
-import errno
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import mlflow
 import numpy as np
+import torch
 from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelStatus, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -20,6 +20,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import PyFuncModel
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.types import Schema, TensorSpec
+from torch.export import ExportedProgram
 
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
@@ -78,7 +79,7 @@ def log_network(network: CNNNetwork, data: ImageDataset, epochs: int) -> str:
         network.save_checkpoint(checkpoint)
         mlflow.log_artifact(str(checkpoint))
         portable = CNNNetwork.from_checkpoint(checkpoint)
-    with _full_disk_told():
+    with _written_from_memory():
         info = mlflow.pytorch.log_model(
             PixelClassifier(portable).eval(),
             name="model",
@@ -95,14 +96,23 @@ def log_network(network: CNNNetwork, data: ImageDataset, epochs: int) -> str:
 
 
 @contextmanager
-def _full_disk_told() -> Iterator[None]:
-    """Say as the system does that a file can't be written; torch calls it an internal error."""
+def _written_from_memory() -> Iterator[None]:
+    """Have `torch.export.save` write a whole file at once.
+
+    On a full disk torch's own writer ends the process, after an error that does not say why.
+    """
+    save = torch.export.save
+
+    def save_from_memory(program: ExportedProgram, path: str) -> None:
+        content = BytesIO()
+        save(program, content)
+        Path(path).write_bytes(content.getvalue())
+
+    torch.export.save = save_from_memory  # type: ignore[assignment]
     try:
         yield
-    except RuntimeError as error:
-        if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, "No space left on device for the model") from None
+    finally:
+        torch.export.save = save
 
 
 def _run_on_cpu(uri: str, model_id: str) -> None:
@@ -151,6 +161,8 @@ def register(result: RunResult, data: ImageDataset) -> RunResult:
     ]
     if known:
         new = max(known, key=lambda version: int(version.version))
+        for key, value in tags.items():  # which it lacks if it was registered by hand
+            client.set_model_version_tag(name, new.version, key, value)
     else:
         with redirect_stderr(StringIO()):  # MLflow's remarks; the command says what is registered
             new = mlflow.register_model(result.model_uri, name, tags=tags)

@@ -23,8 +23,9 @@ class RegisteredVersion(NamedTuple):
 class RunResult(NamedTuple):
     """A finished training run.
 
-    history: the metrics of each epoch, as `train_network` returns them. tags: what the run
-    says of its data, device and code. reused: made by an earlier study, or on its own.
+    model_uri: empty if the model has been deleted. history: the metrics of each epoch, as
+    `train_network` returns them. tags: what the run says of its data, device and code. reused: made
+    by an earlier study, or on its own.
     """
 
     run_id: str

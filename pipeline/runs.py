@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from pipeline.config import Config
 from pipeline.data import load
 from pipeline.data.dataset import ImageDataset
 from pipeline.device import choose_device, choose_precision
-from pipeline.errors import InputError
+from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted
 from pipeline.network import CNNNetwork, count_parameters
 from pipeline.results import RunResult
@@ -152,6 +153,9 @@ def train_run(
             f" the store answers, deliver it by: {_continue(run_id)}"
         ) from None
     except StoreError as error:
+        if packed:
+            with suppress(MachineError):  # the disk is full here as well; the last state is stored
+                checkpoint.keep(run_id, packed)
         raise StoreError(f"{error}; then go on by: {_continue(run_id)}") from None
 
 

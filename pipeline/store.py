@@ -224,7 +224,7 @@ def _make_sqlite(database: Path) -> None:
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
     database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(database.with_name(f"{database.name}.lock")):
+    with FileLock(database.with_name(f"{database.name}.lock"), timeout=LOCK_SECONDS):
         if not database.exists() or not database.stat().st_size:  # SQLite leaves empty ones
             new = database.with_name(f"{database.name}.new")
             # With its journal: SQLite would take that for the new file's own, and roll it back.
@@ -243,5 +243,6 @@ def _open_store() -> None:
     try:
         mlflow.search_experiments(max_results=1)
         mlflow.MlflowClient().search_registered_models(max_results=1)
-    except (ImportError, CommandError) as error:  # no driver for it; an unknown schema
+    except (ImportError, CommandError, ValueError) as error:
+        # No driver for it; an unknown schema; no address.
         raise as_store_error(error) from None

@@ -134,7 +134,7 @@ def _cell(config: Config) -> Config:
 def _finished_cells(
     parent: Run, where: Mapping[str, str], cells: Sequence[Config]
 ) -> dict[Config, RunResult]:
-    """Find the cells that have a finished run in the experiment; the newest of each.
+    """Find the cells that have a finished run, with its model, in the experiment; the newest.
 
     A run of a study that this one continues becomes a child here.
     """
@@ -142,8 +142,9 @@ def _finished_cells(
     wanted = {_cell(config): config for config in cells}
     for run in finished.find_runs(parent.info.experiment_id, where):
         config = wanted.get(_cell(finished.config_of(run)))
-        if config and config not in found:
-            found[config] = finished.read_result(run)._replace(reused=True)
+        result = finished.read_result(run) if config and config not in found else None
+        if config and result and result.model_uri:
+            found[config] = result._replace(reused=True)
             if _is_continued(run, parent):
                 finished.set_parent(run, parent)
     return found

@@ -25,7 +25,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 from platformdirs import user_state_path
 
-from pipeline import outbox
+from pipeline import finished, outbox
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, MachineError
 from pipeline.grid import MAX_NAME
@@ -97,7 +97,7 @@ def _track(
         _describe(run, name, settings)
         yield in_store(mlflow.get_run)(run.info.run_id)  # with its tags
         outbox.deliver()
-        in_store(mlflow.MlflowClient().set_terminated)(run.info.run_id, "FINISHED")
+        _end_well(run.info.run_id)
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"
@@ -166,10 +166,22 @@ def _describe(run: Run, name: str, settings: Mapping[str, object]) -> None:
 
 @in_store
 def given_run() -> Run | None:
-    """Return the run that `mlflow run --run-id` names, if a command of this project began it."""
+    """Return the run that `mlflow run --run-id` names, if a command of this project began it.
+
+    Raises InputError if there is none of that id.
+    """
     run_id = os.environ.get("MLFLOW_RUN_ID")
-    run = mlflow.get_run(run_id) if run_id else None
+    run = finished.get_run(run_id) if run_id else None
     return run if run and "kind" in run.data.tags else None
+
+
+@in_store
+def _end_well(run_id: str) -> None:
+    """End a run as FINISHED, also one that was given up elsewhere during an outage."""
+    client = mlflow.MlflowClient()
+    if "failure" in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, "failure")
+    client.set_terminated(run_id, "FINISHED")
 
 
 def keep_status(run_id: str, status: str) -> None:

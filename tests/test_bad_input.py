@@ -94,6 +94,18 @@ def test_one_line_and_status_2(
     assert not (tmp_path / "mlflow.db").exists() or runs_in(tmp_path) == []
 
 
+def test_a_run_of_mlflow_run_that_is_not_there_is_told(
+    pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for command in ("train", "ablate"):
+        monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+        answer = pipeline(command, *SMALL)
+        assert answer.status == 2
+        (line,) = answer.err.splitlines()
+        assert f"'{'0' * 32}' is not the id of a run" in line
+    assert runs_in(tmp_path) == []
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_where_there_is_none(pipeline: Callable[..., Answer], tmp_path: Path) -> None:
     for command in ("train", "ablate"):

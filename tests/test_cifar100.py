@@ -216,6 +216,21 @@ def test_a_folder_that_may_not_be_read_is_told(
         cifar100.load(str(tmp_path))
 
 
+def test_a_folder_whose_content_may_not_be_seen_is_told(
+    forms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Path.exists
+
+    def exists(path: Path) -> bool:
+        if path.parent.name == "cifar-100-python":
+            raise PermissionError(13, "Permission denied", str(path))
+        return seen(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    with pytest.raises(InputError, match=r"cannot read .*100-python/.*: Permission denied"):
+        cifar100.load(str(forms))
+
+
 def test_the_folder_itself_instead_of_the_one_above_is_told(forms: Path) -> None:
     with pytest.raises(InputError, match=f"name the folder above it: {forms}$"):
         cifar100.load(str(forms / "cifar-100-python"))

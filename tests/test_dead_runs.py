@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -15,7 +16,7 @@ from mlflow.entities import Metric
 from mlflow.store.tracking.dbmodels.models import SqlTag
 from sqlalchemy import event
 
-from pipeline import liveness
+from pipeline import liveness, registry
 
 TINY = ["--dataset", "synthetic", "--train-images", "100", "--batch-size", "50", "--epochs", "2"]
 STUDY = ["ablate", *TINY, "--variants", "base,bn", "--seeds", "2", "--register", "none"]
@@ -85,6 +86,23 @@ def test_two_commands_may_mark_the_same_run_at_the_same_moment(
         elsewhere.close()
     assert "has no finished training run to compare" in answer.err
     assert mlflow.get_run(dead).info.status == "KILLED"
+
+
+def test_a_run_that_was_given_up_elsewhere_and_ends_well_says_only_that(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_network = registry.log_network
+
+    def marked_meanwhile(*arguments: Any) -> str:
+        (run,) = runs_in(tmp_path)
+        liveness._mark_dead(run)
+        return log_network(*arguments)
+
+    monkeypatch.setattr(registry, "log_network", marked_meanwhile)
+    assert pipeline("train", *TINY).status == 0
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert "failure" not in run.data.tags
 
 
 def test_a_run_on_another_machine_is_given_up_after_an_hour_of_silence(

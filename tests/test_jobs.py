@@ -180,7 +180,8 @@ def test_when_the_study_is_stopped_so_is_every_run(
         remedy = "the same command again, which keeps what is done"
         assert err.splitlines() == [f"error: stopped by {name}; go on by: {remedy}"]
         assert [run.info.status for run in runs_in(tmp_path, "study")] == ["KILLED"]
-        return
+    if status == 130:
+        return  # the default suite has no time for what the other signals show
     # The same command again goes on with each, and marks the study that died without a word.
     again = start(tmp_path, "ablate", *LONG, "--variants", "base,bn", "--seeds", "2")
     out, err = again.communicate()

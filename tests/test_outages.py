@@ -13,13 +13,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import mlflow
 import pytest
 import requests
 from conftest import SMALL, Answer, environment, free_port, run, run_killed, runs_in, start
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 from test_resume import LEARNED
 
+from pipeline.network import CNNNetwork
 from pipeline.store import StoreOutageError, in_store
 
 # About a second an epoch on two cores.
@@ -264,6 +268,33 @@ def test_a_server_that_never_comes_back_costs_nothing_that_was_measured(
 
 
 @pytest.mark.thorough
+def test_a_study_whose_server_never_comes_back_is_delivered_by_the_same_command(
+    tmp_path: Path, server: Server
+) -> None:
+    options = ["--dataset", "synthetic", "--train-images", "1000", "--epochs", "8", "--seeds", "1"]
+    options += ["--variants", "base,bn", "--jobs", "2"]
+    client = mlflow.MlflowClient(server.uri)
+    study = train(tmp_path, server, *options, command="ablate", patience=3)
+    deadline = time.monotonic() + 120
+    while len(client.search_runs(["0"], "tags.kind = 'train' and metrics.val_loss > 0")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+    server.stop()
+    err = study.communicate(timeout=300)[1]
+    assert study.returncode == 1
+    assert "the same command again, which keeps what is done" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    server.start()
+    again = train(tmp_path, server, *options, command="ablate")
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    assert out.count(" goes on after ") == 2
+    for found in client.search_runs(["0"], "tags.kind = 'train'"):
+        assert found.info.status == "FINISHED"
+        every_metric_once(server, found.info.run_id, 8)
+
+
+@pytest.mark.thorough
 def test_a_run_that_is_killed_while_the_server_is_away_goes_on_from_its_last_epoch(
     tmp_path: Path, server: Server
 ) -> None:
@@ -363,20 +394,24 @@ def test_a_disk_without_room_for_the_state_fails_the_run_and_keeps_the_last_one(
     tally("full disks survived", 1)
 
 
-@pytest.mark.parametrize("moment", ["figure", pytest.param("weights", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("what", [pytest.param("weights", marks=pytest.mark.thorough), "model"])
 def test_a_disk_without_room_for_weights_or_model_fails_the_run_in_one_line(
-    tmp_path: Path, moment: str, tally: Callable[[str, int], None]
+    tmp_path: Path, what: str, tally: Callable[[str, int], None]
 ) -> None:
     tiny = ["train", "--dataset", "synthetic", "--train-images", "200", "--epochs", "1"]
-    (killed,) = run_killed(tmp_path, [{"arguments": tiny, "at": moment, "signal": 9}])
+    (killed,) = run_killed(tmp_path, [{"arguments": tiny, "at": "figure", "signal": 9}])
     assert killed["status"] == 128 + 9
     (run_,) = runs_in(tmp_path)
-    # The weights take 2.4 MB, the model's archive 2.5 MB; the database is smaller.
-    answer = limited(tmp_path, 2000, "--resume", run_.info.run_id)
+    # The weights take 2.40 MB, the model's archive 2.45 MB; the database is smaller.
+    CNNNetwork().save_checkpoint(tmp_path / "weights.pt")
+    kilobytes = -(-(tmp_path / "weights.pt").stat().st_size // 1024)
+    answer = limited(tmp_path, kilobytes - (what == "weights"), "--resume", run_.info.run_id)
     assert answer.status == 1
     (line,) = answer.error_lines
     assert "make room" in line
     assert "Traceback" not in answer.err
+    assert "terminate called" not in answer.err  # torch's own writer ends the process
+    assert bool(list((tmp_path / "mlruns").rglob("checkpoint.pt"))) == (what == "model")
     (failed,) = runs_in(tmp_path)
     assert failed.info.status == "FAILED"
     answer = run(tmp_path, *line.split("go on by: ")[1].split())
@@ -475,6 +510,40 @@ def test_a_database_that_may_only_be_read_says_so(
     assert "readonly" in line
     assert "MLFLOW_TRACKING_URI" in line
     assert len(list(tmp_path.rglob("mlflow.db"))) == 1  # MLflow makes a folder named `file:`
+
+
+def test_what_is_no_address_is_told(
+    pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://[")
+    answer = pipeline("compare")
+    assert answer.status == 1
+    (line,) = answer.err.splitlines()
+    assert "the tracking store http://[ can't be used" in line
+
+
+def test_a_store_that_refuses_costs_no_epoch_that_was_measured(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    log_batch = mlflow.MlflowClient.log_batch
+
+    def refused(
+        client: mlflow.MlflowClient, run_id: str, metrics: list[Metric], **others: Any
+    ) -> None:
+        if metrics and metrics[0].step == 2:
+            raise MlflowException("Forbidden")
+        log_batch(client, run_id, metrics, **others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "log_batch", refused)
+        answer = pipeline("train", *SMALL, "--epochs", "3")
+    assert answer.status == 1
+    (line,) = answer.error_lines
+    assert "Forbidden" in line
+    answer = pipeline(*line.split("go on by: python -m pipeline ")[1].split())
+    assert answer.status == 0, answer.err
+    assert "goes on after 2 of 3 epochs" in answer.out
+    assert not list((tmp_path / "state").rglob("*.pt"))
 
 
 def test_a_server_that_is_not_there_is_told_at_once(

@@ -222,7 +222,7 @@ def test_no_seeds_make_a_list_without_end(text: str) -> None:
 
 
 OPTIONS = {
-    "train": PROJECT["entry_points"]["train"]["parameters"].keys(),
+    "train": {*PROJECT["entry_points"]["train"]["parameters"], "resume"},
     "ablate": PROJECT["entry_points"]["ablate"]["parameters"].keys(),
     "evaluate": PROJECT["entry_points"]["evaluate"]["parameters"].keys(),
     "compare": {"experiment"},

@@ -319,15 +319,15 @@ def test_a_damaged_or_foreign_state_is_not_used(
     saved = BytesIO()
     torch.save({"history": [], "network": Malicious(), "optimizer": {}}, saved)
     disguised = hashlib.sha256(saved.getvalue()).digest() + saved.getvalue()
+    nothing = hashlib.sha256(b"").digest()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
-    for epochs, content in enumerate((bytes(flipped), whole[:-1], b"", disguised), start=3):
+    for epochs, content in enumerate((bytes(flipped), whole[:-1], nothing, disguised), start=3):
         path.write_bytes(content)
         answer = pipeline("train", "--resume", run_id, "--epochs", str(epochs))
         assert answer.status == 0, answer.err
         assert f"goes on after 0 of {epochs} epochs" in answer.out
-        if content:
-            assert f"the state of run {run_id} is damaged and not used" in answer.err
+        assert f"the state of run {run_id} is damaged and not used" in answer.err
     assert not (tmp_path / "executed").exists()
     after = histories(tmp_path, mlflow.get_run(run_id))
     assert all(after[name][:2] == before[name] for name in before)
@@ -346,6 +346,19 @@ def test_mlflow_run_goes_on_with_the_run_that_it_is_given(
     assert "goes on after 1 of 4 epochs" in answer.out
     (run,) = runs_in(tmp_path)
     assert_whole(tmp_path, run, whole[1], whole[0])
+
+
+@pytest.mark.thorough
+def test_mlflow_run_goes_on_beyond_the_epochs_of_a_finished_run_if_asked_for_more(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    run_id = trained(pipeline, "--variant", "bn")
+    answer = run_project(tmp_path, "--run-id", run_id, "-P", "epochs=3")
+    assert answer.status == 0, answer.err
+    assert "bn-seed0 goes on after 2 of 3 epochs" in answer.out
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert [step for step, _ in histories(tmp_path, run)["val_loss"]] == [1, 2, 3]
 
 
 @pytest.mark.thorough

@@ -173,6 +173,38 @@ def test_every_model_is_registered_if_asked_for_also_of_runs_that_are_reused(
     assert f"base-seed{seed_of('base')} as" in said[0]
 
 
+def test_a_finished_run_whose_model_was_deleted_is_compared_but_not_reused(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    one = ["ablate", *TINY, "--variants", "base,bn", "--seeds", "1"]
+    assert pipeline(*one, "--register", "none").status == 0
+    client = mlflow.MlflowClient()
+    (bn,) = (run for run in runs_in(tmp_path, "train") if run.data.tags["variant"] == "bn")
+    # Registered by hand, without what this project says of a version.
+    mlflow.register_model(f"runs:/{bn.info.run_id}/model", "synthetic-cnn")
+    answer = pipeline(*one, "--register", "all")
+    assert answer.status == 0, answer.err
+    version = client.get_model_version_by_alias("synthetic-cnn", "bn")
+    assert (version.run_id, version.tags["variant"]) == (bn.info.run_id, "bn")
+    assert len(client.search_model_versions()) == 2
+    (model,) = client.search_logged_models(["0"], f"source_run_id = '{bn.info.run_id}'")
+    client.delete_logged_model(model.model_id)
+    answer = pipeline("compare")
+    assert answer.status == 0, answer.err
+    answer = pipeline(*one, "--register", "none")
+    assert answer.status == 0, answer.err
+    assert "1 of 2 runs are finished already" in answer.out
+
+
+def test_a_deleted_run_is_not_compared(pipeline: Callable[..., Answer], tmp_path: Path) -> None:
+    assert pipeline("ablate", *TINY, "--variants", "base,bn", "--seeds", "1").status == 0
+    ids = [run.info.run_id for run in runs_in(tmp_path, "train")]
+    mlflow.delete_run(ids[0])
+    answer = pipeline("compare", *ids)
+    assert answer.status == 2
+    assert f"'{ids[0]}' is not the id of a finished training run" in answer.err
+
+
 def test_a_name_stands_for_one_recipe(pipeline: Callable[..., Answer], tmp_path: Path) -> None:
     one = ["ablate", *TINY, "--variants", "base,bn", "--register", "none", "--name", "it's mine"]
     assert pipeline(*one, "--seeds", "1").status == 0

@@ -134,14 +134,20 @@ def cache_folder() -> Path:
 
 
 def find(root: Path) -> tuple[Form, list[Path]] | None:
-    """Return the form in which the data lies in `root`, and its files; None if it does not."""
+    """Return the form in which the data lies in `root`, and its files; None if it does not.
+
+    Raises InputError if that can't be seen.
+    """
     for form in FORMS:
         # An incomplete folder was put there by hand, an incomplete pair is a download to continue.
         complete = any if form.files is UNPACKED else all
         for flat in (False, True):  # a browser saves files without their folder
             paths = [root / (Path(file.path).name if flat else file.path) for file in form.files]
-            if complete(path.exists() for path in paths):
-                return form, paths
+            try:
+                if complete(path.exists() for path in paths):
+                    return form, paths
+            except OSError as error:  # no permission
+                raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
     return None
 
 
