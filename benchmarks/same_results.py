@@ -4,7 +4,7 @@ python -m benchmarks.same_results [--data-dir FOLDER] [--output docs/benchmarks/
 
 bf16 against fp32, and augmentation of whole batches against torchvision's, image by image. A pair
 has the same initial weights. The file is added to; what is in it already is not run again. Each
-training takes one thread, and says of which commit it is.
+training says of which commit it is, and on how many threads of which machine it ran.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from pipeline.statistics import t_test
 # Precision, and whether images are augmented one by one.
 WAYS = {"bf16": ("bf16", False), "fp32": ("fp32", False), "one by one": ("bf16", True)}
 COMPARISONS = (("fp32", "bf16"), ("one by one", "bf16"))
+THREADS = 1  # of each training; several at once fill the cores
 
 
 class Task(NamedTuple):
@@ -71,14 +72,14 @@ def _train(task: Task) -> dict[str, Any]:
     import torch
 
     from benchmarks import tutorial
-    from benchmarks.speed import commit
+    from benchmarks.figures import origin
     from pipeline.config import Config
     from pipeline.data import load
     from pipeline.data.loader import TrainingBatches, ValidationBatches
     from pipeline.randomness import Stream, stream_seed
     from pipeline.training import VALIDATION_BATCH_SIZE, epoch, fast_step, prepare
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # for the progress bars
     device = torch.device("cpu")
     data = load("cifar100", task.data_dir)
@@ -97,7 +98,7 @@ def _train(task: Task) -> dict[str, Any]:
         result = epoch(network, n, False, validation, criterion, optimizer, step=validate)
         accuracies.append(result.accuracy)
     settings = {k: v for k, v in task._asdict().items() if k != "data_dir"}
-    return settings | {"val_accuracy": accuracies, "commit": commit()}
+    return settings | {"val_accuracy": accuracies, "threads": THREADS, **origin()}
 
 
 def _compare(done: list[dict[str, Any]]) -> Iterator[str]:

@@ -10,24 +10,20 @@ the greatest; ratios are those of the same round.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from benchmarks.contestant import STAGES, Contestant, Setup
-from pipeline.device import describe_machine
+from benchmarks.figures import ROOT, Figures, origin, show, spread
 
-ROOT = Path(__file__).parents[1]
 VARIANT = "dropout"  # the tutorial's last network, and the slowest
 NAMES = {
     "tutorial": "the tutorial's loop",
@@ -40,8 +36,6 @@ NAMES = {
 LIBRARIES = (
     "import torch, torch._dynamo, mlflow.pytorch, mlflow.store.tracking.sqlalchemy_store, typer"
 )
-
-Figures = dict[str, Any]
 
 
 def main() -> None:
@@ -124,11 +118,11 @@ def measure(options: argparse.Namespace) -> Figures:
         kind = "fp32" if name in ("tutorial", "fp32") else "bf16"
         contestants[name] = {
             "what": NAMES[name].format(jobs=jobs),
-            "images_per_second": _spread(rates),
+            "images_per_second": spread(rates),
             "images_per_second_while_warming_up": training[name][0],
-            "ratio": _spread([b / a for a, b in zip(training["tutorial"][1:], rates, strict=True)]),
-            "validation_images_per_second": _spread(passes),
-            "validation_ratio": _spread(
+            "ratio": spread([b / a for a, b in zip(training["tutorial"][1:], rates, strict=True)]),
+            "validation_images_per_second": spread(passes),
+            "validation_ratio": spread(
                 [b / a for a, b in zip(checking["tutorial"][1:], passes, strict=True)]
             ),
             "stages": {s: median(shares[s] for shares in stages[name][1:]) for s in STAGES},
@@ -145,10 +139,7 @@ def measure(options: argparse.Namespace) -> Figures:
     return {
         "date": date.today().isoformat(),
         "command": f"python -m benchmarks.speed {' '.join(sys.argv[1:])}".strip(),
-        "commit": commit(),
-        "machine": describe_machine(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "torchvision", "mlflow") if find_spec(name)},
+        **origin(),
         "data": options.dataset,
         "variant": VARIANT,
         "rounds": rounds,
@@ -157,7 +148,7 @@ def measure(options: argparse.Namespace) -> Figures:
         "matmul_gflop_per_second": {kind: rate / 1e9 for kind, rate in peak.items()},
         "contestants": contestants,
         "commands": {} if options.quick or only_torch else _whole(options, tutorial),
-        "seconds": {"loading the data": _spread(loading)}
+        "seconds": {"loading the data": spread(loading)}
         | ({} if only_torch else _commands(options, epoch)),
     }
 
@@ -196,12 +187,12 @@ def _commands(options: argparse.Namespace, epoch: float) -> Figures:
                 evaluations.append(_run(folder, *evaluate)[0])
     own = [total - loaded for total, loaded in zip(begun, libraries, strict=True)]
     return {
-        "--help": _spread(helps),
-        "from command to first batch": _spread(begun),
-        "of which our own code": _spread(own),
-        "logging per epoch": _spread(logged),
-        "share of an epoch spent logging": _spread([value / epoch for value in logged]),
-    } | ({"evaluate, whole command": _spread(evaluations)} if evaluations else {})
+        "--help": spread(helps),
+        "from command to first batch": spread(begun),
+        "of which our own code": spread(own),
+        "logging per epoch": spread(logged),
+        "share of an epoch spent logging": spread([value / epoch for value in logged]),
+    } | ({"evaluate, whole command": spread(evaluations)} if evaluations else {})
 
 
 def _whole(options: argparse.Namespace, tutorial_seconds: float) -> Figures:
@@ -267,18 +258,6 @@ def _memory(pid: int) -> float:
     return total
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": median(values), "min": min(values), "max": max(values)}
-
-
-def commit() -> str:
-    """The commit of this checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    with suppress(OSError, subprocess.CalledProcessError):  # a copy without its history
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return "unknown"
-
-
 def table(figures: Figures) -> str:
     """The figures, to be read."""
     lines = [
@@ -289,15 +268,15 @@ def table(figures: Figures) -> str:
     ]
     for c in figures["contestants"].values():
         lines.append(
-            f"{c['what']:42} {_show(c['images_per_second'], ',.0f'):>22}"
-            f" {_show(c['ratio'], '.2f'):>18} {c['fraction_of_limit']:>13.0%}"
+            f"{c['what']:42} {show(c['images_per_second'], ',.0f'):>22}"
+            f" {show(c['ratio'], '.2f'):>18} {c['fraction_of_limit']:>13.0%}"
             f" {c['peak_memory_mb']:>6,.0f} MB"
         )
     lines += ["", f"{'validation, in fp32':42} {'images/s':>22} {'ratio':>18} {'of the limit':>13}"]
     for c in figures["contestants"].values():
         lines.append(
-            f"{c['what']:42} {_show(c['validation_images_per_second'], ',.0f'):>22}"
-            f" {_show(c['validation_ratio'], '.2f'):>18} {c['validation_fraction_of_limit']:>13.0%}"
+            f"{c['what']:42} {show(c['validation_images_per_second'], ',.0f'):>22}"
+            f" {show(c['validation_ratio'], '.2f'):>18} {c['validation_fraction_of_limit']:>13.0%}"
         )
     lines += ["", f"{'share of a training pass':42} " + " ".join(f"{s:>12}" for s in STAGES)]
     for c in figures["contestants"].values():
@@ -318,15 +297,8 @@ def table(figures: Figures) -> str:
         )
     for name, value in figures["seconds"].items():
         form = ".2%" if "share" in name else ".3f"
-        lines.append(f"{name:42} {_show(value, form):>22}")
+        lines.append(f"{name:42} {show(value, form):>22}")
     return "\n".join(lines)
-
-
-def _show(value: dict[str, float], form: str) -> str:
-    if value["min"] == value["max"]:
-        return format(value["median"], form)
-    middle, low, high = (format(value[key], form) for key in ("median", "min", "max"))
-    return f"{middle} ({low} to {high})"
 
 
 if __name__ == "__main__":
