@@ -38,7 +38,7 @@ class Task(NamedTuple):
 
 
 def main() -> None:
-    """Train what is not in the file yet; print the paired differences."""
+    """Train what is not in the file yet; print the paired differences of all that is in it."""
     parser = argparse.ArgumentParser(description="Compare fast ways of training with plain ones.")
     parser.add_argument("--variants", default="base,bn,dropout")
     parser.add_argument("--ways", default=",".join(WAYS))
@@ -102,21 +102,31 @@ def _train(task: Task) -> dict[str, Any]:
 
 
 def _compare(done: list[dict[str, Any]]) -> Iterator[str]:
-    """Say how far the last epoch's accuracies are apart, in points, per variant and over all."""
+    """Say how far the last epoch's accuracies are apart, in points, over all variants and for each.
+
+    Variants that share a seed share images and weights, so their differences are not independent:
+    over all, each seed that has every variant counts once, by the mean of its differences.
+    """
     last = {(r["way"], r["variant"], r["seed"]): 100 * r["val_accuracy"][-1] for r in done}
     for plain, fast in COMPARISONS:
-        pairs: dict[str, list[float]] = {"all": []}
+        by_seed: dict[int, dict[str, float]] = {}
         for (way, variant, seed), accuracy in sorted(last.items()):
             if way == fast and (plain, variant, seed) in last:
                 difference = accuracy - last[plain, variant, seed]
-                pairs.setdefault(variant, []).append(difference)
-                pairs["all"].append(difference)
-        for variant, differences in pairs.items():
-            if len(differences) > 1:
-                low, high = t_test(np.array(differences))[0]
+                by_seed.setdefault(seed, {})[variant] = difference
+        variants = sorted({variant for row in by_seed.values() for variant in row})
+        groups = {"all": variants} | {variant: [variant] for variant in variants}
+        for name, group in groups.items():
+            means = [
+                np.mean([row[variant] for variant in group])
+                for row in by_seed.values()
+                if row.keys() >= set(group)
+            ]
+            if len(means) > 1:
+                low, high = t_test(np.array(means))[0]
                 yield (
-                    f"{fast} minus {plain}, {variant}: {np.mean(differences):+.2f} points, 95 % CI"
-                    f" {low:+.2f} to {high:+.2f}, {len(differences)} pairs"
+                    f"{fast} minus {plain}, {name}: {np.mean(means):+.2f} points, 95 % CI"
+                    f" {low:+.2f} to {high:+.2f}, {len(means)} seeds"
                 )
 
 

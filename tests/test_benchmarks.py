@@ -36,3 +36,22 @@ def test_every_attempt_at_a_faster_step_is_measured(tmp_path: Path) -> None:
     }
     assert len(ratios) > 7
     assert ratios["as it is"] == 1
+
+
+def test_variants_that_share_a_seed_count_once_in_the_interval_over_all(tmp_path: Path) -> None:
+    done = [
+        {"way": way, "variant": variant, "seed": seed, "epochs": 1, "val_accuracy": [accuracy]}
+        for variant, seeds in {"base": 4, "bn": 3}.items()
+        for seed in range(seeds)
+        for way, accuracy in {"fp32": 0.5, "bf16": 0.5 + seed / 100}.items()
+    ]
+    path = tmp_path / "accuracies.json"
+    path.write_text(json.dumps(done))
+    arguments = ["--seeds", "0", "--epochs", "1", "--output", str(path)]
+    answer = run(tmp_path, "python", "-m", "benchmarks.same_results", *arguments)
+    # t's 97.5 % quantile for 2 degrees of freedom is 4.303, for 3 it is 3.182.
+    assert answer.out.splitlines() == [
+        "bf16 minus fp32, all: +1.00 points, 95 % CI -1.48 to +3.48, 3 seeds",
+        "bf16 minus fp32, base: +1.50 points, 95 % CI -0.55 to +3.55, 4 seeds",
+        "bf16 minus fp32, bn: +1.00 points, 95 % CI -1.48 to +3.48, 3 seeds",
+    ]
