@@ -22,7 +22,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from benchmarks.contestant import STAGES, Contestant, Setup
-from benchmarks.figures import ROOT, Figures, origin, show, spread
+from benchmarks.figures import ROOT, Figures, origin, spread
+from benchmarks.speed_table import table
 
 VARIANT = "dropout"  # the tutorial's last network, and the slowest
 NAMES = {
@@ -256,49 +257,6 @@ def _memory(pid: int) -> float:
             with suppress(psutil.Error):
                 total += one.memory_full_info().pss / 1e6
     return total
-
-
-def table(figures: Figures) -> str:
-    """The figures, to be read."""
-    lines = [
-        f"{figures['machine']}; torch {figures['versions']['torch']}; {figures['data']},"
-        f" {figures['variant']}; medians of {figures['rounds']} rounds (least to greatest)",
-        "",
-        f"{'training':42} {'images/s':>22} {'ratio':>18} {'of the limit':>13} {'memory':>9}",
-    ]
-    for c in figures["contestants"].values():
-        lines.append(
-            f"{c['what']:42} {show(c['images_per_second'], ',.0f'):>22}"
-            f" {show(c['ratio'], '.2f'):>18} {c['fraction_of_limit']:>13.0%}"
-            f" {c['peak_memory_mb']:>6,.0f} MB"
-        )
-    lines += ["", f"{'validation, in fp32':42} {'images/s':>22} {'ratio':>18} {'of the limit':>13}"]
-    for c in figures["contestants"].values():
-        lines.append(
-            f"{c['what']:42} {show(c['validation_images_per_second'], ',.0f'):>22}"
-            f" {show(c['validation_ratio'], '.2f'):>18} {c['validation_fraction_of_limit']:>13.0%}"
-        )
-    lines += ["", f"{'share of a training pass':42} " + " ".join(f"{s:>12}" for s in STAGES)]
-    for c in figures["contestants"].values():
-        shares = " ".join(f"{c['stages'][stage]:>12.1%}" for stage in STAGES)
-        lines.append(f"{c['what']:42} {shares}")
-    rates = figures["matmul_gflop_per_second"]
-    lines += [
-        "",
-        f"limit: {figures['mflop_per_image']:.1f} MFLOP an image"
-        f" ({figures['mflop_per_validation_image']:.1f} in validation), and a matrix product at"
-        f" {rates['fp32']:,.0f} GFLOP/s in fp32, {rates['bf16']:,.0f} in bf16",
-        "",
-    ]
-    for name, value in figures["commands"].items():
-        lines.append(
-            f"{name:42} {value['seconds']:.0f} s, {value['ratio']:.1f} times the tutorial's loop,"
-            f" {value['peak_memory_mb']:,.0f} MB at most"
-        )
-    for name, value in figures["seconds"].items():
-        form = ".2%" if "share" in name else ".3f"
-        lines.append(f"{name:42} {show(value, form):>22}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

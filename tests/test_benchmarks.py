@@ -15,6 +15,7 @@ def test_the_benchmark_compares_with_the_tutorials_loop(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "speed.json").read_text())
     for name, contestant in figures["contestants"].items():
         assert contestant["what"] in answer.out
+        assert f" {contestant['images_per_second_while_warming_up']:,.0f} " in answer.out
         assert sum(contestant["stages"].values()) == pytest.approx(1, abs=0.05)
         assert 0 < contestant["fraction_of_limit"] < 1
         assert (contestant["ratio"]["median"] > 1) == (name != "tutorial")
