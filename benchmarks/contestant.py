@@ -4,7 +4,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 STAGES = ("data", "forward", "backward", "optimiser", "bookkeeping")
 MATMUL_SIZE = 2048
+PRODUCTS = ("convolution", "conv2d", "addmm")  # in the profiler's names, on whatever processor
 KIB = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss, in bytes
 
 
@@ -122,6 +124,8 @@ def _serve(connection: Connection, setup: Setup) -> None:
             connection.send(one_pass(False, data.validation.first(size)))
         elif task == "matmul":
             connection.send(_matmul_rates(device))
+        elif task == "products":
+            connection.send(_products_share(partial(one_pass, False, data.validation.first(size))))
         elif task == "sizes":
             connection.send((len(data.training), len(data.validation)))
         elif task == "flop":
@@ -209,3 +213,17 @@ def _matmul_rates(device: Any) -> dict[str, float]:
             best = min(best, time.perf_counter() - started)
         rates[name] = 2 * MATMUL_SIZE**3 / best
     return rates
+
+
+def _products_share(work: Callable[[], dict[str, Any]]) -> float:
+    """The share of a pass on a CPU that is spent in convolutions and matrix products themselves."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        seconds: float = work()["seconds"]
+    products: list[float] = [
+        event.self_cpu_time_total
+        for event in profiler.key_averages()
+        if any(name in event.key for name in PRODUCTS)
+    ]
+    return sum(products) / 1e6 / seconds

@@ -29,12 +29,14 @@ def table(figures: Figures) -> str:
     for c in figures["contestants"].values():
         shares = " ".join(f"{c['stages'][stage]:>12.1%}" for stage in STAGES)
         lines.append(f"{c['what']:42} {shares}")
-    rates = figures["matmul_gflop_per_second"]
+    rates, share = figures["matmul_gflop_per_second"], figures["validation_products_share"]
     lines += [
         "",
         f"limit: {figures['mflop_per_image']:.1f} MFLOP an image"
         f" ({figures['mflop_per_validation_image']:.1f} in validation), and a matrix product at"
         f" {rates['fp32']:,.0f} GFLOP/s in fp32, {rates['bf16']:,.0f} in bf16",
+        f"convolutions and matrix products are {share:.0%} of validation; if nothing else took time"
+        f" its ratio would be {figures['validation_ratio_of_products']:.1f}",
         "",
     ]
     for name, value in figures["commands"].items():
