@@ -1,18 +1,31 @@
-"""What the figures of all benchmarks share: where they come from, and their spread."""
+"""What the figures of all benchmarks share: where they come from, their spread, their targets."""
 
 import platform
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import reduce
 from importlib.metadata import version
 from importlib.util import find_spec
+from operator import getitem
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
+GPU_EPOCH_SECONDS = 0.15  # at most, for training on CIFAR-100's 50,000 images
+
 Figures = dict[str, Any]
+
+
+class Target(NamedTuple):
+    """What a figure shall be; `path` are the keys that lead to it, a number or a spread."""
+
+    what: str
+    bound: str  # "at least" or "at most"
+    value: float
+    path: tuple[str, ...]
 
 
 def origin() -> Figures:
@@ -46,3 +59,27 @@ def show(value: dict[str, float], form: str) -> str:
         return format(value["median"], form)
     middle, low, high = (format(value[key], form) for key in ("median", "min", "max"))
     return f"{middle} ({low} to {high})"
+
+
+def judge(targets: Sequence[Target], figures: Figures) -> list[Figures]:
+    """Say of each target whether the median meets it. What was not measured is left out."""
+    rows = []
+    for what, bound, value, path in targets:
+        with suppress(KeyError):
+            measured: Any = reduce(getitem, path, figures)
+            if not isinstance(measured, dict):
+                measured = spread([measured])
+            number = measured["median"]
+            met = number >= value if bound == "at least" else number <= value
+            rows.append({"what": what, bound: value, "measured": measured, "met": met})
+    return rows
+
+
+def target_lines(rows: Sequence[Figures]) -> list[str]:
+    """What `judge` says, to be read."""
+    lines = [f"{'target':44} {'':14} {'measured':>30}"]
+    for row in rows:
+        bound = " ".join(f"{key} {row[key]:,}" for key in ("at least", "at most") if key in row)
+        met = "met" if row["met"] else "missed"
+        lines.append(f"{row['what']:44} {bound:14} {show(row['measured'], ',.4g'):>30}  {met}")
+    return lines

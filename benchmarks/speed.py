@@ -22,7 +22,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from benchmarks.contestant import STAGES, Contestant, Setup
-from benchmarks.figures import ROOT, Figures, origin, spread
+from benchmarks.figures import GPU_EPOCH_SECONDS, ROOT, Figures, Target, judge, origin, spread
 from benchmarks.speed_table import table
 
 VARIANT = "dropout"  # the tutorial's last network, and the slowest
@@ -36,6 +36,30 @@ NAMES = {
 # torch._dynamo when an optimiser is made.
 LIBRARIES = (
     "import torch, torch._dynamo, mlflow.pytorch, mlflow.store.tracking.sqlalchemy_store, typer"
+)
+
+# What is measured, by the names that it has in the table and in the file.
+ONE_RUN, STUDY = "one run of 1 epoch", "a study of 4 runs of 10 epochs"
+LOADING, EPOCH = "loading the data", "training on 50,000 images, bf16"
+FIRST_BATCH, OWN_CODE = "from command to first batch", "of which our own code"
+LOGGING = "share of an epoch spent logging"
+
+# Ratios are to the tutorial's loop. Those of a GPU depend on the processor that feeds the loop.
+CPU_TARGETS = (
+    Target("ratio of one run, bf16", "at least", 4.5, ("contestants", "bf16", "ratio")),
+    Target("ratio of one run, fp32", "at least", 3.2, ("contestants", "fp32", "ratio")),
+    Target("ratio of runs side by side", "at least", 5.5, ("contestants", "study", "ratio")),
+    Target(f"ratio of {STUDY}", "at least", 5.5, ("commands", STUDY, "ratio")),
+    Target("ratio of validation", "at least", 8, ("contestants", "bf16", "validation_ratio")),
+)
+GPU_TARGETS = (Target(f"seconds of {EPOCH}", "at most", GPU_EPOCH_SECONDS, ("seconds", EPOCH)),)
+TARGETS = (
+    Target(f"seconds {FIRST_BATCH}", "at most", 6, ("seconds", FIRST_BATCH)),
+    Target("seconds of our own code", "at most", 1, ("seconds", OWN_CODE)),
+    Target("seconds of --help", "at most", 0.5, ("seconds", "--help")),
+    Target(f"seconds of {LOADING}", "at most", 0.3, ("seconds", LOADING)),
+    Target(LOGGING, "at most", 0.01, ("seconds", LOGGING)),
+    Target(f"MB of {ONE_RUN}", "at most", 1200, ("commands", ONE_RUN, "peak_memory_mb")),
 )
 
 
@@ -141,7 +165,7 @@ def measure(options: argparse.Namespace) -> Figures:
         images / median(training[name][1:]) + validated / median(checking[name][1:])
         for name in ("bf16", "tutorial")
     )
-    return {
+    figures = {
         "date": date.today().isoformat(),
         "command": f"python -m benchmarks.speed {' '.join(sys.argv[1:])}".strip(),
         **origin(),
@@ -155,9 +179,14 @@ def measure(options: argparse.Namespace) -> Figures:
         "validation_ratio_of_products": contestants["bf16"]["validation_ratio"]["median"] / share,
         "contestants": contestants,
         "commands": {} if options.quick or only_torch else _whole(options, tutorial),
-        "seconds": {"loading the data": spread(loading)}
+        "seconds": {
+            LOADING: spread(loading),
+            EPOCH: spread([50_000 / rate for rate in training["bf16"][1:]]),
+        }
         | ({} if only_torch else _commands(options, epoch)),
     }
+    targets = (CPU_TARGETS if options.device == "cpu" else GPU_TARGETS) + TARGETS
+    return figures | {"targets": judge(targets, figures)}
 
 
 def _rate(team: Sequence[Contestant], task: str, images: int) -> tuple[float, dict[str, float]]:
@@ -195,10 +224,10 @@ def _commands(options: argparse.Namespace, epoch: float) -> Figures:
     own = [total - loaded for total, loaded in zip(begun, libraries, strict=True)]
     return {
         "--help": spread(helps),
-        "from command to first batch": spread(begun),
-        "of which our own code": spread(own),
+        FIRST_BATCH: spread(begun),
+        OWN_CODE: spread(own),
         "logging per epoch": spread(logged),
-        "share of an epoch spent logging": spread([value / epoch for value in logged]),
+        LOGGING: spread([value / epoch for value in logged]),
     } | ({"evaluate, whole command": spread(evaluations)} if evaluations else {})
 
 
@@ -211,8 +240,8 @@ def _whole(options: argparse.Namespace, tutorial_seconds: float) -> Figures:
     study = ["ablate", "--variants", VARIANT, "--seeds", "4", "--epochs", "10", *data]
     figures = {}
     for name, epochs, arguments in (
-        ("one run of 1 epoch", 1, ["train", "--variant", VARIANT, "--epochs", "1", *data]),
-        ("a study of 4 runs of 10 epochs", 40, study),
+        (ONE_RUN, 1, ["train", "--variant", VARIANT, "--epochs", "1", *data]),
+        (STUDY, 40, study),
     ):
         with TemporaryDirectory() as folder:
             seconds, _, memory = _run(folder, "-m", "pipeline", *arguments)

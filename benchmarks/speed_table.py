@@ -1,7 +1,7 @@
 """The table of `benchmarks.speed`."""
 
 from benchmarks.contestant import STAGES
-from benchmarks.figures import Figures, show
+from benchmarks.figures import Figures, show, target_lines
 
 
 def table(figures: Figures) -> str:
@@ -47,4 +47,4 @@ def table(figures: Figures) -> str:
     for name, value in figures["seconds"].items():
         form = ".2%" if "share" in name else ".3f"
         lines.append(f"{name:42} {show(value, form):>26}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *target_lines(figures["targets"])])

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import run
 
+from benchmarks.figures import Target, judge, spread, target_lines
+
 
 @pytest.mark.thorough
 def test_the_benchmark_compares_with_the_tutorials_loop(tmp_path: Path) -> None:
@@ -24,7 +26,31 @@ def test_the_benchmark_compares_with_the_tutorials_loop(tmp_path: Path) -> None:
     assert 0.1 < figures["validation_products_share"] < 1
     seconds = figures["seconds"]
     assert 0 < seconds["--help"]["median"] < seconds["from command to first batch"]["median"]
+    targets = {row["what"]: row for row in figures["targets"]}
+    _, told = answer.out.split("\ntarget ")
+    for what, row in targets.items():
+        (line,) = (line for line in told.splitlines() if line.startswith(what))
+        assert line.endswith("  met" if row["met"] else "  missed")
+    assert "ratio of validation" in targets
+    assert "seconds of --help" in targets
+    assert "MB of one run of 1 epoch" not in targets  # --quick runs no whole commands
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_target_is_met_or_missed_by_the_median_and_left_out_if_it_was_not_measured() -> None:
+    figures = {"speed": {"slow": spread([1, 2, 9]), "fast": 3.0}}
+    targets = [
+        Target("slow, least", "at least", 2, ("speed", "slow")),
+        Target("slow, most", "at most", 1.9, ("speed", "slow")),
+        Target("fast, least", "at least", 3.1, ("speed", "fast")),
+        Target("fast, most", "at most", 3, ("speed", "fast")),
+        Target("not measured", "at least", 1, ("speed", "other")),
+    ]
+    rows = judge(targets, figures)
+    assert [row["met"] for row in rows] == [True, False, False, True]
+    _, *lines = (" ".join(line.split()) for line in target_lines(rows))
+    assert lines[0] == "slow, least at least 2 2 (1 to 9) met"
+    assert lines[1] == "slow, most at most 1.9 2 (1 to 9) missed"
 
 
 @pytest.mark.thorough
