@@ -4,7 +4,8 @@ python -m benchmarks.speed [--quick] [--data-dir FOLDER] [--output FOLDER]
 
 All contestants are measured in one run, round by round in changing order, each as a process of its
 own that waits while others are measured. Figures are medians over the rounds, with the least and
-the greatest; ratios are those of the same round.
+the greatest; ratios are those of the same round. With --device cuda the contestants' memory is that
+of their tensors on the GPU.
 """
 
 import argparse
@@ -30,7 +31,7 @@ NAMES = {
     "tutorial": "the tutorial's loop",
     "fp32": "one run, fp32",
     "bf16": "one run, bf16",
-    "study": "a study, {jobs} runs side by side, bf16",
+    "study": "a study, {cores} runs side by side, bf16",
 }
 # What a training needs before its first batch, and takes seconds to import. torch.optim imports
 # torch._dynamo when an optimiser is made.
@@ -96,11 +97,9 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> Figures:
     """Let the contestants train and validate in turns, then time the commands."""
+    on_cpu = options.device == "cpu"
     cores = os.cpu_count() or 1
-    jobs = 1 if options.device == "cuda" else cores
     rounds = 2 if options.quick else options.rounds
-    # As many images as take each a few seconds.
-    slow, fast, validation = (1_280, 7_680, 2_000) if options.quick else (7_680, 38_400, 10_000)
 
     def setup(precision: str, threads: int = 0) -> Setup:
         return Setup(precision, VARIANT, options.dataset, options.data_dir, options.device, threads)
@@ -110,13 +109,18 @@ def measure(options: argparse.Namespace) -> Figures:
         "tutorial": [Contestant(setup("tutorial"), {})],
         "fp32": [Contestant(setup("fp32"), ours)],
         "bf16": [Contestant(setup("bf16"), ours)],
-        "study": [Contestant(setup("bf16", max(1, cores // jobs)), ours) for _ in range(jobs)],
     }
+    if on_cpu:  # on a GPU the runs of a study take turns
+        plain["study"] = [Contestant(setup("bf16", threads=1), ours) for _ in range(cores)]
     # What is asked of this one would otherwise count in the memory of one that trains.
     aside = Contestant(setup("bf16"), ours | {"KINETO_LOG_LEVEL": "99"})  # a silent profiler
     # When all have answered, nothing is being imported any more.
     everybody = [*(contestant for team in plain.values() for contestant in team), aside]
     (images, validated), *_ = [contestant.do("sizes") for contestant in everybody]
+    if on_cpu:  # as many images as take each a few seconds
+        slow, fast, validation = (1_280, 7_680, 2_000) if options.quick else (7_680, 38_400, 10_000)
+    else:  # whole epochs, since the tutorial's loop starts its workers once in each
+        slow, fast, validation = images, images, validated
     flop, forward_flop = aside.do("flop")
     loading = [aside.do("loading") for _ in range(5)]
     training: dict[str, list[float]] = {name: [] for name in plain}
@@ -126,7 +130,8 @@ def measure(options: argparse.Namespace) -> Figures:
     products: list[float] = []
     for turn in range(rounds + 1):  # the first warms up
         matmul.append(aside.do("matmul"))
-        products.append(aside.do("products", validation))
+        if on_cpu:
+            products.append(aside.do("products", validation))
         names = list(plain)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             team = plain[name]
@@ -145,7 +150,7 @@ def measure(options: argparse.Namespace) -> Figures:
         rates, passes = training[name][1:], checking[name][1:]
         kind = "fp32" if name in ("tutorial", "fp32") else "bf16"
         contestants[name] = {
-            "what": NAMES[name].format(jobs=jobs),
+            "what": NAMES[name].format(cores=cores),
             "images_per_second": spread(rates),
             "images_per_second_while_warming_up": training[name][0],
             "ratio": spread([b / a for a, b in zip(training["tutorial"][1:], rates, strict=True)]),
@@ -153,12 +158,14 @@ def measure(options: argparse.Namespace) -> Figures:
             "validation_ratio": spread(
                 [b / a for a, b in zip(checking["tutorial"][1:], passes, strict=True)]
             ),
-            "stages": {s: median(shares[s] for shares in stages[name][1:]) for s in STAGES},
             "fraction_of_limit": median(rates) * flop / peak[kind],
             "validation_fraction_of_limit": median(passes) * forward_flop / peak["fp32"],
             "peak_memory_mb": memory[name],
         }
-    share = median(products[1:])
+        if on_cpu:  # a GPU's stages are launches, and in a graph's replay there is none of them
+            contestants[name]["stages"] = {
+                stage: median(shares[stage] for shares in stages[name][1:]) for stage in STAGES
+            }
     only_torch = find_spec("mlflow") is None  # then there are no commands to measure
     # What an epoch takes, training and validation.
     epoch, tutorial = (
@@ -169,14 +176,13 @@ def measure(options: argparse.Namespace) -> Figures:
         "date": date.today().isoformat(),
         "command": f"python -m benchmarks.speed {' '.join(sys.argv[1:])}".strip(),
         **origin(),
+        "device": options.device,
         "data": options.dataset,
         "variant": VARIANT,
         "rounds": rounds,
         "mflop_per_image": flop / 1e6,
         "mflop_per_validation_image": forward_flop / 1e6,
         "matmul_gflop_per_second": {kind: rate / 1e9 for kind, rate in peak.items()},
-        "validation_products_share": share,
-        "validation_ratio_of_products": contestants["bf16"]["validation_ratio"]["median"] / share,
         "contestants": contestants,
         "commands": {} if options.quick or only_torch else _whole(options, tutorial),
         "seconds": {
@@ -185,7 +191,11 @@ def measure(options: argparse.Namespace) -> Figures:
         }
         | ({} if only_torch else _commands(options, epoch)),
     }
-    targets = (CPU_TARGETS if options.device == "cpu" else GPU_TARGETS) + TARGETS
+    if on_cpu:
+        share, ratio = median(products[1:]), contestants["bf16"]["validation_ratio"]["median"]
+        figures["validation_products_share"] = share
+        figures["validation_ratio_of_products"] = ratio / share
+    targets = (CPU_TARGETS if on_cpu else GPU_TARGETS) + TARGETS
     return figures | {"targets": judge(targets, figures)}
 
 
@@ -204,7 +214,8 @@ def _commands(options: argparse.Namespace, epoch: float) -> Figures:
     `epoch` is how many seconds an epoch on all images takes, to compare with.
     """
     data = ["--dataset", options.dataset, "--data-dir", options.data_dir]
-    train = ["train", "--variant", VARIANT, "--train-images", "512", "--epochs", "3", *data]
+    shape = ["--train-images", "512", "--epochs", "3", "--device", options.device]
+    train = ["train", "--variant", VARIANT, *shape, *data]
     model = f"models:/{options.dataset}-cnn@{VARIANT}"
     evaluate = ["-m", "pipeline", "evaluate", "--model", model, *data]
     helps, libraries, begun, logged, evaluations = [], [], [], [], []
@@ -236,11 +247,12 @@ def _whole(options: argparse.Namespace, tutorial_seconds: float) -> Figures:
 
     `tutorial_seconds` is what the tutorial's loop takes for an epoch, training and validation.
     """
-    data = ["--dataset", options.dataset, "--data-dir", options.data_dir]
-    study = ["ablate", "--variants", VARIANT, "--seeds", "4", "--epochs", "10", *data]
+    where = ["--dataset", options.dataset, "--data-dir", options.data_dir]
+    where += ["--device", options.device]
+    study = ["ablate", "--variants", VARIANT, "--seeds", "4", "--epochs", "10", *where]
     figures = {}
     for name, epochs, arguments in (
-        (ONE_RUN, 1, ["train", "--variant", VARIANT, "--epochs", "1", *data]),
+        (ONE_RUN, 1, ["train", "--variant", VARIANT, "--epochs", "1", *where]),
         (STUDY, 40, study),
     ):
         with TemporaryDirectory() as folder:

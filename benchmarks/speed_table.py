@@ -25,20 +25,25 @@ def table(figures: Figures) -> str:
             f"{c['what']:42} {show(c['validation_images_per_second'], ',.0f'):>26}"
             f" {show(c['validation_ratio'], '.2f'):>20} {c['validation_fraction_of_limit']:>13.0%}"
         )
-    lines += ["", f"{'share of a training pass':42} " + " ".join(f"{s:>12}" for s in STAGES)]
-    for c in figures["contestants"].values():
-        shares = " ".join(f"{c['stages'][stage]:>12.1%}" for stage in STAGES)
-        lines.append(f"{c['what']:42} {shares}")
-    rates, share = figures["matmul_gflop_per_second"], figures["validation_products_share"]
+    if figures["device"] == "cpu":
+        lines += ["", f"{'share of a training pass':42} " + " ".join(f"{s:>12}" for s in STAGES)]
+        for c in figures["contestants"].values():
+            shares = " ".join(f"{c['stages'][stage]:>12.1%}" for stage in STAGES)
+            lines.append(f"{c['what']:42} {shares}")
+    rates = figures["matmul_gflop_per_second"]
     lines += [
         "",
         f"limit: {figures['mflop_per_image']:.1f} MFLOP an image"
         f" ({figures['mflop_per_validation_image']:.1f} in validation), and a matrix product at"
         f" {rates['fp32']:,.0f} GFLOP/s in fp32, {rates['bf16']:,.0f} in bf16",
-        f"convolutions and matrix products are {share:.0%} of validation; if nothing else took time"
-        f" its ratio would be {figures['validation_ratio_of_products']:.1f}",
-        "",
     ]
+    if figures["device"] == "cpu":
+        lines.append(
+            f"convolutions and matrix products are {figures['validation_products_share']:.0%} of"
+            " validation; if nothing else took time its ratio would be"
+            f" {figures['validation_ratio_of_products']:.1f}"
+        )
+    lines.append("")
     for name, value in figures["commands"].items():
         lines.append(
             f"{name:42} {value['seconds']:.0f} s, {value['ratio']:.1f} times the tutorial's loop,"
