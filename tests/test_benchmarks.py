@@ -84,3 +84,24 @@ def test_variants_that_share_a_seed_count_once_in_the_interval_over_all(tmp_path
         "bf16 minus fp32, base: +1.50 points, 95 % CI -0.55 to +3.55, 4 seeds",
         "bf16 minus fp32, bn: +1.00 points, 95 % CI -1.48 to +3.48, 3 seeds",
     ]
+
+
+def test_many_runs_are_timed_in_one_process_that_imports_no_mlflow(tmp_path: Path) -> None:
+    for name in ("mlflow", "typer"):  # the first that are found
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    arguments = ["--dataset", "synthetic", "--train-images", "200", "--epochs", "1", "--seeds", "1"]
+    more = ["--variants", "base,bn", "--output", "figures.json"]
+    answer = run(tmp_path, "python", "-m", "benchmarks.many_runs", *arguments, *more)
+    assert answer.status == 0, answer.err
+    assert "Epoch 1" not in answer.err  # no progress bars, which take time
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["train_images"] == 200
+    assert figures["val_accuracy"].keys() == {"base", "bn"}
+    epoch = figures["epoch_seconds"]["median"]
+    assert 0 < figures["training_seconds"]["median"] < epoch
+    assert figures["total_seconds"] > figures["first_epoch_seconds"] + epoch
+    assert figures["targets"] == []  # they are for a GPU
+    assert {"commit", "machine", "versions"} < figures.keys()
+    for variant, accuracy in figures["val_accuracy"].items():
+        (line,) = (line for line in answer.out.splitlines() if f" of {variant} " in line)
+        assert line.endswith(f" {accuracy:.2%}")
