@@ -4,14 +4,16 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 STAGES = ("data", "forward", "backward", "optimiser", "bookkeeping")
-MATMUL_SIZE = 2048
+MATMUL_SIZES = {"cpu": 2048, "cuda": 8192}  # large enough to keep all of it busy
+PRODUCTS = ("convolution", "conv2d", "addmm")  # in the profiler's names, on whatever processor
 KIB = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss, in bytes
 
 
@@ -122,12 +124,14 @@ def _serve(connection: Connection, setup: Setup) -> None:
             connection.send(one_pass(False, data.validation.first(size)))
         elif task == "matmul":
             connection.send(_matmul_rates(device))
+        elif task == "products":
+            connection.send(_products_share(partial(one_pass, False, data.validation.first(size))))
         elif task == "sizes":
             connection.send((len(data.training), len(data.validation)))
         elif task == "flop":
             connection.send(_flop_per_image(model, criterion, device))
         elif task == "memory":
-            connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB / 1e6)
+            connection.send(_peak_memory(device))
         elif task == "loading":
             started = time.perf_counter()
             load(setup.dataset, setup.data_dir)
@@ -199,13 +203,37 @@ def _matmul_rates(device: Any) -> dict[str, float]:
     """Operations per second (multiplications and additions) of a large matrix product."""
     import torch
 
+    size = MATMUL_SIZES[device.type]
     rates = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        a = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device=device, dtype=dtype)
+        a = torch.randn(size, size, device=device, dtype=dtype)
         best = float("inf")
         for _ in range(6):
             started = time.perf_counter()
             (a @ a)[0, 0].item()
             best = min(best, time.perf_counter() - started)
-        rates[name] = 2 * MATMUL_SIZE**3 / best
+        rates[name] = 2 * size**3 / best
     return rates
+
+
+def _peak_memory(device: Any) -> float:
+    """MB of the process at most; on a GPU those of its tensors there."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB / 1e6
+
+
+def _products_share(work: Callable[[], dict[str, Any]]) -> float:
+    """The share of a pass on a CPU that is spent in convolutions and matrix products themselves."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        seconds: float = work()["seconds"]
+    products: list[float] = [
+        event.self_cpu_time_total
+        for event in profiler.key_averages()
+        if any(name in event.key for name in PRODUCTS)
+    ]
+    return sum(products) / 1e6 / seconds

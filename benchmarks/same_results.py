@@ -4,7 +4,7 @@ python -m benchmarks.same_results [--data-dir FOLDER] [--output docs/benchmarks/
 
 bf16 against fp32, and augmentation of whole batches against torchvision's, image by image. A pair
 has the same initial weights. The file is added to; what is in it already is not run again. Each
-training takes one thread, and says of which commit it is.
+training says of which commit it is, and on how many threads of which machine it ran.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from pipeline.statistics import t_test
 # Precision, and whether images are augmented one by one.
 WAYS = {"bf16": ("bf16", False), "fp32": ("fp32", False), "one by one": ("bf16", True)}
 COMPARISONS = (("fp32", "bf16"), ("one by one", "bf16"))
+THREADS = 1  # of each training; several at once fill the cores
 
 
 class Task(NamedTuple):
@@ -37,7 +38,7 @@ class Task(NamedTuple):
 
 
 def main() -> None:
-    """Train what is not in the file yet; print the paired differences."""
+    """Train what is not in the file yet; print the paired differences of all that is in it."""
     parser = argparse.ArgumentParser(description="Compare fast ways of training with plain ones.")
     parser.add_argument("--variants", default="base,bn,dropout")
     parser.add_argument("--ways", default=",".join(WAYS))
@@ -71,14 +72,14 @@ def _train(task: Task) -> dict[str, Any]:
     import torch
 
     from benchmarks import tutorial
-    from benchmarks.speed import commit
+    from benchmarks.figures import origin
     from pipeline.config import Config
     from pipeline.data import load
     from pipeline.data.loader import TrainingBatches, ValidationBatches
     from pipeline.randomness import Stream, stream_seed
     from pipeline.training import VALIDATION_BATCH_SIZE, epoch, fast_step, prepare
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # for the progress bars
     device = torch.device("cpu")
     data = load("cifar100", task.data_dir)
@@ -97,25 +98,35 @@ def _train(task: Task) -> dict[str, Any]:
         result = epoch(network, n, False, validation, criterion, optimizer, step=validate)
         accuracies.append(result.accuracy)
     settings = {k: v for k, v in task._asdict().items() if k != "data_dir"}
-    return settings | {"val_accuracy": accuracies, "commit": commit()}
+    return settings | {"val_accuracy": accuracies, "threads": THREADS, **origin()}
 
 
 def _compare(done: list[dict[str, Any]]) -> Iterator[str]:
-    """Say how far the last epoch's accuracies are apart, in points, per variant and over all."""
+    """Say how far the last epoch's accuracies are apart, in points, over all variants and for each.
+
+    Variants that share a seed share images and weights, so their differences are not independent:
+    over all, each seed that has every variant counts once, by the mean of its differences.
+    """
     last = {(r["way"], r["variant"], r["seed"]): 100 * r["val_accuracy"][-1] for r in done}
     for plain, fast in COMPARISONS:
-        pairs: dict[str, list[float]] = {"all": []}
+        by_seed: dict[int, dict[str, float]] = {}
         for (way, variant, seed), accuracy in sorted(last.items()):
             if way == fast and (plain, variant, seed) in last:
                 difference = accuracy - last[plain, variant, seed]
-                pairs.setdefault(variant, []).append(difference)
-                pairs["all"].append(difference)
-        for variant, differences in pairs.items():
-            if len(differences) > 1:
-                low, high = t_test(np.array(differences))[0]
+                by_seed.setdefault(seed, {})[variant] = difference
+        variants = sorted({variant for row in by_seed.values() for variant in row})
+        groups = {"all": variants} | {variant: [variant] for variant in variants}
+        for name, group in groups.items():
+            means = [
+                np.mean([row[variant] for variant in group])
+                for row in by_seed.values()
+                if row.keys() >= set(group)
+            ]
+            if len(means) > 1:
+                low, high = t_test(np.array(means))[0]
                 yield (
-                    f"{fast} minus {plain}, {variant}: {np.mean(differences):+.2f} points, 95 % CI"
-                    f" {low:+.2f} to {high:+.2f}, {len(differences)} pairs"
+                    f"{fast} minus {plain}, {name}: {np.mean(means):+.2f} points, 95 % CI"
+                    f" {low:+.2f} to {high:+.2f}, {len(means)} seeds"
                 )
 
 

@@ -4,36 +4,34 @@ python -m benchmarks.speed [--quick] [--data-dir FOLDER] [--output FOLDER]
 
 All contestants are measured in one run, round by round in changing order, each as a process of its
 own that waits while others are measured. Figures are medians over the rounds, with the least and
-the greatest; ratios are those of the same round.
+the greatest; ratios are those of the same round. With --device cuda the contestants' memory is that
+of their tensors on the GPU.
 """
 
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from benchmarks.contestant import STAGES, Contestant, Setup
-from pipeline.device import describe_machine
+from benchmarks.figures import GPU_EPOCH_SECONDS, ROOT, Figures, Target, judge, origin, spread
+from benchmarks.speed_table import table
 
-ROOT = Path(__file__).parents[1]
 VARIANT = "dropout"  # the tutorial's last network, and the slowest
 NAMES = {
     "tutorial": "the tutorial's loop",
     "fp32": "one run, fp32",
     "bf16": "one run, bf16",
-    "study": "a study, {jobs} runs side by side, bf16",
+    "study": "a study, {cores} runs side by side, bf16",
 }
 # What a training needs before its first batch, and takes seconds to import. torch.optim imports
 # torch._dynamo when an optimiser is made.
@@ -41,7 +39,29 @@ LIBRARIES = (
     "import torch, torch._dynamo, mlflow.pytorch, mlflow.store.tracking.sqlalchemy_store, typer"
 )
 
-Figures = dict[str, Any]
+# What is measured, by the names that it has in the table and in the file.
+ONE_RUN, STUDY = "one run of 1 epoch", "a study of 4 runs of 10 epochs"
+LOADING, EPOCH = "loading the data", "training on 50,000 images, bf16"
+FIRST_BATCH, OWN_CODE = "from command to first batch", "of which our own code"
+LOGGING = "share of an epoch spent logging"
+
+# Ratios are to the tutorial's loop. Those of a GPU depend on the processor that feeds the loop.
+CPU_TARGETS = (
+    Target("ratio of one run, bf16", "at least", 4.5, ("contestants", "bf16", "ratio")),
+    Target("ratio of one run, fp32", "at least", 3.2, ("contestants", "fp32", "ratio")),
+    Target("ratio of runs side by side", "at least", 5.5, ("contestants", "study", "ratio")),
+    Target(f"ratio of {STUDY}", "at least", 5.5, ("commands", STUDY, "ratio")),
+    Target("ratio of validation", "at least", 8, ("contestants", "bf16", "validation_ratio")),
+)
+GPU_TARGETS = (Target(f"seconds of {EPOCH}", "at most", GPU_EPOCH_SECONDS, ("seconds", EPOCH)),)
+TARGETS = (
+    Target(f"seconds {FIRST_BATCH}", "at most", 6, ("seconds", FIRST_BATCH)),
+    Target("seconds of our own code", "at most", 1, ("seconds", OWN_CODE)),
+    Target("seconds of --help", "at most", 0.5, ("seconds", "--help")),
+    Target(f"seconds of {LOADING}", "at most", 0.3, ("seconds", LOADING)),
+    Target(LOGGING, "at most", 0.01, ("seconds", LOGGING)),
+    Target(f"MB of {ONE_RUN}", "at most", 1200, ("commands", ONE_RUN, "peak_memory_mb")),
+)
 
 
 def main() -> None:
@@ -77,11 +97,9 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> Figures:
     """Let the contestants train and validate in turns, then time the commands."""
+    on_cpu = options.device == "cpu"
     cores = os.cpu_count() or 1
-    jobs = 1 if options.device == "cuda" else cores
     rounds = 2 if options.quick else options.rounds
-    # As many images as take each a few seconds.
-    slow, fast, validation = (1_280, 7_680, 2_000) if options.quick else (7_680, 38_400, 10_000)
 
     def setup(precision: str, threads: int = 0) -> Setup:
         return Setup(precision, VARIANT, options.dataset, options.data_dir, options.device, threads)
@@ -91,20 +109,29 @@ def measure(options: argparse.Namespace) -> Figures:
         "tutorial": [Contestant(setup("tutorial"), {})],
         "fp32": [Contestant(setup("fp32"), ours)],
         "bf16": [Contestant(setup("bf16"), ours)],
-        "study": [Contestant(setup("bf16", max(1, cores // jobs)), ours) for _ in range(jobs)],
     }
-    first = plain["bf16"][0]
+    if on_cpu:  # on a GPU the runs of a study take turns
+        plain["study"] = [Contestant(setup("bf16", threads=1), ours) for _ in range(cores)]
+    # What is asked of this one would otherwise count in the memory of one that trains.
+    aside = Contestant(setup("bf16"), ours | {"KINETO_LOG_LEVEL": "99"})  # a silent profiler
     # When all have answered, nothing is being imported any more.
-    everybody = [contestant for team in plain.values() for contestant in team]
+    everybody = [*(contestant for team in plain.values() for contestant in team), aside]
     (images, validated), *_ = [contestant.do("sizes") for contestant in everybody]
-    flop, forward_flop = first.do("flop")
-    loading = [first.do("loading") for _ in range(5)]
+    if on_cpu:  # as many images as take each a few seconds
+        slow, fast, validation = (1_280, 7_680, 2_000) if options.quick else (7_680, 38_400, 10_000)
+    else:  # whole epochs, since the tutorial's loop starts its workers once in each
+        slow, fast, validation = images, images, validated
+    flop, forward_flop = aside.do("flop")
+    loading = [aside.do("loading") for _ in range(5)]
     training: dict[str, list[float]] = {name: [] for name in plain}
     checking: dict[str, list[float]] = {name: [] for name in plain}
     stages: dict[str, list[dict[str, float]]] = {name: [] for name in plain}
     matmul: list[dict[str, float]] = []
+    products: list[float] = []
     for turn in range(rounds + 1):  # the first warms up
-        matmul.append(first.do("matmul"))
+        matmul.append(aside.do("matmul"))
+        if on_cpu:
+            products.append(aside.do("products", validation))
         names = list(plain)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             team = plain[name]
@@ -123,32 +150,33 @@ def measure(options: argparse.Namespace) -> Figures:
         rates, passes = training[name][1:], checking[name][1:]
         kind = "fp32" if name in ("tutorial", "fp32") else "bf16"
         contestants[name] = {
-            "what": NAMES[name].format(jobs=jobs),
-            "images_per_second": _spread(rates),
+            "what": NAMES[name].format(cores=cores),
+            "images_per_second": spread(rates),
             "images_per_second_while_warming_up": training[name][0],
-            "ratio": _spread([b / a for a, b in zip(training["tutorial"][1:], rates, strict=True)]),
-            "validation_images_per_second": _spread(passes),
-            "validation_ratio": _spread(
+            "ratio": spread([b / a for a, b in zip(training["tutorial"][1:], rates, strict=True)]),
+            "validation_images_per_second": spread(passes),
+            "validation_ratio": spread(
                 [b / a for a, b in zip(checking["tutorial"][1:], passes, strict=True)]
             ),
-            "stages": {s: median(shares[s] for shares in stages[name][1:]) for s in STAGES},
             "fraction_of_limit": median(rates) * flop / peak[kind],
             "validation_fraction_of_limit": median(passes) * forward_flop / peak["fp32"],
             "peak_memory_mb": memory[name],
         }
+        if on_cpu:  # a GPU's stages are launches, and in a graph's replay there is none of them
+            contestants[name]["stages"] = {
+                stage: median(shares[stage] for shares in stages[name][1:]) for stage in STAGES
+            }
     only_torch = find_spec("mlflow") is None  # then there are no commands to measure
     # What an epoch takes, training and validation.
     epoch, tutorial = (
         images / median(training[name][1:]) + validated / median(checking[name][1:])
         for name in ("bf16", "tutorial")
     )
-    return {
+    figures = {
         "date": date.today().isoformat(),
         "command": f"python -m benchmarks.speed {' '.join(sys.argv[1:])}".strip(),
-        "commit": commit(),
-        "machine": describe_machine(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "torchvision", "mlflow") if find_spec(name)},
+        **origin(),
+        "device": options.device,
         "data": options.dataset,
         "variant": VARIANT,
         "rounds": rounds,
@@ -157,9 +185,18 @@ def measure(options: argparse.Namespace) -> Figures:
         "matmul_gflop_per_second": {kind: rate / 1e9 for kind, rate in peak.items()},
         "contestants": contestants,
         "commands": {} if options.quick or only_torch else _whole(options, tutorial),
-        "seconds": {"loading the data": _spread(loading)}
+        "seconds": {
+            LOADING: spread(loading),
+            EPOCH: spread([50_000 / rate for rate in training["bf16"][1:]]),
+        }
         | ({} if only_torch else _commands(options, epoch)),
     }
+    if on_cpu:
+        share, ratio = median(products[1:]), contestants["bf16"]["validation_ratio"]["median"]
+        figures["validation_products_share"] = share
+        figures["validation_ratio_of_products"] = ratio / share
+    targets = (CPU_TARGETS if on_cpu else GPU_TARGETS) + TARGETS
+    return figures | {"targets": judge(targets, figures)}
 
 
 def _rate(team: Sequence[Contestant], task: str, images: int) -> tuple[float, dict[str, float]]:
@@ -177,7 +214,8 @@ def _commands(options: argparse.Namespace, epoch: float) -> Figures:
     `epoch` is how many seconds an epoch on all images takes, to compare with.
     """
     data = ["--dataset", options.dataset, "--data-dir", options.data_dir]
-    train = ["train", "--variant", VARIANT, "--train-images", "512", "--epochs", "3", *data]
+    shape = ["--train-images", "512", "--epochs", "3", "--device", options.device]
+    train = ["train", "--variant", VARIANT, *shape, *data]
     model = f"models:/{options.dataset}-cnn@{VARIANT}"
     evaluate = ["-m", "pipeline", "evaluate", "--model", model, *data]
     helps, libraries, begun, logged, evaluations = [], [], [], [], []
@@ -196,12 +234,12 @@ def _commands(options: argparse.Namespace, epoch: float) -> Figures:
                 evaluations.append(_run(folder, *evaluate)[0])
     own = [total - loaded for total, loaded in zip(begun, libraries, strict=True)]
     return {
-        "--help": _spread(helps),
-        "from command to first batch": _spread(begun),
-        "of which our own code": _spread(own),
-        "logging per epoch": _spread(logged),
-        "share of an epoch spent logging": _spread([value / epoch for value in logged]),
-    } | ({"evaluate, whole command": _spread(evaluations)} if evaluations else {})
+        "--help": spread(helps),
+        FIRST_BATCH: spread(begun),
+        OWN_CODE: spread(own),
+        "logging per epoch": spread(logged),
+        LOGGING: spread([value / epoch for value in logged]),
+    } | ({"evaluate, whole command": spread(evaluations)} if evaluations else {})
 
 
 def _whole(options: argparse.Namespace, tutorial_seconds: float) -> Figures:
@@ -209,12 +247,13 @@ def _whole(options: argparse.Namespace, tutorial_seconds: float) -> Figures:
 
     `tutorial_seconds` is what the tutorial's loop takes for an epoch, training and validation.
     """
-    data = ["--dataset", options.dataset, "--data-dir", options.data_dir]
-    study = ["ablate", "--variants", VARIANT, "--seeds", "4", "--epochs", "10", *data]
+    where = ["--dataset", options.dataset, "--data-dir", options.data_dir]
+    where += ["--device", options.device]
+    study = ["ablate", "--variants", VARIANT, "--seeds", "4", "--epochs", "10", *where]
     figures = {}
     for name, epochs, arguments in (
-        ("one run of 1 epoch", 1, ["train", "--variant", VARIANT, "--epochs", "1", *data]),
-        ("a study of 4 runs of 10 epochs", 40, study),
+        (ONE_RUN, 1, ["train", "--variant", VARIANT, "--epochs", "1", *where]),
+        (STUDY, 40, study),
     ):
         with TemporaryDirectory() as folder:
             seconds, _, memory = _run(folder, "-m", "pipeline", *arguments)
@@ -265,68 +304,6 @@ def _memory(pid: int) -> float:
             with suppress(psutil.Error):
                 total += one.memory_full_info().pss / 1e6
     return total
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": median(values), "min": min(values), "max": max(values)}
-
-
-def commit() -> str:
-    """The commit of this checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    with suppress(OSError, subprocess.CalledProcessError):  # a copy without its history
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return "unknown"
-
-
-def table(figures: Figures) -> str:
-    """The figures, to be read."""
-    lines = [
-        f"{figures['machine']}; torch {figures['versions']['torch']}; {figures['data']},"
-        f" {figures['variant']}; medians of {figures['rounds']} rounds (least to greatest)",
-        "",
-        f"{'training':42} {'images/s':>22} {'ratio':>18} {'of the limit':>13} {'memory':>9}",
-    ]
-    for c in figures["contestants"].values():
-        lines.append(
-            f"{c['what']:42} {_show(c['images_per_second'], ',.0f'):>22}"
-            f" {_show(c['ratio'], '.2f'):>18} {c['fraction_of_limit']:>13.0%}"
-            f" {c['peak_memory_mb']:>6,.0f} MB"
-        )
-    lines += ["", f"{'validation, in fp32':42} {'images/s':>22} {'ratio':>18} {'of the limit':>13}"]
-    for c in figures["contestants"].values():
-        lines.append(
-            f"{c['what']:42} {_show(c['validation_images_per_second'], ',.0f'):>22}"
-            f" {_show(c['validation_ratio'], '.2f'):>18} {c['validation_fraction_of_limit']:>13.0%}"
-        )
-    lines += ["", f"{'share of a training pass':42} " + " ".join(f"{s:>12}" for s in STAGES)]
-    for c in figures["contestants"].values():
-        shares = " ".join(f"{c['stages'][stage]:>12.1%}" for stage in STAGES)
-        lines.append(f"{c['what']:42} {shares}")
-    rates = figures["matmul_gflop_per_second"]
-    lines += [
-        "",
-        f"limit: {figures['mflop_per_image']:.1f} MFLOP an image"
-        f" ({figures['mflop_per_validation_image']:.1f} in validation), and a matrix product at"
-        f" {rates['fp32']:,.0f} GFLOP/s in fp32, {rates['bf16']:,.0f} in bf16",
-        "",
-    ]
-    for name, value in figures["commands"].items():
-        lines.append(
-            f"{name:42} {value['seconds']:.0f} s, {value['ratio']:.1f} times the tutorial's loop,"
-            f" {value['peak_memory_mb']:,.0f} MB at most"
-        )
-    for name, value in figures["seconds"].items():
-        form = ".2%" if "share" in name else ".3f"
-        lines.append(f"{name:42} {_show(value, form):>22}")
-    return "\n".join(lines)
-
-
-def _show(value: dict[str, float], form: str) -> str:
-    if value["min"] == value["max"]:
-        return format(value["median"], form)
-    middle, low, high = (format(value[key], form) for key in ("median", "min", "max"))
-    return f"{middle} ({low} to {high})"
 
 
 if __name__ == "__main__":

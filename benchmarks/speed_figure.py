@@ -20,8 +20,9 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     """Draw images per second, with their spread, and how the time of an image is divided."""
     contestants = list(figures["contestants"].values())
     names = [c["what"].replace(", bf16", ",\nbf16") for c in contestants]
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
-    speed, stages = figure.subplots(2, 1, sharey=True)
+    parts = 2 if figures["device"] == "cpu" else 1
+    figure = Figure(figsize=(9, 2.6 * parts), layout="constrained")
+    speed, *rest = figure.subplots(parts, 1, sharey=True, squeeze=False)[:, 0]
     rates = [c["images_per_second"] for c in contestants]
     middle = [rate["median"] for rate in rates]
     spread = [
@@ -36,14 +37,17 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     speed.set_xlabel("training, images per second (line: least and greatest of the rounds)")
     speed.xaxis.set_major_formatter("{x:,.0f}")
 
-    left = [0.0] * len(contestants)
-    for stage, colour in zip(STAGES, COLOURS, strict=True):
-        width = [c["stages"][stage] * 1e6 / c["images_per_second"]["median"] for c in contestants]
-        stages.barh(names, width, left=left, label=stage, color=colour)
-        left = [a + b for a, b in zip(left, width, strict=True)]
-    stages.set_xlabel("microseconds per image")
-    stages.legend(ncols=len(STAGES), loc="lower right", fontsize="small")
+    for stages in rest:  # none on a GPU
+        left = [0.0] * len(contestants)
+        for stage, colour in zip(STAGES, COLOURS, strict=True):
+            width = [
+                c["stages"][stage] * 1e6 / c["images_per_second"]["median"] for c in contestants
+            ]
+            stages.barh(names, width, left=left, label=stage, color=colour)
+            left = [a + b for a, b in zip(left, width, strict=True)]
+        stages.set_xlabel("microseconds per image")
+        stages.legend(ncols=len(STAGES), loc="lower right", fontsize="small")
     speed.invert_yaxis()
-    for axes in (speed, stages):
+    for axes in (speed, *rest):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)

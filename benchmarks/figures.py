@@ -1,0 +1,85 @@
+"""What the figures of all benchmarks share: where they come from, their spread, their targets."""
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import reduce
+from importlib.metadata import version
+from importlib.util import find_spec
+from operator import getitem
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+GPU_EPOCH_SECONDS = 0.15  # at most, for training on CIFAR-100's 50,000 images
+
+Figures = dict[str, Any]
+
+
+class Target(NamedTuple):
+    """What a figure shall be; `path` are the keys that lead to it, a number or a spread."""
+
+    what: str
+    bound: str  # "at least" or "at most"
+    value: float
+    path: tuple[str, ...]
+
+
+def origin() -> Figures:
+    """The commit of this checkout, the machine, and the versions of what computes on it."""
+    # It imports torch, which reads its environment once; who imports this may set it before.
+    from pipeline.device import describe_machine
+
+    return {
+        "commit": _commit(),
+        "machine": describe_machine(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "torchvision", "mlflow") if find_spec(name)},
+    }
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    with suppress(OSError, subprocess.CalledProcessError):  # a copy without its history
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return "unknown"
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median, with the least and the greatest."""
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def show(value: dict[str, float], form: str) -> str:
+    """A spread to be read, each number formatted by `form`."""
+    if value["min"] == value["max"]:
+        return format(value["median"], form)
+    middle, low, high = (format(value[key], form) for key in ("median", "min", "max"))
+    return f"{middle} ({low} to {high})"
+
+
+def judge(targets: Sequence[Target], figures: Figures) -> list[Figures]:
+    """Say of each target whether the median meets it. What was not measured is left out."""
+    rows = []
+    for what, bound, value, path in targets:
+        with suppress(KeyError):
+            measured: Any = reduce(getitem, path, figures)
+            if not isinstance(measured, dict):
+                measured = spread([measured])
+            number = measured["median"]
+            met = number >= value if bound == "at least" else number <= value
+            rows.append({"what": what, bound: value, "measured": measured, "met": met})
+    return rows
+
+
+def target_lines(rows: Sequence[Figures]) -> list[str]:
+    """What `judge` says, to be read."""
+    lines = [f"{'target':44} {'':14} {'measured':>30}"]
+    for row in rows:
+        bound = " ".join(f"{key} {row[key]:,}" for key in ("at least", "at most") if key in row)
+        met = "met" if row["met"] else "missed"
+        lines.append(f"{row['what']:44} {bound:14} {show(row['measured'], ',.4g'):>30}  {met}")
+    return lines

@@ -1,0 +1,124 @@
+"""Time the trainings of a study in one process, one after the other, without MLflow.
+
+python -m benchmarks.many_runs [--seeds 10] [--epochs 30] [--data-dir FOLDER] [--output FILE]
+
+The total includes imports, reading the data, and warming up.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from statistics import mean
+
+from benchmarks.figures import (
+    GPU_EPOCH_SECONDS,
+    Figures,
+    Target,
+    judge,
+    origin,
+    show,
+    spread,
+    target_lines,
+)
+from pipeline.config import DATASETS, DEVICES, PRECISIONS, Config
+
+# The targets are for a GPU, and for this many images, variants, seeds and epochs.
+SIZE = (50_000, 3, 10, 30)
+TARGETS = (
+    Target("seconds of training an epoch", "at most", GPU_EPOCH_SECONDS, ("training_seconds",)),
+    Target("seconds in total", "at most", 90, ("total_seconds",)),
+)
+
+
+def main() -> None:
+    """Train; print the figures, and write them to `--output`."""
+    parser = argparse.ArgumentParser(description="Time many trainings in one process.")
+    parser.add_argument("--variants", default="base,bn,dropout")
+    parser.add_argument("--seeds", type=int, default=10, help="how many, from 0")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--device", default="auto", choices=DEVICES)
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS)
+    parser.add_argument("--dataset", default="cifar100", choices=DATASETS)
+    parser.add_argument("--data-dir", default="auto", help="where CIFAR-100 lies")
+    parser.add_argument("--train-images", type=int, default=0, help="how many; 0 takes all")
+    parser.add_argument("--output", type=Path, help="a JSON file")
+    options = parser.parse_args()
+    # Both are read when torch and tqdm are imported, which `measure` does.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the commands set it
+    os.environ["TQDM_DISABLE"] = "1"
+    figures = measure(options)
+    print("\n".join(_lines(figures)))
+    if options.output:
+        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def measure(options: argparse.Namespace) -> Figures:
+    """Train each variant with each seed. The medians leave out the very first epoch."""
+    started = time.perf_counter()
+    from pipeline.data import load
+    from pipeline.device import choose_device, choose_precision
+    from pipeline.training import train_network
+
+    variants = options.variants.split(",")
+    configs = [
+        Config(variant, epochs=options.epochs, seed=seed)
+        for seed in range(options.seeds)
+        for variant in variants
+    ]
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    data = load(options.dataset, options.data_dir, options.train_images)
+    histories = [train_network(config, data, device, precision)[1] for config in configs]
+    total = time.perf_counter() - started
+
+    images = len(data.training)
+    epochs = [metrics for history in histories for metrics in history]
+    others = epochs[1:] or epochs  # a single one has to do
+    figures = {
+        "command": f"python -m benchmarks.many_runs {' '.join(sys.argv[1:])}".strip(),
+        **origin(),
+        "device": device.type,
+        "precision": precision,
+        "data": options.dataset,
+        "train_images": images,
+        "seeds": options.seeds,
+        "epochs": options.epochs,
+        "total_seconds": total,
+        "first_epoch_seconds": epochs[0]["epoch_seconds"],
+        "epoch_seconds": spread([metrics["epoch_seconds"] for metrics in others]),
+        "training_seconds": spread([images / metrics["images_per_second"] for metrics in others]),
+        "val_accuracy": {
+            variant: mean(
+                history[-1]["val_accuracy"]
+                for config, history in zip(configs, histories, strict=True)
+                if config.variant == variant
+            )
+            for variant in variants
+        },
+    }
+    size = (images, len(variants), options.seeds, options.epochs)
+    targets = TARGETS if device.type == "cuda" and size == SIZE else ()
+    return figures | {"targets": judge(targets, figures)}
+
+
+def _lines(figures: Figures) -> list[str]:
+    lines = [
+        f"{figures['machine']}; torch {figures['versions']['torch']}; {figures['data']},"
+        f" {figures['train_images']:,} images; {figures['device']}, {figures['precision']};"
+        f" {figures['seeds']} seeds, {figures['epochs']} epochs; medians (least to greatest)",
+        "",
+        f"{'seconds in total':42} {figures['total_seconds']:>26.2f}",
+        f"{'the first epoch, which warms up':42} {figures['first_epoch_seconds']:>26.3f}",
+        f"{'an epoch':42} {show(figures['epoch_seconds'], '.3f'):>26}",
+        f"{'its training':42} {show(figures['training_seconds'], '.3f'):>26}",
+    ]
+    for variant, accuracy in figures["val_accuracy"].items():
+        lines.append(f"{f'validation accuracy of {variant}':42} {accuracy:>26.2%}")
+    return [*lines, "", *target_lines(figures["targets"])] if figures["targets"] else lines
+
+
+if __name__ == "__main__":
+    main()
