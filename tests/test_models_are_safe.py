@@ -194,11 +194,12 @@ def edit_records(files: Path, edit: Callable[[dict[str, bytes]], object]) -> Non
     """Rewrite the archive; the records are named without their common folder."""
     archive = files / "data" / "model.pt2"
     with zipfile.ZipFile(archive) as old:
-        records = {name.removeprefix("model/"): old.read(name) for name in old.namelist()}
+        common = old.namelist()[0].partition("/")[0]
+        records = {name.removeprefix(f"{common}/"): old.read(name) for name in old.namelist()}
     edit(records)
     with zipfile.ZipFile(archive, "w") as new:
         for name, content in records.items():
-            new.writestr(f"model/{name}", content)
+            new.writestr(f"{common}/{name}", content)
 
 
 def record(name: str, content: bytes) -> Callable[[Path], None]:
