@@ -3,7 +3,7 @@
 oneDNN, which computes PyTorch's convolutions on x86, keeps channels in blocks of 8 or 16. Between
 channels_last tensors it converts, and PyTorch computes BatchNorm and pooling by slower code of its
 own. Here everything up to the fully connected layers is oneDNN's and stays in its order: training
-is 1.3 times as fast, on one thread 1.5 times (docs/LOG.md).
+is 1.3 to 1.4 times as fast, on one thread 1.5 times (docs/LOG.md).
 """
 
 import platform

@@ -330,7 +330,7 @@ def main() -> NoReturn:
     interruption.install()
     # Torch's threads wait for each other thousands of times a second. By default they wait by
     # spinning, and with one other busy process on the machine training takes twice as long; without
-    # any spinning it takes a tenth longer on an idle one (docs/LOG.md).
+    # any spinning it takes a tenth to a fifth longer on an idle one (docs/LOG.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # MLflow's remarks about itself, and its bars, would bury the progress bar.

@@ -47,9 +47,8 @@ def compute_exactly() -> None:
 def keep_freed_memory() -> None:
     """Have glibc keep the memory of freed tensors for the next ones.
 
-    By default it returns large blocks to the system, which maps and clears them anew at every step:
-    half of a validation pass, and a tenth of training (docs/LOG.md). Other C libraries stay as they
-    are.
+    By default it returns large blocks to the system, which maps and clears them anew at every step,
+    and takes a fifth to a third of the speed (docs/LOG.md). Other C libraries stay as they are.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
