@@ -97,12 +97,12 @@ def side_by_side(
                 else:
                     if isinstance(event, StoreError):
                         raise event
-                    if not isinstance(event, Progress | str):
-                        if waiting:
-                            yield job.begin(waiting.popleft())
-                        else:
-                            _stop([team.pop(connection)])
                 yield cell, event
+                if connection in team and not isinstance(event, Progress | str):
+                    if waiting:
+                        yield job.begin(waiting.popleft())
+                    else:
+                        _stop([team.pop(connection)])
     finally:
         _stop(team.values())
 

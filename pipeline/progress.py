@@ -40,7 +40,10 @@ class Board:
                 self.told[cell] = time.monotonic()
                 self.write(f"{said} after {progress.epochs} of {cell.epochs} epochs")
             return
-        bar = self.running[cell] or tqdm(total=cell.epochs, unit="epoch", leave=False)
+        # How fast it is can be told from here on.
+        bar = self.running[cell] or tqdm(
+            total=cell.epochs, initial=progress.epochs, unit="epoch", leave=False
+        )
         self.running[cell] = bar
         bar.set_description_str(said, refresh=False)
         bar.n = progress.epochs

@@ -30,7 +30,7 @@ MIXTURES = {
     "torch": "the version of torch",
     "device": "the device",
     "device_name": "the GPU",
-    "threads": "the number of threads, above all to the times,",
+    "threads": "the number of threads, which decides the times above all,",
 }
 
 
