@@ -79,6 +79,7 @@ def test_the_real_files_give_the_images_that_torchvision_gives() -> None:
     assert list(data.superclass_names) == meta["coarse_label_names"]
 
 
+@pytest.mark.thorough
 @needs_real_data
 def test_the_real_images_are_the_same_from_the_archive_and_from_parquet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
