@@ -1,9 +1,10 @@
 # Needs python3 (3.11 to 3.14) and make; everything else goes into .venv, from requirements.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tools run as `python -m`: a script's first line can't hold the path of every folder.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A process for each core, whose computations then take one thread.
-PYTEST := OMP_NUM_THREADS=1 pytest -n auto --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help ablation test test-all bench lint ui lock clean
 
@@ -11,7 +12,7 @@ help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
 ablation: .venv/installed  ## the study of base, bn and dropout on the built-in data, no download (2 to 3 minutes)
-	mlflow run . -e ablate --env-manager local --experiment-name synthetic \
+	python -m mlflow run . -e ablate --env-manager local --experiment-name synthetic \
 		-P dataset=synthetic -P epochs=5 -P seeds=3
 
 test: .venv/installed lint ## lint, check types and run the tests
@@ -24,15 +25,15 @@ bench: .venv/installed ## measure speed against the tutorial's loop, into docs/b
 	python -m benchmarks.speed $(OPTIONS)
 
 lint: .venv/installed
-	ruff check .
-	ruff format --check .
-	mypy
+	python -m ruff check .
+	python -m ruff format --check .
+	python -m mypy
 
 ui: .venv/installed ## open MLflow's interface on the runs, at http://127.0.0.1:5000
-	mlflow ui --host 127.0.0.1
+	python -m mlflow ui --host 127.0.0.1
 
 lock: .venv/installed ## resolve requirements.txt anew from pyproject.toml
-	uv pip compile --quiet --universal --fork-strategy fewest --extra dev pyproject.toml -o requirements.txt
+	python -m uv pip compile --quiet --universal --fork-strategy fewest --extra dev pyproject.toml -o requirements.txt
 	sed "s/^# requirements.txt: .*/# requirements.txt: $$(git hash-object requirements.txt)/" conda.yaml > conda.yaml.new
 	mv conda.yaml.new conda.yaml
 
@@ -42,7 +43,7 @@ lock: .venv/installed ## resolve requirements.txt anew from pyproject.toml
 		echo "error: $(PYTHON) is not Python 3.11 to 3.14; name one that is: make PYTHON=python3.12"; exit 2; }
 	@echo "Setting up .venv: about 6 GB, some minutes."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 clean: ## remove .venv and caches; runs and models stay

@@ -4,6 +4,7 @@ Torch and MLflow are imported when a command needs them, since that takes second
 meanwhile: neither can be imported again after half an import.
 """
 
+import io
 import os
 import sys
 from contextlib import suppress
@@ -328,6 +329,9 @@ def data(
 def main() -> NoReturn:
     """Run a command; report what is wrong in one line, with the exit status that it deserves."""
     interruption.install()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console of Windows may know no "−" (cp1252)
+            stream.reconfigure(errors="replace")
     # Torch's threads wait for each other thousands of times a second. By default they wait by
     # spinning, and with one other busy process on the machine training takes twice as long; without
     # any spinning it takes a tenth to a fifth longer on an idle one (docs/LOG.md).

@@ -6,6 +6,7 @@ import platform
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 
 from pipeline.errors import InputError
@@ -29,7 +30,7 @@ def describe_machine() -> str:
     name = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration), Path("/proc/cpuinfo").open() as lines:
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = psutil.virtual_memory().total / 2**30
     parts = [name, f"{os.cpu_count()} cores", f"{memory:.0f} GiB of memory"]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())

@@ -9,13 +9,14 @@ What takes long to import is imported by the process itself, once its signals ar
 import io
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from pipeline import interruption
 from pipeline.config import Config
@@ -85,7 +86,7 @@ def side_by_side(
                 yield job.begin(waiting.popleft())
             outbox.sample_again()
             for connection in wait(list(team), LOOK_SECONDS):
-                assert isinstance(connection, Connection)
+                connection = cast("Connection", connection)
                 job = team[connection]
                 cell = job.cell
                 try:
@@ -115,17 +116,19 @@ class _Job:
     def __init__(self, parent: "Run") -> None:
         context = get_context("spawn")  # a fork would inherit the locks of torch's threads
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
-        resource_tracker.ensure_running()  # which would undo the mask
-        # The process inherits the mask: a signal waits until it knows what to do with one.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, interruption.SIGNALS)
+        # Closing it asks the process to end its run. (To terminate a process is to kill it on
+        # Windows.)
+        not_ours, self.go_on = context.Pipe(duplex=False)
+        self.process = context.Process(target=_work, args=(theirs, not_ours), daemon=True)
+        if sys.platform != "win32":
+            resource_tracker.ensure_running()  # starting it would undo the mask
         try:
-            self.process.start()
+            with interruption.inherited_blocked():
+                self.process.start()
         except OSError as error:
             raise MachineError(f"no process can be started for a run ({error})") from None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # so that the connection ends with the process
+        not_ours.close()
         self._send(parent)
 
     def begin(self, task: Task) -> tuple[Config, Progress]:
@@ -149,14 +152,14 @@ class _Job:
 def _stop(jobs: Iterable[_Job]) -> None:
     """Have the processes end their runs, all at the same time, and wait for them."""
     for job in jobs:
-        job.process.terminate()
+        job.go_on.close()
     for job in jobs:
         job.connection.close()
         job.process.join()
 
 
-def _work(connection: Connection) -> None:
-    """Train the cells that come through the connection until this process is stopped."""
+def _work(connection: Connection, go_on: Connection) -> None:
+    """Train the cells that come through the connection until `go_on` is closed."""
     lock = threading.RLock()  # MLflow's threads may print as well
 
     def send(event: Event) -> None:
@@ -169,8 +172,8 @@ def _work(connection: Connection) -> None:
     interruption.install()
     with suppress(interruption.Interrupted, KeyboardInterrupt, EOFError):
         with interruption.deferred():
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, interruption.SIGNALS)
-            threading.Thread(target=_follow_study, daemon=True).start()
+            interruption.unblock()
+            threading.Thread(target=_follow_study, args=(go_on,), daemon=True).start()
             os.environ["TQDM_DISABLE"] = "1"  # the study shows how far each run is
             from tqdm import tqdm
 
@@ -196,12 +199,10 @@ def _work(connection: Connection) -> None:
                     send(MachineError(first_line(error)))
 
 
-def _follow_study() -> None:
-    """Stop this process when that of the study is gone."""
-    study = parent_process()
-    assert study
-    wait([study.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
+def _follow_study(go_on: Connection) -> None:
+    """Stop this process when the study asks for it, or is gone: either closes the connection."""
+    wait([go_on])
+    interruption.stop_this_process()
 
 
 class _Lines(io.TextIOBase):

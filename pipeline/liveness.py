@@ -57,20 +57,10 @@ def is_alive(run: Run) -> bool:
             same = abs(process.create_time() - psutil.boot_time() - float(started)) < 1
             return bool(same and process.status() != psutil.STATUS_ZOMBIE)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
-            if not _is_hidden(int(pid)):
+            # Or this user may not look at it (`hidepid`, on shared servers).
+            if not psutil.pid_exists(int(pid)):
                 return False
     return time.time() - last_sign(run) < SILENCE_SECONDS
-
-
-def _is_hidden(pid: int) -> bool:
-    """Whether there is a process which this user may not look at (`hidepid`, on shared servers)."""
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except ProcessLookupError:
-        pass
-    return False
 
 
 def last_sign(run: Run) -> float:

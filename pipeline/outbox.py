@@ -7,8 +7,6 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 import mlflow
 from mlflow.entities import Metric, Run
@@ -22,6 +20,7 @@ from pipeline.store import (
     in_store,
     is_contended,
     is_outage,
+    local_path,
     uncut,
 )
 
@@ -195,13 +194,6 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError:
         new.unlink(missing_ok=True)
         raise
-
-
-def local_path(address: str) -> Path | None:
-    """Where artifacts lie in the file system; None if they are elsewhere."""
-    if not address.startswith(("/", "file:")):
-        return None
-    return Path(url2pathname(urlparse(address).path))
 
 
 def sample_again() -> None:

@@ -22,16 +22,27 @@ import mlflow
 import requests
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
 
+DEFAULT_STORE = "sqlite:///mlflow.db"
 RETRY_SECONDS = 2
 # How long to wait for another process that writes to the same database.
 LOCK_SECONDS = 120
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LASTING = ("disk is full", "readonly", "unable to open", "no such table", "disk I/O error")
+LASTING = (
+    "disk is full",
+    "readonly",
+    "unable to open",
+    "no such table",
+    "disk I/O error",
+    "syntax error",
+)
 CONTENDED = re.compile("database is locked|unique constraint|duplicate (key|entry)", re.IGNORECASE)
 PASSING_CODES = {408, 429, *range(500, 600)}  # of HTTP
 # What MLflow says of a server that can't be reached.
@@ -204,36 +215,63 @@ def first_line(error: Exception) -> str:
 def check_store() -> None:
     """Make the tracking store if it is new; raise StoreError if it can't be used."""
     patience()
-    uri = mlflow.get_tracking_uri()
-    database = uri.removeprefix("sqlite:///").split("?")[0]
-    # SQLite's own addresses (`file:…`) say more than a path, and `:memory:` is none.
-    if uri.startswith("sqlite:///") and database and not database.startswith(("file:", ":")):
-        try:
-            _make_sqlite(Path(database))
-        except STORE_ERRORS as error:
-            raise as_store_error(error) from None
+    is_set = mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
+    if not is_set and mlflow.get_tracking_uri().startswith("sqlite:"):
+        # MLflow's default, by its relative address. The absolute one is percent-encoded, and MLflow
+        # 3.17 makes a folder of that spelling (`my%20project`) beside `my project`.
+        mlflow.set_tracking_uri(DEFAULT_STORE)
+    try:
+        _make_sqlite(mlflow.get_tracking_uri())
+    except STORE_ERRORS as error:
+        raise as_store_error(error) from None
     _open_store()
 
 
-def _make_sqlite(database: Path) -> None:
-    """Make the tables of a new database, all of them or none.
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store, as SQLAlchemy reads the address; None if it has none."""
+    database = make_url(uri).database if uri.startswith("sqlite:") else None
+    # SQLite's own addresses (`file:…`) say more than a path, and `:memory:` is none.
+    return Path(database) if database and not database.startswith(("file:", ":")) else None
 
-    MLflow makes them when it first opens one. Of several processes that do so at the same moment
-    all but one would fail, and one that is killed meanwhile would leave what no other can open.
+
+def local_path(address: str) -> Path | None:
+    """Where artifacts lie in the file system, as MLflow finds them; None if they are elsewhere."""
+    if not is_local_uri(address):  # type: ignore[no-untyped-call]
+        return None
+    return Path(local_file_uri_to_path(address))  # type: ignore[no-untyped-call]
+
+
+def _make_sqlite(uri: str) -> None:
+    """Make the tables of a new SQLite database, all of them or none.
+
+    MLflow makes them when it first opens one. If several processes do so at the same moment, all
+    but one fail; one that is killed in the middle leaves a database that no other can open.
     """
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
+    database = sqlite_file(uri)
+    if database is None:
+        return
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(database.with_name(f"{database.name}.lock"), timeout=LOCK_SECONDS):
-        if not database.exists() or not database.stat().st_size:  # SQLite leaves empty ones
-            new = database.with_name(f"{database.name}.new")
-            # With its journal: SQLite would take that for the new file's own, and roll it back.
-            for left in database.parent.glob(f"{new.name}*"):
-                left.unlink()
-            engine = create_sqlalchemy_engine(f"sqlite:///{new}")  # type: ignore[no-untyped-call]
-            _initialize_tables(engine)  # type: ignore[no-untyped-call]
-            engine.dispose()
+        if database.exists() and database.stat().st_size:  # SQLite leaves empty ones
+            return
+        new = database.with_name(f"{database.name}.new")
+        # With its journals: SQLite would take those for the new file's own, and roll it back.
+        files = [new, *(new.with_name(f"{new.name}{end}") for end in ("-journal", "-wal", "-shm"))]
+        try:
+            for left in files:
+                left.unlink(missing_ok=True)
+            address = make_url(uri).set(database=str(new)).render_as_string()
+            engine = create_sqlalchemy_engine(address)  # type: ignore[no-untyped-call]
+            try:
+                _initialize_tables(engine)  # type: ignore[no-untyped-call]
+            finally:
+                engine.dispose()  # Windows renames no file that is open
             new.replace(database)
+        finally:
+            for left in files:
+                left.unlink(missing_ok=True)
 
 
 @in_store

@@ -35,6 +35,7 @@ from pipeline.store import (
     STORE_ERRORS,
     first_line,
     in_store,
+    local_path,
 )
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def _claimed(run_id: str) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(PermissionError):  # Windows deletes no file that is open
+            path.unlink(missing_ok=True)
         lock.release()
 
 
@@ -257,7 +259,7 @@ def log_report(files: Mapping[str, bytes], headline: str, metrics: Mapping[str, 
     mlflow.set_tag("mlflow.note.content", headline)
     mlflow.log_metrics(dict(metrics))
     address, here = str(mlflow.get_artifact_uri("report.html")), Path.cwd()
-    local = outbox.local_path(address)
+    local = local_path(address)
     if local is None:
         return address
     return str(local.relative_to(here) if local.is_relative_to(here) else local)

@@ -3,11 +3,13 @@
 import json
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,9 +111,17 @@ def run(folder: Path, *command: str) -> Answer:
     return Answer(process.returncode, out, err)
 
 
+@cache
+def project_address() -> str:
+    """The checkout as `mlflow run` takes it: MLflow cuts an address at a `#`, hence a link."""
+    link = Path(tempfile.mkdtemp()) / "checkout"
+    link.symlink_to(ROOT)
+    return str(link)
+
+
 def run_project(folder: Path, *arguments: str) -> Answer:
     """Type `mlflow run <this checkout> --env-manager local …` in `folder`."""
-    return run(folder, "mlflow", "run", str(ROOT), "--env-manager", "local", *arguments)
+    return run(folder, "mlflow", "run", project_address(), "--env-manager", "local", *arguments)
 
 
 @cache
@@ -126,10 +136,13 @@ def _killer() -> subprocess.Popen[str]:
     )
 
 
-def run_killed(folder: Path, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def run_killed(
+    folder: Path, jobs: list[dict[str, Any]], variables: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
     """Run commands in `folder` in forks of one process, killed as `killed.py` describes."""
     killer = _killer()
-    request = {"folder": str(folder), "environment": environment(folder), "jobs": jobs}
+    given = {**environment(folder), **(variables or {})}
+    request = {"folder": str(folder), "environment": given, "jobs": jobs}
     assert killer.stdin
     assert killer.stdout
     try:
@@ -140,6 +153,15 @@ def run_killed(folder: Path, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]
         _killer.cache_clear()
         raise
     return answers
+
+
+def copy_checkout(target: Path) -> None:
+    """Copy the checkout as it is, without what git ignores."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.check_output(listed, cwd=ROOT, text=True).rstrip("\0").split("\0"):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
 
 
 def free_port() -> int:
@@ -179,6 +201,8 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    # MLflow keeps a database open by its address; the default's is the same in every folder.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     yield
     while mlflow.active_run():
         mlflow.end_run()
@@ -248,8 +272,8 @@ def _make_study(folder: Path) -> Answer:
     folder.mkdir()
     dry_run = ["make", "--dry-run", "-C", str(ROOT), "ablation"]
     lines = subprocess.check_output(dry_run, text=True).replace("\\\n", " ").splitlines()
-    (command,) = (line.split() for line in lines if line.startswith("mlflow run "))
-    command[command.index(".")] = str(ROOT)
+    (command,) = (line.split() for line in lines if line.startswith("python -m mlflow run "))
+    command[command.index(".")] = project_address()
     # Two seeds and three epochs take a third of the time. The learning rate is typed in a way that
     # MLflow would refuse to log again.
     command[command.index("seeds=3")] = "seeds=2"

@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from conftest import BIN, ROOT, Answer, runs_in
+from conftest import BIN, ROOT, Answer, project_address, runs_in
 
 from pipeline import tracking
 from pipeline.finished import config_of
@@ -97,7 +97,7 @@ def project(
         status = 0
         try:
             mlflow.projects.run(  # type: ignore[no-untyped-call]
-                str(ROOT), entry_point, parameters=parameters, env_manager="local"
+                project_address(), entry_point, parameters=parameters, env_manager="local"
             )
         except mlflow.exceptions.ExecutionException:
             status = 1

@@ -3,7 +3,6 @@
 import inspect
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, free_port, run, runs_in, start
+from conftest import ROOT, copy_checkout, free_port, run, runs_in, start
 
 from pipeline import cli
 from pipeline.config import Config
@@ -26,7 +25,7 @@ def test_every_parameter_is_in_its_command_and_is_an_option_with_that_default(
 ) -> None:
     declared = PROJECT["entry_points"][entry_point]
     command = "train" if entry_point == "main" else entry_point
-    assert declared["command"].startswith(f"exec python -m pipeline {command} ")
+    assert declared["command"].startswith(f"python -m pipeline {command} ")
     passed = dict(re.findall(r"--([a-z-]+) \{([a-z_]+)\}", declared["command"]))
     assert {option.replace("-", "_") for option in passed} == declared["parameters"].keys()
     assert all(option.replace("-", "_") == name for option, name in passed.items())
@@ -83,20 +82,7 @@ def test_conda_yaml_installs_the_frozen_requirements_from_conda_forge_alone() ->
 def git_address(tmp_path: Path) -> Iterator[str]:
     """The checkout as it is, committed to a repository that a git server on loopback serves."""
     repository = tmp_path / "repository"
-    listed = [
-        "git",
-        "-C",
-        str(ROOT),
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ]
-    for name in subprocess.check_output(listed, text=True).rstrip("\0").split("\0"):
-        if (ROOT / name).is_file():
-            (repository / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, repository / name)
+    copy_checkout(repository)
     git = ["git", "-C", str(repository), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
         subprocess.run([*git, *command], check=True)

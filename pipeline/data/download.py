@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import requests
@@ -161,7 +160,8 @@ def _transfer(url: str, part: Path, file: File, name: str, least_speed: float) -
     """Append to `part` until it has the file's size; a broken connection is taken up again."""
     if url.startswith("file:"):
         try:
-            shutil.copyfile(url2pathname(urlparse(url).path), part)
+            # Not urlparse: a folder's name may hold a # or a ?, and a file has no query.
+            shutil.copyfile(url2pathname(url.removeprefix("file://")), part)
         except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: %00 in the path
             raise SourceError(f"has no {file.path}") from None
         return

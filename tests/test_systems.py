@@ -1,0 +1,39 @@
+"""The commands work without what Windows lacks."""
+
+import pkgutil
+import subprocess
+from pathlib import Path
+
+from conftest import ROOT, environment, runs_in
+
+import pipeline
+
+TINY = ["--dataset", "synthetic", "--train-images", "300", "--epochs", "1"]
+STUDY = ["ablate", *TINY, "--variants", "base,bn", "--seeds", "1", "--jobs", "2"]
+
+
+def without_unix(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command in an interpreter from which the names that Windows lacks are taken away."""
+    place = f"{ROOT}/tests/without_unix:{ROOT}"
+    # cp1252 is what a console of Windows in the West speaks.
+    variables = {**environment(folder), "PYTHONPATH": place, "PYTHONIOENCODING": "cp1252"}
+    command = ["python", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=variables, capture_output=True, text=True, encoding="cp1252"
+    )
+
+
+def test_every_module_imports_and_a_study_runs_without_what_windows_lacks(tmp_path: Path) -> None:
+    names = [m.name for m in pkgutil.walk_packages(pipeline.__path__, "pipeline.")]
+    names.remove("pipeline.__main__")
+    imported = without_unix(tmp_path, "-c", f"import {', '.join(names)}")
+    assert imported.returncode == 0, imported.stderr
+    study = without_unix(tmp_path, "-m", "pipeline", *STUDY)
+    assert study.returncode == 0, study.stderr
+    assert {run.info.status for run in runs_in(tmp_path)} == {"FINISHED"}
+
+
+def test_the_project_s_commands_are_ones_that_every_shell_knows() -> None:
+    text = (ROOT / "MLproject").read_text()
+    assert "exec " not in text
+    assert not [line for line in text.splitlines() if line.endswith("\\")]

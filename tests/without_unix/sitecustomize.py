@@ -1,0 +1,31 @@
+"""Takes from an interpreter what Windows lacks, once the libraries that know how are imported."""
+
+import os
+import signal
+import sys
+
+# Before the libraries: they look whether there is a mask when they are imported.
+for name in ("SIGHUP", "pthread_sigmask", "pthread_kill", "sigwait", "SIGUSR1"):
+    delattr(signal, name)
+
+import multiprocessing.popen_spawn_posix  # noqa: E402, F401
+import subprocess  # noqa: E402, F401
+
+import filelock  # noqa: E402, F401
+import mlflow  # noqa: E402, F401
+import psutil  # noqa: E402, F401
+import torch  # noqa: E402, F401
+
+for name in ("sysconf", "fork", "setsid", "getuid", "killpg"):
+    delattr(os, name)
+del signal.SIGKILL
+for name in ("fcntl", "resource", "pwd", "termios"):
+    sys.modules[name] = None  # type: ignore[assignment]
+
+
+def kill(pid: int, number: int) -> None:
+    """End a process, as `os.kill` does on Windows, whatever the signal."""
+    raise AssertionError(f"os.kill({pid}, {number}) would end the process on Windows")
+
+
+os.kill = kill
