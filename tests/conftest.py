@@ -41,9 +41,22 @@ SMALL = ["--dataset", "synthetic", "--train-images", "600", "--epochs", "2"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", help="folder for what the tests of the interface see")
+    parser.addoption(
+        "--only-gpu-skipped",
+        action="store_true",
+        help="fail if a test is skipped for any other reason than that there is no GPU",
+    )
 
 
 _COUNTS: dict[str, int] = {}
+# What no package can bring: a GPU, the instructions of another processor, and CIFAR-100.
+_MAY_BE_SKIPPED = (
+    "there is no CUDA device",
+    "not on this processor",
+    "no bf16 here",
+    "no CIFAR-100 in $PIPELINE_DATA_DIR",
+)
+_SKIPPED: list[str] = []
 
 
 @pytest.fixture
@@ -57,6 +70,10 @@ def tally(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if reason not in _MAY_BE_SKIPPED:
+            _SKIPPED.append(f"{report.nodeid}: {reason}")
     if report.when == "teardown":
         for name, value in report.user_properties:
             if name.startswith("tally "):
@@ -64,7 +81,16 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
                 _COUNTS[what] = _COUNTS.get(what, 0) + int(str(value))
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _SKIPPED and session.config.getoption("--only-gpu-skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _SKIPPED and terminalreporter.config.getoption("--only-gpu-skipped"):
+        terminalreporter.section("skipped, but must not be")
+        for line in _SKIPPED:
+            terminalreporter.write_line(line)
     if _COUNTS:
         terminalreporter.section("survived")
         for what, count in sorted(_COUNTS.items()):
