@@ -109,7 +109,7 @@ def train(
         from pipeline.data import load
         from pipeline.device import choose_device
         from pipeline.runs import train_run
-        from pipeline.store import check_store
+        from pipeline.store import check_store, where_to_look
 
     check_store()
     run = tracking.given_run()
@@ -140,7 +140,7 @@ def train(
     print(f"run {result.run_id}, registered as {registered.uri}")
     for alias in registered.aliases:
         print(f"  also models:/{registered.name}@{alias}")
-    print("See it beside other runs: mlflow ui")
+    print(f"See it beside other runs: {where_to_look(result.run_id)}")
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -340,6 +340,8 @@ def main() -> NoReturn:
     # MLflow's remarks about itself, and its bars, would bury the progress bar.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # The command says itself, once, where its run is seen.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # By default MLflow tries for four minutes to reach a server, and waits two for its answer;
     # `store.in_store` waits as well, but tells so, and training goes on meanwhile.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

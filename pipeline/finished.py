@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.results import RunResult
-from pipeline.store import in_store, is_outage
+from pipeline.store import deleted_experiment, in_store, is_outage
 from pipeline.training import History
 
 MOST_RUNS = 10_000  # that are read from a store
@@ -168,9 +168,11 @@ def studies_named(name: str) -> list[Run]:
 
 @in_store
 def experiment_id(name: str) -> str:
-    """Return the id of an experiment. Raises InputError if there is none of that name."""
+    """Return the id of an experiment. Raises InputError if there is none, or if it is deleted."""
     experiment = mlflow.get_experiment_by_name(name)
     if experiment is None:
         known = ", ".join(experiment.name for experiment in mlflow.search_experiments())
         raise InputError(f"no experiment is named {name!r}; there are: {known}")
+    if experiment.lifecycle_stage == "deleted":
+        raise InputError(deleted_experiment(experiment))
     return str(experiment.experiment_id)

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from datetime import timedelta
 from importlib.metadata import version
 
+import mlflow
+
 from pipeline import tracking
 from pipeline.analysis import Analysis
 from pipeline.device import describe_machine
 from pipeline.report import effect_metrics, format_summary, limits, report_files
 from pipeline.results import RunResult, recipe
+from pipeline.store import where_to_look
 
 
 def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, str]) -> None:
@@ -40,6 +43,8 @@ def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, s
     }
     files = report_files(analysis, subtitle, told, unused, limits(analysis))
     headline = "\n".join([subtitle, "", *(f"- {line}" for line in analysis.headline)])
+    run = mlflow.active_run()
+    assert run
     place = tracking.log_report(files, headline, effect_metrics(analysis))
     registered = [
         f"Registered: {result.config.run_name} as {result.registered.uri}"
@@ -54,7 +59,7 @@ def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, s
     if unused:
         print(f"Not counted: {_count(len(unused), 'run')}, with the reasons in the report")
     print(f"Report: {place}")
-    print("See the runs: make ui (or mlflow ui), then http://127.0.0.1:5000")
+    print(f"See the runs: {where_to_look(run.info.run_id)}")
 
 
 def _count(number: int, noun: str) -> str:

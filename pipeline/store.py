@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from typing import ParamSpec, TypeVar
 import mlflow
 import requests
 from filelock import FileLock
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
@@ -31,6 +33,7 @@ from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
+DEFAULT_EXPERIMENT = "0"
 RETRY_SECONDS = 2
 # How long to wait for another process that writes to the same database.
 LOCK_SECONDS = 120
@@ -51,6 +54,30 @@ UNREACHED = re.compile("API request to .* failed with (exception|timeout)|ownloa
 AUTOFLUSH = (
     "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block if"
     " this flush is occurring prematurely)"
+)
+WRITABLE = "set MLFLOW_TRACKING_URI to one that can be written, such as sqlite:///mlflow.db"
+# What helps, by what the store says; for what is not listed no advice is better than a wrong one.
+ADVICE = tuple(
+    (re.compile(said, re.IGNORECASE), helps)
+    for said, helps in (
+        ("readonly|unable to open|not a directory|is a directory|could not parse", WRITABLE),
+        ("unsupported uri|must be a database|not a valid", WRITABLE),
+        ("already exists", "it was not completed when it was made; if it is new, delete it"),
+        ("file is not a database|malformed", "restore that file, or move it away"),
+        (
+            r"error code 40[13]\b|permission_denied|unauthenticated",
+            "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+        ),
+        (r"error code 404\b", "no MLflow server answers there; check MLFLOW_TRACKING_URI"),
+        (
+            "password authentication failed|access denied",
+            "check user and password in MLFLOW_TRACKING_URI",
+        ),
+        (
+            "syntax error",
+            "MLflow can't keep runs where the path holds both ' and \"; use another folder",
+        ),
+    )
 )
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 
@@ -169,7 +196,7 @@ def as_store_error(error: Exception) -> StoreError:
     uri, said = mlflow.get_tracking_uri(), first_line(error)
     if is_outage(error):
         return StoreOutageError(f"the tracking store {uri} does not answer ({said})")
-    advice = "set MLFLOW_TRACKING_URI to one that can be written, such as sqlite:///mlflow.db"
+    advice = next((helps for cause, helps in ADVICE if cause.search(said)), "")
     if schema := re.search(r"(?:found version|Can't locate revision identified by) '?(\w+)", said):
         version = f"MLflow {mlflow.__version__}"
         if _is_known(schema[1]):
@@ -186,11 +213,13 @@ def as_store_error(error: Exception) -> StoreError:
         )
     elif "disk is full" in said or getattr(error, "errno", None) in NO_ROOM:
         advice = "make room on its disk"
-    elif "already exists" in said:
-        advice = "it was not completed when it was made; if it is new, delete it"
+    elif isinstance(error, PermissionError):
+        advice = WRITABLE
     elif isinstance(error, ImportError):
         advice = "install the driver of that database"
-    return StoreError(f"the tracking store {uri} can't be used ({said}); {advice}")
+    return StoreError(
+        "; ".join(filter(None, (f"the tracking store {uri} can't be used ({said})", advice)))
+    )
 
 
 def _is_known(schema: str) -> bool:
@@ -225,6 +254,7 @@ def check_store() -> None:
     except STORE_ERRORS as error:
         raise as_store_error(error) from None
     _open_store()
+    _check_experiment()
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -284,3 +314,52 @@ def _open_store() -> None:
     except (ImportError, CommandError, ValueError) as error:
         # No driver for it; an unknown schema; no address.
         raise as_store_error(error) from None
+
+
+@in_store
+def _check_experiment() -> None:
+    """Raise InputError if runs can't be put into the experiment that the variables name."""
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+    number = os.environ.get("MLFLOW_EXPERIMENT_ID", "" if name else DEFAULT_EXPERIMENT)
+    try:
+        found = mlflow.get_experiment_by_name(name) if name else mlflow.get_experiment(number)
+    except MlflowException as error:
+        if is_outage(error):
+            raise
+        found = None
+    if found and found.lifecycle_stage == "deleted":
+        raise InputError(deleted_experiment(found))
+    if not found and not name and number != DEFAULT_EXPERIMENT:  # one of that name MLflow makes
+        known = (f"{e.experiment_id} ({e.name})" for e in mlflow.search_experiments())
+        raise InputError(
+            f"MLFLOW_EXPERIMENT_ID is {number!r}, but there are only: {', '.join(known)}; unset it,"
+            " or set it to one of these"
+        )
+    if found and name and number and found.experiment_id != number:
+        raise InputError(
+            f"MLFLOW_EXPERIMENT_ID is {number}, but the experiment {name!r} of"
+            f" MLFLOW_EXPERIMENT_NAME is {found.experiment_id}; unset one of the two"
+        )
+
+
+def deleted_experiment(experiment: Experiment) -> str:
+    """Say that an experiment is deleted, and how to bring it back."""
+    return (
+        f"the experiment {experiment.name!r} is deleted; name another one, or restore it by: mlflow"
+        f" experiments restore --experiment-id {experiment.experiment_id}"
+    )
+
+
+@in_store
+def where_to_look(run_id: str) -> str:
+    """Where a run is seen: its page on the server, or the command that opens MLflow's interface."""
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("http"):
+        server = re.sub("//[^/]*@", "//", uri).rstrip("/")  # without a password
+        experiment = mlflow.get_run(run_id).info.experiment_id
+        return f"{server}/#/experiments/{experiment}/runs/{run_id}"
+    database = sqlite_file(uri)
+    if database and database.resolve() == Path("mlflow.db").resolve():
+        return "make ui (or mlflow ui), then http://127.0.0.1:5000"
+    shown = '"$MLFLOW_TRACKING_URI"' if make_url(uri).password else shlex.quote(uri)
+    return f"mlflow ui --backend-store-uri {shown}, then http://127.0.0.1:5000"
