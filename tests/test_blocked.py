@@ -1,6 +1,7 @@
 """What is computed in oneDNN's order of memory is what PyTorch computes."""
 
 from copy import deepcopy
+from statistics import median
 
 import pytest
 import torch
@@ -48,7 +49,9 @@ def trained_once(variant: str, precision: str, way: str, seed: int) -> dict[str,
 def test_a_step_is_as_near_to_the_exact_one_as_with_channels_last(
     variant: str, precision: str
 ) -> None:
-    seeds = range(5)  # a rounding that makes pooling choose another pixel is a matter of luck
+    # With one seed in ten, in either way, a rounding makes pooling choose another pixel, and the
+    # gradient of conv1 is then off by 2e-3 instead of 2e-6; hence the median.
+    seeds = range(5)
     exact, plain, ours = (
         [trained_once(variant, precision, way, seed) for seed in seeds]
         for way in ("exact", "plain", "blocked")
@@ -56,10 +59,10 @@ def test_a_step_is_as_near_to_the_exact_one_as_with_channels_last(
     assert exact[0].keys() == ours[0].keys()
     for name in exact[0]:
         error, usual = (
-            sum(((a[name] - b[name]).norm() / b[name].norm()).item() for a, b in pairs)
+            median(((a[name] - b[name]).norm() / b[name].norm()).item() for a, b in pairs)
             for pairs in (zip(ours, exact, strict=True), zip(plain, exact, strict=True))
         )
-        assert error <= 2 * usual + 1e-4, name
+        assert error <= 2 * usual + 2e-5, name
 
 
 @pytest.mark.parametrize("variant", ["base", "dropout"])
