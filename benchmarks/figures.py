@@ -31,7 +31,7 @@ class Target(NamedTuple):
 def origin() -> Figures:
     """The commit of this checkout, the machine, and the versions of what computes on it."""
     # It imports torch, which reads its environment once; who imports this may set it before.
-    from pipeline.device import describe_machine
+    from pipeline.machine import describe_machine
 
     return {
         "commit": _commit(),

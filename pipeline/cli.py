@@ -191,7 +191,7 @@ def ablate(
         str,
         typer.Option(
             help="Runs to train side by side, each in a process with its share of the threads;"
-            " auto: one for each core, and one on a GPU."
+            " auto: as many as processors and free memory allow, and one on a GPU."
         ),
     ] = "auto",
 ) -> None:

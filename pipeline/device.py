@@ -1,12 +1,8 @@
 """Where and in which precision a run computes."""
 
 import ctypes
-import os
 import platform
-from contextlib import suppress
-from pathlib import Path
 
-import psutil
 import torch
 
 from pipeline.errors import InputError
@@ -23,18 +19,6 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device is cuda, but no CUDA device can be used here; use cpu or auto")
     return torch.device(name)
-
-
-def describe_machine() -> str:
-    """The machine in words: processor, cores, memory, accelerator, system."""
-    name = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration), Path("/proc/cpuinfo").open() as lines:
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    memory = psutil.virtual_memory().total / 2**30
-    parts = [name, f"{os.cpu_count()} cores", f"{memory:.0f} GiB of memory"]
-    if torch.cuda.is_available():
-        parts.append(torch.cuda.get_device_name())
-    return ", ".join([*parts, f"{platform.system()} on {platform.machine()}"])
 
 
 def compute_exactly() -> None:

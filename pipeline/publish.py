@@ -10,7 +10,7 @@ import mlflow
 
 from pipeline import tracking
 from pipeline.analysis import Analysis
-from pipeline.device import describe_machine
+from pipeline.machine import describe_machine
 from pipeline.report import effect_metrics, format_summary, limits, report_files
 from pipeline.results import RunResult, recipe
 from pipeline.store import where_to_look

@@ -19,6 +19,7 @@ from pipeline.device import choose_device, choose_precision
 from pipeline.errors import InputError, MachineError
 from pipeline.grid import REGISTER, describe, plan
 from pipeline.jobs import Event, Progress, Task, share_threads, side_by_side
+from pipeline.machine import choose_jobs
 from pipeline.progress import Board
 from pipeline.publish import publish
 from pipeline.results import RunResult, differences, recipe
@@ -43,8 +44,8 @@ def run_study(
 
     A parent run, and a child run for each cell; all else is `config`'s. Cells that are finished
     already, by the same code (`reuse="same"`) or by any, are not run again. A child that fails is
-    listed, and the others go on. `jobs` of them run side by side (0: one for each core, and one on
-    a GPU), each with its share of the threads.
+    listed, and the others go on. `jobs` of them run side by side (0: as many as the machine has
+    room for, and one on a GPU), each with its share of the threads.
 
     Raises InputError if the study `name` (`auto`: none) has another recipe; MachineError, at the
     end, if a child has failed.
@@ -68,15 +69,16 @@ def run_study(
         "reuse": reuse,
         "jobs": jobs or "auto",
     }
+    cells = plan(config, variants, seeds, rates)
+    at_once, why = choose_jobs(jobs, len(cells), THREADS, device.type == "cuda")
     tags = {
         "kind": "study",
         "study": name,
         "recipe": json.dumps(shared),
         "grid": grid,
+        "jobs_chosen": why,
         **data.tags,
     }
-    cells = plan(config, variants, seeds, rates)
-    at_once = min(jobs or (1 if device.type == "cuda" else THREADS), len(cells))
     liveness.mark_dead_runs()
     if given:
         _check_same(given, name, shared, grid)
@@ -90,6 +92,8 @@ def run_study(
             done = _finished_cells(parent, where | code if reuse == "same" else where, cells)
             begun = _begun_cells(parent, where | code, cells)
         todo = [cell for cell in cells if cell not in done]
+        if todo:
+            print(why, flush=True)
         if at_once == 1:
             events = _one_by_one(todo, begun, parent, data)
         else:
@@ -104,7 +108,7 @@ def run_study(
         reused = f", {len(done)} of {len(cells)} runs reused from before" if done else ""
         facts = {
             "wall time": f"{took}{reused}",
-            "runs side by side": f"{at_once}, which share {THREADS} threads",
+            "runs side by side": f"{why}; together they have {THREADS} threads",
             "registered models": REGISTER[register],
         }
         publish(analyse(results), failures, facts)

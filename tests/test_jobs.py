@@ -17,6 +17,8 @@ from pipeline.jobs import share_threads
 from pipeline.liveness import PROCESS
 
 TINY = ["--dataset", "synthetic", "--train-images", "600", "--batch-size", "64"]
+# What `auto` chooses depends on the machine: test_machine.py.
+TWO = ["--jobs", "2"]
 LONG = [*TINY, "--epochs", "8"]
 
 
@@ -81,7 +83,7 @@ def test_side_by_side_they_are_the_runs_that_they_are_alone(tmp_path: Path) -> N
     together.mkdir()
     alone.mkdir()
     options = [*TINY, "--epochs", "2"]
-    study = start(together, "ablate", *options, "--variants", "base,dropout", "--seeds", "1")
+    study = start(together, "ablate", *options, *TWO, "--variants", "base,dropout", "--seeds", "1")
     out, err = study.communicate()
     assert study.returncode == 0, err
     ended = [line for line in out.splitlines() if line.startswith("[")]
@@ -108,7 +110,7 @@ def test_a_run_of_a_study_goes_on_by_itself_with_the_threads_that_it_had(tmp_pat
     together.mkdir()
     alone.mkdir()
     options = [*TINY, "--epochs", "2", "--variants", "base,dropout", "--seeds", "1"]
-    study = start(together, "ablate", *options)
+    study = start(together, "ablate", *options, *TWO)
     _, err = study.communicate()
     assert study.returncode == 0, err
     (run,) = (r for r in runs_in(together, "train") if r.info.run_name == "dropout-seed0")
@@ -126,7 +128,7 @@ def test_a_run_of_a_study_goes_on_by_itself_with_the_threads_that_it_had(tmp_pat
 def test_a_process_that_dies_takes_no_other_along(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    options = ["ablate", *LONG, "--variants", "base", "--seeds", "3", "--register", "none"]
+    options = ["ablate", *LONG, *TWO, "--variants", "base", "--seeds", "3", "--register", "none"]
     study = start(tmp_path, *options)
     victim = training(tmp_path, 2)[0]
     os.kill(process_of(victim), signal.SIGKILL)
@@ -165,7 +167,7 @@ def interrupt(study: subprocess.Popen[str]) -> None:
 def test_when_the_study_is_stopped_so_is_every_run(
     tmp_path: Path, stop: Callable[[subprocess.Popen[str]], None], status: int
 ) -> None:
-    study = start(tmp_path, "ablate", *LONG, "--variants", "base,bn", "--seeds", "2")
+    study = start(tmp_path, "ablate", *LONG, *TWO, "--variants", "base,bn", "--seeds", "2")
     processes = [psutil.Process(process_of(run)) for run in training(tmp_path, 2)]
     stop(study)
     _, err = study.communicate()
@@ -183,7 +185,7 @@ def test_when_the_study_is_stopped_so_is_every_run(
     if status == 130:
         return  # the default suite has no time for what the other signals show
     # The same command again goes on with each, and marks the study that died without a word.
-    again = start(tmp_path, "ablate", *LONG, "--variants", "base,bn", "--seeds", "2")
+    again = start(tmp_path, "ablate", *LONG, *TWO, "--variants", "base,bn", "--seeds", "2")
     out, err = again.communicate()
     assert again.returncode == 0, err
     for name in ("base-seed0", "bn-seed0"):
