@@ -268,14 +268,7 @@ def test_a_project_run_fetches_the_real_data_from_a_source_that_is_named(tmp_pat
     empty.mkdir()
     with lookalike.serve(REAL_DATA) as server:
         source = f"PIPELINE_DATA_SOURCE={server.address()}"
-        project = [
-            "mlflow",
-            "run",
-            project_address(),
-            "--env-manager",
-            "local",
-            f"-Pdata_dir={empty}",
-        ]
+        project = ["mlflow", "run", project_address(), "--env-manager", "local"]
         small = [f"-Pdata_dir={empty}", "-Pvariant=bn", "-Pepochs=1", "-Ptrain_images=512"]
         answer = run(tmp_path, "env", source, *project, *small)
     assert answer.status == 0, answer.err
