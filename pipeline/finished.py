@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.results import RunResult
-from pipeline.store import deleted_experiment, in_store, is_outage
+from pipeline.store import deleted_experiment, in_store, is_outage, shown_uri
 from pipeline.training import History
 
 MOST_RUNS = 10_000  # that are read from a store
@@ -53,7 +53,7 @@ def get_run(run_id: str) -> Run:
     run = _look_up(run_id)
     if run is None or run.info.lifecycle_stage == "deleted":
         raise InputError(
-            f"{run_id!r} is not the id of a run in {mlflow.get_tracking_uri()}; it is on the run's"
+            f"{run_id!r} is not the id of a run in {shown_uri()}; it is on the run's"
             " page, 32 characters long"
         )
     return run

@@ -21,6 +21,7 @@ from pipeline.store import (
     is_contended,
     is_outage,
     local_path,
+    shown_uri,
     uncut,
 )
 
@@ -210,4 +211,4 @@ def sample_again() -> None:
 
 
 def _tell(what: str) -> None:
-    print(f"the tracking store {mlflow.get_tracking_uri()} {what}", file=sys.stderr)
+    print(f"the tracking store {shown_uri()} {what}", file=sys.stderr)

@@ -60,8 +60,8 @@ WRITABLE = "set MLFLOW_TRACKING_URI to one that can be written, such as sqlite:/
 ADVICE = tuple(
     (re.compile(said, re.IGNORECASE), helps)
     for said, helps in (
-        ("readonly|unable to open|not a directory|is a directory|could not parse", WRITABLE),
-        ("unsupported uri|must be a database|not a valid", WRITABLE),
+        ("readonly|unable to open|not a directory|is a directory|file exists", WRITABLE),
+        ("could not parse|unsupported uri|must be a database|not a valid", WRITABLE),
         ("already exists", "it was not completed when it was made; if it is new, delete it"),
         ("file is not a database|malformed", "restore that file, or move it away"),
         (
@@ -146,8 +146,8 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
                 if not told and not is_contended(error):
                     told = True
                     print(
-                        f"the tracking store {mlflow.get_tracking_uri()} does not answer; waiting"
-                        f" for it for up to {limit:.0f} s",
+                        f"the tracking store {shown_uri()} does not answer; waiting for it for up"
+                        f" to {limit:.0f} s",
                         file=sys.stderr,
                     )
                 time.sleep(RETRY_SECONDS)
@@ -193,7 +193,7 @@ def is_outage(error: Exception) -> bool:
 
 def as_store_error(error: Exception) -> StoreError:
     """Say in one line what is wrong with the store, and what to do."""
-    uri, said = mlflow.get_tracking_uri(), first_line(error)
+    uri, said = shown_uri(), without_password(first_line(error))
     if is_outage(error):
         return StoreOutageError(f"the tracking store {uri} does not answer ({said})")
     advice = next((helps for cause, helps in ADVICE if cause.search(said)), "")
@@ -201,7 +201,7 @@ def as_store_error(error: Exception) -> StoreError:
         version = f"MLflow {mlflow.__version__}"
         if _is_known(schema[1]):
             said = f"an MLflow older than {version} made it"
-            advice = f"make a copy of it, and bring it up to date by: mlflow db upgrade {uri}"
+            advice = f"make a copy of it, and bring it up to date by: mlflow db upgrade {_typed()}"
         else:
             said = f"an MLflow newer than {version} made it"
             advice = "use that version, or set MLFLOW_TRACKING_URI to another store"
@@ -220,6 +220,22 @@ def as_store_error(error: Exception) -> StoreError:
     return StoreError(
         "; ".join(filter(None, (f"the tracking store {uri} can't be used ({said})", advice)))
     )
+
+
+def shown_uri() -> str:
+    """The store's address, as it may be shown."""
+    return without_password(mlflow.get_tracking_uri())
+
+
+def without_password(said: str) -> str:
+    """Replace the password in every address (`scheme://user:password@host`) in a text by `***`."""
+    return re.sub(r"(?<!/)(//[^/:@\s]*):[^@\s]+@", r"\1:***@", said)
+
+
+def _typed() -> str:
+    """The store's address as a shell takes it, without a password in it."""
+    uri = mlflow.get_tracking_uri()
+    return shlex.quote(uri) if uri == shown_uri() else '"$MLFLOW_TRACKING_URI"'
 
 
 def _is_known(schema: str) -> bool:
@@ -249,8 +265,16 @@ def check_store() -> None:
         # MLflow's default, by its relative address. The absolute one is percent-encoded, and MLflow
         # 3.17 makes a folder of that spelling (`my%20project`) beside `my project`.
         mlflow.set_tracking_uri(DEFAULT_STORE)
+    uri = mlflow.get_tracking_uri()
     try:
-        _make_sqlite(mlflow.get_tracking_uri())
+        database = sqlite_file(uri)
+        # MLflow has begun that run in its store already, relative to where `mlflow run` was typed.
+        if database and "MLFLOW_RUN_ID" in os.environ and not database.exists():
+            raise InputError(
+                f"there is no {database} in {Path.cwd()}, where `mlflow run` runs the project; give"
+                " MLFLOW_TRACKING_URI the whole path"
+            )
+        _make_sqlite(uri)
     except STORE_ERRORS as error:
         raise as_store_error(error) from None
     _open_store()
@@ -350,16 +374,17 @@ def deleted_experiment(experiment: Experiment) -> str:
     )
 
 
-@in_store
 def where_to_look(run_id: str) -> str:
     """Where a run is seen: its page on the server, or the command that opens MLflow's interface."""
     uri = mlflow.get_tracking_uri()
     if uri.startswith("http"):
-        server = re.sub("//[^/]*@", "//", uri).rstrip("/")  # without a password
-        experiment = mlflow.get_run(run_id).info.experiment_id
+        server = re.sub("//[^/]*@", "//", uri).rstrip("/")  # without user and password
+        try:
+            experiment = mlflow.get_run(run_id).info.experiment_id
+        except STORE_ERRORS:  # it is away now; the run is stored all the same
+            return server
         return f"{server}/#/experiments/{experiment}/runs/{run_id}"
     database = sqlite_file(uri)
     if database and database.resolve() == Path("mlflow.db").resolve():
         return "make ui (or mlflow ui), then http://127.0.0.1:5000"
-    shown = '"$MLFLOW_TRACKING_URI"' if make_url(uri).password else shlex.quote(uri)
-    return f"mlflow ui --backend-store-uri {shown}, then http://127.0.0.1:5000"
+    return f"mlflow ui --backend-store-uri {_typed()}, then http://127.0.0.1:5000"

@@ -18,6 +18,10 @@ import mlflow
 import pytest
 from filelock import FileLock
 from mlflow.entities import Run
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as ModelRegistryStore
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
+from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
+from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
 
 from pipeline import cli, interruption
 from pipeline.data import synthetic
@@ -218,6 +222,17 @@ def status_in_the_end(folder: Path, expected: str) -> str:
     return str(runs_in(folder)[0].info.status)
 
 
+def forget_stores() -> None:
+    """Begin as a new process does: MLflow keeps stores open by address, even a relative one."""
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    for registry in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
+        registry._get_store_with_resolved_uri.cache_clear()
+    for store in (TrackingStore, ModelRegistryStore):
+        for engine in store._engine_map.values():
+            engine.dispose()
+        store._engine_map.clear()
+
+
 @pytest.fixture(autouse=True)
 def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test has a folder, and so a tracking store, of its own, and leaves no run active."""
@@ -226,9 +241,7 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
-    # MLflow keeps a database open by its address; the default's is the same in every folder.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    forget_stores()
     yield
     while mlflow.active_run():
         mlflow.end_run()
@@ -243,6 +256,7 @@ def pipeline(
     def command(*arguments: str) -> Answer:
         monkeypatch.setattr(sys, "argv", ["pipeline", *arguments])
         monkeypatch.setattr(interruption, "install", lambda: None)
+        forget_stores()
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit_:
             cli.main()

@@ -106,8 +106,10 @@ def test_a_run_of_mlflow_run_that_is_not_there_is_told(
     assert runs_in(tmp_path) == []
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_cuda_where_there_is_none(pipeline: Callable[..., Answer], tmp_path: Path) -> None:
+def test_cuda_where_there_is_none(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for command in ("train", "ablate"):
         answer = pipeline(command, *SMALL, "--device", "cuda")
         assert (answer.status, len(answer.err.splitlines())) == (2, 1)

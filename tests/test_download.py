@@ -19,7 +19,7 @@ ARRAYS = lookalike.draw()
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server with the look-alike in every form; time limits are short."""
-    root = tmp_path / "served"
+    root = tmp_path / "served #1? 50%20 (ö)"
     lookalike.write_unpacked(root, ARRAYS)
     lookalike.write_archive(root, root)
     lookalike.write_parquet(root, ARRAYS)

@@ -7,7 +7,17 @@ from urllib.parse import quote, unquote
 import mlflow
 import numpy as np
 import pytest
-from conftest import copy_checkout, run, run_killed, runs_in
+from conftest import (
+    REAL_DATA,
+    ROOT,
+    copy_checkout,
+    forget_stores,
+    needs_real_data,
+    project_address,
+    run,
+    run_killed,
+    runs_in,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -54,8 +64,7 @@ def hold_that_mlflow_finds_it(folder: Path) -> None:
     assert not [name for name in left if name.startswith("mlflow.db.new")]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI")
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        forget_stores()
         model = mlflow.pyfunc.load_model("models:/synthetic-cnn@base")
         assert model.predict(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 100)
 
@@ -110,6 +119,39 @@ def test_a_store_may_be_named_by_an_address_whatever_its_folder_is_called(
     succeed(folder, TRAIN, variables={"MLFLOW_TRACKING_URI": address})
     assert {path.name for path in store.iterdir()} == {"runs[1].db", "runs[1].db.lock"}
     assert (folder / "mlruns" / "0").is_dir()
+
+
+def test_a_relative_store_is_found_from_the_folder_of_the_project_only(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    copy_checkout(clone)
+    tiny = ["-Pdataset=synthetic", "-Ptrain_images=300", "-Pepochs=1"]
+    command = ["env", "MLFLOW_TRACKING_URI=sqlite:///runs.db", "mlflow", "run"]
+    inside = run(clone, *command, ".", "--env-manager", "local", *tiny)
+    assert inside.status == 0, inside.err
+    assert (clone / "runs.db").is_file()
+    outside = run(tmp_path, *command, project_address(), "--env-manager", "local", *tiny)
+    assert outside.status == 1
+    (line,) = outside.error_lines
+    assert "give MLFLOW_TRACKING_URI the whole path" in line
+    assert not (ROOT / "runs.db").exists()
+
+
+@needs_real_data
+def test_home_caches_and_data_may_lie_in_folders_of_any_name(tmp_path: Path) -> None:
+    work, odd = tmp_path / "work", tmp_path / "-my project (ü) #1; 50%20off? R&D's [a]{b}"
+    home, data = odd / "home", odd / "data"
+    work.mkdir()
+    home.mkdir(parents=True)
+    data.symlink_to(REAL_DATA)
+    variables = {"HOME": str(home), "XDG_CACHE_HOME": "", "XDG_STATE_HOME": ""}
+    real = ["train", "--dataset", "cifar100", "--train-images", "300", "--epochs", "1"]
+    succeed(work, [*real, "--data-dir", str(data)], variables=variables)
+    assert list(home.rglob("arrays/*"))
+    succeed(
+        work, [*real, "--variant", "bn"], variables={**variables, "PIPELINE_DATA_DIR": str(data)}
+    )
+    assert {path.name for path in work.iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlruns"}
+    assert {path.name for path in tmp_path.iterdir()} == {work.name, odd.name}
 
 
 def test_a_clone_works_where_it_lies_by_mlflow_run(tmp_path: Path) -> None:

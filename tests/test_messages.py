@@ -1,10 +1,12 @@
 """What is printed fits: where the runs are, and advice that helps."""
 
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import mlflow
 import pytest
-from conftest import Answer
+from conftest import Answer, free_port
 
 from pipeline import store
 
@@ -65,6 +67,66 @@ def test_the_right_way_to_see_the_runs_is_told_for_every_kind_of_store(
     assert elsewhere.startswith("mlflow ui --backend-store-uri 'sqlite:////tmp/my runs.db',")
     hidden = told("postgresql://me:secret@host/runs")
     assert hidden.startswith('mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI",')
+
+
+def test_a_finished_run_is_told_also_when_the_server_is_away_by_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert store.where_to_look("0123") == server
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:s3cret@127.0.0.1:{port}/runs",
+        "http://me:s3cret@127.0.0.1:{port}",
+        "mysql+nothing://me:s3cret@127.0.0.1:{port}/runs",
+    ],
+)
+def test_no_message_shows_a_password(
+    address: str, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(port=free_port()))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    answer = pipeline("train", *TINY)
+    assert answer.status == 1
+    (line,) = answer.err.splitlines()
+    assert "://me:***@127.0.0.1" in line
+    assert "s3cret" not in line
+
+
+def test_what_looks_like_a_password_in_a_path_is_none() -> None:
+    for uri in ("sqlite:///C:/runs@home/mlflow.db", "sqlite:////a//b:c@d/mlflow.db"):
+        assert store.without_password(uri) == uri
+
+
+@pytest.mark.parametrize("status", [200, 302, 404])
+def test_a_web_server_that_is_no_mlflow_is_told(
+    status: int, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/login" else status)
+            self.send_header("Location", "/login")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html>\n<h1>Welcome</h1>")
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        answer = pipeline("train", *TINY)
+        server.shutdown()
+    assert answer.status == 1
+    (line,) = answer.err.splitlines()
+    assert "no MLflow server answers there; check MLFLOW_TRACKING_URI" in line
 
 
 def test_advice_is_given_only_where_it_fits() -> None:

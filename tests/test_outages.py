@@ -18,7 +18,17 @@ from typing import Any
 import mlflow
 import pytest
 import requests
-from conftest import SMALL, Answer, environment, free_port, run, run_killed, runs_in, start
+from conftest import (
+    SMALL,
+    Answer,
+    environment,
+    forget_stores,
+    free_port,
+    run,
+    run_killed,
+    runs_in,
+    start,
+)
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from test_resume import LEARNED
@@ -28,6 +38,7 @@ from pipeline.store import StoreOutageError, in_store
 
 # About a second an epoch on two cores.
 TRAIN = ["--dataset", "synthetic", "--train-images", "2000", "--variant", "bn"]
+TINY = ["--dataset", "synthetic", "--train-images", "200", "--epochs", "1"]
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
@@ -175,7 +186,33 @@ def test_a_minute_without_the_server(
     tally("outages of a server of 60 s survived", 1)
 
 
-@pytest.mark.skipif(not POSTGRES, reason="PostgreSQL's server is not installed here")
+needs_postgres = pytest.mark.skipif(
+    not POSTGRES, reason="PostgreSQL's server is not installed here"
+)
+
+
+@needs_postgres
+def test_a_study_keeps_its_runs_in_postgresql_and_its_password_to_itself(
+    pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with postgres() as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("runs@", "runs:secret@"))
+        answer = pipeline("ablate", *TINY, "--variants", "base,bn", "--seeds", "2", "--jobs", "1")
+        assert answer.status == 0, answer.err
+        compared = pipeline("compare")
+        assert compared.status == 0, compared.err
+        assert "bn - base" in compared.out
+        evaluated = pipeline("evaluate", "--model", "models:/synthetic-cnn@bn")
+        assert evaluated.status == 0, evaluated.err
+        unknown = pipeline("evaluate", "--model", "0" * 32)
+        assert unknown.status == 2
+        forget_stores()
+    assert not (tmp_path / "mlflow.db").exists()
+    for said in (answer, compared, evaluated, unknown):
+        assert "secret" not in said.out + said.err
+
+
+@needs_postgres
 @pytest.mark.thorough
 @pytest.mark.timeout(1200)
 def test_a_minute_without_a_server_that_keeps_its_runs_in_postgresql(
@@ -398,7 +435,7 @@ def test_a_disk_without_room_for_the_state_fails_the_run_and_keeps_the_last_one(
 def test_a_disk_without_room_for_weights_or_model_fails_the_run_in_one_line(
     tmp_path: Path, what: str, tally: Callable[[str, int], None]
 ) -> None:
-    tiny = ["train", "--dataset", "synthetic", "--train-images", "200", "--epochs", "1"]
+    tiny = ["train", *TINY]
     (killed,) = run_killed(tmp_path, [{"arguments": tiny, "at": "figure", "signal": 9}])
     assert killed["status"] == 128 + 9
     (run_,) = runs_in(tmp_path)
@@ -429,7 +466,7 @@ def test_a_disk_that_is_full_for_database_and_files_alike(
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(small)]).returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:
-        tiny = ["--dataset", "synthetic", "--train-images", "200", "--epochs", "3"]
+        tiny = [*TINY, "--epochs", "3"]
         answer = run(small, sys.executable, "-m", "pipeline", "train", *tiny)
         assert answer.status == 1  # two states, or one and the model, are more than there is room
         (line,) = answer.error_lines

@@ -3,6 +3,9 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 # Before the libraries: they look whether there is a mask when they are imported.
 for name in ("SIGHUP", "pthread_sigmask", "pthread_kill", "sigwait", "SIGUSR1"):
@@ -13,7 +16,7 @@ import subprocess  # noqa: E402, F401
 
 import filelock  # noqa: E402, F401
 import mlflow  # noqa: E402, F401
-import psutil  # noqa: E402, F401
+import psutil  # noqa: E402
 import torch  # noqa: E402, F401
 
 for name in ("sysconf", "fork", "setsid", "getuid", "killpg"):
@@ -29,3 +32,25 @@ def kill(pid: int, number: int) -> None:
 
 
 os.kill = kill
+
+
+def in_use() -> set[str]:
+    """The files that this process has open, or mapped into its memory."""
+    process = psutil.Process()
+    return {item.path for item in [*process.open_files(), *process.memory_maps()]}
+
+
+def refuses(change: Callable[..., None]) -> Callable[..., None]:
+    """Refuse to replace or delete a file that is open, as Windows does."""
+
+    @wraps(change)
+    def changed(*paths: str, **options: Any) -> None:
+        if opened := {os.path.realpath(path) for path in paths} & in_use():
+            raise PermissionError(13, "The file is open in a process", *opened)
+        change(*paths, **options)
+
+    return changed
+
+
+for name in ("replace", "rename", "remove", "unlink"):
+    setattr(os, name, refuses(getattr(os, name)))
