@@ -375,8 +375,10 @@ def _keep_status(run_id: str, new: str | None = None) -> None:
     With --run-id it may have ended long ago, or belong to a process that is still at work on it.
     """
     from pipeline import finished, liveness, tracking
+    from pipeline.store import check_relative
 
     with suppress(InputError, MachineError):
+        check_relative()
         run = finished.get_run(run_id)
         status: str | None = run.info.status
         if status == "RUNNING":

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from pipeline import interruption
 from pipeline.config import Config
@@ -169,11 +169,20 @@ def _work(connection: Connection, go_on: Connection) -> None:
     def show(history: "History") -> None:
         send(Progress(len(history), history[-1]["val_accuracy"]))
 
+    following = threading.Thread(target=_follow_study, args=(go_on,), daemon=True)
+
+    def receive() -> Any:
+        try:
+            return connection.recv()
+        except EOFError:  # the end, at which `following` interrupts: here, not while Python exits
+            following.join()
+            raise
+
     interruption.install()
     with suppress(interruption.Interrupted, KeyboardInterrupt, EOFError):
         with interruption.deferred():
             interruption.unblock()
-            threading.Thread(target=_follow_study, args=(go_on,), daemon=True).start()
+            following.start()
             os.environ["TQDM_DISABLE"] = "1"  # the study shows how far each run is
             from tqdm import tqdm
 
@@ -185,9 +194,9 @@ def _work(connection: Connection, go_on: Connection) -> None:
 
         lines = _Lines(send)
         with redirect_stdout(lines), redirect_stderr(lines):
-            parent, data = connection.recv(), None
+            parent, data = receive(), None
             while True:
-                cell, continued, threads = connection.recv()
+                cell, continued, threads = receive()
                 try:
                     data = data or load(
                         cell.dataset, cell.data_dir, cell.train_images, cell.validation

@@ -24,8 +24,10 @@ import requests
 from filelock import FileLock
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
+from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -68,7 +70,10 @@ ADVICE = tuple(
             r"error code 40[13]\b|permission_denied|unauthenticated",
             "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         ),
-        (r"error code 404\b", "no MLflow server answers there; check MLFLOW_TRACKING_URI"),
+        (
+            r"error code 404\b|valid JSON format",
+            "no MLflow server answers there; check MLFLOW_TRACKING_URI",
+        ),
         (
             "password authentication failed|access denied",
             "check user and password in MLFLOW_TRACKING_URI",
@@ -229,7 +234,7 @@ def shown_uri() -> str:
 
 def without_password(said: str) -> str:
     """Replace the password in every address (`scheme://user:password@host`) in a text by `***`."""
-    return re.sub(r"(?<!/)(//[^/:@\s]*):[^@\s]+@", r"\1:***@", said)
+    return re.sub(r"(://[^/:@\s]*):[^@\s]+@", r"\1:***@", said)
 
 
 def _typed() -> str:
@@ -265,20 +270,24 @@ def check_store() -> None:
         # MLflow's default, by its relative address. The absolute one is percent-encoded, and MLflow
         # 3.17 makes a folder of that spelling (`my%20project`) beside `my project`.
         mlflow.set_tracking_uri(DEFAULT_STORE)
-    uri = mlflow.get_tracking_uri()
     try:
-        database = sqlite_file(uri)
-        # MLflow has begun that run in its store already, relative to where `mlflow run` was typed.
-        if database and "MLFLOW_RUN_ID" in os.environ and not database.exists():
-            raise InputError(
-                f"there is no {database} in {Path.cwd()}, where `mlflow run` runs the project; give"
-                " MLFLOW_TRACKING_URI the whole path"
-            )
-        _make_sqlite(uri)
+        if "MLFLOW_RUN_ID" in os.environ:
+            check_relative()
+        _make_sqlite(mlflow.get_tracking_uri())
     except STORE_ERRORS as error:
         raise as_store_error(error) from None
     _open_store()
     _check_experiment()
+
+
+def check_relative() -> None:
+    """Raise InputError if a store that `mlflow run` has used is not found from this folder."""
+    database = sqlite_file(mlflow.get_tracking_uri())
+    if database and not database.exists():
+        raise InputError(
+            f"there is no {database} in {Path.cwd()}, where `mlflow run` runs the project; give"
+            " MLFLOW_TRACKING_URI the whole path"
+        )
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -332,7 +341,10 @@ def _make_sqlite(uri: str) -> None:
 def _open_store() -> None:
     from alembic.util import CommandError
 
+    uri = mlflow.get_tracking_uri()
     try:
+        if uri.startswith(tuple(DATABASE_ENGINES)):  # MLflow tries to reach one for 100 seconds
+            create_engine(uri).connect().close()
         mlflow.search_experiments(max_results=1)
         mlflow.MlflowClient().search_registered_models(max_results=1)
     except (ImportError, CommandError, ValueError) as error:

@@ -201,7 +201,7 @@ def test_a_study_keeps_its_runs_in_postgresql_and_its_password_to_itself(
         assert answer.status == 0, answer.err
         compared = pipeline("compare")
         assert compared.status == 0, compared.err
-        assert "bn - base" in compared.out
+        assert "BatchNorm" in compared.out
         evaluated = pipeline("evaluate", "--model", "models:/synthetic-cnn@bn")
         assert evaluated.status == 0, evaluated.err
         unknown = pipeline("evaluate", "--model", "0" * 32)

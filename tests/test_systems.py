@@ -1,13 +1,10 @@
 """The commands work without what Windows lacks."""
 
 import json
-import pkgutil
 import subprocess
 from pathlib import Path
 
 from conftest import ROOT, environment, runs_in
-
-import pipeline
 
 TINY = ["--dataset", "synthetic", "--train-images", "300", "--epochs", "1"]
 COMMANDS = [
@@ -18,9 +15,12 @@ COMMANDS = [
     ["evaluate", "--model", "models:/synthetic-cnn@bn"],
 ]
 ONE_BY_ONE = """
-import json, sys
-import mlflow
+import importlib, json, pkgutil, sys
+import mlflow, pipeline
 from pipeline import cli
+for module in pkgutil.walk_packages(pipeline.__path__, "pipeline."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 for command in json.loads(sys.argv.pop()):
     if "RUN" in command:
         command[command.index("RUN")] = mlflow.last_active_run().info.run_id
@@ -46,10 +46,6 @@ def without_unix(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[
 def test_every_module_imports_and_every_command_runs_without_what_windows_lacks(
     tmp_path: Path,
 ) -> None:
-    names = [m.name for m in pkgutil.walk_packages(pipeline.__path__, "pipeline.")]
-    names.remove("pipeline.__main__")
-    imported = without_unix(tmp_path, "-c", f"import {', '.join(names)}")
-    assert imported.returncode == 0, imported.stderr
     said = without_unix(tmp_path, "-c", ONE_BY_ONE, json.dumps(COMMANDS))
     assert said.returncode == 0, said.stderr
     assert "Traceback" not in said.stderr
