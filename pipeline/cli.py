@@ -109,7 +109,7 @@ def train(
         from pipeline.data import load
         from pipeline.device import choose_device
         from pipeline.runs import train_run
-        from pipeline.store import check_store, where_to_look
+        from pipeline.store import check_experiment, check_store, where_to_look
 
     check_store()
     run = tracking.given_run()
@@ -128,6 +128,8 @@ def train(
                 f" python -m pipeline train --resume {run.info.run_id} --epochs N"
             )
             return
+    else:
+        check_experiment()
     choose_device(config.device)
     data = load(config.dataset, config.data_dir, config.train_images, config.validation)
     result = train_run(config, data, continued=run)
@@ -217,10 +219,11 @@ def ablate(
     for rate in rates:
         config = Config(**settings, lr=rate)
     with interruption.deferred():
-        from pipeline.store import StoreError, check_store
+        from pipeline.store import StoreError, check_experiment, check_store
         from pipeline.study import run_study
 
     check_store()
+    check_experiment()
     try:
         run_study(
             config,
@@ -273,9 +276,10 @@ def evaluate(
     check_choice("dataset", dataset, ("auto", *DATASETS))
     with interruption.deferred():
         from pipeline.runs import evaluate_run
-        from pipeline.store import check_store
+        from pipeline.store import check_experiment, check_store
 
     check_store()
+    check_experiment()
     name, evaluation = evaluate_run(model, dataset, data_dir)
     print(f"{model} on {name}'s validation split")
     for metric, value in evaluation.metrics.items():
@@ -329,9 +333,8 @@ def data(
 def main() -> NoReturn:
     """Run a command; report what is wrong in one line, with the exit status that it deserves."""
     interruption.install()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a console of Windows may know no "−" (cp1252)
-            stream.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a console of Windows may know no "−" (cp1252)
+        sys.stdout.reconfigure(errors="replace")
     # Torch's threads wait for each other thousands of times a second. By default they wait by
     # spinning, and with one other busy process on the machine training takes twice as long; without
     # any spinning it takes a tenth to a fifth longer on an idle one (docs/LOG.md).

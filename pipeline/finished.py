@@ -11,6 +11,7 @@ from typing import Any
 import mlflow
 from mlflow.entities import LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.string_utils import quote
 
 from pipeline.config import Config
 from pipeline.errors import InputError
@@ -93,10 +94,10 @@ def config_of(run: Run) -> Config:
 
 def _read(text: str, kind: type[str | int | float]) -> str | int | float:
     """Read a setting as `mlflow run` logs it: as it was typed (`1.0`), and quoted for the shell."""
-    if text.startswith("'"):
+    if text.startswith(("'", '"')):
         with suppress(ValueError):  # a quote of the text's own
             (inner,) = shlex.split(text)
-            text = inner if shlex.quote(inner) == text else text
+            text = inner if quote(inner) == text else text
     return text if kind is str else kind(Decimal(text))
 
 

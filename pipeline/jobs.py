@@ -55,8 +55,8 @@ class Task(NamedTuple):
 def share_threads(cells: int, jobs: int, threads: int) -> list[int]:
     """How many of the machine's threads each of the cells has, in the order in which they run.
 
-    Those that are left for the last round share all of them. It is the same when a study is begun
-    and when it is continued: the last bits of a run depend on the number of its threads.
+    Those that are left for the last round share all of them. For the same number of jobs it is the
+    same when a study is continued: the last bits of a run depend on the number of its threads.
     """
     last = cells % jobs
     return [max(1, threads // jobs)] * (cells - last) + [max(1, threads // max(last, 1))] * last
@@ -174,12 +174,12 @@ def _work(connection: Connection, go_on: Connection) -> None:
     def receive() -> Any:
         try:
             return connection.recv()
-        except EOFError:  # the end, at which `following` interrupts: here, not while Python exits
+        except (EOFError, OSError):  # `following` interrupts: here, not while Python exits
             following.join()
             raise
 
     interruption.install()
-    with suppress(interruption.Interrupted, KeyboardInterrupt, EOFError):
+    with suppress(interruption.Interrupted, KeyboardInterrupt, EOFError, OSError):
         with interruption.deferred():
             interruption.unblock()
             following.start()

@@ -39,17 +39,23 @@ def choose_jobs(asked: int, cells: int, threads: int, on_gpu: bool) -> Jobs:
         processors, free = usable_processors(), free_memory()
         needed = f"{free / GIB:.1f} GiB of memory is free, and each takes {JOB_MEMORY / GIB:.1f}"
         limits = [
-            (processors, f"one for each of {_count(processors, 'processor')}"),
-            (threads, f"one for each of {_count(threads, 'thread')}"),
+            (processors, _for_each(processors, "processor")),
+            (threads, _for_each(threads, "thread")),
             (max(1, free // JOB_MEMORY), needed),
         ]
-    limits.append((cells, f"one for each of {_count(cells, 'run')}"))
+    limits.append((cells, _for_each(cells, "run")))
     number, reason = min(limits, key=lambda limit: limit[0])
-    return Jobs(number, f"{_count(number, 'job')}: {reason}")
+    return Jobs(number, f"{number} job{'s' if number > 1 else ''}: {reason}")
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _for_each(number: int, what: str) -> str:
+    return f"one for each of {number} {what}s" if number > 1 else f"there is 1 {what}"
+
+
+def usable_threads() -> int:
+    """Count the threads for a computation: PyTorch's number, which knows nothing of a quota."""
+    threads = torch.get_num_threads()
+    return threads if "OMP_NUM_THREADS" in os.environ else min(threads, usable_processors())
 
 
 def usable_processors(root: Path = ROOT) -> int:
@@ -84,6 +90,7 @@ def free_memory(root: Path = ROOT) -> int:
     for group in _groups(root, "memory"):
         for limit, used, cached in (
             ("memory.max", "memory.current", "inactive_file"),
+            ("memory.high", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
             with suppress(OSError, ValueError):  # ValueError: the limit is `max`

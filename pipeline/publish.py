@@ -1,12 +1,12 @@
 """Put a report where people find it: in MLflow, and on the terminal."""
 
-import shlex
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from importlib.metadata import version
 
 import mlflow
+from mlflow.utils.string_utils import quote
 
 from pipeline import tracking
 from pipeline.analysis import Analysis
@@ -32,7 +32,7 @@ def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, s
     commits = {result.commit for result in analysis.results} - {""}
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "mlflow", "numpy"))
     told = {
-        "command": f"python -m pipeline {shlex.join(sys.argv[1:])}",
+        "command": f"python -m pipeline {' '.join(map(quote, sys.argv[1:]))}",
         "recipe": ", ".join(f"{k} {v}" for k, v in recipe(first.config, first.tags).items()),
         "commit of the runs": ", ".join(sorted(commits)) or "unknown: not run from a git checkout",
         "device of the runs": ", ".join(sorted({_device(result) for result in analysis.results})),

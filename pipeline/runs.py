@@ -19,6 +19,7 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.device import choose_device, choose_precision
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted
+from pipeline.machine import usable_threads
 from pipeline.network import CNNNetwork, count_parameters
 from pipeline.results import RunResult
 from pipeline.store import StoreError, StoreOutageError
@@ -47,7 +48,7 @@ RESULT_CODE = (
 )
 
 
-THREADS = torch.get_num_threads()
+THREADS = usable_threads()
 STUCK = "its loss is no better than a guess's, ln(100) = 4.6; another learning rate may help"
 
 

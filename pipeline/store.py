@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -26,8 +25,8 @@ from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.string_utils import quote
 from mlflow.utils.uri import is_local_uri
-from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -62,24 +61,27 @@ WRITABLE = "set MLFLOW_TRACKING_URI to one that can be written, such as sqlite:/
 ADVICE = tuple(
     (re.compile(said, re.IGNORECASE), helps)
     for said, helps in (
-        ("readonly|unable to open|not a directory|is a directory|file exists", WRITABLE),
+        ("read-?only|unable to open|not a directory|is a directory|file exists", WRITABLE),
         ("could not parse|unsupported uri|must be a database|not a valid", WRITABLE),
-        ("already exists", "it was not completed when it was made; if it is new, delete it"),
-        ("file is not a database|malformed", "restore that file, or move it away"),
+        (
+            "table .* already exists",
+            "it was not completed when it was made; if it is new, delete it",
+        ),
+        ("file is not a database|disk image is malformed", "restore that file, or move it away"),
         (
             r"error code 40[13]\b|permission_denied|unauthenticated",
             "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         ),
         (
             r"error code 404\b|valid JSON format",
-            "no MLflow server answers there; check MLFLOW_TRACKING_URI",
+            "no MLflow 3 server answers there; check MLFLOW_TRACKING_URI",
         ),
         (
             "password authentication failed|access denied",
             "check user and password in MLFLOW_TRACKING_URI",
         ),
         (
-            "syntax error",
+            "sqlite3.*syntax error",
             "MLflow can't keep runs where the path holds both ' and \"; use another folder",
         ),
     )
@@ -233,14 +235,15 @@ def shown_uri() -> str:
 
 
 def without_password(said: str) -> str:
-    """Replace the password in every address (`scheme://user:password@host`) in a text by `***`."""
-    return re.sub(r"(://[^/:@\s]*):[^@\s]+@", r"\1:***@", said)
+    """Replace every password in a text by `***`: `scheme://user:password@host`, `?password=…`."""
+    said = re.sub(r"(://[^/:@\s]*):(?!\d+/)\S+@", r"\1:***@", said)
+    return re.sub(r"((?:password|pwd)(?:=|%3D))[^&;%\s]+", r"\1***", said, flags=re.IGNORECASE)
 
 
 def _typed() -> str:
     """The store's address as a shell takes it, without a password in it."""
     uri = mlflow.get_tracking_uri()
-    return shlex.quote(uri) if uri == shown_uri() else '"$MLFLOW_TRACKING_URI"'
+    return quote(uri) if uri == shown_uri() else '"$MLFLOW_TRACKING_URI"'
 
 
 def _is_known(schema: str) -> bool:
@@ -270,20 +273,19 @@ def check_store() -> None:
         # MLflow's default, by its relative address. The absolute one is percent-encoded, and MLflow
         # 3.17 makes a folder of that spelling (`my%20project`) beside `my project`.
         mlflow.set_tracking_uri(DEFAULT_STORE)
+    if is_set and "MLFLOW_RUN_ID" in os.environ:
+        check_relative()
     try:
-        if "MLFLOW_RUN_ID" in os.environ:
-            check_relative()
         _make_sqlite(mlflow.get_tracking_uri())
-    except STORE_ERRORS as error:
+    except (*STORE_ERRORS, ValueError) as error:  # ValueError: no address
         raise as_store_error(error) from None
     _open_store()
-    _check_experiment()
 
 
 def check_relative() -> None:
     """Raise InputError if a store that `mlflow run` has used is not found from this folder."""
     database = sqlite_file(mlflow.get_tracking_uri())
-    if database and not database.exists():
+    if database and not database.is_absolute() and not database.exists():
         raise InputError(
             f"there is no {database} in {Path.cwd()}, where `mlflow run` runs the project; give"
             " MLFLOW_TRACKING_URI the whole path"
@@ -292,7 +294,7 @@ def check_relative() -> None:
 
 def sqlite_file(uri: str) -> Path | None:
     """The file of a SQLite store, as SQLAlchemy reads the address; None if it has none."""
-    database = make_url(uri).database if uri.startswith("sqlite:") else None
+    database = make_url(uri).database if uri.startswith("sqlite") else None
     # SQLite's own addresses (`file:…`) say more than a path, and `:memory:` is none.
     return Path(database) if database and not database.startswith(("file:", ":")) else None
 
@@ -340,11 +342,12 @@ def _make_sqlite(uri: str) -> None:
 @in_store
 def _open_store() -> None:
     from alembic.util import CommandError
+    from mlflow.store.db.utils import create_sqlalchemy_engine
 
     uri = mlflow.get_tracking_uri()
     try:
         if uri.startswith(tuple(DATABASE_ENGINES)):  # MLflow tries to reach one for 100 seconds
-            create_engine(uri).connect().close()
+            create_sqlalchemy_engine(uri).connect().close()  # type: ignore[no-untyped-call]
         mlflow.search_experiments(max_results=1)
         mlflow.MlflowClient().search_registered_models(max_results=1)
     except (ImportError, CommandError, ValueError) as error:
@@ -353,14 +356,16 @@ def _open_store() -> None:
 
 
 @in_store
-def _check_experiment() -> None:
-    """Raise InputError if runs can't be put into the experiment that the variables name."""
+def check_experiment() -> None:
+    """Raise InputError if a run can't be put into the experiment that the variables name."""
+    if "MLFLOW_RUN_ID" in os.environ:  # `mlflow run` has begun it
+        return
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
     number = os.environ.get("MLFLOW_EXPERIMENT_ID", "" if name else DEFAULT_EXPERIMENT)
     try:
         found = mlflow.get_experiment_by_name(name) if name else mlflow.get_experiment(number)
     except MlflowException as error:
-        if is_outage(error):
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         found = None
     if found and found.lifecycle_stage == "deleted":
@@ -396,6 +401,8 @@ def where_to_look(run_id: str) -> str:
         except STORE_ERRORS:  # it is away now; the run is stored all the same
             return server
         return f"{server}/#/experiments/{experiment}/runs/{run_id}"
+    if not uri.startswith(tuple(DATABASE_ENGINES)):
+        return shown_uri()
     database = sqlite_file(uri)
     if database and database.resolve() == Path("mlflow.db").resolve():
         return "make ui (or mlflow ui), then http://127.0.0.1:5000"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import mlflow
 import pandas as pd
+import psutil
 import torch
 from filelock import FileLock, Timeout
 from mlflow.data.numpy_dataset import from_numpy
@@ -193,7 +194,11 @@ def keep_status(run_id: str, status: str) -> None:
     `mlflow.projects._maybe_set_run_terminated` looks for the name of the status among numbers, and
     so takes no run for terminated.
     """
-    command = [sys.executable, "-c", _KEEP_STATUS, run_id, status, str(os.getppid())]
+    parent = os.getppid()
+    # A shell, or on Windows Python's launcher, may stand between.
+    with suppress(psutil.Error, StopIteration):
+        parent = next(p.pid for p in psutil.Process().parents() if "run" in p.cmdline())
+    command = [sys.executable, "-c", _KEEP_STATUS, run_id, status, str(parent)]
     # Nobody shall wait for it: it holds neither the terminal nor the pipes of this process.
     quiet = subprocess.DEVNULL
     subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)

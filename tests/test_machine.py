@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 from conftest import REAL_DATA, SMALL, Answer, needs_real_data, runs_in, start
 
 from pipeline import machine
@@ -159,7 +160,7 @@ def test_where_there_is_no_affinity_all_processors_are_used(
     ("asked", "cells", "threads", "on_gpu", "processors", "free", "expected"),
     [
         (0, 9, 2, False, 2, 20.0, "2 jobs: one for each of 2 processors"),
-        (0, 9, 16, False, 1, 20.0, "1 job: one for each of 1 processor"),
+        (0, 9, 16, False, 1, 20.0, "1 job: there is 1 processor"),
         (0, 9, 2, False, 16, 20.0, "2 jobs: one for each of 2 threads"),
         (0, 3, 16, False, 16, 20.0, "3 jobs: one for each of 3 runs"),
         (0, 9, 8, False, 8, 3.1, "3 jobs: 3.1 GiB of memory is free, and each takes 0.9"),
@@ -211,6 +212,17 @@ def test_the_reason_stands_on_the_terminal_in_the_run_and_in_the_report(
     assert study.data.tags["jobs_chosen"] == expected
     (report,) = tmp_path.rglob("report.md")
     assert f"{expected}; together they have 2 threads" in report.read_text()
+
+
+def test_a_quota_limits_the_threads_too_unless_their_number_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    monkeypatch.setattr(machine, "usable_processors", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert machine.usable_threads() == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "16")
+    assert machine.usable_threads() == 16
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's share of memory")

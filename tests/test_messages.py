@@ -1,12 +1,16 @@
 """What is printed fits: where the runs are, and advice that helps."""
 
+import errno
+import os
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import mlflow
 import pytest
-from conftest import Answer, free_port
+from conftest import Answer, free_port, runs_in
+from sqlalchemy.exc import ProgrammingError
 
 from pipeline import store
 
@@ -44,6 +48,19 @@ def test_an_experiment_that_takes_no_runs_is_named_with_what_helps(
     assert not mlflow.search_runs(search_all_experiments=True, output_format="list")
 
 
+def test_only_a_run_that_begins_needs_the_experiment_of_the_variables(
+    pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert pipeline("train", *TINY).status == 0
+    (run,) = runs_in(tmp_path)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "99")
+    answer = pipeline("train", "--resume", run.info.run_id)
+    assert (answer.status, answer.err) == (0, "")
+    answer = pipeline("evaluate", "--model", run.info.run_id)
+    assert answer.status == 2
+    assert "is '99', but there are only: 0 (Default)" in answer.err
+
+
 def test_compare_says_that_an_experiment_is_deleted(pipeline: Callable[..., Answer]) -> None:
     deleted = mlflow.create_experiment("old")
     mlflow.delete_experiment(deleted)
@@ -65,6 +82,7 @@ def test_the_right_way_to_see_the_runs_is_told_for_every_kind_of_store(
     assert told("sqlite:///mlflow.db") == "make ui (or mlflow ui), then http://127.0.0.1:5000"
     elsewhere = told("sqlite:////tmp/my runs.db")
     assert elsewhere.startswith("mlflow ui --backend-store-uri 'sqlite:////tmp/my runs.db',")
+    assert told("databricks") == "databricks"
     hidden = told("postgresql://me:secret@host/runs")
     assert hidden.startswith('mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI",')
 
@@ -98,8 +116,29 @@ def test_no_message_shows_a_password(
     assert "s3cret" not in line
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:s3c@ret@host/runs",
+        "postgresql://me:s3c/ret@host/runs",
+        "postgresql:///runs?user=me&password=s3c-ret&port=1",
+        "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Ds3cret%3BDATABASE%3Druns",
+    ],
+)
+def test_a_password_is_hidden_wherever_it_is_in_an_address(address: str) -> None:
+    shown = store.without_password(f"can't reach {address}, it is away")
+    assert "s3c" not in shown
+    assert "ret" not in shown
+    assert "***" in shown
+    assert shown.endswith("it is away")
+
+
 def test_what_looks_like_a_password_in_a_path_is_none() -> None:
-    for uri in ("sqlite:///C:/runs@home/mlflow.db", "sqlite:////a//b:c@d/mlflow.db"):
+    for uri in (
+        "sqlite:///C:/runs@home/mlflow.db",
+        "sqlite:////a//b:c@d/mlflow.db",
+        "http://host:5000/x@y",
+    ):
         assert store.without_password(uri) == uri
 
 
@@ -126,7 +165,7 @@ def test_a_web_server_that_is_no_mlflow_is_told(
         server.shutdown()
     assert answer.status == 1
     (line,) = answer.err.splitlines()
-    assert "no MLflow server answers there; check MLFLOW_TRACKING_URI" in line
+    assert "no MLflow 3 server answers there; check MLFLOW_TRACKING_URI" in line
 
 
 def test_advice_is_given_only_where_it_fits() -> None:
@@ -134,5 +173,9 @@ def test_advice_is_given_only_where_it_fits() -> None:
     forbidden = "API request to endpoint /x failed with error code 403 != 200"
     error = mlflow.exceptions.MlflowException(forbidden)
     assert "MLFLOW_TRACKING_PASSWORD" in str(store.as_store_error(error))
+    unwritable = store.as_store_error(OSError(errno.EROFS, os.strerror(errno.EROFS)))
+    assert store.WRITABLE in str(unwritable)
+    foreign = store.as_store_error(ProgrammingError("SELEC", None, Exception("syntax error")))
+    assert "folder" not in str(foreign)
     unknown = str(store.as_store_error(mlflow.exceptions.MlflowException("it is Monday")))
     assert unknown.endswith("can't be used (it is Monday)")

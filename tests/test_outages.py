@@ -400,7 +400,7 @@ def test_runs_may_begin_at_once_on_a_store_that_is_not_there_yet(
 
 def limited(folder: Path, kilobytes: int, *arguments: str) -> Answer:
     """Run a training that may write no larger files, as on a disk that has no more room."""
-    command = f'ulimit -f {kilobytes}; exec {sys.executable} -m pipeline train "$@"'
+    command = f'ulimit -f {kilobytes}; exec python -m pipeline train "$@"'
     return run(folder, "bash", "-c", command, "train", *arguments)
 
 
@@ -549,14 +549,15 @@ def test_a_database_that_may_only_be_read_says_so(
     assert len(list(tmp_path.rglob("mlflow.db"))) == 1  # MLflow makes a folder named `file:`
 
 
+@pytest.mark.parametrize("address", ["http://[", "sqlite://mlflow.db", "sqlite://a:b/runs.db"])
 def test_what_is_no_address_is_told(
-    pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+    address: str, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://[")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     answer = pipeline("compare")
     assert answer.status == 1
     (line,) = answer.err.splitlines()
-    assert "the tracking store http://[ can't be used" in line
+    assert f"the tracking store {address} can't be used" in line
 
 
 def test_a_store_that_refuses_costs_no_epoch_that_was_measured(

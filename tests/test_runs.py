@@ -4,9 +4,11 @@ import errno
 import math
 import os
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +22,7 @@ from conftest import (
     SMALL,
     Answer,
     Study,
+    project_address,
     run,
     run_project,
     runs_in,
@@ -107,9 +110,15 @@ def project_child(process: subprocess.Popen[str]) -> psutil.Process:
         time.sleep(0.01)
 
 
-@pytest.mark.thorough
+def test_bash_replaces_itself_by_the_last_command() -> None:
+    """So a signal to the process that MLflow has started reaches Python, in every environment."""
+    command = f"true && {shlex.quote(sys.executable)} -c 'import os; print(os.getpid())'"
+    process = subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, text=True)
+    assert int(process.communicate()[0]) == process.pid
+
+
 def test_a_signal_to_the_child_of_mlflow_run_ends_as_killed(tmp_path: Path) -> None:
-    command = ["mlflow", "run", str(Path(__file__).parents[1]), "--env-manager", "local"]
+    command = ["mlflow", "run", project_address(), "--env-manager", "local"]
     process = start(tmp_path, *command, *LONG_PROJECT)
     wait_for_first_epoch(tmp_path, process)
     project_child(process).terminate()
@@ -118,7 +127,7 @@ def test_a_signal_to_the_child_of_mlflow_run_ends_as_killed(tmp_path: Path) -> N
 
 
 def test_ctrl_c_in_mlflow_run_ends_as_killed(tmp_path: Path) -> None:
-    command = ["mlflow", "run", str(Path(__file__).parents[1]), "--env-manager", "local"]
+    command = ["mlflow", "run", project_address(), "--env-manager", "local"]
     process = start(tmp_path, *command, *LONG_PROJECT)
     wait_for_first_epoch(tmp_path, process)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
@@ -128,7 +137,7 @@ def test_ctrl_c_in_mlflow_run_ends_as_killed(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_ctrl_c_before_the_run_is_taken_over_ends_as_killed_too(tmp_path: Path) -> None:
-    command = ["mlflow", "run", str(Path(__file__).parents[1]), "--env-manager", "local"]
+    command = ["mlflow", "run", project_address(), "--env-manager", "local"]
     process = start(tmp_path, *command, *LONG_PROJECT)
     child = project_child(process)
     while child.memory_info().rss < 100e6:  # once it imports torch, it listens to signals
