@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 # Before the libraries: they look whether there is a mask when they are imported.
@@ -16,7 +17,7 @@ import subprocess  # noqa: E402, F401
 
 import filelock  # noqa: E402, F401
 import mlflow  # noqa: E402, F401
-import psutil  # noqa: E402
+import psutil  # noqa: E402, F401
 import torch  # noqa: E402, F401
 
 for name in ("sysconf", "fork", "setsid", "getuid", "killpg"):
@@ -36,8 +37,9 @@ os.kill = kill
 
 def in_use() -> set[str]:
     """The files that this process has open, or mapped into its memory."""
-    process = psutil.Process()
-    return {item.path for item in [*process.open_files(), *process.memory_maps()]}
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    mapped = {line.split(maxsplit=5)[-1] for line in lines}
+    return mapped | {os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()}
 
 
 def refuses(change: Callable[..., None]) -> Callable[..., None]:
