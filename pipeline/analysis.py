@@ -173,7 +173,7 @@ def analyse(results: Sequence[RunResult]) -> Analysis:
     if table["learning"].eq("stuck").any():
         stuck = table.loc[table["learning"] == "stuck", "run"]
         notes.append(
-            f"{len(stuck)} of {len(table)} runs learned nothing, their loss is no better than"
+            f"{len(stuck)} of {len(table)} runs learned nothing: their loss is no better than"
             f" a guess's (ln 100 = 4.605): {', '.join(stuck)}. An effect that includes them is"
             " about whether a network learns at all."
         )

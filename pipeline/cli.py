@@ -249,16 +249,21 @@ def compare(
         typer.Argument(help="Ids of finished training runs; none: all of an experiment."),
     ] = None,
     experiment: Annotated[
-        str, typer.Option(help="The experiment whose runs are compared if no ids are given.")
-    ] = "Default",
+        str | None,
+        typer.Option(
+            help="The experiment whose runs are compared if no ids are given; by default that of"
+            " MLFLOW_EXPERIMENT_NAME or _ID, or Default.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write the report of a study on finished runs, for instance three that were started alone."""
     with interruption.deferred():
         from pipeline.compare import compare_runs
-        from pipeline.store import check_store
+        from pipeline.store import check_experiment, check_store
 
     check_store()
-    compare_runs(runs or [], experiment)
+    compare_runs(runs or [], experiment or ("" if runs else check_experiment()))
 
 
 @app.command()
@@ -276,17 +281,18 @@ def evaluate(
     check_choice("dataset", dataset, ("auto", *DATASETS))
     with interruption.deferred():
         from pipeline.runs import evaluate_run
-        from pipeline.store import check_experiment, check_store
+        from pipeline.store import check_experiment, check_store, where_to_look
 
     check_store()
     check_experiment()
-    name, evaluation = evaluate_run(model, dataset, data_dir)
+    run_id, name, evaluation = evaluate_run(model, dataset, data_dir)
     print(f"{model} on {name}'s validation split")
     for metric, value in evaluation.metrics.items():
         print(f"  {metric:20} {value:.4f}")
     print("most frequent confusions")
     for row in evaluation.confusions.head(5).to_dict("records"):
         print(f"  {row['class']} taken for {row['taken_for']}: {row['images']} images")
+    print(f"See the run: {where_to_look(run_id)}")
 
 
 @app.command()

@@ -37,7 +37,7 @@ def compare_runs(run_ids: Sequence[str], experiment: str) -> None:
         reasons = "".join(f"; {run}: {reason}" for run, reason in list(unused.items())[:3])
         raise InputError(
             "nothing to compare: it takes two variants with the same recipe, seed and learning"
-            f" rate, and there are {names}{reasons}"
+            f" rate, but the runs are only: {names}{reasons}"
         )
     settings = {"runs": ",".join(run_ids) or "all", "experiment": experiment}
     tags = {"kind": "comparison"}

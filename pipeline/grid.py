@@ -13,9 +13,9 @@ MAX_NAME = 250  # characters, of a run's name in MLflow's databases
 MAX_GRID = 8000  # characters, of a tag; MLflow cuts off what is beyond
 # Which models a study registers.
 REGISTER = {
-    "median": "of each variant that of the seed whose validation accuracy is the median (the lower"
-    " one of two)",
-    "all": "that of every run",
+    "median": "for each variant the run with the median validation accuracy (of an even number of"
+    " runs, the lower of the middle two)",
+    "all": "every run",
     "none": "none",
 }
 # Which finished runs a study need not run again.

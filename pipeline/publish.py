@@ -53,7 +53,7 @@ def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, s
         if result.registered
     ]
     if registered and "registered models" in facts:
-        registered.insert(0, f"Models that are registered: {facts['registered models']}")
+        registered.insert(0, f"Registered models: {facts['registered models']}")
     print(f"\n{subtitle}\n\n{format_summary(analysis)}\n")
     print("\n".join([*analysis.headline, "", *registered]))
     if unused:

@@ -130,7 +130,7 @@ def train_run(
             learning = {"learning": "ok"}
             if is_stuck(history):
                 learning = {"learning": "stuck"}
-                print(f"warning: {config.run_name} has learned nothing; {STUCK}", file=sys.stderr)
+                print(f"warning: {config.run_name} has learned nothing: {STUCK}", file=sys.stderr)
             tracking.set_tags(learning)
             from pipeline.figures import learning_curves
 
@@ -164,11 +164,12 @@ def _continue(run_id: str) -> str:
     return f"python -m pipeline train --resume {run_id}" if run_id else "the same command"
 
 
-def evaluate_run(model: str, dataset: str, data_dir: str) -> "tuple[str, Evaluation]":
+def evaluate_run(model: str, dataset: str, data_dir: str) -> "tuple[str, str, Evaluation]":
     """Evaluate the model that a URI or run id names, in an MLflow run of its own.
 
-    `dataset` may be `auto`: the one that the model was trained on. Returns the data set's name too.
-    Raises InputError if there is no such model, or if it knows other classes.
+    `dataset` may be `auto`: the one that the model was trained on. Returns the run's id, the data
+    set's name and the evaluation. Raises InputError if there is no such model, or if it knows other
+    classes.
     """
     from pipeline.evaluation import evaluate
     from pipeline.figures import confusion_figure
@@ -200,4 +201,4 @@ def evaluate_run(model: str, dataset: str, data_dir: str) -> "tuple[str, Evaluat
         tracking.log_table(result.confusions, "confusions.csv")
         title = f"{model} on {name}, {len(images):,} validation images"
         tracking.log_figure(confusion_figure(result.confusion, data, title), "confusion_matrix.png")
-    return name, result
+    return run.info.run_id, name, result

@@ -56,7 +56,8 @@ AUTOFLUSH = (
     "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block if"
     " this flush is occurring prematurely)"
 )
-WRITABLE = "set MLFLOW_TRACKING_URI to one that can be written, such as sqlite:///mlflow.db"
+WRITABLE = "make it writable, or set MLFLOW_TRACKING_URI to a store elsewhere"
+AWAY = "start that server, or check MLFLOW_TRACKING_URI"
 # What helps, by what the store says; for what is not listed no advice is better than a wrong one.
 ADVICE = tuple(
     (re.compile(said, re.IGNORECASE), helps)
@@ -73,13 +74,15 @@ ADVICE = tuple(
             "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         ),
         (
-            r"error code 404\b|valid JSON format",
-            "no MLflow 3 server answers there; check MLFLOW_TRACKING_URI",
+            r"error code 40[45]\b|valid JSON format",
+            "no MLflow 3 server answers there; MLFLOW_TRACKING_URI is an address such as"
+            " http://127.0.0.1:5000",
         ),
         (
             "password authentication failed|access denied",
             "check user and password in MLFLOW_TRACKING_URI",
         ),
+        ("connection (to server .*)?failed|can't connect", AWAY),
         (
             "sqlite3.*syntax error",
             "MLflow can't keep runs where the path holds both ' and \"; use another folder",
@@ -202,7 +205,7 @@ def as_store_error(error: Exception) -> StoreError:
     """Say in one line what is wrong with the store, and what to do."""
     uri, said = shown_uri(), without_password(first_line(error))
     if is_outage(error):
-        return StoreOutageError(f"the tracking store {uri} does not answer ({said})")
+        return StoreOutageError(f"the tracking store {uri} does not answer ({said}); {AWAY}")
     advice = next((helps for cause, helps in ADVICE if cause.search(said)), "")
     if schema := re.search(r"(?:found version|Can't locate revision identified by) '?(\w+)", said):
         version = f"MLflow {mlflow.__version__}"
@@ -212,7 +215,10 @@ def as_store_error(error: Exception) -> StoreError:
         else:
             said = f"an MLflow newer than {version} made it"
             advice = "use that version, or set MLFLOW_TRACKING_URI to another store"
-    elif uri.startswith("file:") and "migrate-filestore" in said:
+    elif "migrate-filestore" in said and not (local_path(uri) or Path()).exists():
+        said = "there is nothing"
+        advice = "it must be an address such as sqlite:///mlflow.db or http://127.0.0.1:5000"
+    elif "migrate-filestore" in said:
         said = "it holds runs as files, which MLflow no longer writes"
         advice = (
             "convert it by mlflow migrate-filestore, or move it away, or"
@@ -356,16 +362,19 @@ def _open_store() -> None:
 
 
 @in_store
-def check_experiment() -> None:
-    """Raise InputError if a run can't be put into the experiment that the variables name."""
-    if "MLFLOW_RUN_ID" in os.environ:  # `mlflow run` has begun it
-        return
+def check_experiment() -> str:
+    """Return the name of the experiment that the variables name, MLflow's default without them.
+
+    Raises InputError if no run can be put into it, and MachineError if no artifact can.
+    """
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+    if "MLFLOW_RUN_ID" in os.environ:  # `mlflow run` may have been told another, and gives its id
+        name = ""
     number = os.environ.get("MLFLOW_EXPERIMENT_ID", "" if name else DEFAULT_EXPERIMENT)
     try:
         found = mlflow.get_experiment_by_name(name) if name else mlflow.get_experiment(number)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         found = None
     if found and found.lifecycle_stage == "deleted":
@@ -380,6 +389,23 @@ def check_experiment() -> None:
         raise InputError(
             f"MLFLOW_EXPERIMENT_ID is {number}, but the experiment {name!r} of"
             f" MLFLOW_EXPERIMENT_NAME is {found.experiment_id}; unset one of the two"
+        )
+    artifacts = local_path(found.artifact_location) if found else None
+    if found and artifacts:
+        _check_writable(artifacts, found.name)
+    return found.name if found else name
+
+
+def _check_writable(artifacts: Path, experiment: str) -> None:
+    try:
+        artifacts.mkdir(parents=True, exist_ok=True)
+        writable = os.access(artifacts, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise MachineError(
+            f"{artifacts} can't be written, where experiment {experiment!r} keeps its artifacts;"
+            " make it writable, or work in another folder with another MLFLOW_EXPERIMENT_NAME"
         )
 
 
@@ -405,5 +431,7 @@ def where_to_look(run_id: str) -> str:
         return shown_uri()
     database = sqlite_file(uri)
     if database and database.resolve() == Path("mlflow.db").resolve():
-        return "make ui (or mlflow ui), then http://127.0.0.1:5000"
-    return f"mlflow ui --backend-store-uri {_typed()}, then http://127.0.0.1:5000"
+        command = "make ui" if Path(".venv/installed").exists() else "mlflow ui"
+    else:
+        command = f"mlflow ui --backend-store-uri {_typed()}"
+    return f"{command} and open http://127.0.0.1:5000"

@@ -199,9 +199,10 @@ def test_a_store_of_files_which_mlflow_no_longer_writes(
 
 
 def test_an_artifact_folder_that_cannot_be_written_ends_the_run_as_failed(
-    pipeline: Callable[..., Answer], tmp_path: Path
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mlruns").touch()  # a file in the folder's place
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new")  # which has no folder before it has a run
     answer = pipeline("train", *SMALL)
     assert answer.status == 1
     assert len(answer.error_lines) == 1

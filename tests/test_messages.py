@@ -25,6 +25,7 @@ TINY = ["--dataset", "synthetic", "--train-images", "300", "--epochs", "1"]
             "99",
             "is '99', but there are only: 0 (Default)",
         ),
+        ("MLFLOW_EXPERIMENT_ID", "abc", "is 'abc', but there are only: 0 (Default)"),
         ("MLFLOW_EXPERIMENT_ID", "gone", "the experiment 'old' is deleted"),
         ("MLFLOW_EXPERIMENT_NAME", "old", "mlflow experiments restore --experiment-id"),
     ],
@@ -61,6 +62,46 @@ def test_only_a_run_that_begins_needs_the_experiment_of_the_variables(
     assert "is '99', but there are only: 0 (Default)" in answer.err
 
 
+def test_compare_takes_the_experiment_of_the_variables(
+    pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow.create_experiment("mine")
+    for variable, value in (("MLFLOW_EXPERIMENT_NAME", "mine"), ("MLFLOW_EXPERIMENT_ID", "1")):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            answer = pipeline("compare")
+        assert answer.status == 2
+        assert answer.error_lines == [
+            "error: experiment 'mine' has no finished training run to compare"
+        ]
+
+
+def test_artifacts_that_cannot_be_written_are_told_before_a_run_begins(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    (tmp_path / "mlruns").write_text("a file in its place")
+    for command in (["train", *TINY], ["ablate", *TINY]):
+        answer = pipeline(*command)
+        assert answer.status == 1
+        (line,) = answer.err.splitlines()
+        assert f"{tmp_path}/mlruns/0 can't be written" in line
+        assert "tracking store" not in line
+    assert runs_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("address", ["nonsense", "file:///nonsense"])
+def test_what_is_not_there_is_no_store_of_files(
+    address: str, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    answer = pipeline("compare")
+    assert answer.status == 1
+    assert answer.err.splitlines() == [
+        f"error: the tracking store {address} can't be used (there is nothing); it must be an"
+        " address such as sqlite:///mlflow.db or http://127.0.0.1:5000"
+    ]
+
+
 def test_compare_says_that_an_experiment_is_deleted(pipeline: Callable[..., Answer]) -> None:
     deleted = mlflow.create_experiment("old")
     mlflow.delete_experiment(deleted)
@@ -73,18 +114,21 @@ def test_compare_says_that_an_experiment_is_deleted(pipeline: Callable[..., Answ
 
 
 def test_the_right_way_to_see_the_runs_is_told_for_every_kind_of_store(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def told(uri: str) -> str:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         return store.where_to_look("0123")
 
-    assert told("sqlite:///mlflow.db") == "make ui (or mlflow ui), then http://127.0.0.1:5000"
+    assert told("sqlite:///mlflow.db") == "mlflow ui and open http://127.0.0.1:5000"
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "installed").touch()
+    assert told("sqlite:///mlflow.db") == "make ui and open http://127.0.0.1:5000"
     elsewhere = told("sqlite:////tmp/my runs.db")
-    assert elsewhere.startswith("mlflow ui --backend-store-uri 'sqlite:////tmp/my runs.db',")
+    assert elsewhere.startswith("mlflow ui --backend-store-uri 'sqlite:////tmp/my runs.db' and")
     assert told("databricks") == "databricks"
     hidden = told("postgresql://me:secret@host/runs")
-    assert hidden.startswith('mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI",')
+    assert hidden.startswith('mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI" and')
 
 
 def test_a_finished_run_is_told_also_when_the_server_is_away_by_then(
@@ -142,7 +186,7 @@ def test_what_looks_like_a_password_in_a_path_is_none() -> None:
         assert store.without_password(uri) == uri
 
 
-@pytest.mark.parametrize("status", [200, 302, 404])
+@pytest.mark.parametrize("status", [200, 302, 404, 405])
 def test_a_web_server_that_is_no_mlflow_is_told(
     status: int, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +209,7 @@ def test_a_web_server_that_is_no_mlflow_is_told(
         server.shutdown()
     assert answer.status == 1
     (line,) = answer.err.splitlines()
-    assert "no MLflow 3 server answers there; check MLFLOW_TRACKING_URI" in line
+    assert "no MLflow 3 server answers there" in line
 
 
 def test_advice_is_given_only_where_it_fits() -> None:

@@ -327,11 +327,12 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, 
         describe(*axes)
         done.append(("ablate", config, axes, choices))
 
-    def evaluate_run(model: str, dataset: str, data_dir: str) -> tuple[str, Evaluation]:
+    def evaluate_run(model: str, dataset: str, data_dir: str) -> tuple[str, str, Evaluation]:
         load(dataset, data_dir)
         done.append(("evaluate",))
         confusions = pd.DataFrame([{"class": "bed", "taken_for": "bee", "images": 1}])
-        return dataset, Evaluation({"loss": 1.0}, confusions.to_numpy(), confusions, confusions)
+        evaluation = Evaluation({"loss": 1.0}, confusions.to_numpy(), confusions, confusions)
+        return "0" * 32, dataset, evaluation
 
     monkeypatch.setattr(interruption, "install", lambda: None)
     monkeypatch.setattr(pipeline.data, "load", load)
