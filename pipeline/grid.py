@@ -13,8 +13,8 @@ MAX_NAME = 250  # characters, of a run's name in MLflow's databases
 MAX_GRID = 8000  # characters, of a tag; MLflow cuts off what is beyond
 # Which models a study registers.
 REGISTER = {
-    "median": "for each variant the run with the median validation accuracy (of an even number of"
-    " runs, the lower of the middle two)",
+    "median": "for each variant the run with the median validation accuracy (the lower of the"
+    " middle two)",
     "all": "every run",
     "none": "none",
 }

@@ -174,12 +174,12 @@ def _work(connection: Connection, go_on: Connection) -> None:
     def receive() -> Any:
         try:
             return connection.recv()
-        except (EOFError, OSError):  # `following` interrupts: here, not while Python exits
-            following.join()
-            raise
+        except (EOFError, OSError):  # OSError: in the middle of a message
+            following.join()  # it interrupts: here, not while Python exits
+            raise EOFError from None
 
     interruption.install()
-    with suppress(interruption.Interrupted, KeyboardInterrupt, EOFError, OSError):
+    with suppress(interruption.Interrupted, KeyboardInterrupt, EOFError):
         with interruption.deferred():
             interruption.unblock()
             following.start()

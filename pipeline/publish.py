@@ -47,13 +47,13 @@ def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, s
     assert run
     place = tracking.log_report(files, headline, effect_metrics(analysis))
     registered = [
-        f"Registered: {result.config.run_name} as {result.registered.uri}"
+        f"  {result.config.run_name} as {result.registered.uri}"
         + "".join(f", models:/{result.registered.name}@{a}" for a in result.registered.aliases)
         for result in analysis.results
         if result.registered
     ]
-    if registered and "registered models" in facts:
-        registered.insert(0, f"Registered models: {facts['registered models']}")
+    if registered:
+        registered.insert(0, f"Registered {facts.get('registered models', 'before')}:")
     print(f"\n{subtitle}\n\n{format_summary(analysis)}\n")
     print("\n".join([*analysis.headline, "", *registered]))
     if unused:

@@ -82,7 +82,7 @@ ADVICE = tuple(
             "password authentication failed|access denied",
             "check user and password in MLFLOW_TRACKING_URI",
         ),
-        ("connection (to server .*)?failed|can't connect", AWAY),
+        ("connection failed|can't connect", AWAY),
         (
             "sqlite3.*syntax error",
             "MLflow can't keep runs where the path holds both ' and \"; use another folder",
@@ -390,23 +390,23 @@ def check_experiment() -> str:
             f"MLFLOW_EXPERIMENT_ID is {number}, but the experiment {name!r} of"
             f" MLFLOW_EXPERIMENT_NAME is {found.experiment_id}; unset one of the two"
         )
-    artifacts = local_path(found.artifact_location) if found else None
-    if found and artifacts:
-        _check_writable(artifacts, found.name)
-    return found.name if found else name
-
-
-def _check_writable(artifacts: Path, experiment: str) -> None:
-    try:
-        artifacts.mkdir(parents=True, exist_ok=True)
-        writable = os.access(artifacts, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
+    if found is None:
+        return name
+    artifacts = local_path(found.artifact_location)
+    if artifacts and not _is_writable(artifacts):
         raise MachineError(
-            f"{artifacts} can't be written, where experiment {experiment!r} keeps its artifacts;"
+            f"{artifacts} can't be written, where experiment {found.name!r} keeps its artifacts;"
             " make it writable, or work in another folder with another MLFLOW_EXPERIMENT_NAME"
         )
+    return found.name
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def deleted_experiment(experiment: Experiment) -> str:

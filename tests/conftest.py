@@ -39,6 +39,8 @@ needs_real_data = pytest.mark.skipif(
     not (REAL_DATA / "cifar-100-python").exists(), reason="no CIFAR-100 in $PIPELINE_DATA_DIR"
 )
 BIN = Path(sys.executable).parent
+# For tests that need a run, whatever it learns.
+TINY = ["--dataset", "synthetic", "--train-images", "300", "--epochs", "1"]
 # Small enough for seconds, large enough that the network learns something.
 SMALL = ["--dataset", "synthetic", "--train-images", "600", "--epochs", "2"]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import (
     REAL_DATA,
+    TINY,
     copy_checkout,
     forget_stores,
     needs_real_data,
@@ -19,7 +20,6 @@ from conftest import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-TINY = ["--dataset", "synthetic", "--train-images", "300", "--epochs", "1"]
 PROJECT_TINY = ["dataset=synthetic", "train_images=300", "epochs=1"]
 NAMES = (
     "my project",

@@ -9,12 +9,10 @@ from threading import Thread
 
 import mlflow
 import pytest
-from conftest import Answer, free_port, runs_in
+from conftest import TINY, Answer, free_port, runs_in
 from sqlalchemy.exc import ProgrammingError
 
 from pipeline import store
-
-TINY = ["--dataset", "synthetic", "--train-images", "300", "--epochs", "1"]
 
 
 @pytest.mark.parametrize(
@@ -89,17 +87,25 @@ def test_artifacts_that_cannot_be_written_are_told_before_a_run_begins(
     assert runs_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("address", ["nonsense", "file:///nonsense"])
-def test_what_is_not_there_is_no_store_of_files(
-    address: str, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nonsense", "such as sqlite:///mlflow.db or http://127.0.0.1:5000"),
+        ("file:///nonsense", "such as sqlite:///mlflow.db or http://127.0.0.1:5000"),
+        ("http://[", ""),
+        ("sqlite://mlflow.db", "Invalid SQLite URL"),
+        ("sqlite://a:b/runs.db", ""),
+    ],
+)
+def test_what_is_no_address_is_told(
+    address: str, said: str, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     answer = pipeline("compare")
     assert answer.status == 1
-    assert answer.err.splitlines() == [
-        f"error: the tracking store {address} can't be used (there is nothing); it must be an"
-        " address such as sqlite:///mlflow.db or http://127.0.0.1:5000"
-    ]
+    (line,) = answer.err.splitlines()
+    assert line.startswith(f"error: the tracking store {address} can't be used")
+    assert said in line
 
 
 def test_compare_says_that_an_experiment_is_deleted(pipeline: Callable[..., Answer]) -> None:

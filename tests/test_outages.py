@@ -20,6 +20,7 @@ import pytest
 import requests
 from conftest import (
     SMALL,
+    TINY,
     Answer,
     environment,
     forget_stores,
@@ -38,7 +39,6 @@ from pipeline.store import StoreOutageError, in_store
 
 # About a second an epoch on two cores.
 TRAIN = ["--dataset", "synthetic", "--train-images", "2000", "--variant", "bn"]
-TINY = ["--dataset", "synthetic", "--train-images", "200", "--epochs", "1"]
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
@@ -548,17 +548,6 @@ def test_a_database_that_may_only_be_read_says_so(
     assert "readonly" in line
     assert "MLFLOW_TRACKING_URI" in line
     assert len(list(tmp_path.rglob("mlflow.db"))) == 1  # MLflow makes a folder named `file:`
-
-
-@pytest.mark.parametrize("address", ["http://[", "sqlite://mlflow.db", "sqlite://a:b/runs.db"])
-def test_what_is_no_address_is_told(
-    address: str, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    answer = pipeline("compare")
-    assert answer.status == 1
-    (line,) = answer.err.splitlines()
-    assert f"the tracking store {address} can't be used" in line
 
 
 def test_a_store_that_refuses_costs_no_epoch_that_was_measured(

@@ -4,9 +4,8 @@ import json
 import subprocess
 from pathlib import Path
 
-from conftest import ROOT, environment, runs_in
+from conftest import ROOT, TINY, environment, runs_in
 
-TINY = ["--dataset", "synthetic", "--train-images", "300", "--epochs", "1"]
 COMMANDS = [
     ["train", *TINY],
     ["train", "--resume", "RUN", "--epochs", "2"],

@@ -165,7 +165,7 @@ def test_every_model_is_registered_if_asked_for_also_of_runs_that_are_reused(
     answer = pipeline(*one, "--seeds", "4")
     assert len(client.search_model_versions()) == 1
     assert accuracies[seed_of("base")] == sorted(accuracies.values())[1]
-    assert f"Registered: base-seed{seed_of('base')} as models:/synthetic-cnn/1" in answer.out
+    assert f"  base-seed{seed_of('base')} as models:/synthetic-cnn/1" in answer.out
     answer = pipeline(*one, "--seeds", "4", "--register", "all")
     assert len(client.search_model_versions()) == 4
     said = [line for line in answer.out.splitlines() if "synthetic-cnn@base" in line]

@@ -59,7 +59,7 @@ def download(sources: Sequence[Source], root: Path) -> Source:
                 print(f"{source.name} {trouble}; trying the next source", file=sys.stderr)
     raise MachineError(
         f"CIFAR-100 is not in {root.absolute()} and no source delivers it: {'; '.join(troubles)};"
-        " put it there by hand (README, Data), name another source by PIPELINE_DATA_SOURCE, or use"
+        " put it there by hand (docs/data.md), name another source by PIPELINE_DATA_SOURCE, or use"
         " dataset=synthetic, which needs no download"
     )
 
