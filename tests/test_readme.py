@@ -1,4 +1,4 @@
-"""The README's Python code runs as it stands, and its commands exist."""
+"""The Python code in README and docs runs as it stands; commands, files and pages exist."""
 
 import os
 import re
@@ -12,9 +12,12 @@ from PIL import Image
 
 from pipeline.data import load
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-LOAD, REBUILD, TUTORIAL = BLOCKS
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+CODE = {
+    page.name: re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL) for page in PAGES
+}
+(LOAD,), (REBUILD,), (TUTORIAL,) = CODE["README.md"], CODE["models.md"], CODE["tutorial.md"]
 
 
 @pytest.mark.parametrize("block", [LOAD, REBUILD], ids=["load", "rebuild"])
@@ -47,15 +50,38 @@ def test_the_tutorials_own_loop(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_command_and_file_that_is_named_exists() -> None:
+def test_every_snippet_is_run_by_a_test_here() -> None:
+    assert sum(len(blocks) for blocks in CODE.values()) == 3
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_and_file_that_is_named_exists(page: Path) -> None:
+    text = page.read_text()
     entry_points = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
-    for entry_point in re.findall(r"mlflow run .*?-e (\w+)", README):
+    for entry_point in re.findall(r"mlflow run .*?-e (\w+)", text):
         assert entry_point in entry_points
     targets = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?make (\w+)", README):
-        assert re.search(rf"^{target}:", targets, re.MULTILINE), target
-    for path in re.findall(r"`((?:pipeline|docs)/[\w/.]+)`|\]\((docs/[\w/.]+)\)", README):
-        assert (ROOT / "".join(path)).exists(), path
+    for target in re.findall(r"`make ([\w-]+)|^make (\w+)", text, re.MULTILINE):
+        assert re.search(rf"^{''.join(target)}:", targets, re.MULTILINE), target
+    for path in re.findall(r"`((?:pipeline|docs|tests|benchmarks)/[\w/.]+)`", text):
+        assert (ROOT / path).exists(), path
+    for path, anchor in re.findall(r"\]\(([^):#]*)(?:#([\w-]+))?\)", text):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            names = [
+                re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
+            ]
+            assert anchor in names, (path, anchor)
+
+
+def test_readme_is_short_and_leads_to_every_page() -> None:
+    lines = README.read_text().splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 120] == []
+    linked = set(re.findall(r"\]\(docs/(\w+\.md)\)", README.read_text()))
+    assert linked == {page.name for page in PAGES[1:]}
 
 
 def test_make_installs_once_and_again_only_when_the_requirements_change(tmp_path: Path) -> None:
