@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile --no-loadsc
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
-ablation: .venv/installed  ## the study of base, bn and dropout on the built-in data, no download (2 to 3 minutes)
+ablation: .venv/installed  ## the study of base, bn and dropout on the built-in data, no download (1 to 3 minutes)
 	python -m mlflow run . -e ablate --env-manager local --experiment-name synthetic \
 		-P dataset=synthetic -P epochs=5 -P seeds=3
 
