@@ -1,6 +1,8 @@
 # Needs python3 (3.11 to 3.14) and make; everything else goes into .venv, from requirements.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+# GNU make 3.81, which macOS has, looks for simple commands in the PATH that make was started with.
+SHELL := /bin/bash
 # Tools run as `python -m`: a script's first line can't hold the path of every folder.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A process for each core, whose computations then take one thread.
@@ -24,10 +26,11 @@ test-all: .venv/installed lint ## also the thorough tests: hundreds of kills, fl
 bench: .venv/installed ## measure speed against the tutorial's loop, into docs/benchmarks (12 minutes; OPTIONS=--quick: one)
 	python -m benchmarks.speed $(OPTIONS)
 
-lint: .venv/installed
+lint: .venv/installed ## check style, types, and that each package imports only what is below it
 	python -m ruff check .
 	python -m ruff format --check .
 	python -m mypy
+	python -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo --no-cache
 
 ui: .venv/installed ## open MLflow's interface on the runs, at http://127.0.0.1:5000
 	python -m mlflow ui --host 127.0.0.1

@@ -1,8 +1,8 @@
-"""Measure what was tried to make a training step faster, kept or not, against the step as it is.
+"""Measure attempts to make a training step faster, kept or not, against the current step.
 
 python -m benchmarks.attempts [--rounds 5] [--threads 2] [--precision bf16] [ATTEMPT …]
 
-Each attempt is a process that trains in turn with the others; ratios are those of the same round.
+Each attempt is a process; they train in turn, and ratios compare the same round.
 """
 
 import argparse
@@ -18,11 +18,53 @@ IMAGES = 20_480
 SPIN = {"GOMP_SPINCOUNT": "1000"}  # as the commands set it
 
 
+def return_memory() -> None:
+    """Leave glibc, or its replacement, as it is."""
+    import platform
+
+    platform.libc_ver = lambda *_: ("another", "")
+
+
+def relu_not_in_place() -> None:
+    """Make ReLU allocate its output."""
+    import torch
+
+    torch.relu_ = torch.relu
+
+
+def plain_dropout() -> None:
+    """Draw a random number per element for dropout."""
+    from torch.nn.functional import dropout
+
+    from pipeline.training import onednn
+
+    onednn.drop_half = dropout  # type: ignore[assignment]
+
+
+def channels_last() -> None:
+    """Store each pixel's channels together, as on a GPU, and let autocast choose the types."""
+    from pipeline.training import onednn
+
+    onednn.is_available = lambda precision: False
+
+
+def plain_adam() -> None:
+    """Let Adam update each tensor in several operations."""
+    import torch
+
+    adam = torch.optim.Adam
+
+    def plain(parameters, lr, **_):  # type: ignore[no-untyped-def]
+        return adam(parameters, lr=lr)
+
+    torch.optim.Adam = plain  # type: ignore[misc,assignment]
+
+
 class Attempt(NamedTuple):
-    """What is different: the environment, and a function of PATCHES that is called first."""
+    """What differs: the environment, and a function that is called first."""
 
     environment: dict[str, str]
-    patch: str = ""
+    patch: Callable[[], None] | None = None
 
 
 def _preload(name: str) -> dict[str, str]:
@@ -32,21 +74,21 @@ def _preload(name: str) -> dict[str, str]:
 
 ATTEMPTS = {
     "as it is": Attempt(SPIN),
-    "freed memory returned": Attempt(SPIN, "return_memory"),
-    "jemalloc": Attempt(_preload("jemalloc"), "return_memory"),
-    "tcmalloc": Attempt(_preload("tcmalloc_minimal"), "return_memory"),
+    "freed memory returned": Attempt(SPIN, return_memory),
+    "jemalloc": Attempt(_preload("jemalloc"), return_memory),
+    "tcmalloc": Attempt(_preload("tcmalloc_minimal"), return_memory),
     "five times the spinning": Attempt({"GOMP_SPINCOUNT": "5000"}),
     "OpenMP's own spinning": Attempt({}),
     "no spinning": Attempt({"OMP_WAIT_POLICY": "PASSIVE"}),
-    "ReLU not in place": Attempt(SPIN, "relu_not_in_place"),
-    "PyTorch's own dropout": Attempt(SPIN, "plain_dropout"),
-    "channels_last instead of oneDNN's blocks": Attempt(SPIN, "channels_last"),
-    "Adam not fused": Attempt(SPIN, "plain_adam"),
+    "ReLU not in place": Attempt(SPIN, relu_not_in_place),
+    "PyTorch's own dropout": Attempt(SPIN, plain_dropout),
+    "channels_last instead of oneDNN's blocks": Attempt(SPIN, channels_last),
+    "Adam not fused": Attempt(SPIN, plain_adam),
 }
 
 
 def main() -> None:
-    """Let the attempts train in turns; print images per second and ratios."""
+    """Train the attempts in turn; print images per second and ratios."""
     parser = argparse.ArgumentParser(description="Measure what was tried for a faster step.")
     parser.add_argument("attempts", nargs="*", default=list(ATTEMPTS), metavar="ATTEMPT")
     parser.add_argument("--rounds", type=int, default=5)
@@ -89,60 +131,6 @@ def main() -> None:
         )
     for contestant in team.values():
         contestant.end()
-
-
-def return_memory() -> None:
-    """Leave glibc, or what takes its place, as it is."""
-    import platform
-
-    platform.libc_ver = lambda *_: ("another", "")
-
-
-def relu_not_in_place() -> None:
-    """Let ReLU write into memory of its own."""
-    import torch
-
-    torch.relu_ = torch.relu
-
-
-def plain_dropout() -> None:
-    """Draw a random number for each of dropout's coins."""
-    from torch.nn.functional import dropout
-
-    from pipeline import blocked
-
-    blocked.drop_half = dropout  # type: ignore[assignment]
-
-
-def channels_last() -> None:
-    """Keep the channels of a pixel together, as on a GPU, and let autocast choose the types."""
-    from pipeline import blocked
-
-    blocked.is_available = lambda precision: False
-
-
-def plain_adam() -> None:
-    """Let Adam update each tensor by several operations."""
-    import torch
-
-    adam = torch.optim.Adam
-
-    def plain(parameters, lr, **_):  # type: ignore[no-untyped-def]
-        return adam(parameters, lr=lr)
-
-    torch.optim.Adam = plain  # type: ignore[misc,assignment]
-
-
-PATCHES: dict[str, Callable[[], None]] = {
-    function.__name__: function
-    for function in (
-        return_memory,
-        relu_not_in_place,
-        plain_dropout,
-        channels_last,
-        plain_adam,
-    )
-}
 
 
 if __name__ == "__main__":

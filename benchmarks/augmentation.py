@@ -13,13 +13,13 @@ from PIL import Image
 
 from pipeline import training_transform
 from pipeline.data import load
-from pipeline.data.augment import augment, draw_parameters
+from pipeline.data.augmentation import augment, draw_parameters
 
 BATCH_SIZE = 256
 
 
 def main() -> None:
-    """Alternate both on the same images; print images per second (medians) and their ratio."""
+    """Time both in turn on the same images; print median images per second and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds

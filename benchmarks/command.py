@@ -1,8 +1,8 @@
-"""Run a command of the pipeline, and say when it reached its first batch and what it logged.
+"""Run a pipeline command; measure the time to its first batch and the time spent logging.
 
 python -m benchmarks.command OUTPUT.json STARTED train --epochs 3 …
 
-STARTED is when the command was given, in seconds since 1970.
+STARTED is when the command was issued, in seconds since 1970.
 """
 
 import json
@@ -17,7 +17,7 @@ seconds: dict[str, float] = {"first_batch": 0.0, "logging": 0.0}
 
 
 def timed(owner: Any, name: str) -> None:
-    """Add the time that a function takes to `logging`."""
+    """Make a function add its run time to `logging`."""
     original: Callable[..., Any] = getattr(owner, name)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -33,10 +33,12 @@ def timed(owner: Any, name: str) -> None:
 def main() -> None:
     """Run the command; write the figures."""
     path, started = Path(sys.argv.pop(1)), float(sys.argv.pop(1))
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as `cli` does, before torch is imported
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does, before torch is imported
     import torch
 
-    from pipeline import checkpoint, cli, outbox
+    from pipeline.__main__ import main as run_command
+    from pipeline.runs import checkpoint
+    from pipeline.store import buffer
 
     step = torch.optim.Adam.step
 
@@ -46,12 +48,12 @@ def main() -> None:
         return step(self, *args)
 
     torch.optim.Adam.step = first_step  # type: ignore[method-assign,assignment]
-    # What a run does between its epochs: metrics, and its state.
-    timed(outbox, "log_metrics")
-    timed(outbox, "save_state")
+    # A run logs metrics and saves its state between epochs.
+    timed(buffer, "log_metrics")
+    timed(buffer, "save_state")
     timed(checkpoint, "pack")
     try:
-        cli.main()
+        run_command()
     finally:
         path.write_text(json.dumps(seconds))
 

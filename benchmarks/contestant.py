@@ -1,4 +1,4 @@
-"""A process that trains when it is asked to, and says how long each stage took."""
+"""A process that trains on request and reports how long each stage took."""
 
 import os
 import resource
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 STAGES = ("data", "forward", "backward", "optimiser", "bookkeeping")
-MATMUL_SIZES = {"cpu": 2048, "cuda": 8192}  # large enough to keep all of it busy
-PRODUCTS = ("convolution", "conv2d", "addmm")  # in the profiler's names, on whatever processor
+MATMUL_SIZES = {"cpu": 2048, "cuda": 8192}  # large enough to fill the device
+PRODUCTS = ("convolution", "conv2d", "addmm")  # as in the profiler's names, on any processor
 KIB = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss, in bytes
 
 
@@ -26,11 +26,11 @@ class Setup(NamedTuple):
     data_dir: str
     device: str
     threads: int  # 0: torch's choice
-    patch: str = ""  # a function of benchmarks.attempts
+    patch: Callable[[], None] | None = None  # called first, in the process
 
 
 class Contestant:
-    """The process; it waits, and so takes no time from the others, until it is asked."""
+    """The process. It idles until asked, so it takes no time from the others."""
 
     def __init__(self, setup: Setup, environment: dict[str, str]) -> None:
         context = get_context("spawn")
@@ -44,11 +44,11 @@ class Contestant:
         os.environ.update(before)
 
     def ask(self, task: str, size: int = 0) -> None:
-        """Begin a task: `train` or `validate` on so many images, or one of the figures below."""
+        """Begin a task: `train` or `validate` on `size` images, or one of the figures below."""
         self.connection.send((task, size))
 
     def answer(self) -> Any:
-        """Wait for what was asked, and return it."""
+        """Wait for the result and return it."""
         return self.connection.recv()
 
     def end(self) -> None:
@@ -57,7 +57,7 @@ class Contestant:
         self.process.join()
 
     def do(self, task: str, size: int = 0) -> Any:
-        """Ask, and wait."""
+        """Ask and wait."""
         self.ask(task, size)
         return self.answer()
 
@@ -69,21 +69,20 @@ def _serve(connection: Connection, setup: Setup) -> None:
     from pipeline.config import Config
     from pipeline.data import load
     from pipeline.data.dataset import Split
-    from pipeline.data.loader import TrainingBatches, ValidationBatches
-    from pipeline.training import VALIDATION_BATCH_SIZE, epoch, fast_step, prepare
+    from pipeline.training.batches import TrainingBatches, ValidationBatches
+    from pipeline.training.epoch import epoch
+    from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step, prepare
 
     if setup.patch:
-        from benchmarks.attempts import PATCHES
-
-        PATCHES[setup.patch]()
-    # For the progress bars, which belong to both loops.
+        setup.patch()
+    # Hides the progress bars, which both loops have.
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     if setup.threads:
         torch.set_num_threads(setup.threads)
     data = load(setup.dataset, setup.data_dir)
     device = torch.device(setup.device)
     is_tutorial = setup.precision == "tutorial"
-    workers = os.cpu_count() or 1 if device.type == "cuda" else 0  # a GPU waits for one process
+    workers = os.cpu_count() or 1 if device.type == "cuda" else 0  # a GPU outpaces one process
     if is_tutorial:
         model, criterion, optimizer = tutorial.setup(setup.variant, device)
     else:
@@ -139,7 +138,7 @@ def _serve(connection: Connection, setup: Setup) -> None:
 
 
 class _Clock:
-    """Seconds of each stage, on a device that computes nothing behind the program's back."""
+    """Seconds spent in each stage, on a device that computes synchronously."""
 
     def __init__(self, criterion: Any, optimizer: Any) -> None:
         criterion.register_forward_hook(lambda *_: self._mark("forward"))
@@ -166,7 +165,7 @@ class _Clock:
 
 
 class _Watched:
-    """Batches, with the time that it takes to make them."""
+    """Batches, with the time it takes to make them."""
 
     def __init__(self, batches: Any, clock: _Clock) -> None:
         self.batches, self.clock = batches, clock
@@ -187,7 +186,7 @@ class _Watched:
 
 
 def _flop_per_image(model: Any, criterion: Any, device: Any) -> tuple[float, float]:
-    """Multiplications and additions of a training step, and of its forward pass, for one image."""
+    """Multiplications and additions per image, of a training step and of its forward pass."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -217,7 +216,7 @@ def _matmul_rates(device: Any) -> dict[str, float]:
 
 
 def _peak_memory(device: Any) -> float:
-    """MB of the process at most; on a GPU those of its tensors there."""
+    """Peak memory of the process, or of its tensors on a GPU, in MB."""
     import torch
 
     if device.type == "cuda":
@@ -226,7 +225,7 @@ def _peak_memory(device: Any) -> float:
 
 
 def _products_share(work: Callable[[], dict[str, Any]]) -> float:
-    """The share of a pass on a CPU that is spent in convolutions and matrix products themselves."""
+    """The share of a pass on a CPU spent in convolutions and matrix products themselves."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as profiler:

@@ -1,4 +1,4 @@
-"""What the figures of all benchmarks share: where they come from, their spread, their targets."""
+"""Code shared by all benchmarks: the origin, spread and targets of their figures."""
 
 import platform
 import subprocess
@@ -20,7 +20,7 @@ Figures = dict[str, Any]
 
 
 class Target(NamedTuple):
-    """What a figure shall be; `path` are the keys that lead to it, a number or a spread."""
+    """The target for a figure; `path` holds the keys to it, a number or a spread."""
 
     what: str
     bound: str  # "at least" or "at most"
@@ -29,8 +29,8 @@ class Target(NamedTuple):
 
 
 def origin() -> Figures:
-    """The commit of this checkout, the machine, and the versions of what computes on it."""
-    # It imports torch, which reads its environment once; who imports this may set it before.
+    """Return the commit of this checkout, the machine, and the software versions."""
+    # It imports torch, which reads its environment once; callers may need to set it first.
     from pipeline.machine import describe_machine
 
     return {
@@ -43,18 +43,18 @@ def origin() -> Figures:
 
 def _commit() -> str:
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    with suppress(OSError, subprocess.CalledProcessError):  # a copy without its history
+    with suppress(OSError, subprocess.CalledProcessError):  # a copy without history
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return "unknown"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """The median, with the least and the greatest."""
+    """Return the median, minimum and maximum."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
 def show(value: dict[str, float], form: str) -> str:
-    """A spread to be read, each number formatted by `form`."""
+    """Format a spread for display, each number by `form`."""
     if value["min"] == value["max"]:
         return format(value["median"], form)
     middle, low, high = (format(value[key], form) for key in ("median", "min", "max"))
@@ -62,7 +62,7 @@ def show(value: dict[str, float], form: str) -> str:
 
 
 def judge(targets: Sequence[Target], figures: Figures) -> list[Figures]:
-    """Say of each target whether the median meets it. What was not measured is left out."""
+    """Check whether the median meets each target. What was not measured is left out."""
     rows = []
     for what, bound, value, path in targets:
         with suppress(KeyError):
@@ -76,7 +76,7 @@ def judge(targets: Sequence[Target], figures: Figures) -> list[Figures]:
 
 
 def target_lines(rows: Sequence[Figures]) -> list[str]:
-    """What `judge` says, to be read."""
+    """Format the result of `judge`."""
     lines = [f"{'target':44} {'':14} {'measured':>30}"]
     for row in rows:
         bound = " ".join(f"{key} {row[key]:,}" for key in ("at least", "at most") if key in row)

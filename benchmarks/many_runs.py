@@ -1,4 +1,4 @@
-"""Time the trainings of a study in one process, one after the other, without MLflow.
+"""Time a study's training runs in one process, one after the other, without MLflow.
 
 python -m benchmarks.many_runs [--seeds 10] [--epochs 30] [--data-dir FOLDER] [--output FILE]
 
@@ -56,11 +56,11 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> Figures:
-    """Train each variant with each seed. The medians leave out the very first epoch."""
+    """Train each variant with each seed. The medians exclude the very first epoch."""
     started = time.perf_counter()
     from pipeline.data import load
-    from pipeline.device import choose_device, choose_precision
-    from pipeline.training import train_network
+    from pipeline.training.device import choose_device, choose_precision
+    from pipeline.training.loop import train_network
 
     variants = options.variants.split(",")
     configs = [
@@ -76,7 +76,7 @@ def measure(options: argparse.Namespace) -> Figures:
 
     images = len(data.training)
     epochs = [metrics for history in histories for metrics in history]
-    others = epochs[1:] or epochs  # a single one has to do
+    others = epochs[1:] or epochs  # unless it is the only one
     figures = {
         "command": f"python -m benchmarks.many_runs {' '.join(sys.argv[1:])}".strip(),
         **origin(),

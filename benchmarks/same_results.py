@@ -1,10 +1,10 @@
-"""Train in the fast ways and in the plain ones, and compare the accuracies, seed by seed.
+"""Train in the fast and the plain ways, and compare accuracies seed by seed.
 
 python -m benchmarks.same_results [--data-dir FOLDER] [--output docs/benchmarks/same_results.json]
 
-bf16 against fp32, and augmentation of whole batches against torchvision's, image by image. A pair
-has the same initial weights. The file is added to; what is in it already is not run again. Each
-training says of which commit it is, and on how many threads of which machine it ran.
+Compares bf16 with fp32, and batched augmentation with torchvision's, image by image. Both runs of
+a pair have the same initial weights. Results are appended to the file, and those already in it
+are not run again. Each one records its commit, machine and number of threads.
 """
 
 import argparse
@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.statistics import t_test
+from pipeline.report.statistics import t_test
 
 # Precision, and whether images are augmented one by one.
 WAYS = {"bf16": ("bf16", False), "fp32": ("fp32", False), "one by one": ("bf16", True)}
 COMPARISONS = (("fp32", "bf16"), ("one by one", "bf16"))
-THREADS = 1  # of each training; several at once fill the cores
+THREADS = 1  # per run; several in parallel fill the cores
 
 
 class Task(NamedTuple):
-    """One training."""
+    """A training run."""
 
     way: str
     variant: str
@@ -38,7 +38,7 @@ class Task(NamedTuple):
 
 
 def main() -> None:
-    """Train what is not in the file yet; print the paired differences of all that is in it."""
+    """Train what is not in the file yet; print the paired differences of all its results."""
     parser = argparse.ArgumentParser(description="Compare fast ways of training with plain ones.")
     parser.add_argument("--variants", default="base,bn,dropout")
     parser.add_argument("--ways", default=",".join(WAYS))
@@ -75,12 +75,13 @@ def _train(task: Task) -> dict[str, Any]:
     from benchmarks.figures import origin
     from pipeline.config import Config
     from pipeline.data import load
-    from pipeline.data.loader import TrainingBatches, ValidationBatches
-    from pipeline.randomness import Stream, stream_seed
-    from pipeline.training import VALIDATION_BATCH_SIZE, epoch, fast_step, prepare
+    from pipeline.training.batches import TrainingBatches, ValidationBatches
+    from pipeline.training.epoch import epoch
+    from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step, prepare
+    from pipeline.training.randomness import Stream, stream_seed
 
     torch.set_num_threads(THREADS)
-    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # for the progress bars
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # hides progress bars
     device = torch.device("cpu")
     data = load("cifar100", task.data_dir)
     precision, one_by_one = WAYS[task.way]
@@ -102,10 +103,10 @@ def _train(task: Task) -> dict[str, Any]:
 
 
 def _compare(done: list[dict[str, Any]]) -> Iterator[str]:
-    """Say how far the last epoch's accuracies are apart, in points, over all variants and for each.
+    """Report the differences in final accuracy, in points, over all variants and for each.
 
     Variants that share a seed share images and weights, so their differences are not independent:
-    over all, each seed that has every variant counts once, by the mean of its differences.
+    overall, each seed that has every variant counts once, with its mean difference.
     """
     last = {(r["way"], r["variant"], r["seed"]): 100 * r["val_accuracy"][-1] for r in done}
     for plain, fast in COMPARISONS:

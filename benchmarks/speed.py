@@ -1,11 +1,11 @@
-"""Measure training against the tutorial's loop, and what a command takes beside training.
+"""Measure training against the tutorial's loop, and what a command costs besides training.
 
 python -m benchmarks.speed [--quick] [--data-dir FOLDER] [--output FOLDER]
 
-All contestants are measured in one run, round by round in changing order, each as a process of its
-own that waits while others are measured. Figures are medians over the rounds, with the least and
-the greatest; ratios are those of the same round. With --device cuda the contestants' memory is that
-of their tensors on the GPU.
+All contestants are measured in one run, round by round in changing order, each in its own process,
+which idles while others are measured. Figures are medians over the rounds, with minimum and
+maximum; ratios compare the same round. With --device cuda, the contestants' memory is that of
+their tensors on the GPU.
 """
 
 import argparse
@@ -31,25 +31,25 @@ NAMES = {
     "tutorial": "the tutorial's loop",
     "fp32": "one run, fp32",
     "bf16": "one run, bf16",
-    "study": "a study, {cores} runs side by side, bf16",
+    "study": "a study, {cores} runs in parallel, bf16",
 }
-# What a training needs before its first batch, and takes seconds to import. torch.optim imports
+# What training needs before its first batch and takes seconds to import. torch.optim imports
 # torch._dynamo when an optimiser is made.
 LIBRARIES = (
     "import torch, torch._dynamo, mlflow.pytorch, mlflow.store.tracking.sqlalchemy_store, typer"
 )
 
-# What is measured, by the names that it has in the table and in the file.
+# The names of what is measured, in the table and in the file.
 ONE_RUN, STUDY = "one run of 1 epoch", "a study of 4 runs of 10 epochs"
 LOADING, EPOCH = "loading the data", "training on 50,000 images, bf16"
 FIRST_BATCH, OWN_CODE = "from command to first batch", "of which our own code"
 LOGGING = "share of an epoch spent logging"
 
-# Ratios are to the tutorial's loop. Those of a GPU depend on the processor that feeds the loop.
+# Ratios are to the tutorial's loop. On a GPU they depend on the processor that feeds the loop.
 CPU_TARGETS = (
     Target("ratio of one run, bf16", "at least", 4.5, ("contestants", "bf16", "ratio")),
     Target("ratio of one run, fp32", "at least", 3.2, ("contestants", "fp32", "ratio")),
-    Target("ratio of runs side by side", "at least", 5.5, ("contestants", "study", "ratio")),
+    Target("ratio of runs in parallel", "at least", 5.5, ("contestants", "study", "ratio")),
     Target(f"ratio of {STUDY}", "at least", 5.5, ("commands", STUDY, "ratio")),
     Target("ratio of validation", "at least", 8, ("contestants", "bf16", "validation_ratio")),
 )
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> Figures:
-    """Let the contestants train and validate in turns, then time the commands."""
+    """Let the contestants train and validate in turn, then time the commands."""
     on_cpu = options.device == "cpu"
     cores = os.cpu_count() or 1
     rounds = 2 if options.quick else options.rounds
@@ -112,14 +112,14 @@ def measure(options: argparse.Namespace) -> Figures:
     }
     if on_cpu:  # on a GPU the runs of a study take turns
         plain["study"] = [Contestant(setup("bf16", threads=1), ours) for _ in range(cores)]
-    # What is asked of this one would otherwise count in the memory of one that trains.
+    # Separate, so that its tasks don't add to the memory of a contestant that trains.
     aside = Contestant(setup("bf16"), ours | {"KINETO_LOG_LEVEL": "99"})  # a silent profiler
-    # When all have answered, nothing is being imported any more.
+    # Once all have answered, no imports are still running.
     everybody = [*(contestant for team in plain.values() for contestant in team), aside]
     (images, validated), *_ = [contestant.do("sizes") for contestant in everybody]
-    if on_cpu:  # as many images as take each a few seconds
+    if on_cpu:  # enough images to take each a few seconds
         slow, fast, validation = (1_280, 7_680, 2_000) if options.quick else (7_680, 38_400, 10_000)
-    else:  # whole epochs, since the tutorial's loop starts its workers once in each
+    else:  # whole epochs, since the tutorial's loop starts its workers in each one
         slow, fast, validation = images, images, validated
     flop, forward_flop = aside.do("flop")
     loading = [aside.do("loading") for _ in range(5)]
@@ -139,10 +139,10 @@ def measure(options: argparse.Namespace) -> Figures:
             training[name].append(rate)
             stages[name].append(shares)
             checking[name].append(_rate(team, "validate", validation)[0])
-    # Each process counts the data that it shares with others.
+    # Each process counts the data it shares with others.
     memory = {name: sum(one.do("memory") for one in team) for name, team in plain.items()}
     for contestant in everybody:
-        contestant.end()  # the commands shall have the machine for themselves
+        contestant.end()  # the commands need the machine to themselves
 
     peak = {kind: max(rates[kind] for rates in matmul) for kind in ("fp32", "bf16")}
     contestants = {}
@@ -162,12 +162,12 @@ def measure(options: argparse.Namespace) -> Figures:
             "validation_fraction_of_limit": median(passes) * forward_flop / peak["fp32"],
             "peak_memory_mb": memory[name],
         }
-        if on_cpu:  # a GPU's stages are launches, and in a graph's replay there is none of them
+        if on_cpu:  # a GPU's stages are only launches, and a graph's replay has none of them
             contestants[name]["stages"] = {
                 stage: median(shares[stage] for shares in stages[name][1:]) for stage in STAGES
             }
     only_torch = find_spec("mlflow") is None  # then there are no commands to measure
-    # What an epoch takes, training and validation.
+    # Seconds per epoch, training and validation.
     epoch, tutorial = (
         images / median(training[name][1:]) + validated / median(checking[name][1:])
         for name in ("bf16", "tutorial")
@@ -200,7 +200,7 @@ def measure(options: argparse.Namespace) -> Figures:
 
 
 def _rate(team: Sequence[Contestant], task: str, images: int) -> tuple[float, dict[str, float]]:
-    """Images per second of all together, and what each stage took of it (of the first)."""
+    """Return the team's images per second, and its first member's share of time per stage."""
     for contestant in team:
         contestant.ask(task, images)
     answers = [contestant.answer() for contestant in team]
@@ -211,7 +211,7 @@ def _rate(team: Sequence[Contestant], task: str, images: int) -> tuple[float, di
 def _commands(options: argparse.Namespace, epoch: float) -> Figures:
     """Time `--help`, `train` and `evaluate` as a user types them, in an empty folder.
 
-    `epoch` is how many seconds an epoch on all images takes, to compare with.
+    `epoch` is the seconds that an epoch on all images takes, for comparison.
     """
     data = ["--dataset", options.dataset, "--data-dir", options.data_dir]
     shape = ["--train-images", "512", "--epochs", "3", "--device", options.device]
@@ -221,7 +221,9 @@ def _commands(options: argparse.Namespace, epoch: float) -> Figures:
     helps, libraries, begun, logged, evaluations = [], [], [], [], []
     with TemporaryDirectory() as folder:
         path = Path(folder) / "figures.json"
-        _run(folder, "-c", "from pipeline.store import check_store; check_store()")  # makes it
+        _run(
+            folder, "-c", "from pipeline.store.initialization import check_store; check_store()"
+        )  # creates it
         for _ in range(1 if options.quick else 5):
             helps.append(_run(folder, "-m", "pipeline", "--help")[0])
             now = f"print(__import__('time').time() - {time.time()})"
@@ -243,9 +245,9 @@ def _commands(options: argparse.Namespace, epoch: float) -> Figures:
 
 
 def _whole(options: argparse.Namespace, tutorial_seconds: float) -> Figures:
-    """Time whole commands on all images, with their peak memory: a run, and a study of four.
+    """Time a run and a study of four as whole commands on all images, with their peak memory.
 
-    `tutorial_seconds` is what the tutorial's loop takes for an epoch, training and validation.
+    `tutorial_seconds` is the tutorial's time for an epoch, training and validation.
     """
     where = ["--dataset", options.dataset, "--data-dir", options.data_dir]
     where += ["--device", options.device]
@@ -266,9 +268,9 @@ def _whole(options: argparse.Namespace, tutorial_seconds: float) -> Figures:
 
 
 def _run(folder: str, *arguments: str) -> tuple[float, str, float]:
-    """Run python in `folder`: its seconds, what it prints, and the peak of its memory in MB.
+    """Run Python in `folder`; return its seconds, its output, and its peak memory in MB.
 
-    Of several processes the pages that they share count once.
+    Pages that several processes share count once.
     """
     keep = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     environment = keep | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": folder}
@@ -294,7 +296,7 @@ def _run(folder: str, *arguments: str) -> tuple[float, str, float]:
 
 
 def _memory(pid: int) -> float:
-    """MB of a process and those that it has started."""
+    """Memory of a process and its descendants, in MB."""
     import psutil
 
     total = 0.0

@@ -1,4 +1,4 @@
-"""The picture of `benchmarks.speed`."""
+"""The plot of `benchmarks.speed`."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ COLOURS = (
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
-    """Draw images per second, with their spread, and how the time of an image is divided."""
+    """Plot images per second, with their spread, and the time per image by stage."""
     contestants = list(figures["contestants"].values())
     names = [c["what"].replace(", bf16", ",\nbf16") for c in contestants]
     parts = 2 if figures["device"] == "cpu" else 1

@@ -5,7 +5,7 @@ from benchmarks.figures import Figures, show, target_lines
 
 
 def table(figures: Figures) -> str:
-    """The figures, to be read."""
+    """Format the figures."""
     lines = [
         f"{figures['machine']}; torch {figures['versions']['torch']}; {figures['data']},"
         f" {figures['variant']}; medians of {figures['rounds']} rounds (least to greatest)",

@@ -1,4 +1,4 @@
-"""The tutorial's training, as it writes it, to be measured against."""
+"""The tutorial's training, as published, as a baseline."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -17,7 +17,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """What torchvision's CIFAR100 is: an array in memory, made a picture image by image."""
+    """Like torchvision's CIFAR100: an array in memory, converted to pictures one by one."""
 
     def __init__(self, split: Split, train: bool) -> None:
         self.images, self.labels = split.images.numpy(), split.labels.tolist()
@@ -44,7 +44,7 @@ class Network(CNNNetwork):
 
 
 def loader(split: Split, train: bool, workers: int) -> Batches:
-    """Return the tutorial's DataLoader; it uses no workers itself."""
+    """Return the tutorial's DataLoader; the tutorial uses no workers."""
     return DataLoader(Pictures(split, train), BATCH_SIZE, shuffle=train, num_workers=workers)
 
 
@@ -62,7 +62,7 @@ def epoch(
     criterion: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """One pass over the data, with what the tutorial counts and shows."""
+    """Make a pass over the data; count and show what the tutorial does."""
     model.train(train)
     device = next(model.parameters()).device
     total_loss, total_samples, total_correct = 0.0, 0, 0

@@ -1,8 +1,12 @@
 """A CIFAR-100 ablation, tracked with MLflow.
 
-`from pipeline import CNNNetwork, epoch, training_transform, validation_transform` gives the
-tutorial's four pieces. They are imported on first use, so that `python -m pipeline --help` does not
-wait for torch.
+`from pipeline import CNNNetwork, epoch, training_transform, validation_transform` provides the
+tutorial's four pieces. They load on first use, so that `python -m pipeline --help` does not wait
+for torch.
+
+Packages are layers that import only those below them: `cli`, `study`, `report`, `runs`, `models`,
+`training`, `store`, `data`. All may import `machine`, `upstream`, `config`, `errors` and
+`interruption`. docs/architecture.md has the map.
 """
 
 from importlib import import_module
@@ -10,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.data.transforms import training_transform, validation_transform
-    from pipeline.network import CNNNetwork
-    from pipeline.training import epoch
+    from pipeline.training.epoch import epoch
+    from pipeline.training.network import CNNNetwork
 
 __all__ = ["CNNNetwork", "epoch", "training_transform", "validation_transform"]
 
 _HOME = {
-    "CNNNetwork": "pipeline.network",
-    "epoch": "pipeline.training",
+    "CNNNetwork": "pipeline.training.network",
+    "epoch": "pipeline.training.epoch",
     "training_transform": "pipeline.data.transforms",
     "validation_transform": "pipeline.data.transforms",
 }

@@ -1,5 +1,79 @@
-"""`python -m pipeline`."""
+"""`python -m pipeline`: prepare the process, run a command, report an error in one line."""
 
-from pipeline.cli import main
+import io
+import os
+import sys
+from typing import NoReturn
 
-main()
+import typer
+
+from pipeline import interruption
+from pipeline.cli import app
+from pipeline.config import check_text
+from pipeline.errors import InputError, MachineError
+from pipeline.interruption import Interrupted
+
+# Set unless the user has set them.
+ENVIRONMENT = {
+    # MLflow's own messages and bars would bury our progress bar.
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # The command itself prints, once, where to view its run.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # By default MLflow tries for four minutes to reach a server, and waits two for an answer;
+    # `store.waiting` also waits, but says so, and training continues meanwhile.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    # By default MLflow samples CPU and memory every 10 s; a shorter run gets none.
+    "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "5",
+}
+# Torch's threads wait for each other thousands of times a second. By default they spin, and with
+# one other busy process on the machine, training takes twice as long; without any spinning, it
+# takes a tenth to a fifth longer on an idle machine (docs/LOG.md).
+SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
+
+
+def main() -> NoReturn:
+    """Run a command; report an error in one line and exit with the matching status."""
+    interruption.install()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a Windows console may lack "−" (cp1252)
+        sys.stdout.reconfigure(errors="replace")
+    defaults = ENVIRONMENT if "OMP_WAIT_POLICY" in os.environ else ENVIRONMENT | SHORT_SPIN
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    project_run = os.environ.get("MLFLOW_RUN_ID")  # set by `mlflow run`, unset by MLflow later
+    try:
+        for argument in sys.argv[1:]:
+            check_text("an argument", argument)
+        app(standalone_mode=False)
+        sys.exit(0)
+    except typer.TyperException as error:
+        _fail(f"{error.format_message().rstrip('.')} (see --help)", InputError.exit_status)
+    except (InputError, MachineError) as error:
+        if project_run:
+            _keep_status(project_run)
+        _fail(str(error), error.exit_status)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped for the second time, before the run could end properly", 130)
+    except Interrupted as error:
+        error.remedy = error.remedy or "the same command again"
+        if project_run:
+            _keep_status(project_run, "KILLED")
+        _fail(str(error), error.exit_status)
+
+
+def _keep_status(run_id: str, new: str | None = None) -> None:
+    from pipeline.runs.lifecycle import keep_project_status
+
+    keep_project_status(run_id, new)
+
+
+def _fail(message: str, exit_status: int) -> NoReturn:
+    # User input may contain line breaks or terminal control codes.
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(exit_status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
-"""One configuration of a training run, checked once, where it is built.
+"""The configuration of a training run, checked once, when it is built.
 
-Imports neither torch nor MLflow: a wrong value is told before anything is loaded.
+Imports neither torch nor MLflow: a wrong value is reported before they load.
 """
 
 import math
@@ -31,13 +31,14 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 # test: on the `train=False` split, as in the tutorial. holdout: on a tenth of the training split.
 VALIDATIONS = ("test", "holdout")
+MAX_NAME = 250  # characters in a run's name in MLflow's databases
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides the result of a run. The recipe is the tutorial's, but for `lr`.
+    """Everything that determines a run's result. The recipe is the tutorial's, except for `lr`.
 
-    Raises InputError, naming the setting and what it may be.
+    Raises InputError, naming the setting and its options.
     """
 
     variant: str = "base"
@@ -91,7 +92,7 @@ def check_text(name: str, value: str) -> None:
     """Raise InputError unless every database and file system can hold `value`."""
     try:
         storable = b"\0" not in value.encode()
-    except UnicodeEncodeError:  # bytes that are no UTF-8 arrive as surrogates
+    except UnicodeEncodeError:  # non-UTF-8 bytes arrive as surrogates
         storable = False
     if not storable:
         raise InputError(f"{name} is {value!r}; it must be UTF-8 text without NUL")

@@ -1,8 +1,8 @@
-"""Errors that a user can do something about: one line, and the exit status that goes with it."""
+"""Errors that a user can act on: a one-line message and the matching exit status."""
 
 
 class InputError(ValueError):
-    """What the user gave is wrong; the message says what, and what would be right."""
+    """The user's input is wrong; the message says why, and what would be right."""
 
     exit_status = 2
 
@@ -14,4 +14,4 @@ class MachineError(RuntimeError):
 
 
 class DivergedError(MachineError):
-    """The loss is not a number any more, or infinite: the training has failed."""
+    """The loss has become NaN or infinite: training has failed."""

@@ -1,6 +1,6 @@
-"""What the machine has for this process, and how many jobs of a study fit into it.
+"""The resources that this process may use: processors, threads, memory.
 
-In a container both the processors and the memory may be fewer than the machine's.
+In a container, processors and memory may both be less than the machine's.
 """
 
 import os
@@ -8,61 +8,24 @@ import platform
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 import torch
 
 GIB = 2**30
-# Bytes that a job takes: 0.79 to 0.88 GiB were measured with CIFAR-100 (proportional set size, the
-# most at any time). A test holds the jobs to it.
-JOB_MEMORY = int(0.9 * GIB)
 ROOT = Path("/")
 
 
-class Jobs(NamedTuple):
-    """How many jobs a study has, and why: `2 jobs: one for each of 2 processors`."""
-
-    number: int
-    reason: str
-
-
-def choose_jobs(asked: int, cells: int, threads: int, on_gpu: bool) -> Jobs:
-    """Choose the number of jobs for a study of `cells` runs; `asked` is 0 for `auto`.
-
-    `threads` is the number that PyTorch would use for one run. Memory is counted as it is now.
-    """
-    limits = [(asked, "as asked for")]
-    if not asked and on_gpu:
-        limits = [(1, "a GPU trains one network after the other")]
-    elif not asked:
-        processors, free = usable_processors(), free_memory()
-        needed = f"{free / GIB:.1f} GiB of memory is free, and each takes {JOB_MEMORY / GIB:.1f}"
-        limits = [
-            (processors, _for_each(processors, "processor")),
-            (threads, _for_each(threads, "thread")),
-            (max(1, free // JOB_MEMORY), needed),
-        ]
-    limits.append((cells, _for_each(cells, "run")))
-    number, reason = min(limits, key=lambda limit: limit[0])
-    return Jobs(number, f"{number} job{'s' if number > 1 else ''}: {reason}")
-
-
-def _for_each(number: int, what: str) -> str:
-    return f"one for each of {number} {what}s" if number > 1 else f"there is 1 {what}"
-
-
 def usable_threads() -> int:
-    """Count the threads for a computation: PyTorch's number, which knows nothing of a quota."""
+    """Count the threads to compute with: PyTorch's number, which ignores quotas, capped."""
     threads = torch.get_num_threads()
     return threads if "OMP_NUM_THREADS" in os.environ else min(threads, usable_processors())
 
 
 def usable_processors(root: Path = ROOT) -> int:
-    """Count the processors that this process may use: by its affinity, and its CPU quota.
+    """Count the processors that this process may use, by its affinity and CPU quota.
 
-    `root` is the folder that holds `proc` and `sys`. Half a processor counts as none, but there is
-    always one.
+    `root` is the folder that holds `proc` and `sys`. The count is rounded down, to at least 1.
     """
     try:
         processors = len(psutil.Process().cpu_affinity())
@@ -81,10 +44,10 @@ def usable_processors(root: Path = ROOT) -> int:
 
 
 def free_memory(root: Path = ROOT) -> int:
-    """Return the bytes of memory that this process may still take, in a container by its limit.
+    """Return the bytes of memory that this process may still use, within a container's limit.
 
-    `root` is the folder that holds `proc` and `sys`. Files that the system has cached, but that
-    nobody has used lately, count as free.
+    `root` is the folder that holds `proc` and `sys`. Cached files that have not been used lately
+    count as free.
     """
     free = [int(psutil.virtual_memory().available)]
     for group in _groups(root, "memory"):
@@ -100,10 +63,10 @@ def free_memory(root: Path = ROOT) -> int:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Find the folders of this process's control group and of those around it, version 1 and 2.
+    """Find the folders of this process's control group and its ancestors, versions 1 and 2.
 
-    A limit of any of them holds. A container may see itself as the root, while /proc has the path
-    that the host knows: folders that are missing hold no limit.
+    A limit on any of them applies. A container may see itself as the root, while /proc has the
+    host's path: missing folders set no limit.
     """
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
@@ -129,7 +92,7 @@ def _number(path: Path) -> int:
 
 
 def describe_machine() -> str:
-    """The machine in words: processor, cores, memory, accelerator, system."""
+    """Describe the machine: processor, cores, memory, accelerator, system."""
     name = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration), Path("/proc/cpuinfo").open() as lines:
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

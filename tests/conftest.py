@@ -23,7 +23,8 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingSt
 from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
 from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
 
-from pipeline import cli, interruption
+from pipeline import interruption
+from pipeline.__main__ import main
 from pipeline.data import synthetic
 
 # In a command MLflow is told so before it is imported.
@@ -120,7 +121,7 @@ def environment(folder: Path) -> dict[str, str]:
     """A user's environment in `folder`, whose store is that of MLflow's defaults."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PIPELINE_"))}
     own = {"PYTHONPATH": str(ROOT), "PWD": str(folder), "XDG_STATE_HOME": str(folder / "state")}
-    return {**kept, **own, "PATH": f"{BIN}:{kept['PATH']}"}
+    return {**kept, **own, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}"}
 
 
 def start(folder: Path, *command: str) -> subprocess.Popen[str]:
@@ -261,7 +262,7 @@ def pipeline(
         forget_stores()
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit_:
-            cli.main()
+            main()
         out, err = capfd.readouterr()
         return Answer(int(exit_.value.code or 0), out, err)
 

@@ -31,11 +31,9 @@ import mlflow
 import torch
 from mlflow import MlflowClient
 
-from pipeline import cli
-from pipeline import runs as _runs  # noqa: F401
-from pipeline import study as _study  # noqa: F401
+from pipeline.__main__ import main as run_command
 from pipeline.data import synthetic
-from pipeline.data.loader import ValidationBatches
+from pipeline.training.batches import ValidationBatches
 
 # What a run imports on its way; with the others, before the fork.
 for _name in (
@@ -45,6 +43,7 @@ for _name in (
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
     "networkx",
+    "pipeline.study.study",
     "torch._dynamo",
     "torch._export.serde.serialize",
 ):
@@ -156,7 +155,7 @@ def start(job: dict[str, Any], name: str) -> int:
     if isinstance(job.get("at"), str):
         die_at(job["at"], job["signal"])
     sys.argv = ["pipeline", *arguments]
-    cli.main()  # which ends this process
+    run_command()  # which ends this process
     return 0
 
 

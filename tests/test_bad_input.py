@@ -94,7 +94,7 @@ def test_one_line_and_status_2(
     assert not (tmp_path / "mlflow.db").exists() or runs_in(tmp_path) == []
 
 
-def test_a_run_of_mlflow_run_that_is_not_there_is_told(
+def test_a_run_of_mlflow_run_that_is_not_there_is_reported(
     pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for command in ("train", "ablate"):

@@ -1,4 +1,4 @@
-"""Everything works in whatever folder people put it, and leaves nothing elsewhere."""
+"""Everything works in every folder, and leaves nothing elsewhere."""
 
 import tempfile
 from pathlib import Path

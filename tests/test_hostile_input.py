@@ -1,4 +1,4 @@
-"""Values given to `mlflow run` reach no shell, and what they are good for is said in one line."""
+"""Values given to `mlflow run` reach no shell, and a wrong one is reported in one line."""
 
 import json
 import shlex
@@ -10,9 +10,9 @@ import pytest
 import yaml
 from conftest import BIN, ROOT, Answer, project_address, runs_in
 
-from pipeline import tracking
-from pipeline.finished import config_of
-from pipeline.grid import MAX_NAME
+from pipeline.config import MAX_NAME
+from pipeline.runs.lifecycle import track
+from pipeline.runs.run_result import config_of
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 ENTRY_POINTS = sorted(PROJECT["entry_points"].keys() - {"main"})  # main is train
@@ -222,7 +222,7 @@ def test_numbers_as_mlflow_logs_them_are_read_back(
 
 
 def test_a_name_that_no_database_would_take_is_cut() -> None:
-    with tracking.track("evaluate-" + "x" * MAX_NAME, {}, {}) as made:
+    with track("evaluate-" + "x" * MAX_NAME, {}, {}) as made:
         pass
     name = mlflow.get_run(made.info.run_id).info.run_name
     assert name == "evaluate-" + "x" * (MAX_NAME - len("evaluate-"))

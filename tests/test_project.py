@@ -51,8 +51,8 @@ def test_an_option_may_be_written_with_underscores_as_in_mlproject(tmp_path: Pat
 
 def test_help_answers_at_once_since_it_imports_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from pipeline import cli; sys.argv = ['pipeline', '--help']\n"
-        "try: cli.main()\n"
+        "import sys; from pipeline.__main__ import main; sys.argv = ['pipeline', '--help']\n"
+        "try: main()\n"
         "except SystemExit: print([m for m in ('torch', 'mlflow', 'numpy') if m in sys.modules])"
     )
     assert run(tmp_path, "python", "-c", code).out.splitlines()[-1] == "[]"

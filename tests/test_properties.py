@@ -18,26 +18,27 @@ import yaml
 from conftest import ROOT, Answer, runs_in
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from mlflow.entities import Run
+from mlflow.entities import Run, RunData, RunInfo
 
 import pipeline.data
-from pipeline import cli, interruption, runs, study
-from pipeline.config import DATASETS, PRECISIONS, VALIDATIONS, VARIANTS, Config
-from pipeline.data import cifar100, download
+from pipeline import interruption
+from pipeline.__main__ import main
+from pipeline.config import DATASETS, MAX_NAME, PRECISIONS, VALIDATIONS, VARIANTS, Config
+from pipeline.data import cifar100, cifar100_files, download
 from pipeline.errors import InputError
-from pipeline.evaluation import Evaluation
-from pipeline.finished import config_of
-from pipeline.grid import (
-    MAX_NAME,
+from pipeline.models.evaluation import Evaluation
+from pipeline.models.registry import RegisteredVersion
+from pipeline.runs import evaluation_run, training_run
+from pipeline.runs.run_result import RunResult, config_of
+from pipeline.study import study
+from pipeline.study.grid import (
     MAX_SEEDS,
-    describe,
+    Grid,
     parse_rates,
     parse_seeds,
     parse_variants,
-    plan,
 )
-from pipeline.randomness import Stream, stream_seed
-from pipeline.results import RegisteredVersion, RunResult
+from pipeline.training.randomness import Stream, stream_seed
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 Tally = Callable[[str, int], None]
@@ -288,7 +289,7 @@ def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Answer:
         patch.setattr(sys, "stderr", err)
         patch.delenv("PIPELINE_DATA_SOURCE", raising=False)
         with pytest.raises(SystemExit) as exit_:
-            cli.main()
+            main()
     os.environ.pop("PIPELINE_DATA_SOURCE", None)  # set by --source
     told = []
     for stream in (out, err):
@@ -298,6 +299,9 @@ def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Answer:
     return Answer(int(exit_.value.code or 0), *told)
 
 
+RUN = Run(RunInfo("0" * 32, "0", "me", "FINISHED", 0, 0, "active"), RunData())
+
+
 @pytest.fixture
 def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...]]:
     """What the commands would do, were it not for what takes long: loading and training."""
@@ -305,11 +309,11 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, 
 
     def load(name: str, data_dir: str, *_: object) -> SimpleNamespace:
         if name == "cifar100":
-            cifar100.locate(data_dir)
+            cifar100_files.locate(data_dir)
         return SimpleNamespace(name=name)
 
     def load_cifar100(data_dir: str) -> SimpleNamespace:
-        cifar100.locate(data_dir)
+        cifar100_files.locate(data_dir)
         done.append(("data",))
         return SimpleNamespace(training=(), validation=(), digest="")
 
@@ -321,26 +325,26 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, 
         done.append(("train", config))
         history = [{"val_accuracy": 0.5, "val_loss": 1.0, "epoch_seconds": 1.0}]
         version = RegisteredVersion("synthetic-cnn", "1", ())
-        return RunResult("0" * 32, config, 1, "", history, {}, registered=version)
+        return RunResult("0" * 32, "0", config, 1, "", history, {}, registered=version)
 
-    def run_study(config: Config, *axes: Any, **choices: str) -> None:
-        describe(*axes)
-        done.append(("ablate", config, axes, choices))
+    def run_study(config: Config, grid: Grid, **choices: str) -> None:
+        grid.as_json()
+        done.append(("ablate", config, grid, choices))
 
-    def evaluate_run(model: str, dataset: str, data_dir: str) -> tuple[str, str, Evaluation]:
+    def evaluate_run(model: str, dataset: str, data_dir: str) -> tuple[Run, str, Evaluation]:
         load(dataset, data_dir)
         done.append(("evaluate",))
         confusions = pd.DataFrame([{"class": "bed", "taken_for": "bee", "images": 1}])
         evaluation = Evaluation({"loss": 1.0}, confusions.to_numpy(), confusions, confusions)
-        return "0" * 32, dataset, evaluation
+        return RUN, dataset, evaluation
 
     monkeypatch.setattr(interruption, "install", lambda: None)
     monkeypatch.setattr(pipeline.data, "load", load)
     monkeypatch.setattr(cifar100, "load", load_cifar100)
     monkeypatch.setattr(download, "describe", describe_sources)
-    monkeypatch.setattr(runs, "train_run", train_run)
+    monkeypatch.setattr(training_run, "train_run", train_run)
     monkeypatch.setattr(study, "run_study", run_study)
-    monkeypatch.setattr(runs, "evaluate_run", evaluate_run)
+    monkeypatch.setattr(evaluation_run, "evaluate_run", evaluate_run)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return done
 
@@ -388,9 +392,9 @@ def test_any_command_line_is_a_valid_configuration_or_one_line(
             (config,) = what
             check_usable(config)
         if command == "ablate":
-            config, axes, choices = what
+            config, grid, choices = what
             assert 0 < len(choices["name"].strip()) <= MAX_NAME
-            for cell in plan(config, *axes):
+            for cell in grid.cells(config):
                 assert cell.run_name.isprintable()
             check_usable(cell)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.data import load
 
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE = {
     page.name: re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL) for page in PAGES
 }
@@ -80,8 +80,14 @@ def test_readme_is_short_and_leads_to_every_page() -> None:
     lines = README.read_text().splitlines()
     assert len(lines) <= 150
     assert [line for line in lines if len(line) > 120] == []
-    linked = set(re.findall(r"\]\(docs/(\w+\.md)\)", README.read_text()))
-    assert linked == {page.name for page in PAGES[1:]}
+    linked = set(re.findall(r"\]\(([\w/]+\.md)\)", README.read_text()))
+    assert linked >= {page.relative_to(ROOT).as_posix() for page in PAGES[1:]}
+
+
+def test_the_map_shows_every_module() -> None:
+    tree = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
+    modules = {path.name for path in (ROOT / "pipeline").rglob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"\w+\.py", tree)) == modules
 
 
 def test_make_installs_once_and_again_only_when_the_requirements_change(tmp_path: Path) -> None:

@@ -16,16 +16,15 @@ COMMANDS = [
 ONE_BY_ONE = """
 import importlib, json, pkgutil, sys
 import mlflow, pipeline
-from pipeline import cli
+from pipeline.__main__ import main
 for module in pkgutil.walk_packages(pipeline.__path__, "pipeline."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+    importlib.import_module(module.name)
 for command in json.loads(sys.argv.pop()):
     if "RUN" in command:
         command[command.index("RUN")] = mlflow.last_active_run().info.run_id
     sys.argv[1:] = command
     try:
-        cli.main()
+        main()
     except SystemExit as ended:
         assert not ended.code, command
 """

@@ -1,4 +1,11 @@
-"""The data sets: `load` gives either of them as uint8 tensors."""
+"""The data sets as uint8 tensors in memory, and the augmentation of whole batches.
+
+`load` returns a data set. `cifar100` finds, fetches and caches the real one, and `cifar100_files`
+verifies and reads its files; `sources` and `download` are where they come from. `synthetic` draws
+the built-in one. `augmentation` does in batches what `transforms` does per image.
+
+May import only the shared modules (`config`, `errors`).
+"""
 
 from dataclasses import replace
 
@@ -13,16 +20,16 @@ def load(
 ) -> ImageDataset:
     """Return the data set `name`; `train_images` keeps that many training images (0: all).
 
-    With `validation="holdout"` a tenth of those is held out, as `ImageDataset.hold_out` does it.
+    With `validation="holdout"` a tenth of those is held out by `ImageDataset.hold_out`.
 
-    Raises InputError where the files are missing or altered, or hold fewer images than asked for;
-    MachineError where there is no network to download them.
+    Raises InputError if the files are missing or altered, or hold fewer images than asked for;
+    MachineError if there is no network to download them.
     """
     check_choice("dataset", name, DATASETS)
     if name == "synthetic":
         data = synthetic.generate()
     else:
-        # It needs libraries to read and fetch files; the rest, training included, needs torch only.
+        # It needs libraries to read and fetch files; the rest, even training, needs only torch.
         from pipeline.data import cifar100
 
         data = cifar100.load(data_dir)

@@ -27,35 +27,35 @@ class Split:
     def digest(self) -> str:
         """sha256 (hex) over every byte of the images, then of the labels as int64.
 
-        MLflow's own digest reads the first 10,000 numbers only: three images.
+        MLflow's own digest reads only the first 10,000 numbers: three images.
         """
         sha = hashlib.sha256(self.images.contiguous().numpy().data)
         sha.update(self.labels.contiguous().numpy().data)
         return sha.hexdigest()
 
     def first(self, count: int) -> "Split":
-        """Return the first `count` images as a split of their own."""
+        """Return the first `count` images as a new split."""
         return Split(self.images[:count], self.labels[:count])
 
     def only(self, chosen: Tensor) -> "Split":
-        """Return the images where the mask `chosen`, bool `[N]`, is true, in their order."""
+        """Return the images where the mask `chosen`, bool `[N]`, is true, in order."""
         return Split(self.images[chosen], self.labels[chosen])
 
 
 HOLDOUT_SEED = 0
-HOLDOUT_STEP = 10  # one training image in so many is held out
+HOLDOUT_STEP = 10  # hold out one in this many training images
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A training and a validation split, and the names of what they show.
+    """A training and a validation split, and the names of their classes.
 
-    validation: the data set's `train=False` split. After `hold_out` it is a part of the training
+    validation: the data set's `train=False` split. After `hold_out` it is part of the training
     split, and the `train=False` split is `test`, which is None otherwise.
     class_names: the 100 fine classes, by label.
     superclass_names: the 20 coarse classes.
-    superclass_of: for each of the 100 fine labels its coarse label.
-    source: the address it is published at; None for data that the project draws itself.
+    superclass_of: the coarse label of each of the 100 fine labels.
+    source: the address it is published at; None for data that the project generates.
     """
 
     name: str
@@ -68,9 +68,9 @@ class ImageDataset:
     test: Split | None = None
 
     def hold_out(self) -> "ImageDataset":
-        """Keep a tenth of the training images apart, to make choices by; of each class alike.
+        """Hold out a tenth of the training images of each class, for model selection.
 
-        They are the same in every run: PCG64's raw numbers never change.
+        They are the same in every run: PCG64's raw output never changes.
         """
         labels = self.training.labels.numpy()
         random = np.random.PCG64(HOLDOUT_SEED).random_raw(len(labels))
@@ -91,7 +91,7 @@ class ImageDataset:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What a run says of its data: `data_digest` is over all splits."""
+        """A run's tags for its data; `data_digest` covers all splits."""
         return {
             "dataset": self.name,
             "data_digest": self.digest,

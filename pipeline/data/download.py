@@ -1,7 +1,7 @@
 """Fetch verified files from the first source that delivers them.
 
-With requests, which MLflow brings along and which obeys proxy settings: torchvision and pooch can't
-continue a download that broke off, and huggingface_hub knows only one of the sources.
+Uses requests, which MLflow depends on and which obeys proxy settings: torchvision and pooch can't
+resume a broken download, and huggingface_hub knows only one of the sources.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from pipeline.data.sources import File, Source
 from pipeline.errors import MachineError
 
-# Seconds. A user without network shall know within 10, of which starting up takes 5.
+# Seconds. A user without a network should know within 10, of which startup takes 5.
 ANSWER_SECONDS = 3
 STALL_SECONDS = 15  # without a byte
 SLOW_SECONDS = 10  # at less than LEAST_SPEED
@@ -33,13 +33,13 @@ HEADERS = {"User-Agent": "cifar100-cnn", "Accept-Encoding": "identity"}
 
 
 class SourceError(Exception):
-    """A source does not deliver; the message says what is wrong with it."""
+    """A source has failed; the message says what is wrong with it."""
 
 
 def download(sources: Sequence[Source], root: Path) -> Source:
-    """Fetch the files of the first source that delivers them into `root`, and return it.
+    """Fetch into `root` the files of the first source that works, and return that source.
 
-    Says on stderr what it does. Raises MachineError, in one line, if none delivers.
+    Reports to stderr. Raises a one-line MachineError if every source fails.
     """
     troubles = []
     answering = reachable(sources)
@@ -65,7 +65,7 @@ def download(sources: Sequence[Source], root: Path) -> Source:
 
 
 def reachable(sources: Sequence[Source]) -> list[Source]:
-    """The sources whose server says anything at all within ANSWER_SECONDS, all asked at once."""
+    """Return the sources whose server responds within ANSWER_SECONDS, asked in parallel."""
 
     def ask(source: Source) -> bool:
         if source.address.startswith("file:"):
@@ -77,8 +77,7 @@ def reachable(sources: Sequence[Source]) -> list[Source]:
             return False
         return True
 
-    # requests' time limit does not cover looking up a server's name, so the threads are not waited
-    # for any longer.
+    # requests' timeout does not cover DNS lookups, so threads are not joined beyond the deadline.
     answers: dict[Source, bool] = {}
     threads = [
         threading.Thread(target=lambda s=source: answers.update({s: ask(s)}), daemon=True)
@@ -93,9 +92,9 @@ def reachable(sources: Sequence[Source]) -> list[Source]:
 
 
 def describe(sources: Sequence[Source]) -> list[str]:
-    """A line for each source: its address, its size, and how long fetching it would take.
+    """Return a line for each source: its address, size, and estimated download time.
 
-    The speed is that of the first SAMPLE_BYTES.
+    Speed is measured on the first SAMPLE_BYTES.
     """
     answering, told = reachable(sources), []
     for source in sources:
@@ -121,9 +120,9 @@ def describe(sources: Sequence[Source]) -> list[str]:
 
 
 def fetch(source: Source, file: File, root: Path, least_speed: float) -> None:
-    """Fetch one file to `root / file.path`, continuing what an earlier call has left.
+    """Fetch one file to `root / file.path`, continuing what an earlier call left.
 
-    Until it is verified it is called `….part`. Of several processes one downloads, the others wait.
+    It is named `….part` until it is verified. One process downloads while any others wait.
     Raises SourceError if the source does not deliver exactly this file.
     """
     target = root / file.path
@@ -141,12 +140,12 @@ def fetch(source: Source, file: File, root: Path, least_speed: float) -> None:
         continued = part.exists()
         _transfer(source.address + file.path, part, file, source.name, least_speed)
         if sha256(part) != file.sha256 and continued:
-            # Its beginning may be from elsewhere; once more from nothing.
+            # Its beginning may come from elsewhere, so start over once.
             part.unlink()
             _transfer(source.address + file.path, part, file, source.name, least_speed)
         if sha256(part) != file.sha256:
             part.unlink()
-            raise SourceError("sends other bytes (the sha256 is wrong)")
+            raise SourceError("sends different data (wrong sha256)")
         part.replace(target)
 
 
@@ -157,7 +156,7 @@ def sha256(path: Path) -> str:
 
 
 def _transfer(url: str, part: Path, file: File, name: str, least_speed: float) -> None:
-    """Append to `part` until it has the file's size; a broken connection is taken up again."""
+    """Append to `part` until it has the file's size, resuming after broken connections."""
     if url.startswith("file:"):
         try:
             # Not urlparse: a folder's name may hold a # or a ?, and a file has no query.
@@ -178,14 +177,14 @@ def _transfer(url: str, part: Path, file: File, name: str, least_speed: float) -
             now = part.stat().st_size if part.exists() else 0
             fruitless = fruitless + 1 if now <= have else 0
             have = now
-            # Where a faster source may be left, a stall is waited for once.
+            # If a faster source may remain, wait out only one stall.
             patience = fruitless < FRUITLESS_TRIES and not (least_speed and trouble == "stalls")
             if have < file.size and not patience:
                 raise SourceError(trouble)
 
 
 def _receive(url: str, part: Path, file: File, have: int, bar: tqdm, least_speed: float) -> str:
-    """Append what one request gives. Returns why it ended; raises SourceError if hopeless."""
+    """Append one response. Returns why it ended; raises SourceError if retrying is no use."""
     headers = HEADERS | ({"Range": f"bytes={have}-"} if have else {})
     try:
         with requests.get(
@@ -198,11 +197,11 @@ def _receive(url: str, part: Path, file: File, have: int, bar: tqdm, least_speed
                 continued
                 and answer.headers.get("Content-Range", "").split("-")[0] != f"bytes {have}"
             ):
-                raise SourceError("continues at another place than was asked for")
+                raise SourceError("continues at the wrong position")
             length = answer.headers.get("Content-Length")
             if length and int(length) != file.size - (have if continued else 0):
                 raise SourceError(f"sends {int(length):,} bytes where {file.size:,} are expected")
-            if not continued:  # it can't continue, so from the beginning
+            if not continued:  # the server can't resume, so start over
                 bar.update(-bar.n)
             since, received = time.monotonic(), 0
             with part.open("ab" if continued else "wb") as out:

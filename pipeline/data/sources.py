@@ -1,4 +1,4 @@
-"""Where CIFAR-100 can be had, and what each file must be to the last byte."""
+"""Where to get CIFAR-100, and the exact size and sha256 of each file."""
 
 import os
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from pipeline.errors import InputError
 
 
 class File(NamedTuple):
-    """A file by its path below a source's address, its size in bytes, and its sha256 (hex)."""
+    """A file: its path below a source's address, its size in bytes, and its sha256 (hex)."""
 
     path: str
     size: int
@@ -23,7 +23,7 @@ class Source(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes to be fetched."""
+        """Bytes to fetch."""
         return sum(file.size for file in self.files)
 
 
@@ -48,7 +48,7 @@ ARCHIVE = (
         "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
     ),
 )
-# Of the dataset uoft-cs/cifar100 on the Hugging Face Hub.
+# The dataset uoft-cs/cifar100 on the Hugging Face Hub.
 PARQUET = (
     File(
         "cifar100/train-00000-of-00001.parquet",
@@ -61,7 +61,7 @@ PARQUET = (
         "98776c529bb146a9c791229df74a5cf076be9b43d82dbbd334b6a7788d73dc68",
     ),
 )
-# The fastest first. The last one is CIFAR-100's own, throttled to 50 to 80 kB/s since June 2026
+# Fastest first. The last is CIFAR-100's own, throttled to 50 to 80 kB/s since June 2026
 # (pytorch/vision#9536).
 SOURCES = (
     Source(
@@ -76,16 +76,16 @@ SOURCES = (
 
 
 def chosen_sources() -> tuple[Source, ...]:
-    """The sources to try, in order: the address in `$PIPELINE_DATA_SOURCE` alone, if it is set.
+    """Return the sources to try, in order: only `$PIPELINE_DATA_SOURCE` if it is set.
 
-    It may hold the data set in any form, and be a folder (`file:///…`).
+    It may hold the data set in any form, and may be a folder (`file:///…`).
     """
     address = os.environ.get("PIPELINE_DATA_SOURCE")
     if not address:
         return SOURCES
     if not address.startswith(("http://", "https://", "file:///")):
         raise InputError(
-            f"the source {address!r} is no address; it must begin with http://, https:// or file:///"
+            f"the source {address!r} is not an address; it must begin with http://, https:// or file:///"
         )
     address = address.rstrip("/") + "/"
     return tuple(Source(address, address, files) for files in (ARCHIVE, PARQUET, UNPACKED))

@@ -17,13 +17,13 @@ Mask = NDArray[np.bool_]
 
 SIZE = 32
 NOISE_WORDS = SIZE * SIZE * 3 // 8  # one byte of noise per colour value
-PARAMETER_WORDS = 80  # at least as many as `_draw` takes before the noise
+PARAMETER_WORDS = 80  # at least as many as `_draw` uses before the noise
 TRAINING_SEED, VALIDATION_SEED, PALETTE_SEED = 1, 2, 3
-TENDENCY = 176  # weight of the class's own colour in its images' colours, of 256
+TENDENCY = 176  # weight, out of 256, of the class's own colour in its images
 BLOBS_BEHIND, BLOBS_IN_FRONT = 3, 1
 
-# Coordinates are in thousandths of a figure's half size, y downwards. The horizontal one comes
-# in as its absolute value a: a mirrored figure is the same figure, so augmentation may flip it.
+# Coordinates are in thousandths of a figure's half size, y downwards. The horizontal one is
+# passed as its absolute value a: figures are symmetric, so augmentation may flip them.
 SHAPES: dict[str, Callable[[Ints, Ints], Mask]] = {
     "disk": lambda a, y: a * a + y * y < 900_000,
     "ring": lambda a, y: (a * a + y * y < 1_000_000) & (a * a + y * y > 200_000),
@@ -62,8 +62,8 @@ def generate(num_training: int = 10_000, num_validation: int = 2_000) -> ImageDa
     """Draw the synthetic data set: a shape (superclass) filled with a pattern, amid clutter.
 
     The splits hold `num_training` and `num_validation` images, uint8 `[N, 32, 32, 3]`, with int64
-    labels `[N]`. Image i of a split depends on i alone, so fewer images are the first ones of
-    more; each run of 100 images (0 to 99, 100 to 199, ...) holds every class once.
+    labels `[N]`. Image i of a split depends only on i, so small splits are prefixes of larger
+    ones; each block of 100 images (0 to 99, 100 to 199, ...) has every class once.
     """
     return ImageDataset(
         name="synthetic",
@@ -77,7 +77,7 @@ def generate(num_training: int = 10_000, num_validation: int = 2_000) -> ImageDa
 
 
 def figure(label: int, x: Ints, y: Ints) -> tuple[Mask, Mask]:
-    """Return where the points (x, y) lie in the class's shape, and where in its pattern.
+    """Return masks of the points (x, y) inside the class's shape and inside its pattern.
 
     Coordinates are in thousandths of the figure's half size from its centre, y downwards.
     """
@@ -138,7 +138,7 @@ def _draw(label: int, words: NDArray[np.uint64]) -> NDArray[np.uint8]:
     main = (TENDENCY * own + (256 - TENDENCY) * colour()) // 256
     second = colour()
 
-    # From one colour to another along a random direction; now and then close to the figure's own.
+    # A gradient between two colours in a random direction, sometimes close to the figure's own.
     start, end = colour(), colour()
     slope = between(-128, 128) * half_pixels + between(-128, 128) * half_pixels.T
     weight = (slope // 62 + 128)[:, None]  # 0 to 256: half_pixels reaches 31 either way

@@ -1,7 +1,7 @@
-"""The transforms of one image, as torchvision states them: the specification of `augment`.
+"""The transforms of one image, built from torchvision's: the specification of `augment`.
 
-Training runs the batched form in `pipeline.data.augment`, whose results equal these bit for bit;
-`tests/test_augment.py` compares the two.
+Training runs the batched form in `augmentation`, whose results match these bit for bit;
+`tests/data/test_augmentation.py` compares the two.
 """
 
 from torchvision.transforms import (

@@ -1,0 +1,97 @@
+"""Evaluate a classifier's probabilities: plain arrays in, metrics and tables out."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
+
+from pipeline.data.dataset import ImageDataset
+
+Floats = npt.NDArray[np.floating]
+Integers = npt.NDArray[np.int64]
+
+CALIBRATION_BINS = 15
+
+
+class Evaluation(NamedTuple):
+    """metrics: fractions from 0 to 1, `loss` in nats.
+
+    confusion: `[100, 100]`, images by true class (row) and predicted class (column).
+    per_class and confusions: tables, the worst class and the most frequent confusion first.
+    """
+
+    metrics: dict[str, float]
+    confusion: Integers
+    per_class: pd.DataFrame
+    confusions: pd.DataFrame
+
+
+def evaluate(probabilities: Floats, data: ImageDataset) -> Evaluation:
+    """Evaluate probabilities `[N, 100]` predicted for the validation split of `data`."""
+    # In double precision each row sums to 1 closely enough for scikit-learn.
+    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True, dtype=np.float64)
+    labels = data.validation.labels.numpy()
+    classes = np.arange(len(data.class_names))
+    predicted = probabilities.argmax(axis=1)
+    superclass_of = np.array(data.superclass_of)
+    confusion = confusion_matrix(labels, predicted, labels=classes)
+    metrics = {
+        "loss": log_loss(labels, probabilities, labels=classes),
+        "accuracy": accuracy_score(labels, predicted),
+        "top5_accuracy": top_k_accuracy_score(labels, probabilities, k=5, labels=classes),
+        # Of the superclass that contains the predicted class.
+        "superclass_accuracy": accuracy_score(superclass_of[labels], superclass_of[predicted]),
+        "calibration_error": calibration_error(probabilities, labels),
+    }
+    return Evaluation(
+        {name: float(value) for name, value in metrics.items()},
+        confusion,
+        _per_class(confusion, data),
+        _confusions(confusion, data),
+    )
+
+
+def calibration_error(probabilities: Floats, labels: Integers) -> float:
+    """Expected calibration error, 15 equal bins (Guo et al. 2017, arXiv:1706.04599, equation 3).
+
+    The mean gap between confidence and accuracy over bins of the highest probability, weighted by
+    the number of images in each.
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    # Bins are open below and closed above, as in the paper: 1.0 belongs to the last one.
+    bins = np.ceil(confidence * CALIBRATION_BINS).astype(int)
+    difference = np.bincount(bins, weights=confidence) - np.bincount(bins, weights=right)
+    return float(np.abs(difference).sum() / len(labels))
+
+
+def _per_class(confusion: Integers, data: ImageDataset) -> pd.DataFrame:
+    images = pd.Series(confusion.sum(axis=1))
+    table = pd.DataFrame(
+        {
+            "class": data.class_names,
+            "superclass": [data.superclass_names[coarse] for coarse in data.superclass_of],
+            "images": images,
+            "accuracy": confusion.diagonal() / images,
+        }
+    )
+    return table.sort_values(["accuracy", "class"], ignore_index=True)
+
+
+def _confusions(confusion: Integers, data: ImageDataset, most: int = 50) -> pd.DataFrame:
+    wrong = confusion - np.diag(confusion.diagonal())
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    true, predicted = np.unravel_index(order, wrong.shape)
+    names = np.array(data.class_names)
+    count = wrong[true, predicted]
+    table = pd.DataFrame(
+        {
+            "class": names[true],
+            "taken_for": names[predicted],
+            "images": count,
+            "fraction_of_class": count / confusion.sum(axis=1)[true],
+        }
+    )
+    return table[table["images"] > 0]

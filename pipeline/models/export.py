@@ -1,0 +1,128 @@
+"""Export a trained network: its weights as a checkpoint, and a model that classifies pixels."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+from torch import Tensor, nn
+
+from pipeline.data.dataset import ImageDataset
+from pipeline.models.safety import digests
+from pipeline.store.waiting import in_store
+from pipeline.training.network import CNNNetwork
+from pipeline.upstream import export_from_memory
+
+PIXELS_TO_PROBABILITIES = ModelSignature(
+    inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, 32, 32, 3))]),
+    outputs=Schema([TensorSpec(np.dtype("float32"), (-1, 100))]),
+)
+
+# On a logged model: its files' digests as JSON. The tag is in the store's database: altering the
+# files does not alter it.
+DIGESTS_TAG = "file_digests"
+
+
+class PixelClassifier(nn.Module):
+    """A network in its registered form: pixels in, probabilities out.
+
+    Preprocessing is included, so that users of the model can't get it wrong.
+
+    Input: uint8 `[N, 32, 32, 3]`, RGB, 0..255. Output: float32 `[N, 100]`, each row summing to 1.
+    """
+
+    def __init__(self, network: CNNNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the probabilities of a batch."""
+        x = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
+        return torch.softmax(self.network((x - 0.5) / 0.5), dim=1)
+
+
+@in_store
+def log_network(network: CNNNetwork, data: ImageDataset, epochs: int) -> str:
+    """Store a network trained for `epochs` in the active run, in 2 forms; return the model's URI.
+
+    `checkpoint.pt` holds the weights for fine-tuning. The model `model` classifies pixels; it is a
+    pt2 archive, which loads without pickle and without this project's code. Exporting freezes the
+    network's mode (hence `eval`) and a batch size of 1 (hence an example of 2 images).
+    A model that already exists is kept; an incomplete one is deleted.
+    """
+    run = mlflow.active_run()
+    assert run
+    client = mlflow.MlflowClient()
+    steps = {output.model_id: output.step for output in logged_models(run.info.run_id)}
+    made = f"source_run_id = '{run.info.run_id}'"  # even if not among the outputs yet
+    for model in client.search_logged_models([run.info.experiment_id], filter_string=made):
+        # Its file digests are recorded last.
+        if model.status != LoggedModelStatus.READY or DIGESTS_TAG not in model.tags:
+            client.delete_logged_model(model.model_id)
+        elif steps.get(model.model_id) == epochs:
+            return str(model.model_uri)
+    with TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "checkpoint.pt"
+        network.save_checkpoint(checkpoint)
+        mlflow.log_artifact(str(checkpoint))
+        portable = CNNNetwork.from_checkpoint(checkpoint)
+    with export_from_memory():
+        info = mlflow.pytorch.log_model(
+            PixelClassifier(portable).eval(),
+            name="model",
+            step=epochs,
+            signature=PIXELS_TO_PROBABILITIES,
+            input_example=data.validation.images[:2].numpy(),
+            serialization_format="pt2",
+            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
+            metadata={"dataset": data.name, "class_names": list(data.class_names)},
+        )
+    _run_on_cpu(str(info.model_uri), str(info.model_id))
+    record_digests(str(info.model_uri), str(info.model_id))
+    return str(info.model_uri)
+
+
+def _run_on_cpu(uri: str, model_id: str) -> None:
+    """Make a logged model run on the CPU wherever it is loaded.
+
+    MLflow would use a GPU if there is one, but a pt2 program stays on the device it was exported
+    on, so loading would fail.
+    """
+    with TemporaryDirectory() as folder:
+        files = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
+        said = Model.load(files)
+        said.flavors["python_function"]["config"] = {"device": "cpu"}
+        said.save(str(Path(files, "MLmodel")))
+        mlflow.MlflowClient().log_model_artifact(model_id, str(Path(files, "MLmodel")))
+
+
+def record_digests(uri: str, model_id: str) -> None:
+    """Tag a logged model with its files' digests, as the store returns them."""
+    with TemporaryDirectory() as folder:
+        files = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
+        tags = {DIGESTS_TAG: json.dumps(digests(Path(files)))}
+    mlflow.MlflowClient().set_logged_model_tags(model_id, tags)
+
+
+@in_store
+def logged_models(run_id: str) -> list[LoggedModelOutput]:
+    """The models that a run has logged and not deleted; `step` is the epoch of each."""
+    # Runs found by a search have no outputs.
+    outputs = mlflow.get_run(run_id).outputs
+    return [o for o in outputs.model_outputs if _exists(o.model_id)] if outputs else []
+
+
+def _exists(model_id: str) -> bool:
+    try:
+        return bool(mlflow.MlflowClient().get_logged_model(model_id))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise

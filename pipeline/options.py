@@ -1,0 +1,110 @@
+"""The commands' options: the type of each, and its help text with unit and range."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.config import DATASETS, DEVICES, PRECISIONS, VALIDATIONS, VARIANTS
+
+Variant = Annotated[str, typer.Option(help=f"Network: {', '.join(VARIANTS)}.")]
+Dataset = Annotated[str, typer.Option(help=f"Data set: {', '.join(DATASETS)} (built in).")]
+DataDir = Annotated[
+    str,
+    typer.Option(
+        help="Folder that holds the files of CIFAR-100, or gets them. auto: $PIPELINE_DATA_DIR,"
+        " else ./data if the data is there, else a cache per user."
+    ),
+]
+Epochs = Annotated[int, typer.Option(help="Passes over the training images; at least 1.")]
+BatchSize = Annotated[int, typer.Option(help="Images per training step; at least 1.")]
+LearningRate = Annotated[float, typer.Option(help="Adam's learning rate; above 0.")]
+Seed = Annotated[
+    int, typer.Option(help="Decides weights, order, augmentation and dropout; at least 0.")
+]
+Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)} (cuda if there is one).")]
+Precision = Annotated[
+    str, typer.Option(help=f"{', '.join(PRECISIONS)} (bf16 where the hardware has it).")
+]
+TrainImages = Annotated[
+    int, typer.Option(help="Use only the first so many training images; 0 uses all.")
+]
+Validation = Annotated[
+    str,
+    typer.Option(
+        help=f"{', '.join(VALIDATIONS)}: validate on the train=False split, or on a tenth of the"
+        " training split, and read the train=False split once, at the end."
+    ),
+]
+Resume = Annotated[
+    str | None,
+    typer.Option(
+        help="Id of a run to continue that was stopped or failed. Its settings are kept; epochs may"
+        " be raised."
+    ),
+]
+
+# Studies.
+Variants = Annotated[str, typer.Option(help=f"Networks to compare, out of {','.join(VARIANTS)}.")]
+Seeds = Annotated[
+    str, typer.Option(help="A count (5: seeds 0 to 4), a range (0-9) or a list (0,3,7).")
+]
+LearningRates = Annotated[
+    str, typer.Option(help="Adam's learning rate, above 0, or several (0.01,0.001).")
+]
+StudyValidation = Annotated[
+    str, typer.Option(help="As in train; auto: test, or holdout if there are several lr.")
+]
+Name = Annotated[
+    str, typer.Option(help="Of the study; a name that exists with another recipe is refused.")
+]
+Register = Annotated[
+    str,
+    typer.Option(
+        help="Models to register: median (of each variant the seed with the median accuracy), all,"
+        " none."
+    ),
+]
+Reuse = Annotated[
+    str,
+    typer.Option(
+        help="Finished runs that are not trained again: same (made by the same code), any, none."
+    ),
+]
+Jobs = Annotated[
+    str,
+    typer.Option(
+        help="Runs to train in parallel, each in a process with its share of the threads; auto: as"
+        " many as processors and free memory allow, and one on a GPU."
+    ),
+]
+
+# Other commands.
+RunIds = Annotated[
+    list[str] | None,
+    typer.Argument(help="Ids of finished training runs; none: all of an experiment."),
+]
+Experiment = Annotated[
+    str | None,
+    typer.Option(
+        help="The experiment whose runs are compared if no ids are given; by default that of"
+        " MLFLOW_EXPERIMENT_NAME or _ID, or Default.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str, typer.Option(help="A model's URI, such as models:/cifar100-cnn@bn, or the id of its run.")
+]
+ModelDataset = Annotated[
+    str, typer.Option(help=f"auto (what it was trained on), {', '.join(DATASETS)}.")
+]
+Check = Annotated[
+    bool, typer.Option("--check", help="Verify every byte of what is there; fetch nothing.")
+]
+Sources = Annotated[
+    bool,
+    typer.Option("--sources", help="List the sources of the data, and how long each takes."),
+]
+SourceAddress = Annotated[
+    str | None,
+    typer.Option(help="Base address to fetch from instead of those (also: $PIPELINE_DATA_SOURCE)."),
+]

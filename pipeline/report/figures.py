@@ -1,0 +1,188 @@
+"""Draw a report's figures, without pyplot, which would keep all of them in memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pipeline.config import VARIANTS
+from pipeline.report.findings import Analysis, Setting
+from pipeline.report.statistics import Outcome, Summary
+from pipeline.runs.run_figures import label_epochs
+
+# Okabe and Ito's palette (2008), which colour-blind readers can tell apart; dashes and markers
+# for grey print.
+COLOURS = dict(zip(VARIANTS, ["#0072B2", "#E69F00", "#009E73", "#CC79A7"], strict=True))
+DASHES = dict(zip(VARIANTS, ["-", "--", "-.", ":"], strict=True))
+MARKERS = dict(zip(VARIANTS, "os^D", strict=True))
+INK, PALE = "#222222", "#999999"
+
+
+def study_figures(analysis: Analysis) -> dict[str, Figure]:
+    """The figures of a report, by name."""
+    shown = analysis.main or analysis.by_rate[0]
+    figures = {"effects": effects_figure(analysis)} if analysis.compared else {}
+    figures["seeds"] = seeds_figure(analysis, shown)
+    if len(analysis.by_rate) > 1:
+        figures["learning_rates"] = rates_figure(analysis)
+    figures["learning_curves"] = study_curves(analysis, shown)
+    figures["generalisation_gap"] = outcome_figure(analysis, shown, ["generalisation_gap"])
+    figures["cost"] = outcome_figure(analysis, shown, ["seconds", "images_per_second"])
+    return figures
+
+
+def effects_figure(analysis: Analysis) -> Figure:
+    """Each effect on the primary outcome with its 95 % t-interval: a forest plot."""
+    rows: list[tuple[str, float, tuple[float, float] | None, bool]] = []
+    for setting in analysis.settings:
+        for finding in setting.findings[analysis.primary]:
+            scale, one = finding.outcome.scale, finding.comparison
+            where = f", lr {setting.label}" if len(analysis.settings) > 1 else ""
+            label = finding.pair.label + where
+            bounds = (one.interval.low * scale, one.interval.high * scale) if one.interval else None
+            rows.append((label, one.difference * scale, bounds, one.settled))
+    outcome = analysis.outcomes[analysis.primary]
+    figure = Figure(figsize=(9, 1.3 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color=INK, linewidth=0.8)
+    for place, (_, difference, bounds, settled) in enumerate(rows):
+        if bounds:
+            axes.plot(bounds, (place, place), color=INK, linewidth=2)
+        face = INK if settled else "white"
+        axes.plot(difference, place, "o", color=INK, markerfacecolor=face, markersize=8)
+    axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(f"difference in {outcome.name} ({outcome.unit}), with its 95 % interval")
+    axes.grid(axis="x", alpha=0.3)
+    handles = [_point("settled", INK), _point("not settled", "white")]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
+    return figure
+
+
+def seeds_figure(analysis: Analysis, setting: Setting) -> Figure:
+    """The primary outcome of every run, one line per seed, next to each variant's mean."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    _dots(axes, setting, analysis.primary, analysis.outcomes[analysis.primary], joined=True)
+    return figure
+
+
+def outcome_figure(analysis: Analysis, setting: Setting, keys: Sequence[str]) -> Figure:
+    """Other outcomes of every run, one per panel."""
+    figure = Figure(figsize=(5.5 * len(keys), 4), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+        _dots(axes, setting, key, analysis.outcomes[key], joined=False)
+        if key != "generalisation_gap":
+            axes.set_ylim(bottom=0)  # costs are read as heights
+    return figure
+
+
+def rates_figure(analysis: Analysis) -> Figure:
+    """The primary outcome by learning rate: a line per variant, mean with 95 % interval."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    outcome = analysis.outcomes[analysis.primary]
+    for place, variant in enumerate(_variants(analysis.table)):
+        shift = 1.02 ** (place - 1)  # so that intervals do not hide each other
+        points = [
+            (setting.rates[variant] * shift, setting.summaries[analysis.primary][variant])
+            for setting in analysis.by_rate
+            if variant in setting.summaries[analysis.primary]
+        ]
+        for rate, summary in points:
+            if summary.interval:
+                ends = np.multiply(summary.interval, outcome.scale)
+                axes.plot((rate, rate), ends, color=COLOURS[variant], linewidth=1)
+        means = [summary.mean * outcome.scale for _, summary in points]
+        axes.plot([rate for rate, _ in points], means, **_style(variant), label=variant)
+    axes.set_xscale("log")
+    rates = [setting.rates[next(iter(setting.rates))] for setting in analysis.by_rate]
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.minorticks_off()
+    axes.set_xlabel("learning rate (log scale)")
+    axes.set_ylabel(f"{outcome.name} (%), mean and 95 % interval")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def study_curves(analysis: Analysis, setting: Setting) -> Figure:
+    """Training and validation accuracy and loss by epoch: mean and range per variant."""
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    chosen = set(setting.table["run_id"])
+    panels = figure.subplots(2, 2, sharex=True, sharey="row")
+    splits = (("train", "training"), ("val", "validation"))
+    for row, metric in zip(panels, ("accuracy", "loss"), strict=True):
+        for axes, (prefix, split) in zip(row, splits, strict=True):
+            for variant in setting.rates:
+                runs = np.array(
+                    [
+                        [epoch[f"{prefix}_{metric}"] for epoch in result.history]
+                        for result in analysis.results
+                        if result.config.variant == variant and result.run_id in chosen
+                    ]
+                ) * (100 if metric == "accuracy" else 1)
+                epochs = range(1, runs.shape[1] + 1)
+                count = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
+                style = _style(variant, every=max(1, len(epochs) // 10))
+                axes.plot(epochs, runs.mean(axis=0), **style, label=f"{variant} ({count})")
+                if len(runs) > 1:
+                    low, high = runs.min(axis=0), runs.max(axis=0)
+                    axes.fill_between(epochs, low, high, color=COLOURS[variant], alpha=0.2)
+            axes.set_title(split)
+            label_epochs(axes, metric)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    return figure
+
+
+def _dots(axes: Axes, setting: Setting, key: str, outcome: Outcome, *, joined: bool) -> None:
+    """A column of dots per variant, one per seed, next to the mean with its 95 % t-interval."""
+    variants = list(setting.rates)
+    values = setting.table.pivot(index="seed", columns="variant", values=key)[variants]
+    values = values * outcome.scale
+    if joined:
+        for _, row in values.iterrows():
+            axes.plot(range(len(variants)), row, color=PALE, linewidth=0.8, zorder=1)
+    for place, variant in enumerate(variants):
+        seeds = values[variant].dropna()
+        colour, marker = COLOURS[variant], MARKERS[variant]
+        axes.scatter(
+            [place] * len(seeds), seeds, s=30, color=colour, marker=marker, alpha=0.8, zorder=2
+        )
+        summary: Summary | None = setting.summaries[key].get(variant)
+        if summary and summary.interval:
+            beside = place + 0.15
+            ends = np.multiply(summary.interval, outcome.scale)
+            axes.plot((beside, beside), ends, color=INK, linewidth=2)
+            axes.plot(beside, summary.mean * outcome.scale, "_", color=INK, markersize=14)
+    axes.set_xticks(range(len(variants)), variants)
+    axes.set_xlim(-0.5, len(variants) - 0.5)
+    unit = "%" if key.endswith("accuracy") else outcome.unit
+    axes.set_ylabel(f"{outcome.name.removeprefix('the ')} ({unit})")
+    axes.grid(axis="y", alpha=0.3)
+
+
+def _style(variant: str, every: int = 1) -> dict[str, Any]:
+    return {
+        "color": COLOURS[variant],
+        "linestyle": DASHES[variant],
+        "marker": MARKERS[variant],
+        "markevery": every,
+        "markersize": 5,
+        "linewidth": 2,
+    }
+
+
+def _point(label: str, face: str) -> Line2D:
+    return Line2D(
+        [], [], color=INK, marker="o", markerfacecolor=face, linestyle="none", label=label
+    )
+
+
+def _variants(table: pd.DataFrame) -> list[str]:
+    return [variant for variant in VARIANTS if variant in set(table["variant"])]

@@ -1,0 +1,124 @@
+"""The files of a report: a page that leads with the answer, and the numbers behind it."""
+
+import io
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import jinja2
+import pandas as pd
+
+from pipeline.report.figures import study_figures
+from pipeline.report.findings import Analysis
+from pipeline.report.sections import report_sections
+
+DOTS_PER_INCH = 130
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader("pipeline.report"),
+    autoescape=jinja2.select_autoescape(["html.j2"]),
+    undefined=jinja2.StrictUndefined,
+    keep_trailing_newline=True,
+)
+
+
+def report_files(
+    analysis: Analysis,
+    subtitle: str,
+    facts: Mapping[str, str],
+    unused: Mapping[str, str],
+) -> dict[str, bytes]:
+    """Render the report; return its files by path: HTML and Markdown pages, data, figures.
+
+    facts: how it was run. unused: runs that are not in the analysis, with the reason.
+    """
+    pictures = {}
+    for name, figure in study_figures(analysis).items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+        pictures[name] = buffer.getvalue()
+    content = {
+        "title": _title(analysis),
+        "subtitle": subtitle,
+        "headline": analysis.headline,
+        "sections": report_sections(analysis, facts, unused),
+        "pictures": {name: b64encode(picture).decode() for name, picture in pictures.items()},
+    }
+    return {
+        "report.html": ENVIRONMENT.get_template("report.html.j2").render(content).encode(),
+        "report.md": ENVIRONMENT.get_template("report.md.j2").render(content).encode(),
+        "results.csv": analysis.table.to_csv(index=False).encode(),
+        "curves.csv": _curves(analysis).to_csv(index=False).encode(),
+        "effects.json": json.dumps(effects(analysis), indent=2).encode(),
+        **{f"figures/{name}.png": picture for name, picture in pictures.items()},
+    }
+
+
+def _curves(analysis: Analysis) -> pd.DataFrame:
+    """One row per run and epoch, with all metrics of that epoch."""
+    return pd.DataFrame(
+        {"run": result.config.run_name, "run_id": result.run_id, "epoch": n, **epoch}
+        for result in analysis.results
+        for n, epoch in enumerate(result.history, start=1)
+    )
+
+
+def effects(analysis: Analysis) -> dict[str, object]:
+    """Every summary and comparison, for programs. Numbers are in the metric's own unit."""
+    summaries, comparisons = [], []
+    for setting in analysis.settings:
+        for key in analysis.outcomes:
+            summaries += [
+                {"setting": setting.title, "metric": key, "variant": variant}
+                | {"lr": setting.rates[variant], **asdict(summary)}
+                for variant, summary in setting.summaries[key].items()
+            ]
+            comparisons += [
+                {
+                    "setting": setting.title,
+                    "metric": key,
+                    "treatment": finding.pair.treatment,
+                    "control": finding.pair.control,
+                    "sentence": finding.sentence,
+                    **asdict(finding.comparison),
+                }
+                for finding in setting.findings[key]
+            ]
+    return {
+        "primary_metric": analysis.primary,
+        "headline": analysis.headline,
+        "target_accuracy": analysis.target,
+        "summaries": summaries,
+        "effects": comparisons,
+        "notes": list(analysis.notes),
+    }
+
+
+def effect_metrics(analysis: Analysis) -> dict[str, float]:
+    """The effects on the primary outcome as metrics, for sorting studies.
+
+    E.g. `bn_vs_base`, with `bn_vs_base_low` and `_high` for the interval; `…_lr0.01` if no
+    learning rate is the main one.
+    """
+    metrics = {}
+    for setting in [analysis.main] if analysis.main else analysis.by_rate:
+        suffix = "" if analysis.main else f"_lr{setting.label}"
+        for finding in setting.findings[analysis.primary]:
+            metrics[finding.pair.name + suffix] = finding.comparison.difference
+            if finding.comparison.interval:
+                low, high = finding.comparison.interval
+                metrics[f"{finding.pair.name}{suffix}_low"] = low
+                metrics[f"{finding.pair.name}{suffix}_high"] = high
+    return metrics
+
+
+def _title(analysis: Analysis) -> str:
+    pairs = {(pair.treatment, pair.control) for pair in analysis.compared}
+    subjects = []
+    if pairs & {("bn", "base"), ("dropout", "base")}:
+        subjects.append("BatchNorm")
+    if pairs & {("dropout", "bn"), ("dropout", "base"), ("base_dropout", "base")}:
+        subjects.append("Dropout")
+    if not subjects:
+        return "Nothing to compare"
+    return f"{'Do' if len(subjects) > 1 else 'Does'} {' and '.join(subjects)} help?"

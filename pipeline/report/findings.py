@@ -1,0 +1,127 @@
+"""The records that a report is made of: what is compared, each finding, the whole analysis."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+
+from pipeline.report.statistics import Comparison, Outcome, Summary
+from pipeline.runs.run_result import RunResult
+
+
+class Pair(NamedTuple):
+    """Two variants to compare, and what the first has that the second lacks."""
+
+    treatment: str
+    control: str
+    subject: str
+    own_name: str = ""
+
+    @property
+    def name(self) -> str:
+        """The metric's name: `bn_vs_base`."""
+        return self.own_name or f"{self.treatment}_vs_{self.control}"
+
+    @property
+    def label(self) -> str:
+        """The label for readers: `bn − base`."""
+        return f"{self.treatment} − {self.control}"
+
+
+COMPARISONS = (
+    Pair("bn", "base", "BatchNorm"),
+    Pair("dropout", "bn", "Dropout on top of BatchNorm"),
+    Pair("dropout", "base", "BatchNorm with Dropout"),
+    Pair("base_dropout", "base", "Dropout without BatchNorm"),
+)
+# How BatchNorm changes the effect of dropout.
+INTERACTION = Pair("(dropout − bn)", "(base_dropout − base)", "BatchNorm", "interaction")
+TWO_BY_TWO = ("base", "bn", "base_dropout", "dropout")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one addition did to one outcome, in numbers and as a sentence."""
+
+    key: str  # the outcome's column
+    outcome: Outcome
+    pair: Pair
+    comparison: Comparison
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The compared variants, each at one learning rate.
+
+    title: for sentences, such as `learning rate 0.001`. label: for tables, `0.001` or `best`.
+    rates: the learning rate of each variant.
+    summaries: by outcome and variant. findings: by outcome, in the order of COMPARISONS.
+    """
+
+    title: str
+    label: str
+    rates: Mapping[str, float]
+    table: pd.DataFrame
+    summaries: Mapping[str, Mapping[str, Summary]]
+    findings: Mapping[str, Sequence[Finding]]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a report says about a study.
+
+    table: a row per run. primary: the outcome named in advance, a table column.
+    outcomes: by column. target: epochs and seconds to this accuracy are compared; None if too low.
+    main: the setting that answers the question: the only learning rate, or each variant's best.
+    None if there are several and none could be chosen. by_rate: one setting per learning rate.
+    sign_changes: a sentence for each comparison whose direction depends on the learning rate.
+    notes: what could not be compared, and why.
+    """
+
+    results: Sequence[RunResult]
+    table: pd.DataFrame
+    primary: str
+    outcomes: Mapping[str, Outcome]
+    target: float | None
+    main: Setting | None
+    by_rate: Sequence[Setting]
+    sign_changes: Sequence[str]
+    notes: Sequence[str]
+
+    @property
+    def headline(self) -> list[str]:
+        """A sentence for each effect on the primary outcome; all of them hold jointly."""
+        settings = [self.main] if self.main else self.by_rate
+        effects = [finding.sentence for one in settings for finding in one.findings[self.primary]]
+        if not effects:
+            effects = [
+                "Nothing is compared: no two variants that differ in one thing share a seed."
+            ]
+        failed = [
+            note for note in self.notes if "not a number" in note or "learned nothing" in note
+        ]
+        return [*effects, *self.sign_changes, *failed]
+
+    @property
+    def compared(self) -> list[Pair]:
+        """The comparisons that were made."""
+        pairs = {f.pair: None for one in self.settings for f in one.findings[self.primary]}
+        return list(pairs)
+
+    @property
+    def rates(self) -> str:
+        """The learning rates in words, for a headline."""
+        if not self.main:
+            return "learning rates " + ", ".join(one.label for one in self.by_rate)
+        if self.main.label != "best":
+            return self.main.title
+        chosen = ", ".join(f"{lr:g} ({v})" for v, lr in self.main.rates.items())
+        return f"each variant at its best learning rate: {chosen}"
+
+    @property
+    def settings(self) -> list[Setting]:
+        """The main setting first, then all others in `by_rate`."""
+        main = [self.main] if self.main else []
+        return [*main, *(setting for setting in self.by_rate if setting is not self.main)]

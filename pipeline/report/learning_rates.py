@@ -1,0 +1,63 @@
+"""The learning rate of each variant, and effects whose sign depends on it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.config import VARIANTS
+from pipeline.report.findings import COMPARISONS, INTERACTION, Setting
+from pipeline.runs.run_result import RunResult
+
+
+def chosen_rates(results: Sequence[RunResult], notes: list[str]) -> dict[str, float] | None:
+    """The learning rate of each variant: the only one, or the best on the held-out images.
+
+    Best by the mean, among the rates with the most finished seeds of the variant: the runs left
+    where others failed are not a fair sample. `notes` lists the rates skipped. None if there are
+    several and no images were held out.
+    """
+    config = results[0].config
+    variants = [v for v in VARIANTS if any(result.config.variant == v for result in results)]
+    if len({result.config.lr for result in results}) == 1:
+        return dict.fromkeys(variants, config.lr)
+    if config.validation != "holdout":
+        return None
+    best = {}
+    for variant in variants:
+        found: dict[float, list[float]] = {}
+        for result in results:
+            if result.config.variant == variant:
+                values = found.setdefault(result.config.lr, [])
+                values.append(result.history[-1]["val_accuracy"])
+        most = max(len(values) for values in found.values())
+        complete = {lr: np.mean(values) for lr, values in found.items() if len(values) == most}
+        best[variant] = max(complete, key=lambda lr: float(complete[lr]))
+        passed = ", ".join(f"{lr:g}" for lr in sorted(found.keys() - complete.keys()))
+        if passed:
+            notes.append(f"Runs of {variant} are missing at learning rate {passed}: not chosen.")
+    return best
+
+
+def sign_changes(settings: Sequence[Setting], key: str) -> list[str]:
+    """Name the comparisons that are a gain at one learning rate and a loss at another.
+
+    Only if both are settled: estimates of a zero effect can have either sign, too.
+    """
+    sentences = []
+    for pair in (*COMPARISONS, INTERACTION):
+        found = [(s, f) for s in settings for f in s.findings[key] if f.pair == pair]
+        settled = [f.comparison.difference for _, f in found if f.comparison.settled]
+        if not settled or not min(settled) < 0 < max(settled):
+            continue
+        told = []
+        for setting, finding in found:
+            scale, unit = finding.outcome.scale, finding.outcome.unit
+            state = "" if finding.comparison.settled else " (not settled)"
+            change = f"{finding.comparison.difference * scale:+.1f} {unit}"
+            told.append(f"{change} at {setting.title}{state}")
+        name = found[0][1].outcome.name
+        sentences.append(
+            f"The effect of {pair.subject} on {name} changes its sign with the learning rate:"
+            f" {', '.join(told)}."
+        )
+    return sentences

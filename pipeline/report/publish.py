@@ -1,0 +1,100 @@
+"""Publish a report: log it to MLflow, and print its answer and location."""
+
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow
+
+from pipeline.machine import describe_machine
+from pipeline.report.files import effect_metrics, report_files
+from pipeline.report.findings import Analysis
+from pipeline.report.tables import format_summary
+from pipeline.runs.run_result import RunResult, recipe
+from pipeline.store.address import where_to_look
+from pipeline.store.waiting import in_store
+from pipeline.upstream import local_path, shell_quote
+
+
+def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, str]) -> None:
+    """Log the report of `analysis` to the active run; print the answer and the report's location.
+
+    unused: runs that are not counted, with the reason. facts: how it was run, beyond what every
+    report says about it.
+    """
+    run = mlflow.active_run()
+    assert run
+    first, seeds = analysis.results[0], analysis.table["seed"].nunique()
+    subtitle = (
+        f"{first.config.dataset}, {_count(first.config.epochs, 'epoch')},"
+        f" {_count(len(analysis.results), 'run')} with {_count(seeds, 'seed')}, {analysis.rates}."
+    )
+    files = report_files(analysis, subtitle, {**_provenance(analysis), **facts}, unused)
+    description = "\n".join([subtitle, "", *(f"- {line}" for line in analysis.headline)])
+    place = _log_report(files, description, effect_metrics(analysis))
+
+    print(f"\n{subtitle}\n\n{format_summary(analysis)}\n")
+    print("\n".join([*analysis.headline, ""]))
+    registered = [result for result in analysis.results if result.registered]
+    if registered:
+        print(f"Registered {facts.get('registered models', 'before')}:")
+    for result in registered:
+        assert result.registered
+        name, uri = result.registered.name, result.registered.uri
+        aliases = "".join(f", models:/{name}@{alias}" for alias in result.registered.aliases)
+        print(f"  {result.config.run_name} as {uri}{aliases}")
+    if unused:
+        print(f"Not counted: {_count(len(unused), 'run')}, with the reasons in the report")
+    print(f"Report: {place}")
+    print(f"See the runs: {where_to_look(run.info.run_id, run.info.experiment_id)}")
+
+
+def _provenance(analysis: Analysis) -> dict[str, str]:
+    """What every report says about how it was run."""
+    first = analysis.results[0]
+    seconds = sum(result.seconds for result in analysis.results)
+    commits = {result.commit for result in analysis.results} - {""}
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "mlflow", "numpy"))
+    return {
+        "command": f"python -m pipeline {' '.join(map(shell_quote, sys.argv[1:]))}",
+        "recipe": ", ".join(f"{k} {v}" for k, v in recipe(first.config, first.tags).items()),
+        "commit of the runs": ", ".join(sorted(commits)) or "unknown: not run from a git checkout",
+        "device of the runs": ", ".join(sorted({_device(result) for result in analysis.results})),
+        "time of the runs": f"{timedelta(seconds=round(seconds))}, all epochs together",
+        "machine of this report": describe_machine(),
+        "versions": f"Python {sys.version.split()[0]}, {packages}",
+    }
+
+
+@in_store
+def _log_report(files: Mapping[str, bytes], description: str, metrics: Mapping[str, float]) -> str:
+    """Log files by path, the run's description, and metrics to the active run.
+
+    Returns where `report.html` is: a path if the store is a folder, else a URI.
+    """
+    with TemporaryDirectory() as folder:
+        for path, content in files.items():
+            (Path(folder) / path).parent.mkdir(exist_ok=True)
+            (Path(folder) / path).write_bytes(content)
+        mlflow.log_artifacts(folder)
+    mlflow.set_tag("mlflow.note.content", description)
+    mlflow.log_metrics(dict(metrics))
+    address, here = str(mlflow.get_artifact_uri("report.html")), Path.cwd()
+    local = local_path(address)
+    if local is None:
+        return address
+    return str(local.relative_to(here) if local.is_relative_to(here) else local)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _device(result: RunResult) -> str:
+    tags = result.tags
+    return (
+        f"{tags.get('device_name', tags['device'])} with {_count(int(tags['threads']), 'thread')}"
+    )

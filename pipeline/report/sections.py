@@ -1,0 +1,214 @@
+"""What a report says, section by section, and what a study can't say."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from pipeline.report.findings import Analysis
+from pipeline.report.statistics import BCA_MIN_SEEDS
+from pipeline.report.tables import Table, cost_table, effects_table, runs_table, variants_table
+
+# What may differ between compared runs, by the tag that records it.
+MIXTURES = {
+    "code_digest": "the version of the code",
+    "torch": "the version of torch",
+    "device": "the device",
+    "device_name": "the GPU",
+    "threads": "the number of threads, which affects the times most,",
+}
+
+
+class Section(NamedTuple):
+    """A part of the report. figures: names, each with its caption."""
+
+    title: str
+    text: Sequence[str] = ()
+    bullets: Sequence[str] = ()
+    figures: Sequence[tuple[str, str]] = ()
+    tables: Sequence[Table] = ()
+
+
+def report_sections(
+    analysis: Analysis, facts: Mapping[str, str], unused: Mapping[str, str]
+) -> list[Section]:
+    """Write the sections of a report: the effects first, then what they rest on.
+
+    facts: how it was run. unused: runs that are not in the analysis, with the reason.
+    """
+    shown = analysis.main or analysis.by_rate[0]
+    at = "" if len(analysis.settings) == 1 else f" at {shown.title}"
+    other = [key for key in analysis.outcomes if key != analysis.primary]
+    not_counted = [Table(["run", "reason"], list(unused.items()), words=True)] if unused else []
+    return [
+        _effects_section(analysis, few_seeds=shown.table["seed"].nunique() < BCA_MIN_SEEDS),
+        _variants_section(analysis, at),
+        *([_rates_section(analysis)] if len(analysis.by_rate) > 1 else []),
+        Section(
+            "Learning curves",
+            figures=[
+                (
+                    "learning_curves",
+                    f"Mean over seeds, with the range from lowest to highest{at}. Training values"
+                    " are measured while the network learns, with augmentation and dropout.",
+                )
+            ],
+        ),
+        Section(
+            "Generalisation gap",
+            [
+                "Training accuracy minus the accuracy on unseen images, in the last epoch."
+                " Augmentation and dropout make training harder, so the gap is smaller than without"
+                " them and may be negative."
+            ],
+            figures=[("generalisation_gap", f"The gap of every run{at}.")],
+        ),
+        Section(
+            "Cost",
+            figures=[("cost", f"Time and training speed of every run{at}.")],
+            tables=[cost_table(analysis, shown)],
+        ),
+        Section(
+            "All other outcomes",
+            [
+                "These were not named in advance, and each is corrected only for its own"
+                " comparisons: take them as hints."
+            ],
+            tables=[effects_table(analysis, [shown], other)],
+        ),
+        _runs_section(analysis),
+        Section("Runs that are not counted", [] if unused else ["None."], tables=not_counted),
+        Section("How it was run", tables=[Table(["what", "value"], list(facts.items()), True)]),
+        Section("What this study can't say", bullets=[*limits(analysis), *analysis.notes]),
+    ]
+
+
+def _effects_section(analysis: Analysis, few_seeds: bool) -> Section:
+    outcome = analysis.outcomes[analysis.primary]
+    reading = [
+        f"The outcome named in advance is {outcome.name} after the last epoch. Comparisons are"
+        " paired: a seed gives every variant the same initial weights, image order and"
+        " augmentation, and differences are taken seed by seed. Intervals are 95 % Student's t"
+        " intervals; p values come from the paired t-test and are corrected by Holm's method over"
+        " all comparisons that are read together. “Better” is the fraction of seeds in which the"
+        " first variant was better. “Detectable” is the smallest effect that this many seeds detect"
+        " with a power of 80 %. Neither it nor the number of seeds that would settle an effect"
+        " includes the correction."
+    ]
+    if len(analysis.settings) > 1:
+        reading.append(
+            "The rows of the single learning rates are read and corrected together, separately from"
+            " the rows of the best ones."
+        )
+    if few_seeds:
+        reading.append(
+            "The BCa bootstrap interval is a second opinion, and too short with fewer than"
+            f" {BCA_MIN_SEEDS} seeds: verdicts rest on t."
+        )
+    pictures = [("effects", f"Effects on {outcome.name}, with 95 % intervals.")]
+    return Section(
+        "Effects",
+        reading,
+        figures=pictures if analysis.compared else [],
+        tables=[effects_table(analysis, analysis.settings, [analysis.primary])],
+    )
+
+
+def _variants_section(analysis: Analysis, at: str) -> Section:
+    outcome = analysis.outcomes[analysis.primary]
+    return Section(
+        "Variants",
+        [
+            f"{outcome.name.capitalize()} of each variant: mean, standard deviation and 95 %"
+            " interval of the mean over its seeds."
+        ],
+        figures=[
+            (
+                "seeds",
+                f"Every run{at}; a line joins the runs of one seed. Next to the dots, the mean with"
+                " its 95 % interval.",
+            )
+        ],
+        tables=[variants_table(analysis, analysis.settings)],
+    )
+
+
+def _rates_section(analysis: Analysis) -> Section:
+    outcome = analysis.outcomes[analysis.primary]
+    text = []
+    if analysis.main:
+        chosen = ", ".join(f"{lr:g} for {v}" for v, lr in analysis.main.rates.items())
+        text.append(
+            "The learning rate of each variant was chosen by its mean accuracy on images held out"
+            f" from the training split, not on the reported ones: {chosen}."
+        )
+        ends = {float(analysis.table["lr"].min()), float(analysis.table["lr"].max())}
+        edge = [variant for variant, lr in analysis.main.rates.items() if lr in ends]
+        if edge:
+            text.append(
+                f"For {', '.join(edge)} that is an end of the grid: a better one may lie beyond it."
+            )
+    text += analysis.sign_changes
+    if analysis.compared and not analysis.sign_changes:
+        text.append(
+            "No effect is settled with one sign at one learning rate and the other sign at another."
+        )
+    caption = f"{outcome.name.capitalize()} by learning rate."
+    return Section("Learning rates", text, figures=[("learning_rates", caption)])
+
+
+def _runs_section(analysis: Analysis) -> Section:
+    text = []
+    if analysis.table["reused"].any():
+        text += ["“Reused” runs had been finished before, by another study or on their own."]
+    if analysis.table["learning"].eq("stuck").any():
+        text += ["“Stuck” runs learned nothing: their loss is no better than a guess's."]
+    return Section("Runs", text, tables=[runs_table(analysis)])
+
+
+def limits(analysis: Analysis) -> list[str]:
+    """What the study can't say, and what a reader may wrongly conclude from it."""
+    config, seeds = analysis.results[0].config, analysis.table["seed"].nunique()
+    unknown = []
+    if config.dataset == "synthetic":
+        unknown.append(
+            "Anything about photographs: the built-in images are drawn shapes, which show that the"
+            " pipeline works."
+        )
+    unknown.append(
+        "Whether the effects hold for another network, data set, optimiser or number of epochs"
+        f" (here: {config.epochs} epochs; Adam; batch size {config.batch_size}). The last epoch"
+        " counts, and curves that cross near it may have crossed by chance."
+    )
+    if len(analysis.by_rate) == 1:
+        unknown.append(
+            f"Whether they hold at a learning rate other than {config.lr:g}: an effect can change"
+            " its sign with it. A study with several (lr=0.003,0.001,0.0003) shows that."
+        )
+    if config.validation == "test":
+        unknown.append(
+            "How good the networks are on images that nobody has looked at: validation uses the"
+            " train=False split. It chose nothing here, but it was read after every epoch."
+        )
+    unknown.append(
+        "How much of an effect is due to these test images: seeds vary weights, order, augmentation"
+        " and dropout, not the images. The intervals are about training again, not about collecting"
+        " other images."
+    )
+    if seeds < BCA_MIN_SEEDS:
+        unknown.append(
+            "Whether the differences are normally distributed, as the t-interval assumes:"
+            f" {seeds} seed{'s' * (seeds > 1)} can't show it."
+        )
+    unknown.append(
+        "How long it takes elsewhere: times are from this machine, with whatever else ran on it."
+    )
+    if analysis.main and analysis.main.label == "best":
+        unknown.append(
+            "What a learning rate chosen on other networks would give: the rates were chosen on"
+            " held-out images, but with the same networks that are reported, and a lucky seed"
+            " raises both accuracies. That favours a variant with several rates that are about as"
+            " good."
+        )
+    for name, words in MIXTURES.items():
+        if len({result.tags.get(name) for result in analysis.results}) > 1:
+            unknown.append(f"Whether {words} mattered: it was not the same for all runs.")
+    return unknown

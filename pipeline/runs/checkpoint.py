@@ -1,0 +1,89 @@
+"""Checkpoints: the training state after each epoch, in the store or in a local file."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+from pipeline.errors import MachineError
+from pipeline.interruption import Interrupted
+from pipeline.store import buffer
+from pipeline.store.artifacts import write_atomically
+from pipeline.store.failures import StoreError, StoreOutageError
+from pipeline.training.state import TrainingState, pack, unpack
+
+
+class Checkpoints:
+    """Writes and reads the checkpoints of one run; only valid for its `fingerprint`.
+
+    run_id: set it as soon as the run has begun.
+    """
+
+    def __init__(self, fingerprint: str, run_id: str = "") -> None:
+        self.fingerprint = fingerprint
+        self.run_id = run_id
+        self.newest = b""  # written by this process
+
+    def write(self, state: TrainingState) -> None:
+        """Write a checkpoint to the store, or to a local file during an outage."""
+        self.newest = pack(state, self.fingerprint)
+        if not buffer.save_state(self.newest):
+            self._keep()  # this process may end before the store is back
+
+    def read(self) -> TrainingState | None:
+        """Return the newest state of the run: the store's, or the one kept locally."""
+        contents = [buffer.load_state(self.run_id)]
+        if self.file.exists():
+            contents.append(self.file.read_bytes())
+        states = [unpack(content, self.fingerprint) for content in contents if content]
+        whole = [state for state in states if state]
+        if len(whole) < len(states):
+            print(f"the state of run {self.run_id} is damaged and not used", file=sys.stderr)
+        return max(whole, key=lambda state: len(state.history), default=None)
+
+    @contextmanager
+    def kept_on_failure(self) -> Iterator[None]:
+        """Keep the newest checkpoint if the store fails; add to the error how to continue."""
+        try:
+            yield
+        except Interrupted as stop:
+            stop.remedy = self._remedy
+            raise
+        except StoreOutageError as outage:
+            if not self.newest:
+                raise StoreOutageError(f"{outage}; then continue by: {self._remedy}") from None
+            raise StoreOutageError(
+                f"{outage}; all results of the run are kept in {self._keep()}; once the store"
+                f" answers, deliver them by: {self._remedy}"
+            ) from None
+        except StoreError as error:
+            if self.newest:
+                with suppress(MachineError):  # the disk is full too; the store has a checkpoint
+                    self._keep()
+            raise StoreError(f"{error}; then continue by: {self._remedy}") from None
+        self.file.unlink(missing_ok=True)
+
+    @property
+    def file(self) -> Path:
+        """Holds the newest until the store has it; the same path from every folder."""
+        return user_state_path("cifar100-cnn") / f"{self.run_id}.pt"
+
+    @property
+    def _remedy(self) -> str:
+        if not self.run_id:
+            return "the same command"
+        return f"python -m pipeline train --resume {self.run_id}"
+
+    def _keep(self) -> Path:
+        """Write the newest to a file, atomically. Raises MachineError if it can't."""
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.file, self.newest)
+        except OSError as error:
+            raise MachineError(
+                f"the store does not answer, and {self.file} can't be written ({error}); once both"
+                f" work, continue by: {self._remedy}"
+            ) from None
+        return self.file

@@ -1,0 +1,74 @@
+"""One tracked evaluation: measure a model on its data set's validation split."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import mlflow
+import numpy as np
+from mlflow.entities import LoggedModelInput, Run
+
+from pipeline.data import load
+from pipeline.errors import InputError
+from pipeline.models.loading import LoadedModel, load_model
+from pipeline.runs.lifecycle import track
+from pipeline.runs.provenance import log_dataset
+from pipeline.runs.queries import given_run
+from pipeline.store.artifacts import log_figure, log_table
+from pipeline.store.waiting import in_store
+from pipeline.training.loop import VALIDATION_BATCH_SIZE
+
+# matplotlib and scikit-learn take a second to import: done only when there is something to show.
+if TYPE_CHECKING:
+    from pipeline.models.evaluation import Evaluation
+
+
+def evaluate_run(model: str, dataset: str, data_dir: str) -> "tuple[Run, str, Evaluation]":
+    """Evaluate the model named by a URI or run id, in a new MLflow run.
+
+    `dataset` may be `auto`: the one the model was trained on. Returns the run, the data set's name
+    and the evaluation. Raises InputError if there is no such model, or if its classes differ.
+    """
+    from pipeline.models.evaluation import evaluate
+    from pipeline.runs.run_figures import confusion_figure
+
+    if given_run():
+        raise InputError("evaluate creates its own run; leave --run-id out")
+    loaded = load_model(model)
+    name = loaded.dataset if dataset == "auto" else dataset
+    if name == "unknown":
+        raise InputError(f"{model} does not say what it was trained on; give dataset=cifar100")
+    data = load(name, data_dir)
+    if loaded.class_names and loaded.class_names != data.class_names:
+        raise InputError(f"{model} was trained on {loaded.dataset}; it has no classes of {name}")
+    settings = {"model": model, "dataset": name, "data_dir": data_dir}
+    tags = {"kind": "evaluate", "model_uri": loaded.uri, **data.tags}
+    if loaded.versions:
+        tags["model_version"] = ", ".join(f"{v.name}/{v.version}" for v in loaded.versions)
+    run_name = f"evaluate-{model.removeprefix('models:/')}"
+    with track(run_name, settings, tags) as run:
+        log_dataset(data, ["validation"])
+        images = data.validation.images.numpy()
+        batches = np.split(images, range(VALIDATION_BATCH_SIZE, len(images), VALIDATION_BATCH_SIZE))
+        probabilities = np.concatenate([loaded.model.predict(batch) for batch in batches])
+        if not np.isfinite(probabilities).all():
+            raise InputError(
+                f"{model} predicts values that are not numbers; did its training diverge?"
+            )
+        result = evaluate(probabilities, data)
+        _log_evaluation(run, loaded, result.metrics)
+        log_table(result.per_class, "per_class_accuracy.csv")
+        log_table(result.confusions, "confusions.csv")
+        title = f"{model} on {name}, {len(images):,} validation images"
+        log_figure(confusion_figure(result.confusion, data, title), "confusion_matrix.png")
+    return run, name, result
+
+
+@in_store
+def _log_evaluation(run: Run, loaded: LoadedModel, metrics: Mapping[str, float]) -> None:
+    """Log an evaluation's metrics, and link its run to the model and its registered versions."""
+    client = mlflow.MlflowClient()
+    mlflow.log_metrics(dict(metrics), model_id=loaded.model_id)
+    if loaded.model_id:
+        client.log_inputs(run.info.run_id, models=[LoggedModelInput(loaded.model_id)])
+    for known in loaded.versions:
+        client.set_model_version_tag(known.name, known.version, "evaluation_run", run.info.run_id)

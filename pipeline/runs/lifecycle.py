@@ -1,0 +1,171 @@
+"""An MLflow run's lifecycle: it starts, runs its body and ends with its true status."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import TracebackType
+
+import mlflow
+import torch
+from filelock import FileLock, Timeout
+from mlflow.entities import Run
+from platformdirs import user_state_path
+
+from pipeline.config import MAX_NAME
+from pipeline.errors import InputError, MachineError
+from pipeline.interruption import Interrupted, deferred
+from pipeline.runs.provenance import environment, git_dirty
+from pipeline.runs.queries import PARENT_TAG, get_run
+from pipeline.store import buffer
+from pipeline.store.failures import STORE_ERRORS, first_line
+from pipeline.store.initialization import check_relative
+from pipeline.store.liveness import PROCESS, is_alive, this_process
+from pipeline.store.waiting import in_store
+from pipeline.upstream import is_generated_name, keep_status
+
+
+@contextmanager
+def track(
+    name: str,
+    settings: Mapping[str, object],
+    tags: Mapping[str, object],
+    experiment_id: str | None = None,
+    parent: Run | None = None,
+    run_id: str | None = None,
+) -> Iterator[Run]:
+    """Run the body as an MLflow run and end it with its true status.
+
+    FINISHED, KILLED if the process is asked to stop, or FAILED, with the reason as a tag.
+    With `run_id`, an unfinished run is continued. Inside `mlflow run`, the run that it created is
+    used. The run of a study is the `parent` of others, in this process and in others.
+    `settings` become parameters, except those that `mlflow run` has already logged as typed:
+    MLflow refuses to log `0.1` over `1e-1`.
+    """
+    if parent:
+        experiment_id = parent.info.experiment_id
+        tags = {**tags, PARENT_TAG: parent.info.run_id}
+    with _claimed(run_id), _TrueStatus() as ending:
+        run = _begin(run_id or _run_of_project(), experiment_id, tags, ending)
+        buffer.open_for(run)
+        _describe(run, name, settings)
+        yield get_run(run.info.run_id)  # with its tags
+        buffer.flush()
+        _finish(run)
+
+
+class _TrueStatus:
+    """Ends its run with the status that fits the outcome."""
+
+    run: Run | None = None
+
+    def __enter__(self) -> "_TrueStatus":
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if self.run is None:
+            return
+        status = "FAILED" if error else "FINISHED"
+        if isinstance(error, (Interrupted, KeyboardInterrupt)):
+            status = "KILLED"
+        # The store itself may have failed.
+        if isinstance(error, Exception):
+            with deferred(), suppress(*STORE_ERRORS):
+                mlflow.set_tag("failure", first_line(error))
+        with deferred(), suppress(*STORE_ERRORS):
+            buffer.close(self.run)
+            mlflow.end_run(status)
+
+
+@contextmanager
+def _claimed(run_id: str | None) -> Iterator[None]:
+    """Keep other processes of this user from continuing the run at the same time.
+
+    Raises InputError if one is doing so.
+    """
+    if run_id is None:
+        yield
+        return
+    path = user_state_path("cifar100-cnn") / f"{run_id}.lock"
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"run {run_id} is being continued by another process") from None
+    except OSError as error:
+        raise MachineError(f"{path} can't be created ({error})") from None
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):  # Windows can't delete an open file
+            path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _run_of_project() -> str | None:
+    """Take the id of the run that `mlflow run` created; MLflow loses it if its first try fails."""
+    return None if mlflow.active_run() else os.environ.pop("MLFLOW_RUN_ID", None)
+
+
+@in_store
+def _begin(
+    run_id: str | None, experiment_id: str | None, tags: Mapping[str, object], ending: _TrueStatus
+) -> Run:
+    """Start or restart the run with its tags, which identify it even if it is killed now."""
+    process = this_process()
+    with deferred():  # once the run has begun, `ending` knows it and will end it
+        if run_id:
+            # Before it is RUNNING again: `liveness` must not look for the previous process.
+            for key, value in process.items():
+                mlflow.MlflowClient().set_tag(run_id, key, value)
+        tags = {**tags, **process, "git_dirty": git_dirty(), "torch": torch.__version__}
+        ending.run = mlflow.start_run(
+            run_id=run_id,
+            experiment_id=experiment_id,
+            nested=True,
+            tags={name: str(value) for name, value in tags.items()},
+            log_system_metrics=True,
+        )
+        return ending.run
+
+
+@in_store
+def _describe(run: Run, name: str, settings: Mapping[str, object]) -> None:
+    if is_generated_name(run.info.run_name):
+        # A server's database rejects longer names, such as some evaluated models' URIs.
+        mlflow.set_tag("mlflow.runName", name[:MAX_NAME])
+    if "failure" in run.data.tags:
+        mlflow.delete_tag("failure")
+    mlflow.log_params({k: v for k, v in settings.items() if k not in run.data.params})
+    mlflow.log_dict(dict(settings), "config.json")
+    mlflow.log_text(environment(), "environment.txt")
+
+
+@in_store
+def _finish(run: Run) -> None:
+    """End a run as FINISHED, even if another process marked it as dead during an outage."""
+    client = mlflow.MlflowClient()
+    if "failure" in client.get_run(run.info.run_id).data.tags:
+        client.delete_tag(run.info.run_id, "failure")
+    client.set_terminated(run.info.run_id, "FINISHED")
+
+
+def keep_project_status(run_id: str, new: str | None = None) -> None:
+    """Let the run of `mlflow run` keep its status; one that has just begun gets `new`.
+
+    With --run-id, it may have ended long ago, or another process may still be working on it.
+    """
+    with suppress(InputError, MachineError):
+        check_relative()
+        run = get_run(run_id)
+        status: str | None = run.info.status
+        if status == "RUNNING":
+            alive = PROCESS in run.data.tags and is_alive(run)
+            status = "RUNNING" if alive else new
+        if status:
+            keep_status(run_id, status)

@@ -1,0 +1,67 @@
+"""What a run's result depends on, for its tags and inputs: code, environment and data."""
+
+import hashlib
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import distributions
+from pathlib import Path
+
+import mlflow
+from mlflow.data.numpy_dataset import from_numpy
+
+from pipeline.data.dataset import ImageDataset, Split
+from pipeline.store.waiting import in_store
+
+PACKAGE = Path(__file__).parents[1]
+# The code that determines a run's numbers; a test checks the list against what training imports.
+RESULT_CODE = ("config.py", "data/*.py", "training/*.py")
+# MLflow limits a digest to 36 characters; tags hold all 64 of the sha256.
+DIGEST_CHARACTERS = 32
+
+
+@cache
+def code_digest() -> str:
+    """sha256 (hex) of the code that determines a run's numbers, as this process found it.
+
+    Runs with equal digests may be compared and reused, whatever else a commit has changed.
+    """
+    files = sorted(path for pattern in RESULT_CODE for path in PACKAGE.glob(pattern))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def git_dirty() -> str:
+    """Whether the package differs from the commit MLflow records; `unknown` without git."""
+    command = ["git", "-C", str(PACKAGE), "status", "--porcelain", "."]
+    try:
+        changes = subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return "true" if changes else "false"
+
+
+@cache
+def environment() -> str:
+    """List every installed package, as in a requirements file."""
+    return "\n".join(sorted({f"{d.name}=={d.version}" for d in distributions()}, key=str.lower))
+
+
+@in_store
+def log_dataset(
+    data: ImageDataset, contexts: Sequence[str] = ("training", "validation", "test")
+) -> None:
+    """Log the splits of `data` as inputs of the active run; missing splits are skipped."""
+    for context in contexts:
+        split: Split | None = getattr(data, context)
+        if split is None:
+            continue
+        mlflow.log_input(
+            from_numpy(
+                split.images.numpy(),
+                targets=split.labels.numpy(),
+                source=data.source,  # type: ignore[arg-type]  # None: the code is the source
+                name=f"{data.name}-{context}",
+                digest=split.digest[:DIGEST_CHARACTERS],
+            ),
+            context=context,
+        )

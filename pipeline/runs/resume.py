@@ -1,0 +1,80 @@
+"""Whether a stopped or failed run may be continued, and with which settings."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from mlflow.entities import Run
+
+from pipeline.config import Config
+from pipeline.data.dataset import ImageDataset
+from pipeline.errors import InputError
+from pipeline.runs import provenance
+from pipeline.runs.queries import get_run
+from pipeline.runs.run_result import config_of
+from pipeline.store import liveness
+
+# They say where something is, not what it is; the tags data_digest and device do.
+PLACES = ("data_dir", "device")
+
+
+def configuration(run: Run, given: Mapping[str, Any]) -> Config:
+    """Return the configuration to continue a run with, if the settings `given` allow that.
+
+    Raises InputError if the run is not a training run or is still running, and for settings that
+    differ from the run's. More epochs are allowed, and another `data_dir` or `device`.
+    """
+    name = run.info.run_id
+    if run.data.tags.get("kind") != "train":
+        raise InputError(f"run {name} is not a training run; only those can be continued")
+    if liveness.PROCESS not in run.data.tags:
+        raise InputError(f"run {name} was made by an earlier version, which kept no state")
+    if not run.data.params:
+        raise InputError(f"run {name} was stopped before it had begun; start it again")
+    check_ended(run)
+    before = config_of(run)
+    changed = {
+        setting: value
+        for setting, value in given.items()
+        if setting not in PLACES and value != getattr(before, setting)
+    }
+    if changed.get("epochs", 0) > before.epochs:
+        if "test_loss" in run.data.metrics:
+            raise InputError(f"run {name} has read its test split, which happens once, at the end")
+        del changed["epochs"]
+    if changed:
+        differences = ", ".join(f"{k} {getattr(before, k)}, not {v}" for k, v in changed.items())
+        raise InputError(f"run {name} has {differences}; it continues only with the same settings")
+    return replace(before, **given)
+
+
+def is_complete(run: Run, config: Config) -> bool:
+    """Whether the run is finished, and `config` asks for no more epochs."""
+    return run.info.status == "FINISHED" and config.epochs == config_of(run).epochs
+
+
+def check_ended(run: Run) -> None:
+    """Raise InputError if another process is still working on the run."""
+    if run.info.status == "RUNNING" and liveness.is_alive(run):
+        raise InputError(f"run {run.info.run_id} is still running, as {liveness.describe(run)}")
+
+
+def check(run: Run, data: ImageDataset, device: torch.device) -> None:
+    """Raise InputError unless the run would end as it would have without the interruption."""
+    check_ended(get_run(run.info.run_id))  # a study read it a while ago
+    now = {
+        "data_digest": data.digest,
+        "device": device.type,
+        "code_digest": provenance.code_digest(),
+        "torch": torch.__version__,
+    }
+    commit = run.data.tags.get("mlflow.source.git.commit", "unknown")
+    for name, value in now.items():
+        before = run.data.tags[name]
+        if before != value:
+            where = f" (commit {commit})" if name == "code_digest" else ""
+            raise InputError(
+                f"run {run.info.run_id} began with {name} {before[:16]}{where}, here it is"
+                f" {value[:16]}; it continues only with the same"
+            )

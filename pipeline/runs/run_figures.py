@@ -1,0 +1,63 @@
+"""The figures of one run: learning curves, and the confusion matrix of an evaluation."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.data.dataset import ImageDataset
+from pipeline.models.evaluation import Integers
+from pipeline.training.state import History
+
+LABELS = {"loss": "loss (nats per image)", "accuracy": "accuracy (%)"}
+
+
+def learning_curves(history: History, title: str) -> Figure:
+    """Training and validation loss and accuracy of one run, by epoch."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split, style in (("train", "--"), ("val", "-")):
+            scale = 100 if metric == "accuracy" else 1
+            values = [epoch[f"{split}_{metric}"] * scale for epoch in history]
+            label = {"train": "training", "val": "validation"}[split]
+            axes.plot(range(1, len(values) + 1), values, f".{style}", color="#0072B2", label=label)
+        label_epochs(axes, metric)
+        axes.legend()
+    return figure
+
+
+def confusion_figure(confusion: Integers, data: ImageDataset, title: str) -> Figure:
+    """Plot the confusion matrix, with its classes ordered by superclass.
+
+    Confusions within a superclass then fall into squares along the diagonal.
+    """
+    superclass_of = np.array(data.superclass_of)
+    order = np.argsort(superclass_of, kind="stable")
+    fractions = confusion[np.ix_(order, order)] / confusion.sum(axis=1)[order, None]
+    figure = Figure(figsize=(11, 10), layout="constrained")
+    axes = figure.subplots()
+    # The square root makes rare confusions visible next to a bright diagonal.
+    image = axes.imshow(fractions, cmap="cividis", norm=PowerNorm(0.5, vmin=0, vmax=1))
+    figure.colorbar(image, label="fraction of the true class")
+    edges = np.flatnonzero(np.diff(superclass_of[order])) + 0.5
+    sizes = np.bincount(superclass_of)
+    centres = np.cumsum(sizes) - sizes / 2 - 0.5
+    for line in (axes.axhline, axes.axvline):
+        for edge in edges:
+            line(edge, color="white", linewidth=0.3)
+    axes.set_xticks(centres, data.superclass_names, rotation=90)
+    axes.set_yticks(centres, data.superclass_names)
+    axes.set_xlabel("predicted class, by superclass")
+    axes.set_ylabel("true class, by superclass")
+    axes.set_title(title)
+    return figure
+
+
+def label_epochs(axes: Axes, metric: str) -> None:
+    """Label the axes of a plot by epoch."""
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(LABELS[metric])
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    axes.grid(alpha=0.3)

@@ -1,0 +1,136 @@
+"""One training run: train a network, log it as a model, and register it."""
+
+import sys
+from collections.abc import Callable
+
+import mlflow
+import torch
+from mlflow.entities import Run
+
+from pipeline.config import Config
+from pipeline.data.dataset import ImageDataset
+from pipeline.machine import usable_threads
+from pipeline.models import registry
+from pipeline.models.export import log_network
+from pipeline.runs import provenance, resume
+from pipeline.runs.checkpoint import Checkpoints
+from pipeline.runs.lifecycle import track
+from pipeline.runs.run_result import RunResult
+from pipeline.store import buffer
+from pipeline.store.artifacts import log_figure
+from pipeline.store.waiting import in_store
+from pipeline.training.device import choose_device, choose_precision
+from pipeline.training.loop import is_stuck, train_network
+from pipeline.training.network import CNNNetwork, count_parameters
+from pipeline.training.state import History, TrainingState, fingerprint
+
+THREADS = usable_threads()
+
+
+def train_run(
+    config: Config,
+    data: ImageDataset,
+    register: bool = True,
+    continued: Run | None = None,
+    parent: Run | None = None,
+    threads: int = THREADS,
+    show: Callable[[History], None] | None = None,
+) -> RunResult:
+    """Train one network as one MLflow run; log its model, and `register` and alias it.
+
+    `continued` is a run to continue from its last complete epoch, with the number of threads it
+    began with. `parent` is the study it belongs to. `show` is called after each epoch.
+
+    Raises StoreError if the tracking store can't be used; the newest checkpoint is then in a
+    file or the store.
+    """
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    if continued:
+        resume.check(continued, data, device)
+        # Both affect the last bits, and auto may choose differently here.
+        precision = continued.data.tags["precision"]
+        threads = int(continued.data.tags["threads"])
+    torch.set_num_threads(threads)
+    tags = _tags(config, data, device, precision, threads)
+    run_id = continued.info.run_id if continued else None
+    checkpoints = Checkpoints(fingerprint(config, tags), run_id or "")
+
+    def save(state: TrainingState) -> None:
+        checkpoints.write(state)
+        if show:
+            show(state.history)
+
+    with (
+        checkpoints.kept_on_failure(),
+        track(config.run_name, config.as_dict(), tags, parent=parent, run_id=run_id) as run,
+    ):
+        checkpoints.run_id = run.info.run_id
+        provenance.log_dataset(data)
+        state = _last_state(config, checkpoints) if continued else None
+        network, history = train_network(config, data, device, precision, state, save)
+        buffer.flush()
+        learning = _log_learning(config, data, history)
+        model_uri = log_network(network, data, config.epochs)
+        result = RunResult(
+            run_id=run.info.run_id,
+            experiment_id=run.info.experiment_id,
+            config=config,
+            parameters=count_parameters(network),
+            model_uri=model_uri,
+            history=history,
+            tags=run.data.tags | {"learning": learning},
+        )
+        return register_model(result, data) if register else result
+
+
+def register_model(result: RunResult, data: ImageDataset) -> RunResult:
+    """Register the model of a run."""
+    accuracy = result.history[-1]["val_accuracy"]
+    version = registry.register(result.model_uri, result.config, accuracy, data)
+    return result._replace(registered=version)
+
+
+def _tags(
+    config: Config, data: ImageDataset, device: torch.device, precision: str, threads: int
+) -> dict[str, object]:
+    tags: dict[str, object] = {
+        "kind": "train",
+        "variant": config.variant,
+        "seed": config.seed,
+        "device": device.type,
+        "precision": precision,
+        "threads": threads,
+        "num_parameters": count_parameters(CNNNetwork(config.variant)),
+        "code_digest": provenance.code_digest(),
+        "epochs": config.epochs,
+        **data.tags,
+    }
+    if device.type == "cuda":
+        tags["device_name"] = torch.cuda.get_device_name(device)
+    return tags
+
+
+def _last_state(config: Config, checkpoints: Checkpoints) -> TrainingState | None:
+    state = checkpoints.read()
+    complete = len(state.history) if state else 0
+    print(f"{config.run_name} continues after {complete} of {config.epochs} epochs", flush=True)
+    return state
+
+
+def _log_learning(config: Config, data: ImageDataset, history: History) -> str:
+    """Log the learning curves, and whether the network has learned anything: `ok` or `stuck`."""
+    # matplotlib takes a second to import: done only when there is something to show.
+    from pipeline.runs.run_figures import learning_curves
+
+    learning = "stuck" if is_stuck(history) else "ok"
+    if learning == "stuck":
+        print(
+            f"warning: {config.run_name} has learned nothing: its loss is no better than a guess's,"
+            " ln(100) = 4.6; another learning rate may help",
+            file=sys.stderr,
+        )
+    in_store(mlflow.set_tag)("learning", learning)
+    title = f"{config.run_name} on {data.name}"
+    log_figure(learning_curves(history, title), "learning_curves.png")
+    return learning

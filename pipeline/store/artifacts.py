@@ -1,0 +1,67 @@
+"""The files of a run, written whole or not at all, on a local disk or on a server."""
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import mlflow
+import pandas as pd
+
+from pipeline.store.waiting import in_store
+from pipeline.upstream import local_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def replace_artifact(content: bytes, name: str) -> None:
+    """Store a file in the active run, replacing any of that name."""
+    folder = local_path(str(mlflow.get_artifact_uri()))
+    if folder:
+        write_atomically(folder / name, content)
+        return
+    with TemporaryDirectory() as temporary:
+        path = Path(temporary) / name
+        path.write_bytes(content)
+        mlflow.log_artifact(str(path))
+
+
+@in_store
+def read_artifact(run_id: str, name: str) -> bytes | None:
+    """Return a run's file; None if it has none of that name."""
+    folder = local_path(mlflow.get_run(run_id).info.artifact_uri)
+    if folder:
+        path = folder / name
+        return path.read_bytes() if path.exists() else None
+    if name not in {file.path for file in mlflow.MlflowClient().list_artifacts(run_id)}:
+        return None
+    with TemporaryDirectory() as temporary:
+        mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=temporary)
+        return Path(temporary, name).read_bytes()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write or replace a file atomically: it appears whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with new.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut must not leave the name without the content
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
+@in_store
+def log_figure(figure: "Figure", path: str) -> None:
+    """Store a figure in the active run."""
+    mlflow.log_figure(figure, path)
+
+
+@in_store
+def log_table(table: pd.DataFrame, path: str) -> None:
+    """Store a table in the active run, as CSV."""
+    mlflow.log_text(table.to_csv(index=False), path)

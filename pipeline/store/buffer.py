@@ -1,0 +1,166 @@
+"""Buffer a run's metrics and state, so that training never waits for the store."""
+
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+
+import mlflow
+from mlflow.entities import Metric, Run
+
+from pipeline import upstream
+from pipeline.store.address import shown_uri
+from pipeline.store.advice import as_store_error
+from pipeline.store.artifacts import read_artifact, replace_artifact
+from pipeline.store.failures import STORE_ERRORS, is_contended, is_outage
+from pipeline.store.waiting import RETRY_SECONDS, in_store, uncut
+
+METRICS_AT_ONCE = 1000  # MLflow's limit
+STATE_FILE = "training_state.pt"
+
+
+class Buffer:
+    """What the store has not yet received of a run.
+
+    Each metric keeps the time at which it was measured. MLflow uses it to recognise a metric that
+    it already has, so resending one that got no answer does not duplicate it.
+    known: names and steps that an earlier process logged; they are not logged again.
+    """
+
+    def __init__(self, known: Collection[tuple[str, int]] = ()) -> None:
+        self.metrics: list[Metric] = []
+        self.known = known
+        self.state = b""
+        self.store_answers = True
+        self.next_try = 0.0
+
+    def attempt(self, action: Callable[[], None]) -> bool:
+        """Run an action that can wait; during an outage skip it, or try it rarely.
+
+        Returns whether it succeeded. Raises StoreError for a lasting failure.
+        """
+        started = time.monotonic()
+        if started < self.next_try:
+            return False
+        try:
+            with uncut():
+                action()
+        except STORE_ERRORS as error:
+            if not is_outage(error):
+                raise as_store_error(error) from None
+            # A request to a hung server takes half a minute to fail; training continues for three
+            # times as long as the attempt took.
+            now = time.monotonic()
+            self.next_try = now + max(RETRY_SECONDS, 3 * (now - started))
+            if self.store_answers and not is_contended(error):
+                self.store_answers = False
+                _report("does not answer; training continues, and its metrics wait")
+            return False
+        if not self.store_answers:
+            self.store_answers = True
+            _report("answers again")
+        sample_again()
+        return True
+
+
+_buffers: dict[str, Buffer] = {}  # of the open tracked runs, by run id
+
+
+def open_for(run: Run) -> None:
+    """Buffer the metrics of a run while the store does not answer."""
+    _buffers[run.info.run_id] = Buffer(_logged_steps(run))
+
+
+def close(run: Run) -> None:
+    """Discard what the store has not received."""
+    _buffers.pop(run.info.run_id, None)
+
+
+def log_metrics(metrics: Mapping[str, float], step: int = 0) -> None:
+    """Log to the active run; do nothing if there is none (MLflow itself would start one).
+
+    In a tracked run they are sent with the epoch's state, because a request costs more than its
+    content. In an outage they are buffered; outside a tracked run the caller waits.
+    """
+    run = mlflow.active_run()
+    if run is None:
+        return
+    buffer = _buffers.get(run.info.run_id)
+    if buffer is None:
+        in_store(mlflow.log_metrics)(dict(metrics), step=step)
+        return
+    now = time.time_ns() // 1_000_000
+    buffer.metrics += [
+        Metric(name, value, now, step)
+        for name, value in metrics.items()
+        if (name, step) not in buffer.known
+    ]
+
+
+def save_state(content: bytes) -> bool:
+    """Store the active run's training state, replacing the last one, and its metrics.
+
+    It appears whole or not at all. Returns whether the store has it; if not, it is buffered.
+    """
+    buffer = _active_buffer()
+    buffer.state = content
+    return buffer.attempt(_send_metrics) and buffer.attempt(_send_state)
+
+
+def load_state(run_id: str) -> bytes | None:
+    """Return the newest state stored by `save_state`; None if there is none."""
+    return read_artifact(run_id, STATE_FILE)
+
+
+@in_store
+def flush() -> None:
+    """Wait until the store has all metrics and the last state of the active run."""
+    _send_metrics()
+    _send_state()
+
+
+def sample_again() -> None:
+    """Restart MLflow's CPU and memory sampling if an outage stopped it.
+
+    For a study and its runs alike: the samples are also their sign of life.
+    """
+    with uncut(), suppress(*STORE_ERRORS):  # another outage: try again later
+        upstream.restart_system_metrics()
+
+
+def _active_buffer() -> Buffer:
+    run = mlflow.active_run()
+    assert run
+    return _buffers[run.info.run_id]
+
+
+def _send_metrics() -> None:
+    run = mlflow.active_run()
+    assert run
+    waiting = _active_buffer().metrics
+    while waiting:
+        some = waiting[:METRICS_AT_ONCE]
+        mlflow.MlflowClient().log_batch(run.info.run_id, metrics=some)
+        del waiting[: len(some)]
+
+
+def _send_state() -> None:
+    buffer = _active_buffer()
+    if buffer.state:
+        replace_artifact(buffer.state, STATE_FILE)
+        buffer.state = b""
+
+
+@in_store
+def _logged_steps(run: Run) -> set[tuple[str, int]]:
+    client = mlflow.MlflowClient()
+    return {
+        (name, metric.step)
+        for name in run.data.metrics
+        if not name.startswith("system/")
+        for metric in client.get_metric_history(run.info.run_id, name)
+    }
+
+
+def _report(what: str) -> None:
+    print(f"the tracking store {shown_uri()} {what}", file=sys.stderr)

@@ -1,0 +1,73 @@
+"""Classify failures of the tracking store: whether they may pass.
+
+An outage (a restarting server, a database locked by another process) passes; a full disk or a store
+that is not writable does not.
+"""
+
+import re
+
+import mlflow
+import requests
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.errors import MachineError
+
+STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
+LASTING = (
+    "disk is full",
+    "readonly",
+    "unable to open",
+    "no such table",
+    "disk I/O error",
+    "syntax error",
+)
+CONTENDED = re.compile("database is locked|unique constraint|duplicate (key|entry)", re.IGNORECASE)
+PASSING_CODES = {408, 429, *range(500, 600)}  # HTTP
+# MLflow's messages about an unreachable server.
+UNREACHED = re.compile("API request to .* failed with (exception|timeout)|ownload")
+# SQLAlchemy may put this before the reason.
+AUTOFLUSH = (
+    "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block if"
+    " this flush is occurring prematurely)"
+)
+
+
+class StoreError(MachineError):
+    """The tracking store can't be used, and waiting does not help."""
+
+
+class StoreOutageError(StoreError):
+    """The tracking store does not answer; it may later."""
+
+
+def is_contended(error: Exception) -> bool:
+    """Whether a concurrent write by another process caused the error: a retry succeeds.
+
+    SQLite is locked during a write. Every database rejects the second of two inserts of the same
+    row, such as the tag of a dead run: MLflow checks whether it exists, then adds it.
+    """
+    return bool(CONTENDED.search(str(error)))
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether a retry may succeed later."""
+    said = str(error)
+    if any(words in said for words in LASTING):
+        return False
+    if is_contended(error):
+        return True
+    if isinstance(error, requests.HTTPError):  # the server does answer
+        return error.response is None or error.response.status_code in PASSING_CODES
+    if isinstance(error, MlflowException):
+        if mlflow.get_tracking_uri().startswith("http"):
+            code = re.search(r"failed with error code (\d+)", said)
+            return int(code[1]) in PASSING_CODES if code else bool(UNREACHED.search(said))
+        return bool(error.error_code == "TEMPORARILY_UNAVAILABLE")  # a database
+    return isinstance(error, requests.RequestException)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    said = str(error).strip().removeprefix(AUTOFLUSH).strip()
+    return (said or type(error).__name__).splitlines()[0]

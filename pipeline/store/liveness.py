@@ -1,0 +1,104 @@
+"""Whether a run's process is still alive, on any machine.
+
+A process killed with -9, or by a power cut, leaves its run RUNNING.
+"""
+
+import os
+import socket
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import mlflow
+import psutil
+from mlflow.entities import Run
+
+from pipeline.store.waiting import in_store
+
+# A live run samples CPU and memory every few seconds. One on another machine, whose process can't
+# be seen from here, is given up after a silence longer than any store outage should last.
+SILENCE_SECONDS = 3600
+HOST, PROCESS = "pipeline.host", "pipeline.process"
+MOST_RUNS = 1000
+
+
+def this_process() -> dict[str, str]:
+    """Tags that identify this process: machine; process id and start time in seconds.
+
+    The start time is given twice: since 1970, and since the machine booted, which a clock change
+    does not alter.
+    """
+    started = psutil.Process().create_time()
+    process = f"{os.getpid()} {started:.2f} {started - psutil.boot_time():.2f}"
+    return {HOST: _host(), PROCESS: process}
+
+
+def _host() -> str:
+    """Name the machine and, where it has several, the namespace of process ids."""
+    space = ""
+    with suppress(OSError):
+        space = str(Path("/proc/self/ns/pid").readlink())
+    address = uuid.getnode()
+    made_up = address >> 40 & 1  # if no network card has one; it then differs in each process
+    return f"{socket.gethostname()} {0 if made_up else address:x} {space}".strip()
+
+
+@in_store
+def is_alive(run: Run) -> bool:
+    """Whether the process that began or continued the run is alive, as far as can be known.
+
+    Judged by process id and start time on this machine, by its last sign of life elsewhere.
+    """
+    pid, _, started = run.data.tags[PROCESS].split()
+    if run.data.tags[HOST] == _host():
+        try:
+            process = psutil.Process(int(pid))
+            same = abs(process.create_time() - psutil.boot_time() - float(started)) < 1
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            # Or this user may not inspect it (`hidepid`, on shared servers).
+            if not psutil.pid_exists(int(pid)):
+                return False
+    return time.time() - last_sign(run) < SILENCE_SECONDS
+
+
+def last_sign(run: Run) -> float:
+    """When the run last logged anything, or its process began, in seconds since 1970."""
+    logged: list[float] = [metric.timestamp / 1000 for metric in run.data.to_proto().metrics]
+    return max(float(run.data.tags[PROCESS].split()[1]), *logged, 0.0)
+
+
+@in_store
+def mark_dead_runs() -> None:
+    """Set every RUNNING run whose process is gone to KILLED."""
+    for run in mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"attributes.status = 'RUNNING' and tags.`{PROCESS}` != ''",
+        max_results=MOST_RUNS,
+        output_format="list",
+    ):
+        # It may just have ended, or been continued by another process.
+        if not is_alive(run):
+            now = mlflow.get_run(run.info.run_id)
+            if now.info.status == "RUNNING" and not is_alive(now):
+                _mark_dead(now)
+
+
+def _mark_dead(run: Run) -> None:
+    """Set a run to KILLED, as of its last sign of life, and record the reason in a tag."""
+    client = mlflow.MlflowClient()
+    reason = f"its process {run.data.tags[PROCESS].split()[0]} ended without reporting it"
+    client.set_tag(run.info.run_id, "failure", reason)
+    client.set_terminated(run.info.run_id, "KILLED", end_time=int(last_sign(run) * 1000))
+
+
+def describe(run: Run) -> str:
+    """Say which process a run belongs to, and when it last gave a sign of life."""
+    host, process = (run.data.tags[tag].split()[0] for tag in (HOST, PROCESS))
+    told = f"process {process} on {host}"
+    if run.data.tags[HOST] == _host():
+        return told
+    silent = (time.time() - last_sign(run)) / 60
+    patience = SILENCE_SECONDS // 60
+    return f"{told}, silent for {silent:.0f} minutes; after {patience} it may be continued"

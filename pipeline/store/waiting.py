@@ -1,0 +1,96 @@
+"""Wait for the tracking store while it does not answer."""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from multiprocessing import parent_process
+from typing import ParamSpec, TypeVar
+
+import mlflow
+
+from pipeline.errors import InputError
+from pipeline.interruption import deferred
+from pipeline.store.address import shown_uri
+from pipeline.store.advice import as_store_error
+from pipeline.store.failures import STORE_ERRORS, is_contended, is_outage
+
+RETRY_SECONDS = 2
+# How long to wait for another process writing to the same database.
+LOCK_SECONDS = 120
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def patience() -> float:
+    """Seconds that a run, once begun, waits for a store that does not answer.
+
+    Raises InputError if PIPELINE_STORE_PATIENCE is not a valid number.
+    """
+    given = os.environ.get("PIPELINE_STORE_PATIENCE", "600")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < math.inf:
+        raise InputError(
+            f"PIPELINE_STORE_PATIENCE is {given!r}; it must be a number of seconds, such as 600"
+        )
+    return seconds
+
+
+_is_inside = False  # whether a function wrapped by `in_store` is running
+
+
+def in_store(function: Callable[P, T]) -> Callable[P, T]:
+    """Wrap a function that is safe to retry, so that it waits for an outage to end.
+
+    Raises StoreOutageError, in one line, if the outage does not end in time (there is no waiting
+    before a run has begun; a study's job has one from the start), and StoreError for a lasting
+    failure.
+    """
+
+    @wraps(function)
+    def patient(*args: P.args, **kwargs: P.kwargs) -> T:
+        global _is_inside
+        if _is_inside:
+            return function(*args, **kwargs)  # the outermost call waits: here signals are held
+        started, told = time.monotonic(), False
+        while True:
+            try:
+                with uncut():
+                    _is_inside = True
+                    try:
+                        return function(*args, **kwargs)
+                    finally:
+                        _is_inside = False
+            except STORE_ERRORS as error:
+                limit = patience() if mlflow.active_run() or parent_process() else 0.0
+                if is_contended(error):
+                    limit = max(limit, LOCK_SECONDS)
+                if not is_outage(error) or time.monotonic() - started >= limit:
+                    raise as_store_error(error) from None
+                if not told and not is_contended(error):
+                    told = True
+                    print(
+                        f"the tracking store {shown_uri()} does not answer; waiting for it for up"
+                        f" to {limit:.0f} s",
+                        file=sys.stderr,
+                    )
+                time.sleep(RETRY_SECONDS)
+
+    return patient
+
+
+def uncut() -> AbstractContextManager[None]:
+    """Hold signals back while a database is in use.
+
+    An exception raised by a signal inside SQLAlchemy can leave a transaction open. This process
+    then waits in vain for its own lock when it records how the run ended, and so do others. A
+    server is not affected, so a request to it, which can take long, may be interrupted.
+    """
+    return nullcontext() if mlflow.get_tracking_uri().startswith("http") else deferred()

@@ -1,0 +1,83 @@
+"""Compare finished runs, however they were started, after checking that they can be compared."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+
+from mlflow.entities import Run
+
+from pipeline.config import VARIANTS
+from pipeline.errors import InputError
+from pipeline.report.analysis import analyse
+from pipeline.report.findings import COMPARISONS
+from pipeline.report.publish import publish
+from pipeline.runs.lifecycle import track
+from pipeline.runs.queries import experiment_id, find_runs, get_runs
+from pipeline.runs.run_result import config_of, differences, read_result, recipe
+from pipeline.store import liveness
+
+
+def compare_runs(run_ids: Sequence[str], experiment: str) -> None:
+    """Write the report of a study on the given runs, or on all training runs of the experiment.
+
+    Runs can be compared if they have the same recipe and data. The group that allows the most
+    comparisons is used; the others are listed with what differs. If a cell has several runs, the
+    newest counts. The report goes to the runs' experiment.
+
+    Raises InputError for an unknown run or experiment, and if nothing can be compared.
+    """
+    liveness.mark_dead_runs()
+    found = get_runs(run_ids) if run_ids else find_runs(experiment_id(experiment), {})
+    if not found:
+        raise InputError(f"experiment {experiment!r} has no finished training run to compare")
+    chosen, unused = comparable(found)
+    analysis = analyse([read_result(run) for run in chosen])
+    if not analysis.compared:
+        names = ", ".join(sorted(config_of(run).run_name for run in chosen))
+        reasons = "".join(f"; {run}: {reason}" for run, reason in list(unused.items())[:3])
+        raise InputError(
+            "nothing to compare: it takes two variants with the same recipe, seed and learning"
+            f" rate, but the runs are only: {names}{reasons}"
+        )
+    settings = {"runs": ",".join(run_ids) or "all", "experiment": experiment}
+    tags = {"kind": "comparison"}
+    with track("comparison", settings, tags, chosen[0].info.experiment_id):
+        publish(analysis, unused, {})
+
+
+def comparable(found: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
+    """Split runs into the group that allows the most comparisons, and the rest with the reasons.
+
+    If groups tie, the larger is used, then the newer.
+    """
+    groups: dict[str, dict[tuple[str, int, float], Run]] = defaultdict(dict)
+    unused = {}
+    for run in sorted(found, key=lambda run: -run.info.start_time):
+        config = config_of(run)
+        cells = groups[json.dumps(recipe(config, run.data.tags))]
+        newest = cells.setdefault((config.variant, config.seed, config.lr), run)
+        if newest is not run:
+            unused[_name(run)] = f"repeated by run {newest.info.run_id[:8]}"
+
+    def rank(key: str) -> tuple[int, int, int]:
+        cells = groups[key]
+        pairs = sum(
+            (pair.control, *cell[1:]) in cells
+            for pair in COMPARISONS
+            for cell in cells
+            if cell[0] == pair.treatment
+        )
+        return pairs, len(cells), max(run.info.start_time for run in cells.values())
+
+    shared = max(groups, key=rank)
+    for key, cells in groups.items():
+        if key != shared:
+            reason = differences(json.loads(key), json.loads(shared))
+            unused |= {_name(run): reason for run in cells.values()}
+    order = list(VARIANTS)
+    chosen = sorted(groups[shared].items(), key=lambda one: (one[0][1:], order.index(one[0][0])))
+    return [run for _, run in chosen], unused
+
+
+def _name(run: Run) -> str:
+    return f"{config_of(run).run_name} ({run.info.run_id[:8]})"

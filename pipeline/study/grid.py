@@ -1,0 +1,113 @@
+"""The cells of a study: parsed from user input, and put in order."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from pipeline.config import MAX_NAME, VARIANTS, Config, check_choice
+from pipeline.errors import InputError
+
+MAX_SEEDS = 1000
+MAX_GRID = 8000  # characters in a tag; MLflow truncates longer ones
+# Which models a study registers.
+REGISTER = {
+    "median": "for each variant the run with the median validation accuracy (the lower of the"
+    " middle two)",
+    "all": "every run",
+    "none": "none",
+}
+# Which finished runs a study reuses.
+REUSE = ("same", "any", "none")
+
+
+class Grid(NamedTuple):
+    """The axes of a study; all other settings are the same for all its runs."""
+
+    variants: Sequence[str]
+    seeds: Sequence[int]
+    rates: Sequence[float]
+
+    def cells(self, config: Config) -> list[Config]:
+        """List the cells in running order; all other settings are `config`'s.
+
+        Each seed is completed before the next, so that a study stopped early is fair. The variants
+        take turns to go first: a machine that slows down or warms up favours none.
+        """
+        blocks = [(seed, lr) for seed in self.seeds for lr in self.rates]
+        count = len(self.variants)
+        return [
+            replace(config, variant=self.variants[(turn + place) % count], seed=seed, lr=lr)
+            for turn, (seed, lr) in enumerate(blocks)
+            for place in range(count)
+        ]
+
+    def as_json(self) -> str:
+        """The axes as JSON. Raises InputError if they are too long for a tag."""
+        text = json.dumps(self._asdict())
+        if len(text) > MAX_GRID:
+            raise InputError(
+                f"seeds and lr take {len(text)} characters, and {MAX_GRID} can be kept; split the"
+                " study"
+            )
+        return text
+
+
+def check_name(name: str) -> None:
+    """Raise InputError unless a study can have that name, and be found by it."""
+    if not name.strip() or len(name) > MAX_NAME:
+        raise InputError(f"name is {name!r}; it must have 1 to {MAX_NAME} characters")
+
+
+def parse_jobs(text: str) -> int:
+    """Read a number of jobs; 0 means `auto`."""
+    if text == "auto":
+        return 0
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
+        raise InputError(f"jobs is {text!r}; it must be a whole number from 1 to 9999, or auto")
+    return int(text)
+
+
+def parse_variants(text: str) -> list[str]:
+    """Read `base,bn,dropout`."""
+    variants = [part.strip() for part in text.split(",")]
+    for variant in variants:
+        check_choice("variant", variant, VARIANTS)
+    if len(set(variants)) < len(variants):
+        raise InputError(f"variants is {text!r}; each may be named once")
+    return variants
+
+
+def parse_rates(text: str) -> list[float]:
+    """Read one learning rate, or several: `0.01,0.003,0.001`."""
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if not 0 < len(set(rates)) == len(rates):
+        raise InputError(
+            f"lr is {text!r}; it must be a number such as 0.001, or several different ones such as"
+            " 0.01,0.001"
+        )
+    return rates
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read a count (`5`: 0 to 4), a range (`0-9`), or a list of seeds (`0,3,7` or `3,`)."""
+    try:
+        if "," in text:
+            seeds = [int(part) for part in text.split(",") if part.strip()]
+        elif "-" in text:
+            first, last = (int(part) for part in text.split("-"))
+            seeds = list(range(first, min(last, first + MAX_SEEDS) + 1))
+        else:
+            seeds = list(range(min(int(text), MAX_SEEDS + 1)))
+    except ValueError:
+        seeds = []
+    if not 0 < len(set(seeds)) == len(seeds) <= MAX_SEEDS or min(seeds) < 0:
+        raise InputError(
+            f"seeds is {text!r}; it must be a count such as 5, a range such as 0-9, or a list such"
+            f" as 0,3,7, of different whole numbers from 0, {MAX_SEEDS} at most"
+        )
+    return seeds

@@ -1,0 +1,187 @@
+"""A study: train what is not trained yet, register models, and publish the report."""
+
+import json
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from datetime import timedelta
+
+from mlflow.entities import Run
+
+from pipeline.config import Config
+from pipeline.data import load
+from pipeline.data.dataset import ImageDataset
+from pipeline.errors import MachineError
+from pipeline.models import registry
+from pipeline.report.analysis import analyse
+from pipeline.report.learning_rates import chosen_rates
+from pipeline.report.publish import publish
+from pipeline.runs.lifecycle import track
+from pipeline.runs.provenance import log_dataset
+from pipeline.runs.run_result import RunResult, recipe
+from pipeline.runs.training_run import THREADS, register_model, train_run
+from pipeline.store import liveness
+from pipeline.store.failures import StoreError, first_line
+from pipeline.study.grid import REGISTER, Grid
+from pipeline.study.jobs import Event, Progress, Task, in_parallel
+from pipeline.study.parallelism import choose_jobs, share_threads
+from pipeline.study.progress import StudyProgress
+from pipeline.study.reuse import (
+    check_same_recipe,
+    check_same_study,
+    given_study,
+    reusable_cells,
+)
+from pipeline.training.device import choose_device, choose_precision
+
+Events = Generator[tuple[Config, Event]]
+Failures = dict[str, str]  # the reason, by run name
+
+
+def run_study(
+    config: Config, grid: Grid, *, name: str, register: str, reuse: str, asked_jobs: int
+) -> None:
+    """Train every cell of the grid, and publish the report.
+
+    One parent run, with a child run for each cell; all other settings are `config`'s. Cells that
+    are finished already, by the same code (`reuse="same"`) or by any, are not trained again. A
+    child that fails is listed, and the others continue. `asked_jobs` of them train in parallel (0:
+    as many as the machine has room for, and one on a GPU), each with its share of the threads.
+
+    Raises InputError if the study `name` (`auto`: none) has another recipe; MachineError, at the
+    end, if a child has failed.
+    """
+    started = time.monotonic()
+    cells, axes = grid.cells(config), grid.as_json()
+    given = given_study()
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    data = load(config.dataset, config.data_dir, config.train_images, config.validation)
+    shared = recipe(config, {**data.tags, "precision": precision})
+    check_same_recipe(name, shared)
+    jobs = choose_jobs(asked_jobs, len(cells), THREADS, device.type == "cuda")
+    choices = {"name": name, "register": register, "reuse": reuse, "jobs": asked_jobs or "auto"}
+    identity = {"study": name, "recipe": json.dumps(shared), "grid": axes}
+    tags = {"kind": "study", **identity, "jobs_chosen": jobs.reason, **data.tags}
+    liveness.mark_dead_runs()  # so that they can be continued
+    if given:
+        check_same_study(given, identity)
+
+    run_name = "ablation" if name == "auto" else name
+    with track(run_name, _settings(config, grid) | choices, tags) as parent:
+        log_dataset(data)
+        conditions = {"data_digest": data.digest, "precision": precision, "device": device.type}
+        done, begun = reusable_cells(parent, cells, conditions, reuse)
+        if len(done) < len(cells):
+            print(jobs.reason, flush=True)
+        events = _train(cells, done, begun, parent, data, jobs.number)
+        results, failures = _follow(events, cells, done)
+        if not results:
+            raise _failed(failures, len(cells))
+        results = _register_models(results, data, register)
+        reused = f", {len(done)} of {len(cells)} runs reused from before" if done else ""
+        facts = {
+            "wall time": f"{timedelta(seconds=round(time.monotonic() - started))}{reused}",
+            "runs in parallel": f"{jobs.reason}; together they have {THREADS} threads",
+            "registered models": REGISTER[register],
+        }
+        publish(analyse(results), failures, facts)
+        if failures:
+            raise _failed(failures, len(cells))
+
+
+def _settings(config: Config, grid: Grid) -> dict[str, object]:
+    """The study's parameters: the shared settings, and the axes along which its runs differ."""
+    shared = {k: v for k, v in config.as_dict().items() if k not in ("variant", "seed", "lr")}
+    axes = {"variants": grid.variants, "seeds": grid.seeds, "lr": grid.rates}
+    return {**shared, **{axis: ",".join(map(str, values)) for axis, values in axes.items()}}
+
+
+def _train(
+    cells: Sequence[Config],
+    done: Mapping[Config, RunResult],
+    begun: Mapping[Config, Run],
+    parent: Run,
+    data: ImageDataset,
+    at_once: int,
+) -> Events:
+    """Train the cells that are not done, `at_once` of them in parallel."""
+    todo = [cell for cell in cells if cell not in done]
+    if at_once == 1:
+        return _one_by_one(todo, begun, parent, data)
+    threads = dict(zip(cells, share_threads(len(cells), at_once, THREADS), strict=True))
+    tasks = [Task(cell, begun.get(cell), threads[cell]) for cell in todo]
+    return in_parallel(tasks, parent, at_once)
+
+
+def _one_by_one(
+    cells: Sequence[Config], begun: Mapping[Config, Run], parent: Run, data: ImageDataset
+) -> Events:
+    """Train the cells in this process, as `in_parallel` does in others."""
+    for cell in cells:
+        yield cell, Progress()
+        try:
+            yield cell, train_run(cell, data, False, begun.get(cell), parent)
+        except StoreError:
+            raise
+        except Exception as error:  # any error is this run's alone; the others continue
+            yield cell, error
+
+
+def _follow(
+    events: Events,
+    cells: Sequence[Config],
+    done: Mapping[Config, RunResult],
+) -> tuple[list[RunResult], Failures]:
+    """Show the progress of the cells. Returns the results in the order of `cells`, and failures."""
+    results, failures = dict(done), Failures()
+    if done:
+        print(f"{len(done)} of {len(cells)} runs are finished already and are reused", flush=True)
+    with closing(events), closing(StudyProgress(len(cells), len(done))) as progress:
+        for cell, event in events:
+            match event:
+                case str():
+                    progress.write(f"{cell.run_name}: {event}")
+                case Progress(epochs=0):
+                    progress.begin(cell)
+                case Progress(epochs, val_accuracy):
+                    progress.show(cell, epochs, val_accuracy)
+                case RunResult():
+                    results[cell] = event
+                    accuracy = event.history[-1]["val_accuracy"]
+                    progress.end(cell, f"validation accuracy {accuracy:.1%}, {event.seconds:.0f} s")
+                case Exception():
+                    failures[cell.run_name] = first_line(event)
+                    progress.end(cell, f"failed: {failures[cell.run_name]}", failed=True)
+    return [results[cell] for cell in cells if cell in results], failures
+
+
+def _register_models(
+    results: Sequence[RunResult], data: ImageDataset, which: str
+) -> list[RunResult]:
+    """Register the models that `which`, a key of REGISTER, names.
+
+    The median, because a lucky seed promises more than retraining gives. It is taken at the
+    variant's chosen learning rate; if none is chosen, no model is registered.
+    """
+    chosen = {result.run_id for result in results} if which == "all" else set[str]()
+    if which == "median":
+        for variant, lr in (chosen_rates(results, []) or {}).items():
+            runs = [r for r in results if (r.config.variant, r.config.lr) == (variant, lr)]
+            runs.sort(key=lambda result: result.history[-1]["val_accuracy"])
+            chosen.add(runs[(len(runs) - 1) // 2].run_id)
+    results = [register_model(r, data) if r.run_id in chosen else r for r in results]
+    return [  # a later one may have taken an alias
+        r._replace(registered=registry.refresh(r.registered)) if r.registered else r
+        for r in results
+    ]
+
+
+def _failed(failures: Failures, cells: int) -> MachineError:
+    name, reason = next(iter(failures.items()))
+    if len(failures) == cells:
+        return MachineError(f"all {cells} runs failed; {name}: {reason}")
+    return MachineError(
+        f"{len(failures)} of {cells} runs failed; {name}: {reason}; the same command again repeats"
+        " them and keeps the others"
+    )

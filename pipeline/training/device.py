@@ -1,0 +1,63 @@
+"""The device and precision of a run; exact arithmetic on CUDA, and memory kept between steps."""
+
+import ctypes
+import platform
+
+import torch
+
+from pipeline.errors import InputError
+
+# glibc's names, from malloc.h, and the maximum it accepts for each.
+M_TRIM_THRESHOLD, MOST_KEPT = -1, 2**31 - 1
+M_MMAP_THRESHOLD, LARGEST_KEPT = -3, 2**25
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device for `auto`, `cpu` or `cuda`; InputError if `cuda` is not available."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device is cuda, but no CUDA device can be used here; use cpu or auto")
+    return torch.device(name)
+
+
+def compute_exactly() -> None:
+    """Make CUDA compute fp32 as fp32, not TF32, and deterministically."""
+    torch.backends.cudnn.allow_tf32 = False
+    # PyTorch's default, which NVIDIA's containers change; augmentation depends on the last bits.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+
+
+def keep_freed_memory() -> None:
+    """Make glibc keep the memory of freed tensors for the next ones.
+
+    By default it returns large blocks to the system, which maps and clears them again at each step;
+    that costs a fifth to a third of the speed (docs/LOG.md). Other C libraries are left alone.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        libc.mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
+
+
+def release_freed_memory() -> None:
+    """Release what `keep_freed_memory` kept; later code needs it in blocks of other sizes."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Return `fp32` or `bf16`; `auto` is bf16 if the hardware multiplies bf16 matrices.
+
+    Otherwise bf16 is emulated and slower than fp32. Weights, optimiser, loss and validation are
+    always fp32.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        features = torch.cpu.get_capabilities()
+        native = features.get("avx512_bf16") or features.get("amx_bf16")
+    return "bf16" if native else "fp32"

@@ -1,0 +1,137 @@
+"""The tutorial's `epoch()`: one pass over the data, in training or in validation."""
+
+import math
+import sys
+import time
+from collections.abc import Iterable
+from operator import length_hint
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.errors import DivergedError
+from pipeline.training.cuda_graph import Step
+
+# Seconds between updates of the progress bar. Each one reads two numbers from the device, so it
+# waits for it. If stderr is a file, the bar adds a line every ten seconds.
+BAR_INTERVAL = 0.2 if sys.stderr.isatty() else 10.0
+
+# Devices on which reading a number does not block, so every loss can be checked.
+FREE_LOOKS = ("cpu",)
+
+
+class EpochResult(NamedTuple):
+    """Mean loss per image (nats, for cross-entropy), and the fraction of correct predictions."""
+
+    loss: float
+    accuracy: float
+
+
+def epoch(
+    model: nn.Module,
+    n: int,
+    train: bool,
+    dataloader: Iterable[tuple[Tensor, Tensor]],
+    criterion: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    precision: str = "fp32",
+    split: str | None = None,
+    step: Step | None = None,
+) -> EpochResult:
+    """Train or validate `model` for one pass over `dataloader`, as in the tutorial.
+
+    `dataloader` yields images and labels, as any `torch.utils.data.DataLoader` does; `criterion`
+    returns the mean loss of a batch; `optimizer` is used only if `train`. With `precision="bf16"`
+    the forward pass runs under autocast. `step` replaces `plain_step`.
+
+    Loss and accuracy are returned, shown in the progress bar, and logged to the active MLflow run,
+    if there is one, as `train_loss` and `train_accuracy` (or `val_…`) at step `n`; `split` is
+    another prefix. In training, each batch is measured before its own step, so the results are
+    means over a changing network.
+
+    Raises DivergedError at the first infinite or NaN loss. (On a GPU, where reading the loss takes
+    time, at the next progress bar update.)
+    """
+    model.train(train)
+    device = next(model.parameters()).device
+    step = step or plain_step(model, criterion, optimizer if train else None, precision)
+    # The sums stay on the device: reading them after each batch would make a GPU wait every time.
+    total_loss = torch.zeros((), device=device)
+    total_correct = torch.zeros((), dtype=torch.int64, device=device)
+    finite_batches = torch.zeros((), dtype=torch.int64, device=device)
+    total_samples = 0
+
+    phase = split or ("T" if train else "V")
+    # leave=None: the finished bar stays visible, unless it is shown below another bar.
+    with tqdm(total=length_hint(dataloader) or None, mininterval=BAR_INTERVAL, leave=None) as bar:
+
+        def result() -> EpochResult:
+            loss, accuracy = total_loss.item() / total_samples, total_correct.item() / total_samples
+            if not math.isfinite(loss):
+                rate = optimizer.param_groups[0]["lr"]
+                raise DivergedError(
+                    f"the loss is {loss} in epoch {n} ({phase}), batch {finite_batches.item() + 1}"
+                    f" of {bar.total or 'unknown'}, at learning rate {rate:g}; try a smaller one,"
+                    f" such as {rate / 10:g}"
+                )
+            bar.set_description_str(
+                f"Epoch {n} ({phase}), Loss: {loss:.4f}, Accuracy: {accuracy:.2%}",
+                refresh=False,
+            )
+            return EpochResult(loss, accuracy)
+
+        shown = time.monotonic()
+        for data, target in dataloader:
+            images, labels = data.to(device), target.to(device)
+            loss, correct = step(images, labels)
+            # The mean times the batch size, because the last batch is smaller.
+            total_loss += loss * len(labels)
+            finite_batches += total_loss.isfinite()
+            total_correct += correct
+            total_samples += len(labels)
+            bar.update()
+            due = time.monotonic() - shown > BAR_INTERVAL
+            if due or (device.type in FREE_LOOKS and not math.isfinite(total_loss.item())):
+                result()
+                shown = time.monotonic()
+        final = result()
+
+    prefix = split or ("train" if train else "val")
+    log_metrics({f"{prefix}_loss": final.loss, f"{prefix}_accuracy": final.accuracy}, n)
+    return final
+
+
+def plain_step(
+    model: nn.Module, criterion: nn.Module, optimizer: torch.optim.Optimizer | None, precision: str
+) -> Step:
+    """Return a function that computes a batch, and trains on it if there is an optimiser.
+
+    It returns the mean loss and number of correct predictions, both on the device.
+    """
+
+    def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if optimizer:
+            optimizer.zero_grad()
+        with (
+            torch.set_grad_enabled(optimizer is not None),
+            torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"),
+        ):
+            outputs = model(images)
+        loss = criterion(outputs.float(), labels)
+        if optimizer:
+            loss.backward()
+            optimizer.step()
+        return loss.detach(), (outputs.argmax(dim=1) == labels).sum()
+
+    return step
+
+
+def log_metrics(metrics: dict[str, float], step: int) -> None:
+    """Log to the active MLflow run. A process that has not imported MLflow has none."""
+    if "mlflow" in sys.modules:
+        from pipeline.store import buffer
+
+        buffer.log_metrics(metrics, step)

@@ -1,0 +1,178 @@
+"""Code that depends on MLflow's and torch's internals: private names and workarounds.
+
+Everything here was checked with MLflow 3.17.2 and torch 2.14.1. Look here first when either is
+upgraded: `tests/test_upstream.py` fails for each entry that the installed version no longer needs.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+
+import mlflow
+import psutil
+import torch
+from mlflow.store.artifact.utils.models import get_model_name_and_version
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking.fluent import run_id_to_system_metrics_monitor
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
+from mlflow.utils.string_utils import quote
+from mlflow.utils.uri import is_local_uri
+from sqlalchemy.engine import Engine
+from torch.export import ExportedProgram
+
+# These log what we report in one line, or repeat a message every few seconds in an outage.
+for _name in ("mlflow.store.db.utils", "mlflow.system_metrics", "urllib3.connectionpool"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+def is_generated_name(run_name: str) -> bool:
+    """Whether MLflow made up a run's name (`polite-cod-123`).
+
+    `mlflow run` without --run-name does, and no tag distinguishes it from a user's own.
+    """
+    predicate, noun, number = [*run_name.split("-"), "", ""][:3]
+    return predicate in _GENERATOR_PREDICATES and noun in _GENERATOR_NOUNS and number.isdecimal()
+
+
+def shell_quote(text: str) -> str:
+    """Quote a word as `mlflow run` quotes parameters for this system's shell.
+
+    Not documented. MLflow's own is needed to recognise what MLflow has quoted.
+    """
+    return str(quote(text))
+
+
+def local_path(address: str) -> Path | None:
+    """Where artifacts are in the file system, as MLflow finds them; None if they are elsewhere.
+
+    Neither function is documented, and no documented one parses an artifact address.
+    """
+    if not is_local_uri(address):  # type: ignore[no-untyped-call]
+        return None
+    return Path(local_file_uri_to_path(address))  # type: ignore[no-untyped-call]
+
+
+def name_and_version(model_uri: str) -> list[str]:
+    """Resolve `models:/name@alias` and the like to name and version; `models:/m-…` to the id alone.
+
+    Not documented. `mlflow.models.get_model_info` also resolves an alias, but fetches files first.
+    """
+    found = get_model_name_and_version(mlflow.MlflowClient(), model_uri)  # type: ignore[no-untyped-call]
+    return [str(part) for part in found]
+
+
+def is_database(tracking_uri: str) -> bool:
+    """Whether a tracking store is a database, which MLflow opens with SQLAlchemy. Undocumented."""
+    return tracking_uri.startswith(tuple(DATABASE_ENGINES))
+
+
+def connect_once(database_uri: str) -> None:
+    """Connect to a database as MLflow does; raise what SQLAlchemy raises.
+
+    MLflow itself tries for 100 seconds to reach a server that is down, without saying so.
+    """
+    _database_engine(database_uri).connect().close()
+
+
+def create_tables(database_uri: str) -> None:
+    """Create MLflow's tables in an empty database, and close it.
+
+    The public way to open a store creates them too, but keeps the file open, and Windows can't
+    rename open files. `store.initialization` says why it is renamed.
+    """
+    from mlflow.store.db.utils import _initialize_tables
+
+    engine = _database_engine(database_uri)
+    try:
+        _initialize_tables(engine)  # type: ignore[no-untyped-call]
+    finally:
+        engine.dispose()
+
+
+def _database_engine(uri: str) -> Engine:
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    return create_sqlalchemy_engine(uri)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def is_known_schema(revision: str) -> bool:
+    """Whether the installed MLflow has a migration that leads to this revision of its tables.
+
+    MLflow rejects older and newer tables with the same message.
+    """
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+    from mlflow.store.db.utils import _get_alembic_config
+
+    try:
+        migrations = ScriptDirectory.from_config(_get_alembic_config(""))  # type: ignore[no-untyped-call]
+        return bool(migrations.get_revision(revision))
+    except CommandError:
+        return False
+
+
+def restart_system_metrics() -> None:
+    """Resume CPU and memory sampling in every active run where MLflow has stopped it.
+
+    MLflow stops for good at the first failed request.
+    """
+    for run_id, monitor in list(run_id_to_system_metrics_monitor.items()):
+        if not monitor._process.is_alive():
+            new = SystemMetricsMonitor(run_id, resume_logging=True)  # type: ignore[no-untyped-call]
+            new.start()  # type: ignore[no-untyped-call]
+            run_id_to_system_metrics_monitor[run_id] = new  # mlflow.end_run stops it
+
+
+@contextmanager
+def export_from_memory() -> Iterator[None]:
+    """Make `torch.export.save` write a whole file at once.
+
+    On a full disk torch's own writer raises an error that does not say so, or ends the process.
+    """
+    save = torch.export.save
+
+    def save_from_memory(program: ExportedProgram, path: str) -> None:
+        content = BytesIO()
+        save(program, content)
+        Path(path).write_bytes(content.getvalue())
+
+    torch.export.save = save_from_memory  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.export.save = save
+
+
+def keep_status(run_id: str, status: str) -> None:
+    """Start a process that sets the run's status once `mlflow run`, our parent, has ended.
+
+    `mlflow run` overwrites a child's KILLED, and the status of a run that was not continued, with
+    FAILED: `mlflow.projects._maybe_set_run_terminated` asks `RunStatus.is_terminated`, which looks
+    for the status's name among numbers.
+    """
+    parent = os.getppid()
+    # A shell, or on Windows Python's launcher, may be in between.
+    with suppress(psutil.Error, StopIteration):
+        parent = next(p.pid for p in psutil.Process().parents() if "run" in p.cmdline())
+    command = [sys.executable, "-c", _KEEP_STATUS, run_id, status, str(parent)]
+    # Nothing must wait for it: it holds neither the terminal nor the pipes of this process.
+    quiet = subprocess.DEVNULL
+    subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+_KEEP_STATUS = """
+import contextlib, sys
+import mlflow, psutil
+with contextlib.suppress(psutil.Error):
+    psutil.Process(int(sys.argv[3])).wait(timeout=30)
+client = mlflow.MlflowClient()
+if client.get_run(sys.argv[1]).info.status == "FAILED":
+    client.update_run(sys.argv[1], status=sys.argv[2])
+"""

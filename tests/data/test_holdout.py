@@ -1,0 +1,94 @@
+"""Choices are made on images held out of the training split, and the test split is read once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from conftest import ROOT, SMALL, Answer, run, runs_in
+
+from pipeline import CNNNetwork
+from pipeline.data import load
+from pipeline.runs.provenance import RESULT_CODE
+from pipeline.training.batches import ValidationBatches
+
+
+def rows(images: torch.Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+def test_a_tenth_of_each_class_is_held_out_the_same_in_every_run() -> None:
+    whole, data = load("synthetic"), load("synthetic", validation="holdout")
+    assert (len(data.training), len(data.validation)) == (9000, 1000)
+    assert torch.bincount(data.validation.labels).tolist() == [10] * 100
+    assert data.test is not None
+    assert data.test.digest == whole.validation.digest
+    training, held_out = rows(data.training.images), rows(data.validation.images)
+    assert not training & held_out
+    assert training | held_out == rows(whole.training.images)
+    # It must not change: results of different versions would be of different images.
+    assert data.validation.digest.startswith("8c94f986cafab639")
+    assert len({data.digest, whole.digest}) == 2
+
+
+def test_the_test_split_is_read_once_after_the_last_epoch(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    answer = pipeline("train", "--variant", "bn", *SMALL, "--validation", "holdout")
+    assert answer.status == 0, answer.err
+    (found,) = runs_in(tmp_path, "train")
+    assert found.data.tags["validation_scheme"] == "hold-out of the training split"
+    client = mlflow.MlflowClient()
+    steps = {
+        name: [metric.step for metric in client.get_metric_history(found.info.run_id, name)]
+        for name in ("val_accuracy", "test_accuracy", "test_loss")
+    }
+    assert steps == {"val_accuracy": [1, 2], "test_accuracy": [2], "test_loss": [2]}
+    inputs = client.get_run(found.info.run_id).inputs
+    assert inputs is not None
+    contexts = {tag.value: i.dataset.digest for i in inputs.dataset_inputs for tag in i.tags}
+    whole = load("synthetic", train_images=600)
+    assert contexts["test"] == whole.validation.digest[:32]
+    assert contexts.keys() == {"training", "validation", "test"}
+
+    path = client.download_artifacts(found.info.run_id, "checkpoint.pt")
+    network = CNNNetwork.from_checkpoint(path).eval()
+    data = load("synthetic", train_images=600, validation="holdout")
+    assert data.test is not None
+    for split, metric in ((data.validation, "val_accuracy"), (data.test, "test_accuracy")):
+        with torch.no_grad():
+            right = [
+                (network(images).argmax(1) == labels).sum().item()
+                for images, labels in ValidationBatches(split, 1000, torch.device("cpu"))
+            ]
+        assert found.data.metrics[metric] == pytest.approx(sum(right) / len(split), abs=0.001)
+
+
+def test_a_study_of_several_learning_rates_holds_out_by_itself(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    tiny = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1", "--seeds", "1"]
+    answer = pipeline("ablate", *tiny, "--variants", "base,bn", "--lr", "0.001,0.003")
+    assert answer.status == 0, answer.err
+    names = {run.info.run_name for run in runs_in(tmp_path, "train")}
+    both = ["base-seed0", "bn-seed0"]
+    assert names == {*both, *(f"{name}-lr0.003" for name in both)}
+    assert {r.data.params["validation"] for r in runs_in(tmp_path, "train")} == {"holdout"}
+    assert "BatchNorm" in answer.out
+    assert "test accuracy" in answer.out
+
+
+def test_the_code_that_decides_a_result_is_what_training_imports(tmp_path: Path) -> None:
+    code = (
+        "import sys, pipeline.training.loop\n"
+        "print(*sorted(m for m in sys.modules if 'pipeline.' in m))"
+    )
+    imported = run(tmp_path, "python", "-c", code).out.split()
+    folder = ROOT / "pipeline"
+    listed = {path for pattern in RESULT_CODE for path in folder.glob(pattern)}
+    for name in imported:
+        if name in ("pipeline.data", "pipeline.training", "pipeline.errors"):  # no number in there
+            continue
+        assert ROOT / f"{name.replace('.', '/')}.py" in listed, name
+    assert folder / "training" / "device.py" in listed

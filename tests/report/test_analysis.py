@@ -1,0 +1,267 @@
+"""What an analysis says about runs whose numbers are known."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline.config import Config
+from pipeline.report.analysis import analyse
+from pipeline.report.files import effect_metrics, effects, report_files
+from pipeline.report.findings import Analysis, Setting
+from pipeline.report.learning_rates import chosen_rates
+from pipeline.report.sections import limits
+from pipeline.runs.run_result import RunResult
+from pipeline.study.grid import Grid
+
+Accuracies = Mapping[str, Sequence[float]]  # by variant, one for each seed
+BASE = {"base": [0.40, 0.42, 0.41], "bn": [0.46, 0.485, 0.47], "dropout": [0.48, 0.47, 0.48]}
+
+
+def result(config: Config, reached: float, held_out: float | None = None) -> RunResult:
+    """A run of three epochs of 10 s, that ends with the accuracy `reached`."""
+    history = [
+        {
+            "train_loss": 2.0,
+            "train_accuracy": reached + 0.02,
+            "val_loss": 2.0 - reached,
+            "val_accuracy": (reached if held_out is None else held_out) * share,
+            "epoch_seconds": 10.0,
+            "images_per_second": 1000.0,
+        }
+        for share in (0.5, 0.9, 1.0)
+    ]
+    if config.validation == "holdout":
+        history[-1] |= {"test_loss": 2.0 - reached, "test_accuracy": reached}
+    name = f"{config.run_name}-{config.lr:g}"
+    tags = {"precision": "fp32", "data_digest": "0", "device": "cpu", "threads": "2"}
+    return RunResult(name, "0", config, 1000, "", history, tags)
+
+
+def study(accuracies: Accuracies, **settings: object) -> list[RunResult]:
+    return [
+        result(Config(variant=variant, seed=seed, **settings), value)  # type: ignore[arg-type]
+        for variant, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+def main(analysis: Analysis) -> Setting:
+    assert analysis.main
+    return analysis.main
+
+
+def test_effects_are_paired_by_seed_and_corrected_for_being_several() -> None:
+    analysis = analyse(study(BASE))
+    bn, dropout, both = main(analysis).findings["val_accuracy"]
+    assert bn.comparison.difference == pytest.approx((0.06 + 0.065 + 0.06) / 3)
+    # 6.167 ± 4.303 x 0.289 / sqrt(3), Student's t at 2 degrees of freedom
+    assert analysis.headline[0] == (
+        "BatchNorm raises validation accuracy by 6.2 points (95 % CI 5.4 to 6.9, 3 seeds)."
+    )
+    assert not dropout.comparison.settled
+    assert "not settled" in analysis.headline[1]
+    assert bn.comparison.p_holm == pytest.approx(3 * (bn.comparison.p_value or 0))
+    assert both.pair.subject == "BatchNorm with Dropout"
+
+
+def test_each_variant_is_summarized_with_the_interval_of_its_mean() -> None:
+    summary = main(analyse(study(BASE))).summaries["val_accuracy"]["bn"]
+    low, high = stats.t.interval(0.95, 2, np.mean(BASE["bn"]), stats.sem(BASE["bn"]))
+    assert summary.seeds == 3
+    assert summary.mean == pytest.approx(np.mean(BASE["bn"]))
+    assert summary.sd == pytest.approx(np.std(BASE["bn"], ddof=1))
+    assert summary.interval == pytest.approx((low, high))
+
+
+def test_a_seed_that_one_variant_lacks_is_left_out_of_its_comparisons_only() -> None:
+    results = [r for r in study(BASE) if r.config.run_name != "bn-seed1"]
+    bn, _, both = main(analyse(results)).findings["val_accuracy"]
+    assert bn.comparison.seeds == 2
+    assert bn.comparison.difference == pytest.approx((0.06 + 0.06) / 2)
+    assert both.comparison.seeds == 3
+
+
+def test_one_seed_is_shown_without_an_interval() -> None:
+    analysis = analyse(study({variant: values[:1] for variant, values in BASE.items()}))
+    assert "one seed, which gives no uncertainty" in analysis.headline[0]
+    assert main(analysis).summaries["val_accuracy"]["bn"].interval is None
+    assert set(effect_metrics(analysis)) == {"bn_vs_base", "dropout_vs_bn", "dropout_vs_base"}
+    page = report_files(analysis, "", {}, {})["report.md"].decode()
+    (row,) = (line for line in page.splitlines() if "| bn − base | validation accuracy" in line)
+    assert row.split(" | ")[2:] == ["1", "+6.0 points", "-", "-", "100%", "-", "-", "-", ""]
+
+
+def test_the_two_by_two_design_gives_the_interaction() -> None:
+    base_dropout = [0.39, 0.40, 0.39]
+    analysis = analyse(study({**BASE, "base_dropout": base_dropout}))
+    last = main(analysis).findings["val_accuracy"][-1]
+    with_bn = np.subtract(BASE["dropout"], BASE["bn"])
+    without = np.subtract(base_dropout, BASE["base"])
+    assert last.comparison.difference == pytest.approx(np.mean(with_bn - without))
+    assert "BatchNorm" in analysis.headline[-1]
+    assert "Dropout's effect on validation accuracy" in analysis.headline[-1]
+    assert "interaction_low" in effect_metrics(analysis)
+    family = main(analysis).findings["val_accuracy"]
+    assert len(family) == 5
+    smallest = min(finding.comparison.p_value or 1 for finding in family)
+    assert min(f.comparison.p_holm or 1 for f in family) == pytest.approx(5 * smallest)
+
+
+def test_the_other_outcomes_are_compared_too() -> None:
+    analysis = analyse(study(BASE))
+    # 90 % of the worst run's 40 % is 36 %: all reach 40 % in the end, the best in epoch 2.
+    assert analysis.target == 0.40
+    row = analysis.table.set_index("run").loc["bn-seed1"]
+    assert row["generalisation_gap"] == pytest.approx(0.02)
+    assert (row["epochs_to_target"], row["seconds_to_target"]) == (2, 20.0)
+    assert (row["seconds"], row["images_per_second"], row["parameters"]) == (30.0, 1000.0, 1000)
+    found = main(analysis).findings["epochs_to_target"][0].comparison
+    assert found.difference == pytest.approx(-1.0)
+    assert found.probability == 1.0  # fewer epochs are better
+    metrics = {effect["metric"] for effect in effects(analysis)["effects"]}  # type: ignore[attr-defined]
+    assert metrics == {
+        "val_accuracy",
+        "val_loss",
+        "generalisation_gap",
+        "epochs_to_target",
+        "seconds_to_target",
+        "seconds",
+        "images_per_second",
+    }
+
+
+def test_an_outcome_without_a_number_is_not_compared_and_named() -> None:
+    results = study(BASE)
+    results[4].history[-1]["val_loss"] = math.nan
+    analysis = analyse(results)
+    assert main(analysis).findings["val_loss"] == []
+    note = "Validation loss is not compared: it is not a number in bn-seed1."
+    assert note in analysis.headline
+    assert len(main(analysis).findings["val_accuracy"]) == 3
+    assert report_files(analysis, "", {}, {})
+
+
+RATES = (0.01, 0.001)
+AT_RATES: dict[float, Accuracies] = {
+    0.01: {"base": [0.10, 0.11, 0.12], "bn": [0.40, 0.41, 0.43], "dropout": [0.35, 0.35, 0.37]},
+    0.001: {"base": [0.40, 0.42, 0.41], "bn": [0.38, 0.40, 0.40], "dropout": [0.46, 0.48, 0.47]},
+}
+
+
+def test_with_several_learning_rates_each_variant_has_its_best_and_signs_are_reported() -> None:
+    # On the held-out images bn is better at 0.001, on the reported ones at 0.01.
+    held_out = {(0.01, "bn"): 0.30}
+    results = [
+        result(Config(variant=v, seed=s, lr=lr, validation="holdout"), x, held_out.get((lr, v), x))
+        for lr, accuracies in AT_RATES.items()
+        for v, values in accuracies.items()
+        for s, x in enumerate(values)
+    ]
+    analysis = analyse(results)
+    assert analysis.primary == "test_accuracy"
+    assert main(analysis).rates == {"base": 0.001, "bn": 0.001, "dropout": 0.001}
+    assert [setting.label for setting in analysis.settings] == ["best", "0.001", "0.01"]
+    assert analysis.headline[0].startswith("BatchNorm lowers test accuracy by 1.7 points")
+    change = analysis.headline[-1]
+    assert change == (
+        "The effect of Dropout on top of BatchNorm on test accuracy changes its sign with the"
+        " learning rate: +7.7 points at learning rate 0.001, -5.7 points at learning rate 0.01."
+    )
+    page = report_files(analysis, "", {}, {})["report.md"].decode()
+    assert "0.001 for base, 0.001 for bn, 0.001 for dropout" in page
+    assert "that is an end of the grid" in page
+
+
+def test_estimates_of_either_sign_are_no_change_of_sign() -> None:
+    bn = {0.01: [0.40, 0.43, 0.42], 0.001: [0.40, 0.42, 0.40]}  # by +0.7 and -0.3 points from base
+    results = [
+        r
+        for lr, values in bn.items()
+        for r in study({"base": [0.41, 0.41, 0.41], "bn": values}, lr=lr)
+    ]
+    analysis = analyse(results)
+    differences = [
+        one.findings["val_accuracy"][0].comparison.difference for one in analysis.by_rate
+    ]
+    assert min(differences) < 0 < max(differences)
+    assert analysis.sign_changes == []
+    assert not any("sign" in line for line in analysis.headline)
+
+
+def test_a_rate_at_which_runs_failed_is_not_chosen_for_what_is_left_of_it() -> None:
+    results = [
+        result(Config(variant="bn", seed=s, lr=lr, validation="holdout"), x, x)
+        for lr, values in ((0.01, [0.6]), (0.001, [0.5, 0.5, 0.4]))
+        for s, x in enumerate(values)
+    ]
+    notes: list[str] = []
+    assert chosen_rates(results, notes) == {"bn": 0.001}
+    assert notes == ["Runs of bn are missing at learning rate 0.01: not chosen."]
+
+
+def test_a_rate_at_which_nothing_learns_does_not_take_the_time_to_learn_from_the_others() -> None:
+    results = [
+        result(Config(variant=v, seed=s, lr=lr, validation="holdout"), x, x)
+        for lr, x in ((0.01, 0.01), (0.001, 0.4))
+        for v in ("base", "bn")
+        for s in range(2)
+    ]
+    analysis = analyse(results)
+    assert analysis.target == 0.40
+    assert len(main(analysis).findings["epochs_to_target"]) == 1
+    nothing = analyse([r for r in results if r.config.lr == 0.01])
+    assert nothing.target is None
+    assert any("time to an accuracy is not compared" in note for note in nothing.notes)
+
+
+@pytest.mark.parametrize(
+    ("variants", "title"),
+    [
+        ("base bn dropout", "Do BatchNorm and Dropout help?"),
+        ("base bn", "Does BatchNorm help?"),
+        ("bn dropout", "Does Dropout help?"),
+        ("base base_dropout", "Does Dropout help?"),
+        ("base", "Nothing to compare"),
+        ("bn base_dropout", "Nothing to compare"),
+    ],
+)
+def test_the_title_asks_what_is_compared(variants: str, title: str) -> None:
+    analysis = analyse(study({variant: [0.4, 0.5] for variant in variants.split()}))
+    files = report_files(analysis, "", {}, {"bn-seed9": "a | b"})
+    page = files["report.md"].decode()
+    assert page.startswith(f"# {title}\n")
+    assert "a \\| b" in page
+    assert analysis.headline
+    assert ("figures/effects.png" in files) == (title != "Nothing to compare")
+
+
+def test_no_learning_rate_is_chosen_on_the_reported_images() -> None:
+    results = [r for lr, accuracies in AT_RATES.items() for r in study(accuracies, lr=lr)]
+    analysis = analyse(results)
+    assert analysis.main is None
+    assert len([line for line in analysis.headline if "at learning rate" in line]) == 6 + 2
+    assert any("validation=holdout" in note for note in analysis.notes)
+    assert {"bn_vs_base_lr0.01", "bn_vs_base_lr0.001_low"} <= effect_metrics(analysis).keys()
+    page = report_files(analysis, "", {}, {})["report.html"].decode()
+    assert "learning rate 0.01" in page
+
+
+@pytest.mark.parametrize(
+    ("dataset", "word"), [("synthetic", "photographs"), ("cifar100", "another network")]
+)
+def test_the_limits_are_those_of_the_study(dataset: str, word: str) -> None:
+    told = limits(analyse(study(BASE, dataset=dataset)))
+    assert any(word in line for line in told)
+    assert any("a learning rate other than 0.001" in line for line in told)
+    assert ("photographs" in told[0]) == (dataset == "synthetic")
+
+
+def test_the_order_is_balanced_over_variants() -> None:
+    cells = Grid(["base", "bn", "dropout"], range(6), [0.001]).cells(Config())
+    for place in range(3):
+        variants = [cell.variant for cell in cells[place::3]]
+        assert sorted(variants) == sorted(["base", "bn", "dropout"] * 2)
+    assert [cell.seed for cell in cells] == [seed for seed in range(6) for _ in range(3)]

@@ -1,0 +1,232 @@
+"""Messages fit the cause: where the runs are, and advice that helps."""
+
+import errno
+import os
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import mlflow
+import pytest
+from conftest import TINY, Answer, free_port, runs_in
+from sqlalchemy.exc import ProgrammingError
+
+from pipeline.store.address import where_to_look, without_password
+from pipeline.store.advice import WRITABLE, as_store_error
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        (
+            "MLFLOW_EXPERIMENT_ID",
+            "99",
+            "is '99', but there are only: 0 (Default)",
+        ),
+        ("MLFLOW_EXPERIMENT_ID", "abc", "is 'abc', but there are only: 0 (Default)"),
+        ("MLFLOW_EXPERIMENT_ID", "gone", "the experiment 'old' is deleted"),
+        ("MLFLOW_EXPERIMENT_NAME", "old", "mlflow experiments restore --experiment-id"),
+    ],
+)
+def test_an_experiment_that_takes_no_runs_is_named_with_what_helps(
+    variable: str,
+    value: str,
+    told: str,
+    pipeline: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deleted = mlflow.create_experiment("old")
+    mlflow.delete_experiment(deleted)
+    monkeypatch.setenv(variable, deleted if value == "gone" else value)
+    answer = pipeline("train", *TINY)
+    assert answer.status == 2
+    (line,) = answer.error_lines
+    assert told in line
+    assert "MLFLOW_TRACKING_URI" not in line
+    monkeypatch.delenv(variable)
+    assert not mlflow.search_runs(search_all_experiments=True, output_format="list")
+
+
+def test_only_a_run_that_begins_needs_the_experiment_of_the_variables(
+    pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert pipeline("train", *TINY).status == 0
+    (run,) = runs_in(tmp_path)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "99")
+    answer = pipeline("train", "--resume", run.info.run_id)
+    assert (answer.status, answer.err) == (0, "")
+    answer = pipeline("evaluate", "--model", run.info.run_id)
+    assert answer.status == 2
+    assert "is '99', but there are only: 0 (Default)" in answer.err
+
+
+def test_compare_takes_the_experiment_of_the_variables(
+    pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow.create_experiment("mine")
+    for variable, value in (("MLFLOW_EXPERIMENT_NAME", "mine"), ("MLFLOW_EXPERIMENT_ID", "1")):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            answer = pipeline("compare")
+        assert answer.status == 2
+        assert answer.error_lines == [
+            "error: experiment 'mine' has no finished training run to compare"
+        ]
+
+
+def test_artifacts_that_cannot_be_written_are_reported_before_a_run_begins(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    (tmp_path / "mlruns").write_text("a file in its place")
+    for command in (["train", *TINY], ["ablate", *TINY]):
+        answer = pipeline(*command)
+        assert answer.status == 1
+        (line,) = answer.err.splitlines()
+        assert f"{tmp_path}/mlruns/0 can't be written" in line
+        assert "tracking store" not in line
+    assert runs_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nonsense", "such as sqlite:///mlflow.db or http://127.0.0.1:5000"),
+        ("file:///nonsense", "such as sqlite:///mlflow.db or http://127.0.0.1:5000"),
+        ("http://[", ""),
+        ("sqlite://mlflow.db", "Invalid SQLite URL"),
+        ("sqlite://a:b/runs.db", ""),
+    ],
+)
+def test_what_is_not_an_address_is_reported(
+    address: str, said: str, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    answer = pipeline("compare")
+    assert answer.status == 1
+    (line,) = answer.err.splitlines()
+    assert line.startswith(f"error: the tracking store {address} can't be used")
+    assert said in line
+
+
+def test_compare_says_that_an_experiment_is_deleted(pipeline: Callable[..., Answer]) -> None:
+    deleted = mlflow.create_experiment("old")
+    mlflow.delete_experiment(deleted)
+    answer = pipeline("compare", "--experiment", "old")
+    assert answer.status == 2
+    assert answer.error_lines == [
+        "error: the experiment 'old' is deleted; name another one, or restore it by: mlflow"
+        f" experiments restore --experiment-id {deleted}"
+    ]
+
+
+def test_the_right_way_to_see_the_runs_is_reported_for_every_kind_of_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def told(uri: str) -> str:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        return where_to_look("0123", "7")
+
+    assert told("sqlite:///mlflow.db") == "mlflow ui and open http://127.0.0.1:5000"
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "installed").touch()
+    assert told("sqlite:///mlflow.db") == "make ui and open http://127.0.0.1:5000"
+    elsewhere = told("sqlite:////tmp/my runs.db")
+    assert elsewhere.startswith("mlflow ui --backend-store-uri 'sqlite:////tmp/my runs.db' and")
+    assert told("databricks") == "databricks"
+    hidden = told("postgresql://me:secret@host/runs")
+    assert hidden.startswith('mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI" and')
+
+
+def test_a_finished_run_is_shown_even_when_the_server_is_down_by_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert where_to_look("0123", "7") == f"{server}/#/experiments/7/runs/0123"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:s3cret@127.0.0.1:{port}/runs",
+        "http://me:s3cret@127.0.0.1:{port}",
+        "mysql+nothing://me:s3cret@127.0.0.1:{port}/runs",
+    ],
+)
+def test_no_message_shows_a_password(
+    address: str, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(port=free_port()))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    answer = pipeline("train", *TINY)
+    assert answer.status == 1
+    (line,) = answer.err.splitlines()
+    assert "://me:***@127.0.0.1" in line
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:s3c@ret@host/runs",
+        "postgresql://me:s3c/ret@host/runs",
+        "postgresql:///runs?user=me&password=s3c-ret&port=1",
+        "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Ds3cret%3BDATABASE%3Druns",
+    ],
+)
+def test_a_password_is_hidden_wherever_it_is_in_an_address(address: str) -> None:
+    shown = without_password(f"can't reach {address}, it is away")
+    assert "s3c" not in shown
+    assert "ret" not in shown
+    assert "***" in shown
+    assert shown.endswith("it is away")
+
+
+def test_what_looks_like_a_password_in_a_path_is_none() -> None:
+    for uri in (
+        "sqlite:///C:/runs@home/mlflow.db",
+        "sqlite:////a//b:c@d/mlflow.db",
+        "http://host:5000/x@y",
+    ):
+        assert without_password(uri) == uri
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 405])
+def test_a_web_server_that_is_not_mlflow_is_reported(
+    status: int, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/login" else status)
+            self.send_header("Location", "/login")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html>\n<h1>Welcome</h1>")
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        answer = pipeline("train", *TINY)
+        server.shutdown()
+    assert answer.status == 1
+    (line,) = answer.err.splitlines()
+    assert "no MLflow 3 server answers there" in line
+
+
+def test_advice_is_given_only_where_it_fits() -> None:
+    assert WRITABLE in str(as_store_error(PermissionError(13, "Permission denied")))
+    forbidden = "API request to endpoint /x failed with error code 403 != 200"
+    error = mlflow.exceptions.MlflowException(forbidden)
+    assert "MLFLOW_TRACKING_PASSWORD" in str(as_store_error(error))
+    unwritable = as_store_error(OSError(errno.EROFS, os.strerror(errno.EROFS)))
+    assert WRITABLE in str(unwritable)
+    foreign = as_store_error(ProgrammingError("SELEC", None, Exception("syntax error")))
+    assert "folder" not in str(foreign)
+    unknown = str(as_store_error(mlflow.exceptions.MlflowException("it is Monday")))
+    assert unknown.endswith("can't be used (it is Monday)")

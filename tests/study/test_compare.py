@@ -1,0 +1,114 @@
+"""`compare` writes a study's report on runs that were started one by one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from conftest import Answer, Study, runs_in
+from mlflow.entities import Param, Run, RunData, RunInfo, RunTag
+
+from pipeline.study.compare import comparable
+
+TINY = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1"]
+
+
+def artifact(folder: Path, path: str) -> Path:
+    """Fetch an artifact of the newest comparison."""
+    run = runs_in(folder, "comparison")[0]
+    return Path(mlflow.MlflowClient().download_artifacts(run.info.run_id, path))
+
+
+def test_runs_that_were_started_one_by_one(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variant in ("base", "bn"):
+        for seed in ("0", "1"):
+            pipeline("train", "--variant", variant, "--seed", seed, *TINY)
+    pipeline("train", "--variant", "base", "--seed", "0", *TINY)  # once more
+    pipeline("train", "--variant", "dropout", *TINY, "--epochs", "2")
+    other_data = ["--dataset", "synthetic", "--train-images", "99", "--epochs", "1"]
+    pipeline("train", "--variant", "dropout", *other_data, "--validation", "holdout")
+    before = {run.info.run_id: run for run in runs_in(tmp_path, "train")}
+
+    answer = pipeline("compare")
+    assert answer.status == 0, answer.err
+    assert "4 runs with 2 seeds" in answer.out
+    assert "BatchNorm" in answer.out
+    table = pd.read_csv(artifact(tmp_path, "results.csv"))
+    assert list(table["run"]) == ["base-seed0", "bn-seed0", "base-seed1", "bn-seed1"]
+    newest = max(
+        (run for run in before.values() if run.info.run_name == "base-seed0"),
+        key=lambda run: run.info.start_time,
+    )
+    assert newest.info.run_id in list(table["run_id"])
+    for row in table.itertuples():
+        assert row.val_accuracy == before[row.run_id].data.metrics["val_accuracy"]
+    report = artifact(tmp_path, "report.md").read_text()
+    assert f"repeated by run {newest.info.run_id[:8]}" in report
+    assert "epochs 2 instead of 1" in report
+    assert "train_images 99 instead of 100, validation holdout instead of test" in report
+    assert json.loads(artifact(tmp_path, "effects.json").read_text())["headline"]
+    assert len(runs_in(tmp_path, "train")) == len(before)
+
+    assert "(reused)" not in report
+    # Those that are named, and no others, from whatever experiment.
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    chosen = [i for i, run in before.items() if run.data.tags["seed"] == "1"]
+    answer = pipeline("compare", *chosen, chosen[0])
+    assert answer.status == 0, answer.err
+    assert set(pd.read_csv(artifact(tmp_path, "results.csv"))["run_id"]) == set(chosen)
+
+    answer = pipeline("compare", next(i for i in chosen if before[i].data.tags["variant"] == "bn"))
+    assert (answer.status, len(answer.error_lines)) == (2, 1)
+    assert "nothing to compare" in answer.err
+    assert "bn-seed1" in answer.err
+    assert len(runs_in(tmp_path, "comparison")) == 2
+
+
+def test_the_group_that_allows_comparisons_is_taken() -> None:
+    def run(name: str, start: int, epochs: int) -> Run:
+        variant, seed = name.split("-seed")
+        params = {"variant": variant, "seed": seed, "epochs": str(epochs)}
+        tags = {"precision": "fp32", "data_digest": "0", "kind": "train"}
+        info = RunInfo(f"{start:032d}", "0", "", "FINISHED", start, start, "active", run_name=name)
+        logged = [Param(*pair) for pair in params.items()]
+        data = RunData([], logged, [RunTag(*tag) for tag in tags.items()])
+        return Run(info, data)
+
+    pair = [run("base-seed0", 1, 3), run("bn-seed0", 2, 3)]
+    apart = [run("base-seed0", 3, 9), run("bn-seed1", 4, 9), run("dropout-seed2", 5, 9)]
+    chosen, unused = comparable([*pair, *apart])
+    assert chosen == pair
+    assert list(unused.values()) == ["epochs 9 instead of 3"] * 3
+
+
+def test_it_says_the_same_as_the_study_itself(
+    study: Study, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(study.folder)
+    answer = pipeline("compare", "--experiment", "synthetic")
+    assert answer.status == 0, answer.err
+    for effect in json.loads(study.artifact(study.parent, "effects.json").read_text())["headline"]:
+        assert effect in answer.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["'Default' has no finished training run"]),
+        (["0" * 32], ["'000", "is not the id of a finished training run"]),
+        (["--experiment", "mine"], ["no experiment is named 'mine'", "Default"]),
+    ],
+)
+def test_nothing_to_compare(
+    pipeline: Callable[..., Answer], tmp_path: Path, arguments: list[str], parts: list[str]
+) -> None:
+    answer = pipeline("compare", *arguments)
+    assert answer.status == 2
+    (line,) = answer.error_lines
+    for part in parts:
+        assert part in line
+    assert runs_in(tmp_path) == []

@@ -1,0 +1,92 @@
+"""How many runs of a study train at once, and why."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import REAL_DATA, SMALL, Answer, needs_real_data, runs_in, start
+
+from pipeline.machine import GIB
+from pipeline.study import parallelism
+from pipeline.study.parallelism import JOB_MEMORY, choose_jobs
+
+
+@pytest.mark.parametrize(
+    ("asked", "cells", "threads", "on_gpu", "processors", "free", "expected"),
+    [
+        (0, 9, 2, False, 2, 20.0, "2 jobs: one for each of 2 processors"),
+        (0, 9, 16, False, 1, 20.0, "1 job: there is 1 processor"),
+        (0, 9, 2, False, 16, 20.0, "2 jobs: one for each of 2 threads"),
+        (0, 3, 16, False, 16, 20.0, "3 jobs: one for each of 3 runs"),
+        (0, 9, 8, False, 8, 3.1, "3 jobs: 3.1 GiB of memory is free, and each takes 0.9"),
+        (0, 9, 8, False, 8, 0.2, "1 job: 0.2 GiB of memory is free, and each takes 0.9"),
+        (0, 9, 8, True, 8, 20.0, "1 job: a GPU trains one network after the other"),
+        (6, 9, 2, False, 2, 0.2, "6 jobs: as asked for"),
+        (6, 9, 2, True, 2, 0.2, "6 jobs: as asked for"),
+        (6, 3, 2, False, 2, 20.0, "3 jobs: one for each of 3 runs"),
+    ],
+)
+def test_a_study_has_as_many_jobs_as_fit_and_says_why(
+    asked: int,
+    cells: int,
+    threads: int,
+    on_gpu: bool,
+    processors: int,
+    free: float,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parallelism, "usable_processors", lambda: processors)
+    monkeypatch.setattr(parallelism, "free_memory", lambda: int(free * GIB))
+    chosen = choose_jobs(asked, cells, threads, on_gpu)
+    assert chosen.reason == expected
+    assert chosen.number == int(expected.split()[0])
+
+
+def test_the_reason_stands_on_the_terminal_in_the_run_and_in_the_report(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = "1 job: 1.0 GiB of memory is free, and each takes 0.9"
+    monkeypatch.setattr(parallelism, "usable_processors", lambda: 16)
+    monkeypatch.setattr(parallelism, "free_memory", lambda: GIB)
+    monkeypatch.setattr("pipeline.study.study.THREADS", 2)
+    answer = pipeline("ablate", *SMALL, "--device", "cpu", "--variants", "base,bn", "--seeds", "1")
+    assert answer.status == 0, answer.err
+    assert answer.out.splitlines()[0] == expected
+    (study,) = runs_in(tmp_path, "study")
+    assert study.data.tags["jobs_chosen"] == expected
+    (report,) = tmp_path.rglob("report.md")
+    assert f"{expected}; together they have 2 threads" in report.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's share of memory")
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(SMALL, marks=pytest.mark.thorough),
+        pytest.param(
+            ["--dataset", "cifar100", "--data-dir", str(REAL_DATA), "--epochs", "1"],
+            marks=[needs_real_data, pytest.mark.thorough],
+        ),
+    ],
+    ids=["synthetic", "cifar100"],
+)
+def test_a_job_takes_no_more_memory_than_is_counted_for_it(data: list[str], tmp_path: Path) -> None:
+    options = ["--variants", "base,bn", "--seeds", "1", "--jobs", "2", "--device", "cpu"]
+    study = start(tmp_path, "python", "-m", "pipeline", "ablate", *data, *options)
+    most = 0.0
+    while study.poll() is None:
+        shares = []
+        for job in psutil.Process(study.pid).children():
+            with suppress(psutil.Error):  # it has ended meanwhile
+                shares.append(job.memory_full_info().pss)
+        # When one job has ended, what it shared counts for the other, and less is taken by both.
+        most = max(most, sum(shares) / 2)
+        time.sleep(0.2)
+    assert study.returncode == 0, study.communicate()[1]
+    print(f"a job took {most / GIB:.2f} GiB")
+    assert 0.3 * GIB < most < JOB_MEMORY  # less: they were not seen at work

@@ -1,0 +1,79 @@
+"""On a GPU: the same training, whose step is a CUDA graph and waits for nothing.
+
+Where MLflow is missing: pytest --noconftest tests/test_gpu.py
+"""
+
+import warnings
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config import Config
+from pipeline.data import load
+from pipeline.training.cuda_graph import Step
+from pipeline.training.loop import train_network
+from pipeline.training.network import CNNNetwork
+from pipeline.training.state import History, TrainingState
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+
+
+def train(precision: str, epochs: int = 3, **more: Any) -> tuple[CNNNetwork, History]:
+    """Train on six batches an epoch and a smaller one."""
+    config = Config(variant="dropout", dataset="synthetic", epochs=epochs, batch_size=100)
+    data = load("synthetic", train_images=650)
+    return train_network(config, data, torch.device("cuda"), precision, **more)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_graph_trains_as_the_kernels_one_by_one_do_to_the_last_bit(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replays = 0
+    replay = torch.cuda.CUDAGraph.replay
+
+    def counted(graph: torch.cuda.CUDAGraph) -> None:
+        nonlocal replays
+        replays += 1
+        replay(graph)
+
+    def plain(step: Step, _batch_size: int) -> Step:
+        return step
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", counted)
+    network, history = train(precision)
+    assert replays == 3 * 6 - 3  # all but those of the warm-up and the smaller ones
+    monkeypatch.setattr("pipeline.training.loop.CapturedStep", plain)
+    other, same = train(precision)
+    assert replays == 3 * 6 - 3
+    assert [[m[n] for n in LEARNED] for m in history] == [[m[n] for n in LEARNED] for m in same]
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_no_step_waits_for_the_gpu() -> None:
+    def waits(epochs: int) -> int:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                train("fp32", epochs)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in caught)
+
+    # Of an epoch's 7 and 4 batches none; order and augmentation are sent once, and four results
+    # read.
+    assert waits(4) - waits(3) < 11
+
+
+def test_a_training_continues_to_the_same_result() -> None:
+    states: list[TrainingState] = []
+    network, history = train("bf16", save=lambda state: states.append(deepcopy(state)))
+    continued, same = train("bf16", state=states[0])
+    assert [[m[n] for n in LEARNED] for m in history] == [[m[n] for n in LEARNED] for m in same]
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, continued.state_dict()[name]), name
