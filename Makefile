@@ -1,12 +1,11 @@
 # Needs python3 (3.11 to 3.14) and make; everything else goes into .venv, from requirements.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-# GNU make 3.81, which macOS has, looks for simple commands in the PATH that make was started with.
-SHELL := /bin/bash
-# Tools run as `python -m`: a script's first line can't hold the path of every folder.
+# Tools run as `$(BIN)/python -m`: a script's first line can't hold the path of every folder, and make 3.81, which macOS
+# has, does not look for commands in the PATH that it exports. `mlflow run` does.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A process for each core, whose computations then take one thread.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help ablation test test-all bench lint ui lock clean
 
@@ -14,7 +13,7 @@ help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
 ablation: .venv/installed  ## the study of base, bn and dropout on the built-in data, no download (1 to 3 minutes)
-	python -m mlflow run . -e ablate --env-manager local --experiment-name synthetic \
+	$(BIN)/python -m mlflow run . -e ablate --env-manager local --experiment-name synthetic \
 		-P dataset=synthetic -P epochs=5 -P seeds=3
 
 test: .venv/installed lint ## lint, check types and run the tests
@@ -24,19 +23,19 @@ test-all: .venv/installed lint ## also the thorough tests: hundreds of kills, fl
 	$(PYTEST) -m "thorough or not thorough"
 
 bench: .venv/installed ## measure speed against the tutorial's loop, into docs/benchmarks (12 minutes; OPTIONS=--quick: one)
-	python -m benchmarks.speed $(OPTIONS)
+	$(BIN)/python -m benchmarks.speed $(OPTIONS)
 
 lint: .venv/installed ## check style, types, and that each package imports only what is below it
-	python -m ruff check .
-	python -m ruff format --check .
-	python -m mypy
-	python -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo --no-cache
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo --no-cache
 
 ui: .venv/installed ## open MLflow's interface on the runs, at http://127.0.0.1:5000
-	python -m mlflow ui --host 127.0.0.1
+	$(BIN)/python -m mlflow ui --host 127.0.0.1
 
-lock: .venv/installed ## resolve requirements.txt anew from pyproject.toml
-	python -m uv pip compile --quiet --universal --fork-strategy fewest --extra dev pyproject.toml -o requirements.txt
+lock: .venv/installed ## resolve requirements.txt again from pyproject.toml
+	$(BIN)/python -m uv pip compile --quiet --universal --fork-strategy fewest --extra dev pyproject.toml -o requirements.txt
 	sed "s/^# requirements.txt: .*/# requirements.txt: $$(git hash-object requirements.txt)/" conda.yaml > conda.yaml.new
 	mv conda.yaml.new conda.yaml
 

@@ -45,7 +45,7 @@ def channels_last() -> None:
     """Store each pixel's channels together, as on a GPU, and let autocast choose the types."""
     from pipeline.training import onednn
 
-    onednn.is_available = lambda precision: False
+    onednn.is_available = lambda precision: False  # type: ignore[assignment]
 
 
 def plain_adam() -> None:

@@ -50,22 +50,21 @@ def main() -> NoReturn:
     except typer.TyperException as error:
         _fail(f"{error.format_message().rstrip('.')} (see --help)", InputError.exit_status)
     except (InputError, MachineError) as error:
-        if project_run:
-            _keep_status(project_run)
+        _keep_project_status(project_run)
         _fail(str(error), error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         _fail("stopped for the second time, before the run could end properly", 130)
     except Interrupted as error:
         error.remedy = error.remedy or "the same command again"
-        if project_run:
-            _keep_status(project_run, "KILLED")
+        _keep_project_status(project_run, "KILLED")
         _fail(str(error), error.exit_status)
 
 
-def _keep_status(run_id: str, new: str | None = None) -> None:
-    from pipeline.runs.lifecycle import keep_project_status
+def _keep_project_status(run_id: str | None, new: str | None = None) -> None:
+    if run_id:
+        from pipeline.runs.lifecycle import keep_project_status
 
-    keep_project_status(run_id, new)
+        keep_project_status(run_id, new)
 
 
 def _fail(message: str, exit_status: int) -> NoReturn:

@@ -144,7 +144,7 @@ def ablate(
     }
     config, *_ = [Config(**settings, lr=rate) for rate in grid.rates]  # which checks each rate
     with interruption.deferred():
-        from pipeline.store.failures import StoreError
+        from pipeline.errors import StoreError
         from pipeline.store.initialization import check_experiment, check_store
         from pipeline.study.study import run_study
 

@@ -15,3 +15,11 @@ class MachineError(RuntimeError):
 
 class DivergedError(MachineError):
     """The loss has become NaN or infinite: training has failed."""
+
+
+class StoreError(MachineError):
+    """The tracking store can't be used, and waiting does not help."""
+
+
+class StoreOutageError(StoreError):
+    """The tracking store does not answer; it may later."""

@@ -118,16 +118,20 @@ def is_known_schema(revision: str) -> bool:
         return False
 
 
-def restart_system_metrics() -> None:
-    """Resume CPU and memory sampling in every active run where MLflow has stopped it.
+def unsampled_runs() -> list[str]:
+    """Active runs, by id, for which MLflow has stopped sampling CPU and memory.
 
-    MLflow stops for good at the first failed request.
+    It stops for good at the first request that fails.
     """
-    for run_id, monitor in list(run_id_to_system_metrics_monitor.items()):
-        if not monitor._process.is_alive():
-            new = SystemMetricsMonitor(run_id, resume_logging=True)  # type: ignore[no-untyped-call]
-            new.start()  # type: ignore[no-untyped-call]
-            run_id_to_system_metrics_monitor[run_id] = new  # mlflow.end_run stops it
+    monitors = run_id_to_system_metrics_monitor.items()
+    return [run_id for run_id, monitor in monitors if not monitor._process.is_alive()]
+
+
+def restart_system_metrics(run_id: str) -> None:
+    """Sample CPU and memory again, until `mlflow.end_run` ends it."""
+    monitor = SystemMetricsMonitor(run_id, resume_logging=True)  # type: ignore[no-untyped-call]
+    monitor.start()  # type: ignore[no-untyped-call]
+    run_id_to_system_metrics_monitor[run_id] = monitor
 
 
 @contextmanager

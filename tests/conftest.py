@@ -315,7 +315,8 @@ def _make_study(folder: Path) -> Answer:
     folder.mkdir()
     dry_run = ["make", "--dry-run", "-C", str(ROOT), "ablation"]
     lines = subprocess.check_output(dry_run, text=True).replace("\\\n", " ").splitlines()
-    (command,) = (line.split() for line in lines if line.startswith("python -m mlflow run "))
+    (command,) = (line.split() for line in lines if " -m mlflow run " in line)
+    command[0] = "python"
     command[command.index(".")] = project_address()
     # Two seeds and three epochs take a third of the time. The learning rate is typed in a way that
     # MLflow would refuse to log again.

@@ -122,7 +122,7 @@ def test_compare_draws_the_curves_of_three_variants(
     page.goto(f"{address}/#/compare-runs?runs={json.dumps(ids)}&experiments={experiments}")
     expect(page.get_by_text("Comparing 3 Runs from 1 Experiment")).to_be_visible()
     link = page.get_by_role("link", name="val_accuracy", exact=True).first
-    # Not a click, which is lost while the page draws itself anew.
+    # Not a click, which is lost while the page redraws itself.
     page.goto(f"{address}/{link.get_attribute('href')}")
     curves = page.locator(".js-plotly-plot .scatterlayer .trace .js-line")
     expect(curves.nth(2)).to_be_attached()

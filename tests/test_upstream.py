@@ -88,7 +88,9 @@ def test_mlflow_stops_sampling_at_the_first_request_that_fails(
             patch.setattr(monitor, "publish_metrics", refused)
             monitor._process.join(timeout=10)
         assert not monitor._process.is_alive(), GO + "restart_system_metrics"
-        upstream.restart_system_metrics()
+        (run_id,) = upstream.unsampled_runs()
+        upstream.restart_system_metrics(run_id)
+        assert upstream.unsampled_runs() == []
         assert run_id_to_system_metrics_monitor[active.info.run_id] is not monitor
 
 

@@ -14,7 +14,7 @@ from pipeline.report.findings import Analysis
 from pipeline.report.sections import report_sections
 
 DOTS_PER_INCH = 130
-ENVIRONMENT = jinja2.Environment(
+TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("pipeline.report"),
     autoescape=jinja2.select_autoescape(["html.j2"]),
     undefined=jinja2.StrictUndefined,
@@ -45,8 +45,8 @@ def report_files(
         "pictures": {name: b64encode(picture).decode() for name, picture in pictures.items()},
     }
     return {
-        "report.html": ENVIRONMENT.get_template("report.html.j2").render(content).encode(),
-        "report.md": ENVIRONMENT.get_template("report.md.j2").render(content).encode(),
+        "report.html": TEMPLATES.get_template("report.html.j2").render(content).encode(),
+        "report.md": TEMPLATES.get_template("report.md.j2").render(content).encode(),
         "results.csv": analysis.table.to_csv(index=False).encode(),
         "curves.csv": _curves(analysis).to_csv(index=False).encode(),
         "effects.json": json.dumps(effects(analysis), indent=2).encode(),

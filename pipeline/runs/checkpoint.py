@@ -7,11 +7,10 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
-from pipeline.errors import MachineError
+from pipeline.errors import MachineError, StoreError, StoreOutageError
 from pipeline.interruption import Interrupted
 from pipeline.store import buffer
 from pipeline.store.artifacts import write_atomically
-from pipeline.store.failures import StoreError, StoreOutageError
 from pipeline.training.state import TrainingState, pack, unpack
 
 

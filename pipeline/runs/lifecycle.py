@@ -44,19 +44,41 @@ def track(
     if parent:
         experiment_id = parent.info.experiment_id
         tags = {**tags, PARENT_TAG: parent.info.run_id}
-    with _claimed(run_id), _TrueStatus() as ending:
-        run = _begin(run_id or _run_of_project(), experiment_id, tags, ending)
+    project_run = _run_of_project()
+    with _claimed(run_id), _TrueStatus() as status:
+        run = status.begin(run_id or project_run, experiment_id, tags)
         buffer.open_for(run)
         _describe(run, name, settings)
-        yield get_run(run.info.run_id)  # with its tags
+        yield in_store(mlflow.get_run)(run.info.run_id)  # with its tags
         buffer.flush()
         _finish(run)
 
 
 class _TrueStatus:
-    """Ends its run with the status that fits the outcome."""
+    """Begins a run, and ends it with the status that fits the outcome."""
 
     run: Run | None = None
+
+    @in_store
+    def begin(
+        self, run_id: str | None, experiment_id: str | None, tags: Mapping[str, object]
+    ) -> Run:
+        """Start or restart the run with its tags, which identify it even if it is killed now."""
+        process = this_process()
+        with deferred():  # what has begun is known, and will be ended
+            if run_id:
+                # Before it is RUNNING again: `liveness` must not look for the previous process.
+                for key, value in process.items():
+                    mlflow.MlflowClient().set_tag(run_id, key, value)
+            tags = {**tags, **process, "git_dirty": git_dirty(), "torch": torch.__version__}
+            self.run = mlflow.start_run(
+                run_id=run_id,
+                experiment_id=experiment_id,
+                nested=True,
+                tags={name: str(value) for name, value in tags.items()},
+                log_system_metrics=True,
+            )
+            return self.run
 
     def __enter__(self) -> "_TrueStatus":
         return self
@@ -72,13 +94,16 @@ class _TrueStatus:
         status = "FAILED" if error else "FINISHED"
         if isinstance(error, (Interrupted, KeyboardInterrupt)):
             status = "KILLED"
-        # The store itself may have failed.
-        if isinstance(error, Exception):
+        # What has failed may be the store itself. A signal that comes meanwhile is raised after
+        # each step, and must not prevent the next one.
+        try:
+            if isinstance(error, Exception):
+                with deferred(), suppress(*STORE_ERRORS):
+                    mlflow.set_tag("failure", first_line(error))
+        finally:
             with deferred(), suppress(*STORE_ERRORS):
-                mlflow.set_tag("failure", first_line(error))
-        with deferred(), suppress(*STORE_ERRORS):
-            buffer.close(self.run)
-            mlflow.end_run(status)
+                buffer.close(self.run)
+                mlflow.end_run(status)
 
 
 @contextmanager
@@ -110,28 +135,6 @@ def _claimed(run_id: str | None) -> Iterator[None]:
 def _run_of_project() -> str | None:
     """Take the id of the run that `mlflow run` created; MLflow loses it if its first try fails."""
     return None if mlflow.active_run() else os.environ.pop("MLFLOW_RUN_ID", None)
-
-
-@in_store
-def _begin(
-    run_id: str | None, experiment_id: str | None, tags: Mapping[str, object], ending: _TrueStatus
-) -> Run:
-    """Start or restart the run with its tags, which identify it even if it is killed now."""
-    process = this_process()
-    with deferred():  # once the run has begun, `ending` knows it and will end it
-        if run_id:
-            # Before it is RUNNING again: `liveness` must not look for the previous process.
-            for key, value in process.items():
-                mlflow.MlflowClient().set_tag(run_id, key, value)
-        tags = {**tags, **process, "git_dirty": git_dirty(), "torch": torch.__version__}
-        ending.run = mlflow.start_run(
-            run_id=run_id,
-            experiment_id=experiment_id,
-            nested=True,
-            tags={name: str(value) for name, value in tags.items()},
-            log_system_metrics=True,
-        )
-        return ending.run
 
 
 @in_store

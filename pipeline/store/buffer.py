@@ -27,7 +27,8 @@ class Buffer:
     known: names and steps that an earlier process logged; they are not logged again.
     """
 
-    def __init__(self, known: Collection[tuple[str, int]] = ()) -> None:
+    def __init__(self, run_id: str, known: Collection[tuple[str, int]]) -> None:
+        self.run_id = run_id
         self.metrics: list[Metric] = []
         self.known = known
         self.state = b""
@@ -68,7 +69,7 @@ _buffers: dict[str, Buffer] = {}  # of the open tracked runs, by run id
 
 def open_for(run: Run) -> None:
     """Buffer the metrics of a run while the store does not answer."""
-    _buffers[run.info.run_id] = Buffer(_logged_steps(run))
+    _buffers[run.info.run_id] = Buffer(run.info.run_id, _logged_steps(run))
 
 
 def close(run: Run) -> None:
@@ -120,12 +121,13 @@ def flush() -> None:
 
 
 def sample_again() -> None:
-    """Restart MLflow's CPU and memory sampling if an outage stopped it.
+    """Have MLflow sample CPU and memory again, if an outage has stopped it.
 
-    For a study and its runs alike: the samples are also their sign of life.
+    This covers a study and its runs alike: the samples are also their sign of life.
     """
-    with uncut(), suppress(*STORE_ERRORS):  # another outage: try again later
-        upstream.restart_system_metrics()
+    for run_id in upstream.unsampled_runs():
+        with uncut(), suppress(*STORE_ERRORS):  # the store is down again; try another time
+            upstream.restart_system_metrics(run_id)
 
 
 def _active_buffer() -> Buffer:
@@ -135,13 +137,11 @@ def _active_buffer() -> Buffer:
 
 
 def _send_metrics() -> None:
-    run = mlflow.active_run()
-    assert run
-    waiting = _active_buffer().metrics
-    while waiting:
-        some = waiting[:METRICS_AT_ONCE]
-        mlflow.MlflowClient().log_batch(run.info.run_id, metrics=some)
-        del waiting[: len(some)]
+    buffer = _active_buffer()
+    while buffer.metrics:
+        some = buffer.metrics[:METRICS_AT_ONCE]
+        mlflow.MlflowClient().log_batch(buffer.run_id, metrics=some)
+        del buffer.metrics[: len(some)]
 
 
 def _send_state() -> None:

@@ -11,8 +11,6 @@ import requests
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import MachineError
-
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 LASTING = (
     "disk is full",
@@ -31,14 +29,6 @@ AUTOFLUSH = (
     "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block if"
     " this flush is occurring prematurely)"
 )
-
-
-class StoreError(MachineError):
-    """The tracking store can't be used, and waiting does not help."""
-
-
-class StoreOutageError(StoreError):
-    """The tracking store does not answer; it may later."""
 
 
 def is_contended(error: Exception) -> bool:

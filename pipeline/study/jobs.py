@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from pipeline import interruption
 from pipeline.config import Config
-from pipeline.errors import MachineError
+from pipeline.errors import MachineError, StoreError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -61,7 +61,6 @@ def in_parallel(tasks: Sequence[Task], parent: "Run", jobs: int) -> Generator[tu
     process ends its run as KILLED.
     """
     from pipeline.store import buffer, liveness
-    from pipeline.store.failures import StoreError
 
     waiting = deque(tasks)
     team: dict[Connection, _Job] = {}
@@ -178,7 +177,7 @@ def _work(connection: Connection, go_on: Connection) -> None:
             tqdm.set_lock(threading.RLock())
             from pipeline.data import load
             from pipeline.runs.training_run import train_run
-            from pipeline.store.failures import StoreError, first_line
+            from pipeline.store.failures import first_line
 
         lines = _Lines(send)
         with redirect_stdout(lines), redirect_stderr(lines):

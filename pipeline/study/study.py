@@ -11,7 +11,7 @@ from mlflow.entities import Run
 from pipeline.config import Config
 from pipeline.data import load
 from pipeline.data.dataset import ImageDataset
-from pipeline.errors import MachineError
+from pipeline.errors import MachineError, StoreError
 from pipeline.models import registry
 from pipeline.report.analysis import analyse
 from pipeline.report.learning_rates import chosen_rates
@@ -21,7 +21,7 @@ from pipeline.runs.provenance import log_dataset
 from pipeline.runs.run_result import RunResult, recipe
 from pipeline.runs.training_run import THREADS, register_model, train_run
 from pipeline.store import liveness
-from pipeline.store.failures import StoreError, first_line
+from pipeline.store.failures import first_line
 from pipeline.study.grid import REGISTER, Grid
 from pipeline.study.jobs import Event, Progress, Task, in_parallel
 from pipeline.study.parallelism import choose_jobs, share_threads
@@ -77,7 +77,7 @@ def run_study(
         events = _train(cells, done, begun, parent, data, jobs.number)
         results, failures = _follow(events, cells, done)
         if not results:
-            raise _failed(failures, len(cells))
+            raise MachineError(f"all {len(cells)} runs failed; {_first(failures)}")
         results = _register_models(results, data, register)
         reused = f", {len(done)} of {len(cells)} runs reused from before" if done else ""
         facts = {
@@ -87,7 +87,10 @@ def run_study(
         }
         publish(analyse(results), failures, facts)
         if failures:
-            raise _failed(failures, len(cells))
+            raise MachineError(
+                f"{len(failures)} of {len(cells)} runs failed; {_first(failures)}; the same command"
+                " again repeats them and keeps the others"
+            )
 
 
 def _settings(config: Config, grid: Grid) -> dict[str, object]:
@@ -177,11 +180,6 @@ def _register_models(
     ]
 
 
-def _failed(failures: Failures, cells: int) -> MachineError:
+def _first(failures: Failures) -> str:
     name, reason = next(iter(failures.items()))
-    if len(failures) == cells:
-        return MachineError(f"all {cells} runs failed; {name}: {reason}")
-    return MachineError(
-        f"{len(failures)} of {cells} runs failed; {name}: {reason}; the same command again repeats"
-        " them and keeps the others"
-    )
+    return f"{name}: {reason}"

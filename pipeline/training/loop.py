@@ -27,22 +27,6 @@ VALIDATION_BATCH_SIZE = 500
 STUCK_MARGIN = 0.05
 
 
-def prepare(
-    config: Config, device: torch.device
-) -> tuple[CNNNetwork, nn.Module, torch.optim.Optimizer]:
-    """Return a new network on `device`, and the recipe's criterion and optimiser."""
-    compute_exactly()
-    keep_freed_memory()
-    torch.manual_seed(stream_seed(config.seed, Stream.WEIGHTS))
-    # The images are already in channels_last order in memory.
-    network = CNNNetwork(config.variant).to(device).to(memory_format=torch.channels_last)
-    capturable = device.type == "cuda"  # by a CUDA graph
-    optimizer = torch.optim.Adam(
-        network.parameters(), lr=config.lr, fused=True, capturable=capturable
-    )
-    return network, nn.CrossEntropyLoss(), optimizer
-
-
 def train_network(
     config: Config,
     data: ImageDataset,
@@ -113,6 +97,22 @@ def train_network(
         history[-1] |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
     release_freed_memory()
     return network, history
+
+
+def prepare(
+    config: Config, device: torch.device
+) -> tuple[CNNNetwork, nn.Module, torch.optim.Optimizer]:
+    """Return a new network on `device`, and the recipe's criterion and optimiser."""
+    compute_exactly()
+    keep_freed_memory()
+    torch.manual_seed(stream_seed(config.seed, Stream.WEIGHTS))
+    # The images are already in channels_last order in memory.
+    network = CNNNetwork(config.variant).to(device).to(memory_format=torch.channels_last)
+    capturable = device.type == "cuda"  # by a CUDA graph
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=config.lr, fused=True, capturable=capturable
+    )
+    return network, nn.CrossEntropyLoss(), optimizer
 
 
 def fast_step(

@@ -7,6 +7,7 @@ code. Here oneDNN runs everything up to the fully connected layers, in its own l
 """
 
 import platform
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +16,21 @@ from torch.nn.utils import get_total_norm
 
 from pipeline.training.network import CNNNetwork
 
-# What oneDNN needs to compute in bf16 at all; it is fast if the processor also has avx512_bf16.
-BF16_FEATURES = ("avx512_bw", "avx512_dq", "avx512_vl")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 COINS_PER_WORD = 63  # random bits in an int64 as `random_` draws them
 
 
+@cache
 def is_available(precision: str) -> bool:
     """Return whether this processor supports this. Only x86 was tried."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    image = torch.zeros(1, 1, 1, 1, dtype=DTYPES[precision])
+    try:
+        _convolution(image.to_mkldnn(), torch.zeros(1, 1, 3, 3, dtype=image.dtype), None)
+    except RuntimeError:  # the processor has no bf16, or PyTorch no oneDNN
         return False
-    features = torch.cpu.get_capabilities()
-    return precision == "fp32" or all(features.get(name) for name in BF16_FEATURES)
+    return True
 
 
 class BlockedNetwork(nn.Module):
@@ -42,7 +45,7 @@ class BlockedNetwork(nn.Module):
     def __init__(self, network: CNNNetwork, precision: str) -> None:
         super().__init__()
         self.network = network
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.dtype = DTYPES[precision]
         net = network
         layers = (net.conv1, net.bn1, net.conv2, net.bn2, net.conv3, net.bn3)
         numbers = [tensor for layer in layers for tensor in layer.state_dict().values()]
@@ -55,9 +58,7 @@ class BlockedNetwork(nn.Module):
         for conv, norm in ((net.conv1, net.bn1), (net.conv2, net.bn2), (net.conv3, net.bn3)):
             assert conv.bias is not None
             weight, bias = conv.weight.to(dtype).contiguous(), conv.bias.to(dtype)
-            x = torch.mkldnn_convolution(
-                x, weight, bias, padding=(1, 1), stride=(1, 1), dilation=(1, 1), groups=1
-            )
+            x = _convolution(x, weight, bias)
             x = net.pool(norm(torch.relu_(x)))
         x = net.flatten(x.to_dense())
         x = torch.relu_(linear(x, net.fc1.weight.to(dtype), net.fc1.bias.to(dtype)))
@@ -67,6 +68,13 @@ class BlockedNetwork(nn.Module):
         # oneDNN's ReLU and pooling treat NaN as a small number, which would hide a NaN in a weight
         # or running statistic below them. The norm of those tensors is then NaN too.
         return logits + 0 * get_total_norm(self.below_pooling)
+
+
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # Not conv2d, which refuses a oneDNN tensor with weights in PyTorch's own layout.
+    return torch.mkldnn_convolution(
+        x, weight, bias, padding=(1, 1), stride=(1, 1), dilation=(1, 1), groups=1
+    )
 
 
 def drop_half(x: Tensor) -> Tensor:

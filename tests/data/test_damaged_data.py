@@ -166,7 +166,7 @@ def test_damage_is_noticed_by_name_and_nothing_damaged_is_loaded_or_unpickled(
             assert said.startswith(named), f"{case}: {said}"
             assert said.count("\n") == 1
             assert world.unpickled == list(world.layouts["unpacked"].values()), case
-            assert {p: p.read_bytes() for p in world.cache} == world.cache, case  # made anew
+            assert {p: p.read_bytes() for p in world.cache} == world.cache, case  # recreated
             for p in world.cache:
                 p.unlink()
         else:

@@ -189,7 +189,7 @@ def test_random_moments(
         attempts += 1
         folder = tmp_path / str(attempts)
         folder.mkdir()
-        # A run that goes on takes less time, and may end before its moment comes; then it is not
+        # A continued run takes less time, and may end before its moment comes; then it is not
         # counted.
         moments = [float(moment) for moment in random.uniform(0.05, 0.6, 4) * whole[2]]
         died += go_through(folder, [*moments], signal.SIGKILL, whole)

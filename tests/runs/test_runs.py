@@ -20,10 +20,12 @@ import pytest
 import torch
 from conftest import (
     SMALL,
+    TINY,
     Answer,
     Study,
     project_address,
     run,
+    run_killed,
     run_project,
     runs_in,
     start,
@@ -69,23 +71,37 @@ def test_a_run_that_is_stopped_by_a_signal_is_killed(tmp_path: Path, number: int
     )
 
 
+def test_a_signal_while_a_failure_is_noted_does_not_change_the_status(tmp_path: Path) -> None:
+    diverging = ["train", *TINY, "--lr", "1e30"]
+    # The first tag that is set is the name.
+    kill = {"arguments": diverging, "at": "failure noted:2", "signal": signal.SIGTERM}
+    (answer,) = run_killed(tmp_path, [kill])
+    assert answer["status"] == 128 + signal.SIGTERM
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "FAILED"
+    assert "the loss is" in run.data.tags["failure"]
+
+
 @pytest.mark.parametrize(
-    ("before", "said"), [([], "stopped by SIGHUP"), (["nohup"], "goes on")], ids=["plain", "nohup"]
+    ("inherited", "said"),
+    [("SIG_DFL", "stopped by SIGHUP"), ("SIG_IGN", "continues")],
+    ids=["plain", "nohup"],
 )
 def test_a_closed_terminal_stops_a_run_unless_nohup_protects_it(
-    tmp_path: Path, before: list[str], said: str
+    tmp_path: Path, inherited: str, said: str
 ) -> None:
-    code = """
+    code = f"""
 import os, signal
 from pipeline import interruption
+signal.signal(signal.SIGHUP, signal.{inherited})  # as `nohup` does, or a terminal
 interruption.install()
 try:
     os.kill(os.getpid(), signal.SIGHUP)
-    print("goes on")
+    print("continues")
 except interruption.Interrupted as stop:
     print(stop)
 """
-    assert run(tmp_path, *before, "python", "-c", code).out.splitlines() == [said]
+    assert run(tmp_path, "python", "-c", code).out == f"{said}\n"
 
 
 @pytest.mark.thorough

@@ -34,7 +34,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from test_resume import LEARNED
 
-from pipeline.store.failures import StoreOutageError
+from pipeline.errors import StoreOutageError
 from pipeline.store.waiting import in_store
 from pipeline.training.network import CNNNetwork
 
@@ -295,7 +295,7 @@ def test_a_server_that_never_comes_back_costs_nothing_that_was_measured(
     assert "Traceback" not in err
     assert kept.exists()
     server.start()
-    delivery = line.split("deliver it by: ")[1].split()
+    delivery = line.split("deliver them by: ")[1].split()
     assert delivery[:4] == ["python", "-m", "pipeline", "train"]
     process = train(client, server, *delivery[4:])
     out, err = process.communicate(timeout=300)

@@ -184,7 +184,7 @@ def test_when_the_study_is_stopped_so_is_every_run(
         assert [run.info.status for run in runs_in(tmp_path, "study")] == ["KILLED"]
     if status == 130:
         return  # the default suite has no time for what the other signals show
-    # The same command again goes on with each, and marks the study that died without a word.
+    # The same command again continues each, and marks the study that was killed.
     again = start(tmp_path, "ablate", *LONG, *TWO, "--variants", "base,bn", "--seeds", "2")
     out, err = again.communicate()
     assert again.returncode == 0, err

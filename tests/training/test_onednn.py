@@ -1,10 +1,12 @@
 """Computing in oneDNN's memory layout gives what PyTorch computes."""
 
 from copy import deepcopy
+from pathlib import Path
 from statistics import median
 
 import pytest
 import torch
+from conftest import run
 from torch import Tensor, nn
 
 from pipeline.training.network import CNNNetwork
@@ -113,3 +115,11 @@ def test_only_the_variant_with_dropout_drops_and_only_in_training(precision: str
         network = CNNNetwork(variant).train(train)
         blocked = BlockedNetwork(deepcopy(network), precision)
         assert torch.equal(blocked(images), blocked(images)) != drops
+
+
+def test_a_processor_without_bf16_is_recognised_as_onednn_sees_it(tmp_path: Path) -> None:
+    code = (
+        "from pipeline.training.onednn import is_available as is_; print(is_('fp32'), is_('bf16'))"
+    )
+    answer = run(tmp_path, "env", "ONEDNN_MAX_CPU_ISA=AVX2", "python", "-c", code)
+    assert answer.out.split() == ["True", "False"], answer.err
