@@ -123,7 +123,7 @@ def unsampled_runs() -> list[str]:
 
     It stops for good at the first request that fails.
     """
-    monitors = run_id_to_system_metrics_monitor.items()
+    monitors = list(run_id_to_system_metrics_monitor.items())
     return [run_id for run_id, monitor in monitors if not monitor._process.is_alive()]
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -42,8 +43,10 @@ class Server(NamedTuple):
 def server(study: Study) -> Iterator[Server]:
     """`make ui`, started in the study's folder."""
     port = free_port()
-    # --old-file: the environment is the one that the tests run in.
-    make = ["make", "--makefile", str(ROOT / "Makefile"), "--old-file", ".venv/installed", "ui"]
+    # In the environment that the tests run in. A link, since make can't take a folder with a space.
+    (study.folder / "environment").symlink_to(sys.prefix)
+    make = ["make", "--makefile", str(ROOT / "Makefile"), "--old-file", ".venv/installed"]
+    make += ["BIN=environment/bin", "ui"]
     started = start(study.folder, "env", f"MLFLOW_PORT={port}", "MLFLOW_WORKERS=1", *make)
     deadline = time.monotonic() + 60
     while True:
