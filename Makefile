@@ -43,7 +43,7 @@ lock: .venv/installed ## resolve requirements.txt again from pyproject.toml
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { \
 		echo "error: $(PYTHON) is not Python 3.11 to 3.14; name one that is: make PYTHON=python3.12"; exit 2; }
-	@echo "Setting up .venv: about 6 GB, some minutes."
+	@echo "Setting up .venv: about 7 GB, some minutes in which nothing is printed."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@

@@ -11,8 +11,8 @@ Dataset = Annotated[str, typer.Option(help=f"Data set: {', '.join(DATASETS)} (bu
 DataDir = Annotated[
     str,
     typer.Option(
-        help="Folder that holds the files of CIFAR-100, or gets them. auto: $PIPELINE_DATA_DIR,"
-        " else ./data if the data is there, else a cache per user."
+        help="Folder that holds the files of CIFAR-100, or gets them; ignored for synthetic. auto:"
+        " $PIPELINE_DATA_DIR, else ./data if the data is there, else a per-user cache."
     ),
 ]
 Epochs = Annotated[int, typer.Option(help="Passes over the training images; at least 1.")]
@@ -21,13 +21,11 @@ LearningRate = Annotated[float, typer.Option(help="Adam's learning rate; above 0
 Seed = Annotated[
     int, typer.Option(help="Decides weights, order, augmentation and dropout; at least 0.")
 ]
-Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)} (cuda if there is one).")]
+Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}; auto: cuda if there is one.")]
 Precision = Annotated[
-    str, typer.Option(help=f"{', '.join(PRECISIONS)} (bf16 where the hardware has it).")
+    str, typer.Option(help=f"{', '.join(PRECISIONS)}; auto: bf16 if the hardware has it.")
 ]
-TrainImages = Annotated[
-    int, typer.Option(help="Use only the first so many training images; 0 uses all.")
-]
+TrainImages = Annotated[int, typer.Option(help="Use only the first N training images; 0 uses all.")]
 Validation = Annotated[
     str,
     typer.Option(
@@ -55,7 +53,10 @@ StudyValidation = Annotated[
     str, typer.Option(help="As in train; auto: test, or holdout if there are several lr.")
 ]
 Name = Annotated[
-    str, typer.Option(help="Of the study; a name that exists with another recipe is refused.")
+    str,
+    typer.Option(
+        help="Of the study; rejected if it exists with other settings than variants, seeds and lr."
+    ),
 ]
 Register = Annotated[
     str,

@@ -60,7 +60,7 @@ def load_model(reference: str) -> LoadedModel:
         try:
             model, metadata = _load_checked(files, known.tags if known else {})
         except Exception as error:  # whatever the loader of a foreign model raises
-            raise InputError(f"the model at {uri} is refused: {first_line(error)}") from None
+            raise InputError(f"the model at {uri} is rejected: {first_line(error)}") from None
     versions: Iterable[ModelVersion] = ()
     if known:
         versions = mlflow.MlflowClient().search_model_versions(f"run_id = '{known.source_run_id}'")

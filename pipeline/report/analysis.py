@@ -62,9 +62,9 @@ def analyse(results: Sequence[RunResult]) -> Analysis:
     if table["learning"].eq("stuck").any():
         stuck = table.loc[table["learning"] == "stuck", "run"]
         notes.append(
-            f"{len(stuck)} of {len(table)} runs learned nothing: their loss is no better than"
-            f" a guess's (ln 100 = 4.605): {', '.join(stuck)}. An effect that includes them is"
-            " about whether a network learns at all."
+            f"{len(stuck)} of {len(table)} runs learned nothing: their training loss is still that"
+            f" of a random guess (ln 100 = 4.605): {', '.join(stuck)}. An effect that includes them"
+            " is about whether a network learns at all."
         )
     changes = sign_changes(by_rate, primary)
     return Analysis(results, table, primary, outcomes, target, main, by_rate, changes, notes)

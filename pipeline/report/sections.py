@@ -13,7 +13,7 @@ MIXTURES = {
     "torch": "the version of torch",
     "device": "the device",
     "device_name": "the GPU",
-    "threads": "the number of threads, which affects the times most,",
+    "threads": "the number of threads",
 }
 
 
@@ -63,6 +63,7 @@ def report_sections(
         ),
         Section(
             "Cost",
+            ["Times depend on the number of threads, and on what else ran at the same time."],
             figures=[("cost", f"Time and training speed of every run{at}.")],
             tables=[cost_table(analysis, shown)],
         ),
@@ -84,14 +85,15 @@ def report_sections(
 def _effects_section(analysis: Analysis, few_seeds: bool) -> Section:
     outcome = analysis.outcomes[analysis.primary]
     reading = [
-        f"The outcome named in advance is {outcome.name} after the last epoch. Comparisons are"
-        " paired: a seed gives every variant the same initial weights, image order and"
-        " augmentation, and differences are taken seed by seed. Intervals are 95 % Student's t"
+        f"The primary outcome, chosen in advance, is {outcome.name} after the last epoch."
+        " Comparisons are paired: a seed gives every variant the same initial weights, image order"
+        " and augmentation, and differences are taken seed by seed. Intervals are 95 % Student's t"
         " intervals; p values come from the paired t-test and are corrected by Holm's method over"
-        " all comparisons that are read together. “Better” is the fraction of seeds in which the"
-        " first variant was better. “Detectable” is the smallest effect that this many seeds detect"
-        " with a power of 80 %. Neither it nor the number of seeds that would settle an effect"
-        " includes the correction."
+        " the comparisons of each outcome. An effect is settled if its corrected p value is below"
+        " 0.05. “Better” is the fraction of seeds in which the first variant was better (a tie"
+        " counts half; a smaller gap or time is better). “Detectable” is the smallest effect that"
+        " this many seeds detect with a power of 80 %. Neither it nor the number of seeds that"
+        " would settle an effect includes the correction."
     ]
     if len(analysis.settings) > 1:
         reading.append(
@@ -160,7 +162,9 @@ def _runs_section(analysis: Analysis) -> Section:
     if analysis.table["reused"].any():
         text += ["“Reused” runs had been finished before, by another study or on their own."]
     if analysis.table["learning"].eq("stuck").any():
-        text += ["“Stuck” runs learned nothing: their loss is no better than a guess's."]
+        text += [
+            "“Stuck” runs learned nothing: their training loss is still that of a random guess."
+        ]
     return Section("Runs", text, tables=[runs_table(analysis)])
 
 
@@ -176,7 +180,7 @@ def limits(analysis: Analysis) -> list[str]:
     unknown.append(
         "Whether the effects hold for another network, data set, optimiser or number of epochs"
         f" (here: {config.epochs} epochs; Adam; batch size {config.batch_size}). The last epoch"
-        " counts, and curves that cross near it may have crossed by chance."
+        " counts, and if curves cross near the end, that may be chance."
     )
     if len(analysis.by_rate) == 1:
         unknown.append(
@@ -186,12 +190,11 @@ def limits(analysis: Analysis) -> list[str]:
     if config.validation == "test":
         unknown.append(
             "How good the networks are on images that nobody has looked at: validation uses the"
-            " train=False split. It chose nothing here, but it was read after every epoch."
+            " train=False split. Nothing was chosen on it here, but it was read after every epoch."
         )
     unknown.append(
         "How much of an effect is due to these test images: seeds vary weights, order, augmentation"
-        " and dropout, not the images. The intervals are about training again, not about collecting"
-        " other images."
+        " and dropout, not the images. The intervals cover retraining, not a new sample of images."
     )
     if seeds < BCA_MIN_SEEDS:
         unknown.append(
@@ -210,5 +213,5 @@ def limits(analysis: Analysis) -> list[str]:
         )
     for name, words in MIXTURES.items():
         if len({result.tags.get(name) for result in analysis.results}) > 1:
-            unknown.append(f"Whether {words} mattered: it was not the same for all runs.")
+            unknown.append(f"What difference {words} made: it was not the same for all runs.")
     return unknown

@@ -126,8 +126,8 @@ def _log_learning(config: Config, data: ImageDataset, history: History) -> str:
     learning = "stuck" if is_stuck(history) else "ok"
     if learning == "stuck":
         print(
-            f"warning: {config.run_name} has learned nothing: its loss is no better than a guess's,"
-            " ln(100) = 4.6; another learning rate may help",
+            f"warning: {config.run_name} has learned nothing: its training loss is still that of a"
+            " random guess, ln(100) = 4.605; more epochs or another learning rate may help",
             file=sys.stderr,
         )
     in_store(mlflow.set_tag)("learning", learning)

@@ -396,7 +396,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "a name twice": (class_names(lambda names: names.__setitem__(0, names[1])), "100 different"),
     "other names": (class_names(lambda names: names.reverse()), "it has no classes of synthetic"),
     "10 classes": (program(ten_classes, *IMAGE), "does not return float32 [N, 100]"),
-    "large pixels": (program(proxy(Large), 2, 64, 64, 3), "is refused"),
+    "large pixels": (program(proxy(Large), 2, 64, 64, 3), "is rejected"),
     "logits": (program(proxy(Logits), *IMAGE), "are not probabilities"),
     "double": (program(proxy(Double), *IMAGE), "does not return float32 [N, 100]"),
     "operator": (in_program(other_operator), "the operator 'torch.os.mkdir'"),
