@@ -70,14 +70,14 @@ def check(data_dir: str = "auto") -> list[str]:
 
     Raises InputError for a damaged file.
     """
-    root, told = locate(data_dir), []
+    root, verified = locate(data_dir), []
     found = cifar100_files.find(root)
     if found:
         cifar100_files.verified(*found)
-        told += [f"{path}: verified" for path in found[1]]
+        verified += [f"{path}: verified" for path in found[1]]
     if _read_cache():
-        told.append(f"{array_folder()}: verified")
-    return told
+        verified.append(f"{array_folder()}: verified")
+    return verified
 
 
 def _download(root: Path) -> Splits:

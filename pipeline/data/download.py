@@ -96,7 +96,7 @@ def describe(sources: Sequence[Source]) -> list[str]:
 
     Speed is measured on the first SAMPLE_BYTES.
     """
-    answering, told = reachable(sources), []
+    answering, lines = reachable(sources), []
     for source in sources:
         cost = "does not answer"
         if source.address.startswith("file:"):
@@ -115,8 +115,8 @@ def describe(sources: Sequence[Source]) -> list[str]:
                 cost = f"about {source.size / speed:.0f} s at {speed / 1e6:.1f} MB/s"
             except (requests.RequestException, HTTPError) as error:
                 cost = f"fails ({type(error).__name__})"
-        told.append(f"{source.name}: {source.size / 1e6:.0f} MB, {cost}\n  {source.address}")
-    return told
+        lines.append(f"{source.name}: {source.size / 1e6:.0f} MB, {cost}\n  {source.address}")
+    return lines
 
 
 def fetch(source: Source, file: File, root: Path, least_speed: float) -> None:

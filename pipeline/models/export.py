@@ -97,9 +97,9 @@ def _run_on_cpu(uri: str, model_id: str) -> None:
     """
     with TemporaryDirectory() as folder:
         files = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
-        said = Model.load(files)
-        said.flavors["python_function"]["config"] = {"device": "cpu"}
-        said.save(str(Path(files, "MLmodel")))
+        mlmodel = Model.load(files)
+        mlmodel.flavors["python_function"]["config"] = {"device": "cpu"}
+        mlmodel.save(str(Path(files, "MLmodel")))
         mlflow.MlflowClient().log_model_artifact(model_id, str(Path(files, "MLmodel")))
 
 

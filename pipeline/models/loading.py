@@ -110,17 +110,17 @@ def _load_checked(files: Path, tags: Mapping[str, str]) -> tuple[PyFuncModel, di
     """
     if DIGESTS_TAG in tags:
         check_unaltered(files, json.loads(tags[DIGESTS_TAG]))
-    said = Model.load(str(files))
-    if said.signature != PIXELS_TO_PROBABILITIES:
+    mlmodel = Model.load(str(files))
+    if mlmodel.signature != PIXELS_TO_PROBABILITIES:
         raise InputError(
             "it does not take uint8 [N, 32, 32, 3] and return float32 [N, 100];"
-            f" its signature is {' '.join(str(said.signature).split())}"
+            f" its signature is {' '.join(str(mlmodel.signature).split())}"
         )
-    metadata = said.metadata or {}
+    metadata = mlmodel.metadata or {}
     names = metadata.get("class_names", ())
     if names and not len(names) == len(set(names)) == 100:
         raise InputError("it does not name 100 different classes")
-    check_harmless(files, said.flavors)
+    check_harmless(files, mlmodel.flavors)
     # Models that this project did not log run on the CPU too, whatever MLflow would use.
     model = mlflow.pyfunc.load_model(str(files), model_config={"device": "cpu"})
     _try_out(model)

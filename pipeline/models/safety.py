@@ -92,10 +92,10 @@ def check_harmless(folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> No
 
     `flavors` is what its MLmodel says about loading it.
     """
-    said = {"loader_module": None, "data": None, **flavors.get("python_function", {})}
-    if said.get("config") == {"device": None}:  # MLflow's default
-        said["config"] = PLAIN["config"]
-    for key, value in said.items():
+    loading = {"loader_module": None, "data": None, **flavors.get("python_function", {})}
+    if loading.get("config") == {"device": None}:  # MLflow's default
+        loading["config"] = PLAIN["config"]
+    for key, value in loading.items():
         if key not in IDLE and (key not in PLAIN or value != PLAIN[key]):
             raise InputError(f"loading it could run code: its MLmodel has {key} {value!r}")
     archive = folder / "data" / "model.pt2"

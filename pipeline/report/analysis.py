@@ -201,12 +201,12 @@ def _corrected(settings: Sequence[Setting]) -> list[Setting]:
         family = [finding.comparison for one in settings for finding in one.findings[key]]
         results = iter(corrected(family))
         for one, into in zip(settings, done, strict=True):
-            told = f" at {one.title}" if len(settings) > 1 else ""
+            where = f" at {one.title}" if len(settings) > 1 else ""
             into[key] = [
                 replace(
                     finding,
                     comparison=(result := next(results)),
-                    sentence=sentence(f"{finding.pair.subject}{told}", result, finding.outcome),
+                    sentence=sentence(f"{finding.pair.subject}{where}", result, finding.outcome),
                 )
                 for finding in one.findings[key]
             ]

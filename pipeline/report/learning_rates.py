@@ -49,15 +49,15 @@ def sign_changes(settings: Sequence[Setting], key: str) -> list[str]:
         settled = [f.comparison.difference for _, f in found if f.comparison.settled]
         if not settled or not min(settled) < 0 < max(settled):
             continue
-        told = []
+        changes = []
         for setting, finding in found:
             scale, unit = finding.outcome.scale, finding.outcome.unit
             state = "" if finding.comparison.settled else " (not settled)"
             change = f"{finding.comparison.difference * scale:+.1f} {unit}"
-            told.append(f"{change} at {setting.title}{state}")
+            changes.append(f"{change} at {setting.title}{state}")
         name = found[0][1].outcome.name
         sentences.append(
             f"The effect of {pair.subject} on {name} changes its sign with the learning rate:"
-            f" {', '.join(told)}."
+            f" {', '.join(changes)}."
         )
     return sentences

@@ -107,9 +107,9 @@ def recipe(config: Config, tags: Mapping[str, str]) -> dict[str, str | int | flo
 
 def differences(one: Mapping[str, object], other: Mapping[str, object]) -> str:
     """Say where `one` differs from `other`, such as `epochs 5 instead of 30`."""
-    told = [
+    parts = [
         f"{name} {str(one.get(name))[:16]} instead of {str(value)[:16]}"
         for name, value in other.items()
         if one.get(name) != value
     ]
-    return ", ".join(told)
+    return ", ".join(parts)

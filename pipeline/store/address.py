@@ -14,10 +14,10 @@ def shown_uri() -> str:
     return without_password(mlflow.get_tracking_uri())
 
 
-def without_password(said: str) -> str:
+def without_password(text: str) -> str:
     """Replace passwords in a text with `***`: `scheme://user:password@host`, `?password=…`."""
-    said = re.sub(r"(://[^/:@\s]*):(?!\d+/)\S+@", r"\1:***@", said)
-    return re.sub(r"((?:password|pwd)(?:=|%3D))[^&;%\s]+", r"\1***", said, flags=re.IGNORECASE)
+    text = re.sub(r"(://[^/:@\s]*):(?!\d+/)\S+@", r"\1:***@", text)
+    return re.sub(r"((?:password|pwd)(?:=|%3D))[^&;%\s]+", r"\1***", text, flags=re.IGNORECASE)
 
 
 def shell_uri() -> str:

@@ -16,8 +16,8 @@ WRITABLE = "make it writable, or set MLFLOW_TRACKING_URI to a store elsewhere"
 AWAY = "start that server, or check MLFLOW_TRACKING_URI"
 # Advice by error message; for an unlisted one, no advice is better than wrong advice.
 ADVICE = tuple(
-    (re.compile(said, re.IGNORECASE), helps)
-    for said, helps in (
+    (re.compile(message, re.IGNORECASE), helps)
+    for message, helps in (
         ("read-?only|unable to open|not a directory|is a directory|file exists", WRITABLE),
         ("could not parse|unsupported uri|must be a database|not a valid", WRITABLE),
         (
@@ -49,35 +49,37 @@ ADVICE = tuple(
 
 def as_store_error(error: Exception) -> StoreError:
     """Say in one line what is wrong with the store, and what to do."""
-    uri, said = shown_uri(), without_password(first_line(error))
+    uri, message = shown_uri(), without_password(first_line(error))
     if is_outage(error):
-        return StoreOutageError(f"the tracking store {uri} does not answer ({said}); {AWAY}")
-    advice = next((helps for cause, helps in ADVICE if cause.search(said)), "")
-    if schema := re.search(r"(?:found version|Can't locate revision identified by) '?(\w+)", said):
+        return StoreOutageError(f"the tracking store {uri} does not answer ({message}); {AWAY}")
+    advice = next((helps for cause, helps in ADVICE if cause.search(message)), "")
+    if schema := re.search(
+        r"(?:found version|Can't locate revision identified by) '?(\w+)", message
+    ):
         version = f"MLflow {mlflow.__version__}"
         if is_known_schema(schema[1]):
-            said = f"an MLflow older than {version} made it"
+            message = f"an MLflow older than {version} made it"
             advice = (
                 f"make a copy of it, and bring it up to date by: mlflow db upgrade {shell_uri()}"
             )
         else:
-            said = f"an MLflow newer than {version} made it"
+            message = f"an MLflow newer than {version} made it"
             advice = "use that version, or set MLFLOW_TRACKING_URI to another store"
-    elif "migrate-filestore" in said and not (local_path(uri) or Path()).exists():
-        said = "there is nothing"
+    elif "migrate-filestore" in message and not (local_path(uri) or Path()).exists():
+        message = "there is nothing"
         advice = "it must be an address such as sqlite:///mlflow.db or http://127.0.0.1:5000"
-    elif "migrate-filestore" in said:
-        said = "it holds runs as files, which MLflow no longer writes"
+    elif "migrate-filestore" in message:
+        message = "it holds runs as files, which MLflow no longer writes"
         advice = (
             "convert it by mlflow migrate-filestore, or move it away, or"
             " set MLFLOW_TRACKING_URI=sqlite:///mlflow.db to start a new store next to it"
         )
-    elif "disk is full" in said or getattr(error, "errno", None) in NO_ROOM:
+    elif "disk is full" in message or getattr(error, "errno", None) in NO_ROOM:
         advice = "make room on its disk"
     elif isinstance(error, PermissionError):
         advice = WRITABLE
     elif isinstance(error, ImportError):
         advice = "install the driver of that database"
     return StoreError(
-        "; ".join(filter(None, (f"the tracking store {uri} can't be used ({said})", advice)))
+        "; ".join(filter(None, (f"the tracking store {uri} can't be used ({message})", advice)))
     )

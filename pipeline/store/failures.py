@@ -42,8 +42,8 @@ def is_contended(error: Exception) -> bool:
 
 def is_outage(error: Exception) -> bool:
     """Whether a retry may succeed later."""
-    said = str(error)
-    if any(words in said for words in LASTING):
+    message = str(error)
+    if any(words in message for words in LASTING):
         return False
     if is_contended(error):
         return True
@@ -51,13 +51,13 @@ def is_outage(error: Exception) -> bool:
         return error.response is None or error.response.status_code in PASSING_CODES
     if isinstance(error, MlflowException):
         if mlflow.get_tracking_uri().startswith("http"):
-            code = re.search(r"failed with error code (\d+)", said)
-            return int(code[1]) in PASSING_CODES if code else bool(UNREACHED.search(said))
+            code = re.search(r"failed with error code (\d+)", message)
+            return int(code[1]) in PASSING_CODES if code else bool(UNREACHED.search(message))
         return bool(error.error_code == "TEMPORARILY_UNAVAILABLE")  # a database
     return isinstance(error, requests.RequestException)
 
 
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
-    said = str(error).strip().removeprefix(AUTOFLUSH).strip()
-    return (said or type(error).__name__).splitlines()[0]
+    message = str(error).strip().removeprefix(AUTOFLUSH).strip()
+    return (message or type(error).__name__).splitlines()[0]

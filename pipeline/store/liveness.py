@@ -96,9 +96,9 @@ def _mark_dead(run: Run) -> None:
 def describe(run: Run) -> str:
     """Say which process a run belongs to, and when it last gave a sign of life."""
     host, process = (run.data.tags[tag].split()[0] for tag in (HOST, PROCESS))
-    told = f"process {process} on {host}"
+    process_name = f"process {process} on {host}"
     if run.data.tags[HOST] == _host():
-        return told
+        return process_name
     silent = (time.time() - last_sign(run)) / 60
     patience = SILENCE_SECONDS // 60
-    return f"{told}, silent for {silent:.0f} minutes; after {patience} it may be continued"
+    return f"{process_name}, silent for {silent:.0f} minutes; after {patience} it may be continued"

@@ -59,7 +59,7 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
         global _is_inside
         if _is_inside:
             return function(*args, **kwargs)  # the outermost call waits: here signals are held
-        started, told = time.monotonic(), False
+        started, announced = time.monotonic(), False
         while True:
             try:
                 with uncut():
@@ -74,8 +74,8 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
                     limit = max(limit, LOCK_SECONDS)
                 if not is_outage(error) or time.monotonic() - started >= limit:
                     raise as_store_error(error) from None
-                if not told and not is_contended(error):
-                    told = True
+                if not announced and not is_contended(error):
+                    announced = True
                     print(
                         f"the tracking store {shown_uri()} does not answer; waiting for it for up"
                         f" to {limit:.0f} s",
