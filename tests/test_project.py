@@ -115,3 +115,22 @@ def test_the_git_address_works_from_another_folder_in_an_environment_from_conda_
     assert found.data.tags["mlflow.source.git.commit"] == commit
     assert found.data.tags["git_dirty"] == "false"
     assert list(folder.glob("mlruns/0/models/*/artifacts/MLmodel"))
+
+
+def test_a_package_has_at_most_nine_modules_and_a_module_250_lines() -> None:
+    package = ROOT / "pipeline"
+    for folder in (package, *(path.parent for path in package.glob("*/__init__.py"))):
+        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= 9, folder
+        for module in modules:
+            assert len(module.read_text().splitlines()) <= 250, module
+
+
+def test_private_names_of_mlflow_torch_and_tqdm_stand_in_one_module() -> None:
+    private = re.compile(
+        r"from (mlflow|torch|tqdm)[\w.]* import [^\n]*\b_[a-z]"
+        r"|\b(mlflow|torch|tqdm)(\.\w+)*\._[a-z]"
+        r"|(from|import) mlflow\.(utils|store|tracking|system_metrics|projects)\b"
+    )
+    users = {p.name for p in (ROOT / "pipeline").rglob("*.py") if private.search(p.read_text())}
+    assert users == {"upstream.py"}
