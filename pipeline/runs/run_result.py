@@ -18,6 +18,9 @@ from pipeline.store.waiting import in_store
 from pipeline.training.state import History
 from pipeline.upstream import shell_quote
 
+# A run's file: whether each image of the reported split was classified correctly (bool `[N]`).
+CORRECT_IMAGES = "correct.npy"
+
 
 class RunResult(NamedTuple):
     """A finished training run.

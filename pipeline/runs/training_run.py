@@ -1,26 +1,28 @@
 """One training run: train a network, log it as a model, and register it."""
 
+import io
 import sys
 from collections.abc import Callable
 
 import mlflow
+import numpy as np
 import torch
 from mlflow.entities import Run
 
 from pipeline.config import Config
-from pipeline.data.dataset import ImageDataset
+from pipeline.data.dataset import ImageDataset, Split
 from pipeline.machine import usable_threads
 from pipeline.models import registry
 from pipeline.models.export import log_network
 from pipeline.runs import provenance, resume
 from pipeline.runs.checkpoint import Checkpoints
 from pipeline.runs.lifecycle import track
-from pipeline.runs.run_result import RunResult
+from pipeline.runs.run_result import CORRECT_IMAGES, RunResult
 from pipeline.store import buffer
-from pipeline.store.artifacts import log_figure
+from pipeline.store.artifacts import log_figure, replace_artifact
 from pipeline.store.waiting import in_store
 from pipeline.training.device import choose_device, choose_precision
-from pipeline.training.loop import is_stuck, train_network
+from pipeline.training.loop import correct_images, is_stuck, train_network
 from pipeline.training.network import CNNNetwork, count_parameters
 from pipeline.training.state import History, TrainingState, fingerprint
 
@@ -71,6 +73,7 @@ def train_run(
         network, history = train_network(config, data, device, precision, state, save)
         buffer.flush()
         learning = _log_learning(config, data, history)
+        _log_correct_images(network, data.test or data.validation)
         model_uri = log_network(network, data, config.epochs)
         result = RunResult(
             run_id=run.info.run_id,
@@ -116,6 +119,13 @@ def _last_state(config: Config, checkpoints: Checkpoints) -> TrainingState | Non
     complete = len(state.history) if state else 0
     print(f"{config.run_name} continues after {complete} of {config.epochs} epochs", flush=True)
     return state
+
+
+def _log_correct_images(network: CNNNetwork, split: Split) -> None:
+    """Log which images of the reported split are classified correctly, as `correct.npy`."""
+    file = io.BytesIO()
+    np.save(file, correct_images(network, split).numpy())
+    in_store(replace_artifact)(file.getvalue(), CORRECT_IMAGES)
 
 
 def _log_learning(config: Config, data: ImageDataset, history: History) -> str:

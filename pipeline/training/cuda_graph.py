@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Maps a batch's images and labels to its mean loss and number of correct predictions, both on the
-# device.
+# Maps a batch's images and labels to its mean loss, and to whether each prediction is correct (bool
+# `[B]`), both on the device.
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # Steps that are first launched kernel by kernel, so that libraries choose and allocate what they

@@ -90,7 +90,7 @@ def epoch(
             # The mean times the batch size, because the last batch is smaller.
             total_loss += loss * len(labels)
             finite_batches += total_loss.isfinite()
-            total_correct += correct
+            total_correct += correct.sum()
             total_samples += len(labels)
             bar.update()
             due = time.monotonic() - shown > BAR_INTERVAL
@@ -109,7 +109,7 @@ def plain_step(
 ) -> Step:
     """Return a function that computes a batch, and trains on it if there is an optimiser.
 
-    It returns the mean loss and number of correct predictions, both on the device.
+    It returns the mean loss, and whether each prediction is correct, both on the device.
     """
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +124,7 @@ def plain_step(
         if optimizer:
             loss.backward()
             optimizer.step()
-        return loss.detach(), (outputs.argmax(dim=1) == labels).sum()
+        return loss.detach(), outputs.argmax(dim=1) == labels
 
     return step
 

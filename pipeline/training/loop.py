@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config import Config
-from pipeline.data.dataset import ImageDataset
+from pipeline.data.dataset import ImageDataset, Split
 from pipeline.training import onednn
 from pipeline.training.batches import TrainingBatches, ValidationBatches
 from pipeline.training.cuda_graph import CapturedStep, Step
@@ -97,6 +97,18 @@ def train_network(
         history[-1] |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
     release_freed_memory()
     return network, history
+
+
+def correct_images(network: CNNNetwork, split: Split) -> Tensor:
+    """Return whether `network` classifies each image of `split` correctly: bool `[N]`, on the CPU.
+
+    In the same arithmetic as in validation: the mean is the accuracy that `train_network` returns.
+    """
+    device = next(network.parameters()).device
+    network.eval()
+    step = fast_step(network, nn.CrossEntropyLoss(), None, "fp32", VALIDATION_BATCH_SIZE)
+    batches = ValidationBatches(split, VALIDATION_BATCH_SIZE, device)
+    return torch.cat([step(images, labels)[1] for images, labels in batches]).cpu()
 
 
 def prepare(

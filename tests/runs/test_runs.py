@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -330,6 +331,16 @@ def test_cpu_and_memory_are_sampled(
     (run,) = runs_in(tmp_path)
     assert run.data.metrics["system/cpu_utilization_percentage"] >= 0
     assert run.data.metrics["system/system_memory_usage_megabytes"] > 0
+
+
+def test_a_run_says_which_images_it_classifies_correctly(study: Study) -> None:
+    for child in study.children:
+        name = mlflow.artifacts.download_artifacts(
+            run_id=child.info.run_id, artifact_path="correct.npy"
+        )
+        correct = np.load(name)
+        assert correct.dtype == bool
+        assert correct.mean() == pytest.approx(child.data.metrics["val_accuracy"], abs=1e-12)
 
 
 def test_the_champion_is_the_best_of_those_measured_on_the_same_images(
