@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.report.statistics import t_test
+from pipeline.statistics.comparisons import summarize
 
 # Precision, and whether images are augmented one by one.
 WAYS = {"bf16": ("bf16", False), "fp32": ("fp32", False), "one by one": ("bf16", True)}
@@ -124,7 +124,9 @@ def _compare(done: list[dict[str, Any]]) -> Iterator[str]:
                 if row.keys() >= set(group)
             ]
             if len(means) > 1:
-                low, high = t_test(np.array(means))[0]
+                interval = summarize(means).interval
+                assert interval  # several seeds, not all alike
+                low, high = interval
                 yield (
                     f"{fast} minus {plain}, {name}: {np.mean(means):+.2f} points, 95 % CI"
                     f" {low:+.2f} to {high:+.2f}, {len(means)} seeds"

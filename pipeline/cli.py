@@ -18,6 +18,7 @@ from pipeline.study.grid import (
     REGISTER,
     REUSE,
     Grid,
+    auto_grid,
     check_name,
     parse_jobs,
     parse_rates,
@@ -110,6 +111,8 @@ def _given(context: typer.Context, settings: Mapping[str, Any], typed: bool) -> 
 def ablate(
     variants: options.Variants = "base,bn,dropout",
     seeds: options.Seeds = "5",
+    margin: options.Margin = 0.5,
+    max_seeds: options.MaxSeeds = 30,
     dataset: options.Dataset = DEFAULT.dataset,
     data_dir: options.DataDir = DEFAULT.data_dir,
     epochs: options.Epochs = DEFAULT.epochs,
@@ -125,7 +128,10 @@ def ablate(
     jobs: options.Jobs = "auto",
 ) -> None:
     """Train several variants with several seeds: a parent run, one child run each, a report."""
-    grid = Grid(parse_variants(variants), parse_seeds(seeds), parse_rates(lr))
+    if seeds == "auto":
+        grid = auto_grid(parse_variants(variants), parse_rates(lr), margin, max_seeds)
+    else:
+        grid = Grid(parse_variants(variants), parse_seeds(seeds), parse_rates(lr))
     check_name(name)
     check_choice("register", register, tuple(REGISTER))
     check_choice("reuse", reuse, REUSE)

@@ -44,8 +44,16 @@ Resume = Annotated[
 # Studies.
 Variants = Annotated[str, typer.Option(help=f"Networks to compare, out of {','.join(VARIANTS)}.")]
 Seeds = Annotated[
-    str, typer.Option(help="A count (5: seeds 0 to 4), a range (0-9) or a list (0,3,7).")
+    str, typer.Option(help="A count (5: seeds 0 to 4), a range (0-9), a list (0,3,7), or auto.")
 ]
+Margin = Annotated[
+    float,
+    typer.Option(
+        help="With seeds=auto: add seeds until each effect on the accuracy is known to within"
+        " ± this many points; above 0."
+    ),
+]
+MaxSeeds = Annotated[int, typer.Option(help="With seeds=auto: the most seeds of a variant.")]
 LearningRates = Annotated[
     str, typer.Option(help="Adam's learning rate, above 0, or several (0.01,0.001).")
 ]

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from pipeline.config import VARIANTS
@@ -14,24 +16,35 @@ from pipeline.report.findings import (
     TWO_BY_TWO,
     Analysis,
     Finding,
+    Pair,
     Setting,
 )
 from pipeline.report.learning_rates import chosen_rates, sign_changes
-from pipeline.report.statistics import (
-    Outcome,
-    compare,
-    corrected,
-    interaction,
-    sentence,
-    summarize,
-)
-from pipeline.runs.run_result import RunResult
+from pipeline.runs.run_result import Booleans, RunResult
+from pipeline.statistics.comparisons import Floats, Outcome, Summary, compare, summarize
+from pipeline.statistics.images import with_other_images
+from pipeline.statistics.intervals import PLANNED, Design
+from pipeline.statistics.sentences import sentence
 from pipeline.training.loop import is_stuck
 
 TARGET_STEP = 0.05  # the target accuracy is a multiple of this
 
 
-def analyse(results: Sequence[RunResult]) -> Analysis:
+class _Effect(NamedTuple):
+    """What is compared: a treatment and a control, one number for each of `runs`' seeds.
+
+    runs: ids by seed (row), of the variants in `signs`, whose effects add up to this one.
+    """
+
+    pair: Pair
+    outcome: Outcome
+    treatment: Floats
+    control: Floats
+    runs: Sequence[Sequence[str]]
+    signs: Sequence[int]
+
+
+def analyse(results: Sequence[RunResult], design: Design = PLANNED) -> Analysis:
     """Compare the variants in `results`: runs of one recipe, at most one per cell.
 
     Every comparison is paired: it uses the seeds that both variants have.
@@ -48,12 +61,12 @@ def analyse(results: Sequence[RunResult]) -> Analysis:
     outcomes = _outcomes("test" if held_out else "validation", target)
     primary = next(iter(outcomes))
     table = results_table(results, target)
-    by_rate = _corrected(
-        [_setting(f"{lr:g}", dict.fromkeys(variants, lr), table, outcomes, notes) for lr in rates]
-    )
+    correct = {result.run_id: result.correct for result in results}
+    family = [(f"{lr:g}", dict.fromkeys(variants, lr)) for lr in rates]
+    by_rate = _settings(family, table, outcomes, design, correct, notes)
     main = by_rate[0] if len(rates) == 1 else None
     if not main and chosen:
-        (main,) = _corrected([_setting("best", chosen, table, outcomes, [])])
+        (main,) = _settings([("best", chosen)], table, outcomes, design, correct, [])
     elif not main:
         notes.append(
             "No learning rate was chosen: that needs images other than the reported ones"
@@ -67,7 +80,9 @@ def analyse(results: Sequence[RunResult]) -> Analysis:
             " is about whether a network learns at all."
         )
     changes = sign_changes(by_rate, primary)
-    return Analysis(results, table, primary, outcomes, target, main, by_rate, changes, notes)
+    return Analysis(
+        results, design, table, primary, outcomes, target, main, by_rate, changes, notes
+    )
 
 
 def results_table(results: Sequence[RunResult], target: float | None) -> pd.DataFrame:
@@ -120,94 +135,99 @@ def _outcomes(split: str, target: float | None) -> dict[str, Outcome]:
     prefix = "test" if split == "test" else "val"
     outcomes = {
         f"{prefix}_accuracy": Outcome(f"{split} accuracy", "points", scale=100),
-        f"{prefix}_loss": Outcome(
-            f"{split} loss", "nats", decimals=3, higher_is_better=False, effect_of_interest=0.05
-        ),
-        "generalisation_gap": Outcome(
-            "the generalisation gap",
-            "points",
-            scale=100,
-            higher_is_better=False,
-        ),
+        f"{prefix}_loss": Outcome(f"{split} loss", "nats", decimals=3, effect_of_interest=0.05),
+        "generalisation_gap": Outcome("the generalisation gap", "points", scale=100),
     }
     if target:
         until = f"to {target:.0%} validation accuracy"
         outcomes["epochs_to_target"] = Outcome(
-            f"the time {until}", "epochs", higher_is_better=False, effect_of_interest=1.0
+            f"the time {until}", "epochs", effect_of_interest=1.0
         )
-        outcomes["seconds_to_target"] = Outcome(
-            f"the time {until}", "seconds", higher_is_better=False, effect_of_interest=10.0
-        )
-    outcomes["seconds"] = Outcome(
-        "time of a run", "seconds", higher_is_better=False, effect_of_interest=10.0
-    )
-    outcomes["images_per_second"] = Outcome(
-        "training speed", "images/s", decimals=0, effect_of_interest=100.0
-    )
     return outcomes
 
 
-def _setting(
-    label: str,
-    rates: dict[str, float],
+def _settings(
+    family: Sequence[tuple[str, dict[str, float]]],
     table: pd.DataFrame,
     outcomes: Mapping[str, Outcome],
+    design: Design,
+    correct: Mapping[str, Booleans | None],
     notes: list[str],
-) -> Setting:
-    """Summarize and compare runs at `rates`; explain any omission in `notes`."""
-    chosen = table[table["lr"] == table["variant"].map(rates)]
-    present = [variant for variant in rates if variant in set(chosen["variant"])]
-    summaries, findings = {}, {}
-    for key, outcome in outcomes.items():
-        broken = chosen.loc[~np.isfinite(chosen[key]), "run"]
-        if len(broken) and not key.endswith("_to_target"):
+) -> list[Setting]:
+    """Summarize and compare runs at the learning rates of each label; `notes` gets omissions.
+
+    All comparisons of an outcome in the family hold jointly.
+    """
+    tables = [table[table["lr"] == table["variant"].map(rates)] for _, rates in family]
+    effects = [
+        {key: _effects(key, outcome, chosen, notes) for key, outcome in outcomes.items()}
+        for chosen in tables
+    ]
+    settings = []
+    for (label, rates), chosen, by_outcome in zip(family, tables, effects, strict=True):
+        title = f"learning rate {label}"
+        if label == "best":
+            title = "the best learning rate of each variant"
+        where = f" at {title}" if len(family) > 1 else ""
+        present = [variant for variant in rates if variant in set(chosen["variant"])]
+        summaries: dict[str, dict[str, Summary]] = {}
+        findings: dict[str, list[Finding]] = {}
+        for key in outcomes:
+            finite = chosen[np.isfinite(chosen[key])]
+            if len(finite) < len(chosen):
+                finite = finite[:0]
+            values = dict(iter(finite.groupby("variant")[key]))
+            summaries[key] = {v: summarize(values[v], design) for v in present if v in values}
+            count = sum(len(one[key]) for one in effects)
+            findings[key] = []
+            for effect in by_outcome[key]:
+                result = compare(effect.treatment, effect.control, effect.outcome, design, count)
+                if len(effect.signs) > 2:  # an interaction has no two variants to pair
+                    result = replace(result, correlation=None, unpaired=None)
+                images = _image_differences(effect, correct)
+                if key.endswith("_accuracy") and images is not None:
+                    result = with_other_images(result, images, count)
+                said = sentence(f"{effect.pair.subject}{where}", result, effect.outcome)
+                findings[key].append(Finding(key, effect.outcome, effect.pair, result, said))
+        shown = {variant: rates[variant] for variant in present}
+        settings.append(Setting(title, label, shown, chosen, summaries, findings))
+    return settings
+
+
+def _effects(key: str, outcome: Outcome, chosen: pd.DataFrame, notes: list[str]) -> list[_Effect]:
+    """List every comparison of an outcome that the runs allow."""
+    broken = chosen.loc[~np.isfinite(chosen[key]), "run"]
+    if len(broken):
+        if not key.endswith("_to_target"):
             notes.append(
                 f"{outcome.name.capitalize()} is not compared: it is not a number in"
                 f" {', '.join(broken)}."
             )
-        finite = chosen if broken.empty else chosen[:0]
-        by_seed = finite.pivot(index="seed", columns="variant", values=key).sort_index()
-        summaries[key] = {v: summarize(by_seed[v].dropna()) for v in present if v in by_seed}
-        findings[key] = _findings(key, outcome, by_seed)
-    title = (
-        "the best learning rate of each variant" if label == "best" else f"learning rate {label}"
-    )
-    return Setting(title, label, {v: rates[v] for v in present}, chosen, summaries, findings)
-
-
-def _findings(key: str, outcome: Outcome, by_seed: pd.DataFrame) -> list[Finding]:
-    """Make every comparison that the variants (columns of `by_seed`) allow."""
+        return []
+    values = chosen.pivot(index="seed", columns="variant", values=key).sort_index()
+    run_ids = chosen.pivot(index="seed", columns="variant", values="run_id").sort_index()
     found = []
     for pair in COMPARISONS:
-        if {pair.treatment, pair.control} <= set(by_seed):
-            both = by_seed[[pair.treatment, pair.control]].dropna()
-            if len(both):
-                result = compare(both[pair.treatment], both[pair.control], outcome)
-                found.append(Finding(key, outcome, pair, result, ""))
-    if set(TWO_BY_TWO) <= set(by_seed):
-        four = by_seed[list(TWO_BY_TWO)].dropna()
-        if len(four):
-            named = replace(outcome, name=f"Dropout's effect on {outcome.name}")
-            base, bn, base_dropout, dropout = (four[variant] for variant in TWO_BY_TWO)
-            result = interaction(base, bn, base_dropout, dropout, outcome)
-            found.append(Finding(key, named, INTERACTION, result, ""))
+        variants = [pair.treatment, pair.control]
+        if set(variants) <= set(values) and len(both := values[variants].dropna()):
+            ids = run_ids.loc[both.index, variants].to_numpy()
+            treatment, control = both.to_numpy().T
+            found.append(_Effect(pair, outcome, treatment, control, ids, (1, -1)))
+    if set(TWO_BY_TWO) <= set(values) and len(four := values[list(TWO_BY_TWO)].dropna()):
+        named = replace(outcome, name=f"Dropout's effect on {outcome.name}")
+        base, bn, base_dropout, dropout = four.to_numpy().T
+        ids = run_ids.loc[four.index, list(TWO_BY_TWO)].to_numpy()
+        signs = (1, -1, -1, 1)
+        found.append(_Effect(INTERACTION, named, dropout - bn, base_dropout - base, ids, signs))
     return found
 
 
-def _corrected(settings: Sequence[Setting]) -> list[Setting]:
-    """Correct each outcome's p values over all comparisons in `settings`; word the findings."""
-    done: list[dict[str, list[Finding]]] = [{} for _ in settings]
-    for key in settings[0].findings:
-        family = [finding.comparison for one in settings for finding in one.findings[key]]
-        results = iter(corrected(family))
-        for one, into in zip(settings, done, strict=True):
-            where = f" at {one.title}" if len(settings) > 1 else ""
-            into[key] = [
-                replace(
-                    finding,
-                    comparison=(result := next(results)),
-                    sentence=sentence(f"{finding.pair.subject}{where}", result, finding.outcome),
-                )
-                for finding in one.findings[key]
-            ]
-    return [replace(one, findings=into) for one, into in zip(settings, done, strict=True)]
+def _image_differences(
+    effect: _Effect, correct: Mapping[str, Booleans | None]
+) -> npt.NDArray[np.int8] | None:
+    """`[seeds, images]`, treatment minus control of correctness; None if a run lacks it."""
+    known = [[correct[run_id] for run_id in ids] for ids in effect.runs]
+    if len(known) < 2 or any(one is None for row in known for one in row):
+        return None
+    signs = np.array(effect.signs, dtype=np.int8)[:, None]
+    return np.array([(signs * np.array(row, dtype=np.int8)).sum(axis=0) for row in known])

@@ -1,6 +1,6 @@
 """Draw a report's figures, without pyplot, which would keep all of them in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,18 @@ from matplotlib.lines import Line2D
 
 from pipeline.config import VARIANTS
 from pipeline.report.findings import Analysis, Setting
-from pipeline.report.statistics import Outcome, Summary
 from pipeline.runs.run_figures import label_epochs
+from pipeline.statistics.comparisons import Outcome, Summary
 
 # Okabe and Ito's palette (2008), which colour-blind readers can tell apart; dashes and markers
 # for grey print.
 COLOURS = dict(zip(VARIANTS, ["#0072B2", "#E69F00", "#009E73", "#CC79A7"], strict=True))
 DASHES = dict(zip(VARIANTS, ["-", "--", "-.", ":"], strict=True))
 MARKERS = dict(zip(VARIANTS, "os^D", strict=True))
+COSTS = {
+    "seconds": Outcome("time of a run", "seconds"),
+    "images_per_second": Outcome("training speed", "images/s"),
+}
 INK, PALE = "#222222", "#999999"
 
 
@@ -30,13 +34,15 @@ def study_figures(analysis: Analysis) -> dict[str, Figure]:
     if len(analysis.by_rate) > 1:
         figures["learning_rates"] = rates_figure(analysis)
     figures["learning_curves"] = study_curves(analysis, shown)
-    figures["generalisation_gap"] = outcome_figure(analysis, shown, ["generalisation_gap"])
-    figures["cost"] = outcome_figure(analysis, shown, ["seconds", "images_per_second"])
+    figures["generalisation_gap"] = outcome_figure(
+        shown, {"generalisation_gap": analysis.outcomes["generalisation_gap"]}
+    )
+    figures["cost"] = outcome_figure(shown, COSTS)
     return figures
 
 
 def effects_figure(analysis: Analysis) -> Figure:
-    """Each effect on the primary outcome with its 95 % t-interval: a forest plot."""
+    """Each effect on the primary outcome with its 95 % interval: a forest plot."""
     rows: list[tuple[str, float, tuple[float, float] | None, bool]] = []
     for setting in analysis.settings:
         for finding in setting.findings[analysis.primary]:
@@ -71,12 +77,13 @@ def seeds_figure(analysis: Analysis, setting: Setting) -> Figure:
     return figure
 
 
-def outcome_figure(analysis: Analysis, setting: Setting, keys: Sequence[str]) -> Figure:
-    """Other outcomes of every run, one per panel."""
-    figure = Figure(figsize=(5.5 * len(keys), 4), layout="constrained")
-    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        _dots(axes, setting, key, analysis.outcomes[key], joined=False)
-        if key != "generalisation_gap":
+def outcome_figure(setting: Setting, outcomes: Mapping[str, Outcome]) -> Figure:
+    """Outcomes or costs of every run, by column, one per panel."""
+    figure = Figure(figsize=(5.5 * len(outcomes), 4), layout="constrained")
+    panels = figure.subplots(1, len(outcomes), squeeze=False)[0]
+    for axes, (key, outcome) in zip(panels, outcomes.items(), strict=True):
+        _dots(axes, setting, key, outcome, joined=False)
+        if key in COSTS:
             axes.set_ylim(bottom=0)  # costs are read as heights
     return figure
 
@@ -141,7 +148,7 @@ def study_curves(analysis: Analysis, setting: Setting) -> Figure:
 
 
 def _dots(axes: Axes, setting: Setting, key: str, outcome: Outcome, *, joined: bool) -> None:
-    """A column of dots per variant, one per seed, next to the mean with its 95 % t-interval."""
+    """A column of dots per variant, one per seed, next to the mean with its 95 % interval."""
     variants = list(setting.rates)
     values = setting.table.pivot(index="seed", columns="variant", values=key)[variants]
     values = values * outcome.scale
@@ -154,7 +161,7 @@ def _dots(axes: Axes, setting: Setting, key: str, outcome: Outcome, *, joined: b
         axes.scatter(
             [place] * len(seeds), seeds, s=30, color=colour, marker=marker, alpha=0.8, zorder=2
         )
-        summary: Summary | None = setting.summaries[key].get(variant)
+        summary: Summary | None = setting.summaries.get(key, {}).get(variant)
         if summary and summary.interval:
             beside = place + 0.15
             ends = np.multiply(summary.interval, outcome.scale)

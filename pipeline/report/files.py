@@ -88,6 +88,7 @@ def effects(analysis: Analysis) -> dict[str, object]:
         "primary_metric": analysis.primary,
         "headline": analysis.headline,
         "target_accuracy": analysis.target,
+        "design": asdict(analysis.design),
         "summaries": summaries,
         "effects": comparisons,
         "notes": list(analysis.notes),

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from pipeline.report.statistics import Comparison, Outcome, Summary
 from pipeline.runs.run_result import RunResult
+from pipeline.statistics.comparisons import Comparison, Outcome, Summary
+from pipeline.statistics.intervals import Design
 
 
 class Pair(NamedTuple):
@@ -72,6 +73,7 @@ class Setting:
 class Analysis:
     """What a report says about a study.
 
+    design: how the study came to its seeds, which decides how long its intervals are.
     table: a row per run. primary: the outcome named in advance, a table column.
     outcomes: by column. target: epochs and seconds to this accuracy are compared; None if too low.
     main: the setting that answers the question: the only learning rate, or each variant's best.
@@ -81,6 +83,7 @@ class Analysis:
     """
 
     results: Sequence[RunResult]
+    design: Design
     table: pd.DataFrame
     primary: str
     outcomes: Mapping[str, Outcome]

@@ -18,12 +18,17 @@ from pipeline.store.address import where_to_look
 from pipeline.store.waiting import in_store
 from pipeline.upstream import local_path, shell_quote
 
+REPORTED = "reported_with"  # a training run's tag: the plan of the first study that reported it
 
-def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, str]) -> None:
+
+def publish(
+    analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, str], plan: str
+) -> None:
     """Log the report of `analysis` to the active run; print the answer and the report's location.
 
     unused: runs that are not counted, with the reason. facts: how it was run, beyond what every
-    report says about it.
+    report says about it. plan: how the study came to its seeds; each run keeps that of its first
+    report, because a later one with more seeds needs other intervals.
     """
     run = mlflow.active_run()
     assert run
@@ -34,6 +39,7 @@ def publish(analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, s
     )
     files = report_files(analysis, subtitle, {**_provenance(analysis), **facts}, unused)
     description = "\n".join([subtitle, "", *(f"- {line}" for line in analysis.headline)])
+    _mark_reported(analysis, plan)
     place = _log_report(files, description, effect_metrics(analysis))
 
     print(f"\n{subtitle}\n\n{format_summary(analysis)}\n")
@@ -67,6 +73,13 @@ def _provenance(analysis: Analysis) -> dict[str, str]:
         "machine of this report": describe_machine(),
         "versions": f"Python {sys.version.split()[0]}, {packages}",
     }
+
+
+@in_store
+def _mark_reported(analysis: Analysis, plan: str) -> None:
+    for result in analysis.results:
+        if REPORTED not in result.tags:
+            mlflow.MlflowClient().set_tag(result.run_id, REPORTED, plan)
 
 
 @in_store

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline.report.findings import Analysis
-from pipeline.report.statistics import BCA_MIN_SEEDS
 from pipeline.report.tables import Table, cost_table, effects_table, runs_table, variants_table
+
+NORMAL_SEEDS = 30  # so many may show whether differences are far from normal
 
 # What may differ between compared runs, by the tag that records it.
 MIXTURES = {
@@ -18,13 +19,14 @@ MIXTURES = {
 
 
 class Section(NamedTuple):
-    """A part of the report. figures: names, each with its caption."""
+    """A part of the report. figures: names, each with its caption. folded: opened by a click."""
 
     title: str
     text: Sequence[str] = ()
     bullets: Sequence[str] = ()
     figures: Sequence[tuple[str, str]] = ()
     tables: Sequence[Table] = ()
+    folded: bool = False
 
 
 def report_sections(
@@ -39,7 +41,7 @@ def report_sections(
     other = [key for key in analysis.outcomes if key != analysis.primary]
     not_counted = [Table(["run", "reason"], list(unused.items()), words=True)] if unused else []
     return [
-        _effects_section(analysis, few_seeds=shown.table["seed"].nunique() < BCA_MIN_SEEDS),
+        _effects_section(analysis),
         _variants_section(analysis, at),
         *([_rates_section(analysis)] if len(analysis.by_rate) > 1 else []),
         Section(
@@ -63,17 +65,21 @@ def report_sections(
         ),
         Section(
             "Cost",
-            ["Times depend on the number of threads, and on what else ran at the same time."],
+            [
+                "Times depend on the number of threads, and on what else ran at the same time. They"
+                " say what the study cost here, and are not compared."
+            ],
             figures=[("cost", f"Time and training speed of every run{at}.")],
             tables=[cost_table(analysis, shown)],
         ),
         Section(
             "All other outcomes",
             [
-                "These were not named in advance, and each is corrected only for its own"
-                " comparisons: take them as hints."
+                "These were not named in advance, and only the intervals of one outcome hold"
+                " jointly: take them as hints."
             ],
             tables=[effects_table(analysis, [shown], other)],
+            folded=True,
         ),
         _runs_section(analysis),
         Section("Runs that are not counted", [] if unused else ["None."], tables=not_counted),
@@ -82,28 +88,34 @@ def report_sections(
     ]
 
 
-def _effects_section(analysis: Analysis, few_seeds: bool) -> Section:
-    outcome = analysis.outcomes[analysis.primary]
+# How long the intervals of a design are, in a report.
+INTERVALS = {
+    "planned": "The intervals are Student's t intervals.",
+    "anytime": "So the intervals are a confidence sequence, which stays valid however often results"
+    " are looked at and seeds are added, and is longer than a t interval.",
+    "two-stage": "The standard deviation of the first 5 seeds decided how many seeds were trained"
+    " (Stein's two-stage procedure), and the intervals rest on that standard deviation.",
+}
+
+
+def _effects_section(analysis: Analysis) -> Section:
+    outcome, design = analysis.outcomes[analysis.primary], analysis.design
     reading = [
         f"The primary outcome, chosen in advance, is {outcome.name} after the last epoch."
         " Comparisons are paired: a seed gives every variant the same initial weights, image order"
-        " and augmentation, and differences are taken seed by seed. Intervals are 95 % Student's t"
-        " intervals; p values come from the paired t-test and are corrected by Holm's method over"
-        " the comparisons of each outcome. An effect is settled if its corrected p value is below"
-        " 0.05. “Better” is the fraction of seeds in which the first variant was better (a tie"
-        " counts half; a smaller gap or time is better). “Detectable” is the smallest effect that"
-        " this many seeds detect with a power of 80 %. Neither it nor the number of seeds that"
-        " would settle an effect includes the correction."
+        " and augmentation, and differences are taken seed by seed.",
+        f"{design.reason} {INTERVALS[design.name]} All intervals of an outcome hold jointly with a"
+        " probability of 95 % (Bonferroni), and p values include that correction: an effect is"
+        " settled exactly if its interval excludes 0, which is the same as p < 0.05.",
+        "The interval covers training again with other seeds, on these test images. “Other images"
+        " too” also covers other test images of the same kind. “Correlation” is that of the two"
+        " variants over the seeds, and “without pairing” the interval if they had not shared seeds:"
+        " pairing makes it shorter if they are positively correlated, and longer if negatively.",
     ]
     if len(analysis.settings) > 1:
         reading.append(
-            "The rows of the single learning rates are read and corrected together, separately from"
-            " the rows of the best ones."
-        )
-    if few_seeds:
-        reading.append(
-            "The BCa bootstrap interval is a second opinion, and too short with fewer than"
-            f" {BCA_MIN_SEEDS} seeds: verdicts rest on t."
+            "The rows of the single learning rates hold jointly, separately from the rows of the"
+            " best ones."
         )
     pictures = [("effects", f"Effects on {outcome.name}, with 95 % intervals.")]
     return Section(
@@ -192,14 +204,16 @@ def limits(analysis: Analysis) -> list[str]:
             "How good the networks are on images that nobody has looked at: validation uses the"
             " train=False split. Nothing was chosen on it here, but it was read after every epoch."
         )
-    unknown.append(
-        "How much of an effect is due to these test images: seeds vary weights, order, augmentation"
-        " and dropout, not the images. The intervals cover retraining, not a new sample of images."
-    )
-    if seeds < BCA_MIN_SEEDS:
+    if any(result.correct is None for result in analysis.results):
         unknown.append(
-            "Whether the differences are normally distributed, as the t-interval assumes:"
-            f" {seeds} seed{'s' * (seeds > 1)} can't show it."
+            "How much of an effect is due to these test images: some runs were made before it was"
+            " kept which images they classify correctly. The intervals cover training again only."
+        )
+    if seeds < NORMAL_SEEDS:
+        unknown.append(
+            "Whether the differences are normally distributed, as the intervals assume:"
+            f" {seeds} seed{'s' * (seeds > 1)} can't show it. If they were as skewed as an"
+            " exponential distribution, 12 % of such intervals would be wrong instead of 5 %."
         )
     unknown.append(
         "How long it takes elsewhere: times are from this machine, with whatever else ran on it."

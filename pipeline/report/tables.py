@@ -7,7 +7,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from pipeline.report.findings import Analysis, Finding, Setting
-from pipeline.report.statistics import Interval, Outcome
+from pipeline.statistics.comparisons import Outcome
+from pipeline.statistics.intervals import Interval
 
 
 class Table(NamedTuple):
@@ -69,7 +70,7 @@ def effects_table(analysis: Analysis, settings: Sequence[Setting], keys: Sequenc
     """A row per comparison, outcome and learning rate."""
     several = len(analysis.by_rate) > 1
     header = ["comparison", "outcome", *(["lr"] if several else []), "seeds", "difference"]
-    header += ["95 % interval (t)", "BCa", "better", "p", "p (Holm)", "detectable"]
+    header += ["95 % interval", "p", "other images too", "correlation", "without pairing"]
     rows = []
     for setting in settings:
         for key in keys:
@@ -100,25 +101,20 @@ def runs_table(analysis: Analysis) -> Table:
 
 def _numbers(finding: Finding) -> list[str]:
     one, outcome = finding.comparison, finding.outcome
-
-    def number(value: float | None, form: str) -> str:
-        return "-" if value is None else format(value, form)
-
-    detectable = None if one.detectable_effect is None else one.detectable_effect * outcome.scale
     return [
         str(one.seeds),
-        f"{one.difference * outcome.scale:+z,.{outcome.decimals}f} {outcome.unit}",
+        f"{one.difference * outcome.scale:+z,.{outcome.decimals + 1}f} {outcome.unit}",
         _interval(one.interval, outcome),
-        _interval(one.bootstrap, outcome),
-        f"{one.probability:.0%}",
-        number(one.p_value, ".2g"),
-        number(one.p_holm, ".2g"),
-        number(detectable, f",.{outcome.decimals}f"),
+        "-" if one.p_value is None else f"{one.p_value:.2g}",
+        _interval(one.images, outcome),
+        "-" if one.correlation is None else f"{one.correlation:+.2f}",
+        _interval(one.unpaired, outcome),
     ]
 
 
 def _interval(interval: Interval | None, outcome: Outcome, *, signed: bool = True) -> str:
     if interval is None:
         return "-"
-    form = f"{'+' if signed else ''}z,.{outcome.decimals}f"
+    # An effect's interval has one decimal more: whether it includes 0 must be visible.
+    form = f"+z,.{outcome.decimals + 1}f" if signed else f"z,.{outcome.decimals}f"
     return " to ".join(format(bound * outcome.scale, form) for bound in interval)

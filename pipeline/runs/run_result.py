@@ -1,5 +1,6 @@
 """A finished training run: the record that a study, its report and comparisons share."""
 
+import io
 import math
 import shlex
 import sys
@@ -9,11 +10,14 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 import mlflow
+import numpy as np
+import numpy.typing as npt
 from mlflow.entities import Run
 
 from pipeline.config import Config
 from pipeline.models.export import logged_models
 from pipeline.models.registry import RegisteredVersion
+from pipeline.store.artifacts import read_artifact
 from pipeline.store.waiting import in_store
 from pipeline.training.state import History
 from pipeline.upstream import shell_quote
@@ -22,12 +26,16 @@ from pipeline.upstream import shell_quote
 CORRECT_IMAGES = "correct.npy"
 
 
+Booleans = npt.NDArray[np.bool_]
+
+
 class RunResult(NamedTuple):
     """A finished training run.
 
     model_uri: empty if the model has been deleted. history: the metrics of each epoch, as
-    `train_network` returns them. tags: its data, device and code, as recorded. reused:
-    trained earlier, by a study or on its own.
+    `train_network` returns them. tags: its data, device and code, as recorded.
+    correct: whether each image of the reported split was classified correctly; None for older runs.
+    reused: trained earlier, by a study or on its own.
     """
 
     run_id: str
@@ -37,6 +45,7 @@ class RunResult(NamedTuple):
     model_uri: str
     history: History
     tags: Mapping[str, str]
+    correct: Booleans | None = None
     reused: bool = False
     registered: RegisteredVersion | None = None
 
@@ -64,6 +73,7 @@ def read_result(run: Run) -> RunResult:
                 # MLflow stores infinity as the largest float.
                 infinite = abs(metric.value) >= sys.float_info.max
                 history[metric.step - 1][name] = math.inf if infinite else metric.value
+    file = read_artifact(run.info.run_id, CORRECT_IMAGES)
     models = sorted(logged_models(run.info.run_id), key=lambda output: output.step)
     return RunResult(
         run_id=run.info.run_id,
@@ -73,6 +83,7 @@ def read_result(run: Run) -> RunResult:
         model_uri=f"models:/{models[-1].model_id}" if models else "",
         history=history,
         tags=dict(run.data.tags),
+        correct=np.load(io.BytesIO(file)) if file else None,
     )
 
 

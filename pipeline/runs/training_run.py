@@ -17,7 +17,7 @@ from pipeline.models.export import log_network
 from pipeline.runs import provenance, resume
 from pipeline.runs.checkpoint import Checkpoints
 from pipeline.runs.lifecycle import track
-from pipeline.runs.run_result import CORRECT_IMAGES, RunResult
+from pipeline.runs.run_result import CORRECT_IMAGES, Booleans, RunResult
 from pipeline.store import buffer
 from pipeline.store.artifacts import log_figure, replace_artifact
 from pipeline.store.waiting import in_store
@@ -73,7 +73,7 @@ def train_run(
         network, history = train_network(config, data, device, precision, state, save)
         buffer.flush()
         learning = _log_learning(config, data, history)
-        _log_correct_images(network, data.test or data.validation)
+        correct = _log_correct_images(network, data.test or data.validation)
         model_uri = log_network(network, data, config.epochs)
         result = RunResult(
             run_id=run.info.run_id,
@@ -83,6 +83,7 @@ def train_run(
             model_uri=model_uri,
             history=history,
             tags=run.data.tags | {"learning": learning},
+            correct=correct,
         )
         return register_model(result, data) if register else result
 
@@ -121,11 +122,13 @@ def _last_state(config: Config, checkpoints: Checkpoints) -> TrainingState | Non
     return state
 
 
-def _log_correct_images(network: CNNNetwork, split: Split) -> None:
-    """Log which images of the reported split are classified correctly, as `correct.npy`."""
+def _log_correct_images(network: CNNNetwork, split: Split) -> Booleans:
+    """Log and return which images of the reported split are classified correctly."""
+    correct: Booleans = correct_images(network, split).numpy()
     file = io.BytesIO()
-    np.save(file, correct_images(network, split).numpy())
+    np.save(file, correct)
     in_store(replace_artifact)(file.getvalue(), CORRECT_IMAGES)
+    return correct
 
 
 def _log_learning(config: Config, data: ImageDataset, history: History) -> str:

@@ -10,11 +10,16 @@ from pipeline.config import VARIANTS
 from pipeline.errors import InputError
 from pipeline.report.analysis import analyse
 from pipeline.report.findings import COMPARISONS
-from pipeline.report.publish import publish
+from pipeline.report.publish import REPORTED, publish
 from pipeline.runs.lifecycle import track
 from pipeline.runs.queries import experiment_id, find_runs, get_runs
 from pipeline.runs.run_result import config_of, differences, read_result, recipe
+from pipeline.statistics.intervals import PLANNED, Design
 from pipeline.store import liveness
+
+UNPLANNED = Design(
+    "anytime", "No plan says how many runs there would be: they were chosen for this comparison."
+)
 
 
 def compare_runs(run_ids: Sequence[str], experiment: str) -> None:
@@ -31,7 +36,10 @@ def compare_runs(run_ids: Sequence[str], experiment: str) -> None:
     if not found:
         raise InputError(f"experiment {experiment!r} has no finished training run to compare")
     chosen, unused = comparable(found)
-    analysis = analyse([read_result(run) for run in chosen])
+    results = [read_result(run) for run in chosen]
+    plan = f"seeds {','.join(map(str, sorted({r.config.seed for r in results})))}"
+    as_planned = {result.tags.get(REPORTED) for result in results} == {plan}
+    analysis = analyse(results, PLANNED if as_planned else UNPLANNED)
     if not analysis.compared:
         names = ", ".join(sorted(config_of(run).run_name for run in chosen))
         reasons = "".join(f"; {run}: {reason}" for run, reason in list(unused.items())[:3])
@@ -42,7 +50,7 @@ def compare_runs(run_ids: Sequence[str], experiment: str) -> None:
     settings = {"runs": ",".join(run_ids) or "all", "experiment": experiment}
     tags = {"kind": "comparison"}
     with track("comparison", settings, tags, chosen[0].info.experiment_id):
-        publish(analysis, unused, {})
+        publish(analysis, unused, {}, f"{plan}, by compare")
 
 
 def comparable(found: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:

@@ -10,6 +10,7 @@ from pipeline.config import MAX_NAME, VARIANTS, Config, check_choice
 from pipeline.errors import InputError
 
 MAX_SEEDS = 1000
+FIRST_SEEDS = 5  # of seeds=auto, as in statistics.intervals, which takes a second to import
 MAX_GRID = 8000  # characters in a tag; MLflow truncates longer ones
 # Which models a study registers.
 REGISTER = {
@@ -28,6 +29,14 @@ class Grid(NamedTuple):
     variants: Sequence[str]
     seeds: Sequence[int]
     rates: Sequence[float]
+    margin: float = 0.0  # in points; if above 0, only as many seeds are used as it needs
+
+    @property
+    def plan(self) -> str:
+        """How the study comes to its seeds, in words."""
+        if self.margin:
+            return f"seeds auto, margin {self.margin:g} points, at most {len(self.seeds)}"
+        return f"seeds {','.join(map(str, self.seeds))}"
 
     def cells(self, config: Config) -> list[Config]:
         """List the cells in running order; all other settings are `config`'s.
@@ -45,13 +54,29 @@ class Grid(NamedTuple):
 
     def as_json(self) -> str:
         """The axes as JSON. Raises InputError if they are too long for a tag."""
-        text = json.dumps(self._asdict())
+        text = json.dumps({**self._asdict(), "seeds": list(self.seeds)})
         if len(text) > MAX_GRID:
             raise InputError(
                 f"seeds and lr take {len(text)} characters, and {MAX_GRID} can be kept; split the"
                 " study"
             )
         return text
+
+
+def auto_grid(variants: Sequence[str], rates: Sequence[float], margin: float, most: int) -> Grid:
+    """The grid of `seeds=auto`. Raises InputError for what it can't do."""
+    if not 0 < margin < 100:
+        raise InputError(f"margin is {margin:g}; it must be above 0 and below 100 points")
+    if not FIRST_SEEDS <= most <= MAX_SEEDS:
+        raise InputError(f"max_seeds is {most}; it must be {FIRST_SEEDS} to {MAX_SEEDS}")
+    if len(rates) > 1:
+        raise InputError("seeds=auto takes one lr; give a number of seeds to compare several")
+    if len(variants) < 2 or set(variants) == {"bn", "base_dropout"}:
+        raise InputError(
+            f"seeds=auto needs an effect to measure, and {','.join(variants)} has no two variants"
+            " that are compared, such as base,bn"
+        )
+    return Grid(variants, range(most), rates, margin)
 
 
 def check_name(name: str) -> None:
@@ -107,7 +132,7 @@ def parse_seeds(text: str) -> list[int]:
         seeds = []
     if not 0 < len(set(seeds)) == len(seeds) <= MAX_SEEDS or min(seeds) < 0:
         raise InputError(
-            f"seeds is {text!r}; it must be a count such as 5, a range such as 0-9, or a list such"
-            f" as 0,3,7, of different whole numbers from 0, {MAX_SEEDS} at most"
+            f"seeds is {text!r}; it must be a count such as 5, a range such as 0-9, a list such"
+            f" as 0,3,7, of different whole numbers from 0, {MAX_SEEDS} at most, or auto"
         )
     return seeds

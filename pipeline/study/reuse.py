@@ -126,5 +126,6 @@ def _is_continued(run: Run, now: Run) -> bool:
     if maker.info.run_id == now.info.run_id:
         return True
     old, new = (json.loads(study.data.tags.get("grid", "{}")) for study in (maker, now))
-    contained = bool(old) and all(set(old[axis]) <= set(new[axis]) for axis in old)
+    axes = ("variants", "seeds", "rates")
+    contained = bool(old) and all(set(old[axis]) <= set(new[axis]) for axis in axes)
     return maker.info.status in ("FAILED", "KILLED") and contained

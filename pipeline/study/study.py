@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
 
+import mlflow
 from mlflow.entities import Run
 
 from pipeline.config import Config
@@ -20,10 +21,13 @@ from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import log_dataset
 from pipeline.runs.run_result import RunResult, recipe
 from pipeline.runs.training_run import THREADS, register_model, train_run
+from pipeline.statistics.intervals import Design
 from pipeline.store import liveness
 from pipeline.store.failures import first_line
-from pipeline.study.grid import REGISTER, Grid
+from pipeline.store.waiting import in_store
+from pipeline.study.grid import FIRST_SEEDS, REGISTER, Grid
 from pipeline.study.jobs import Event, Progress, Task, in_parallel
+from pipeline.study.margin import choose_design, expectation, seeds_needed
 from pipeline.study.parallelism import choose_jobs, share_threads
 from pipeline.study.progress import StudyProgress
 from pipeline.study.reuse import (
@@ -62,7 +66,7 @@ def run_study(
     jobs = choose_jobs(asked_jobs, len(cells), THREADS, device.type == "cuda")
     choices = {"name": name, "register": register, "reuse": reuse, "jobs": asked_jobs or "auto"}
     identity = {"study": name, "recipe": json.dumps(shared), "grid": axes}
-    tags = {"kind": "study", **identity, "jobs_chosen": jobs.reason, **data.tags}
+    tags = {"kind": "study", **identity, "plan": grid.plan, "jobs_chosen": jobs.reason, **data.tags}
     liveness.mark_dead_runs()  # so that they can be continued
     if given:
         check_same_study(given, identity)
@@ -72,23 +76,32 @@ def run_study(
         log_dataset(data)
         conditions = {"data_digest": data.digest, "precision": precision, "device": device.type}
         done, begun = reusable_cells(parent, cells, conditions, reuse)
+        design = choose_design(grid, done.values())
+        in_store(mlflow.set_tag)("design", design.name)
         if len(done) < len(cells):
             print(jobs.reason, flush=True)
-        events = _train(cells, done, begun, parent, data, jobs.number)
-        results, failures = _follow(events, cells, done)
+        finished, failures = dict[Config, RunResult](), Failures()
+        for stage in _stages(grid, cells, finished, failures, design, jobs.number):
+            reused = {cell: done[cell] for cell in stage if cell in done}
+            finished.update(reused)
+            events = _train(stage, reused, begun, parent, data, jobs.number)
+            _follow(events, stage, reused, finished, failures)
+        results = [finished[cell] for cell in cells if cell in finished]
         if not results:
-            raise MachineError(f"all {len(cells)} runs failed; {_first(failures)}")
+            raise MachineError(f"all {len(failures)} runs failed; {_first(failures)}")
         results = _register_models(results, data, register)
-        reused = f", {len(done)} of {len(cells)} runs reused from before" if done else ""
+        count, again = len(results) + len(failures), sum(r.reused for r in results)
+        reused_runs = f", {again} of {count} runs reused from before" if again else ""
         facts = {
-            "wall time": f"{timedelta(seconds=round(time.monotonic() - started))}{reused}",
+            "wall time": f"{timedelta(seconds=round(time.monotonic() - started))}{reused_runs}",
             "runs in parallel": f"{jobs.reason}; together they have {THREADS} threads",
             "registered models": REGISTER[register],
+            "plan": grid.plan,
         }
-        publish(analyse(results), failures, facts)
+        publish(analyse(results, design), failures, facts, grid.plan)
         if failures:
             raise MachineError(
-                f"{len(failures)} of {len(cells)} runs failed; {_first(failures)}; the same command"
+                f"{len(failures)} of {count} runs failed; {_first(failures)}; the same command"
                 " again repeats them and keeps the others"
             )
 
@@ -98,6 +111,38 @@ def _settings(config: Config, grid: Grid) -> dict[str, object]:
     shared = {k: v for k, v in config.as_dict().items() if k not in ("variant", "seed", "lr")}
     axes = {"variants": grid.variants, "seeds": grid.seeds, "lr": grid.rates}
     return {**shared, **{axis: ",".join(map(str, values)) for axis, values in axes.items()}}
+
+
+def _stages(
+    grid: Grid,
+    cells: Sequence[Config],
+    finished: Mapping[Config, RunResult],
+    failures: Failures,
+    design: Design,
+    jobs: int,
+) -> Iterator[Sequence[Config]]:
+    """Yield the cells to train next: all of them, or as many seeds as the margin needs."""
+    if not grid.margin:
+        yield cells
+        return
+    needed = dict.fromkeys(grid.variants, FIRST_SEEDS)
+    print(
+        f"{grid.plan}: {FIRST_SEEDS} seeds of each variant first; their spread says how many more",
+        flush=True,
+    )
+    while stage := [
+        cell
+        for cell in cells
+        if cell.seed < needed[cell.variant]
+        and cell not in finished
+        and cell.run_name not in failures
+    ]:
+        yield stage
+        if finished:
+            needed = seeds_needed(list(finished.values()), grid, design)
+            message = expectation(needed, finished, jobs)
+            print(message, flush=True)
+            in_store(mlflow.set_tag)("seeds_needed", message)
 
 
 def _train(
@@ -135,9 +180,10 @@ def _follow(
     events: Events,
     cells: Sequence[Config],
     done: Mapping[Config, RunResult],
-) -> tuple[list[RunResult], Failures]:
-    """Show the progress of the cells. Returns the results in the order of `cells`, and failures."""
-    results, failures = dict(done), Failures()
+    results: dict[Config, RunResult],
+    failures: Failures,
+) -> None:
+    """Show the progress of the cells, and add to `results` and `failures` how they end."""
     if done:
         print(f"{len(done)} of {len(cells)} runs are finished already and are reused", flush=True)
     with closing(events), closing(StudyProgress(len(cells), len(done))) as progress:
@@ -156,7 +202,6 @@ def _follow(
                 case Exception():
                     failures[cell.run_name] = first_line(event)
                     progress.end(cell, f"failed: {failures[cell.run_name]}", failed=True)
-    return [results[cell] for cell in cells if cell in results], failures
 
 
 def _register_models(

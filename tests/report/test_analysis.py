@@ -57,13 +57,14 @@ def test_effects_are_paired_by_seed_and_corrected_for_being_several() -> None:
     analysis = analyse(study(BASE))
     bn, dropout, both = main(analysis).findings["val_accuracy"]
     assert bn.comparison.difference == pytest.approx((0.06 + 0.065 + 0.06) / 3)
-    # 6.167 ± 4.303 x 0.289 / sqrt(3), Student's t at 2 degrees of freedom
+    # 6.167 ± 7.649 x 0.289 / sqrt(3), Student's t at 2 degrees of freedom and 1 - 0.05 / 3
     assert analysis.headline[0] == (
-        "BatchNorm raises validation accuracy by 6.2 points (95 % CI 5.4 to 6.9, 3 seeds)."
+        "BatchNorm raises validation accuracy by 6.2 points (95 % CI 4.9 to 7.4, 3 seeds)."
     )
     assert not dropout.comparison.settled
     assert "not settled" in analysis.headline[1]
-    assert bn.comparison.p_holm == pytest.approx(3 * (bn.comparison.p_value or 0))
+    plain = stats.ttest_rel([0.46, 0.485, 0.47], [0.40, 0.42, 0.41]).pvalue
+    assert bn.comparison.p_value == pytest.approx(3 * plain)
     assert both.pair.subject == "BatchNorm with Dropout"
 
 
@@ -92,7 +93,7 @@ def test_one_seed_is_shown_without_an_interval() -> None:
     page = report_files(analysis, "", {}, {})["report.md"].decode()
     (row,) = (line for line in page.splitlines() if "| bn − base | validation accuracy" in line)
     cells = row.removesuffix(" |").split(" | ")
-    assert cells[2:] == ["1", "+6.0 points", "-", "-", "100%", "-", "-", "-"]
+    assert cells[2:] == ["1", "+6.00 points", "-", "-", "-", "-", "-"]
 
 
 def test_the_two_by_two_design_gives_the_interaction() -> None:
@@ -107,8 +108,8 @@ def test_the_two_by_two_design_gives_the_interaction() -> None:
     assert "interaction_low" in effect_metrics(analysis)
     family = main(analysis).findings["val_accuracy"]
     assert len(family) == 5
-    smallest = min(finding.comparison.p_value or 1 for finding in family)
-    assert min(f.comparison.p_holm or 1 for f in family) == pytest.approx(5 * smallest)
+    plain = stats.ttest_rel(BASE["bn"], BASE["base"]).pvalue
+    assert family[0].comparison.p_value == pytest.approx(5 * plain)
 
 
 def test_the_other_outcomes_are_compared_too() -> None:
@@ -121,16 +122,12 @@ def test_the_other_outcomes_are_compared_too() -> None:
     assert (row["seconds"], row["images_per_second"], row["parameters"]) == (30.0, 1000.0, 1000)
     found = main(analysis).findings["epochs_to_target"][0].comparison
     assert found.difference == pytest.approx(-1.0)
-    assert found.probability == 1.0  # fewer epochs are better
     metrics = {effect["metric"] for effect in effects(analysis)["effects"]}  # type: ignore[attr-defined]
     assert metrics == {
         "val_accuracy",
         "val_loss",
         "generalisation_gap",
         "epochs_to_target",
-        "seconds_to_target",
-        "seconds",
-        "images_per_second",
     }
 
 
@@ -152,12 +149,19 @@ AT_RATES: dict[float, Accuracies] = {
 }
 
 
+# Of small spread, because twelve intervals that hold jointly are long.
+SETTLED = {
+    lr: {v: [np.mean(x) + (one - np.mean(x)) / 8 for one in x] for v, x in accuracies.items()}
+    for lr, accuracies in AT_RATES.items()
+}
+
+
 def test_with_several_learning_rates_each_variant_has_its_best_and_signs_are_reported() -> None:
     # On the held-out images bn is better at 0.001, on the reported ones at 0.01.
     held_out = {(0.01, "bn"): 0.30}
     results = [
         result(Config(variant=v, seed=s, lr=lr, validation="holdout"), x, held_out.get((lr, v), x))
-        for lr, accuracies in AT_RATES.items()
+        for lr, accuracies in SETTLED.items()
         for v, values in accuracies.items()
         for s, x in enumerate(values)
     ]
@@ -240,7 +244,7 @@ def test_the_title_asks_what_is_compared(variants: str, title: str) -> None:
 
 
 def test_no_learning_rate_is_chosen_on_the_reported_images() -> None:
-    results = [r for lr, accuracies in AT_RATES.items() for r in study(accuracies, lr=lr)]
+    results = [r for lr, accuracies in SETTLED.items() for r in study(accuracies, lr=lr)]
     analysis = analyse(results)
     assert analysis.main is None
     assert len([line for line in analysis.headline if "at learning rate" in line]) == 6 + 2

@@ -334,11 +334,8 @@ def test_cpu_and_memory_are_sampled(
 
 
 def test_a_run_says_which_images_it_classifies_correctly(study: Study) -> None:
-    for child in study.children:
-        name = mlflow.artifacts.download_artifacts(
-            run_id=child.info.run_id, artifact_path="correct.npy"
-        )
-        correct = np.load(name)
+    for child in study.runs.values():
+        correct = np.load(study.artifact(child, "correct.npy"))
         assert correct.dtype == bool
         assert correct.mean() == pytest.approx(child.data.metrics["val_accuracy"], abs=1e-12)
 

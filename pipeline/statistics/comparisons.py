@@ -1,0 +1,158 @@
+"""Effects of variants, paired by seed: what a seed does to all variants alike cancels out."""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from pipeline.statistics.intervals import ALPHA, ANYTIME, PLANNED, Design, Interval
+
+Floats = npt.NDArray[np.float64]
+Values = npt.ArrayLike  # one number per seed
+
+POWER = 0.80  # an effect is detectable if it is detected with this probability
+ROUNDING = 12  # decimals kept: floating-point noise is neither effect nor spread
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A metric to compare, and its wording: `Outcome("validation accuracy", "points", 100)`."""
+
+    name: str  # as used in a sentence
+    unit: str = ""  # in the plural; empty for a bare number
+    scale: float = 1.0  # `unit`s per 1 of the metric: an accuracy of 1 is 100 points
+    decimals: int = 1  # shown in `unit`
+    effect_of_interest: float = 0.01  # smallest worth settling, above 0, in the metric's own unit
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One variant over its seeds, in the unit of the metric."""
+
+    seeds: int
+    mean: float
+    sd: float | None  # n - 1 in the denominator; None for one seed
+    interval: Interval | None  # of the mean; None for one seed, or if all gave the same number
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference between two variants over the same seeds, in the unit of the metric.
+
+    With one seed, all fields after `sd` are None. With equal differences too, but `sd` is 0:
+    without spread there is nothing to infer from. `interval` and what follows are also None if the
+    design has no bounded interval for so few seeds.
+
+    correlation: of treatment and control over the seeds; None for an interaction.
+    unpaired: the interval if the seeds were not paired, longer by the ratio of Welch's interval to
+    the paired one; shorter if the correlation is negative.
+    images: the interval that also covers other test images (see `images`).
+    """
+
+    seeds: int
+    difference: float  # the mean over seeds
+    sd: float | None  # of the differences
+    interval: Interval | None = None
+    p_value: float | None = None  # below 0.05 exactly if the interval excludes 0
+    seeds_to_settle: int | None = None  # in total, for the effect of interest with a power of 80 %
+    correlation: float | None = None
+    unpaired: Interval | None = None
+    images: Interval | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.interval is not None and not self.interval.low <= 0 <= self.interval.high
+
+
+def summarize(values: Values, design: Design = PLANNED) -> Summary:
+    """Summarize one variant, one number per seed. Raises ValueError unless all are finite."""
+    numbers = _numbers(values)
+    seeds, mean = len(numbers), float(numbers.mean())
+    if np.ptp(numbers) == 0:
+        return Summary(seeds, mean, sd=None if seeds == 1 else 0.0, interval=None)
+    half = design.critical_t(seeds) * design.sd(numbers) / np.sqrt(seeds)
+    return Summary(seeds, mean, float(numbers.std(ddof=1)), _around(mean, half))
+
+
+def compare(
+    treatment: Values,
+    control: Values,
+    outcome: Outcome,
+    design: Design = PLANNED,
+    comparisons: int = 1,
+) -> Comparison:
+    """Compare `treatment` with `control`: treatment minus control. Entry i of both is one seed.
+
+    comparisons: how many are made of this outcome; their intervals hold jointly.
+    Raises ValueError for unequal lengths, no seeds, or a non-finite number.
+    """
+    treated, controls = _numbers(treatment), _numbers(control)
+    if len(treated) != len(controls):
+        raise ValueError(f"{len(treated)} seeds can't be paired with {len(controls)}")
+    differences = _numbers(treated - controls)
+    seeds, difference = len(differences), float(differences.mean())
+    if np.ptp(differences) == 0:
+        return Comparison(seeds, difference, sd=None if seeds == 1 else 0.0)
+    sd, error = float(differences.std(ddof=1)), design.sd(differences) / np.sqrt(seeds)
+    half = design.critical_t(seeds, comparisons) * error if error else np.inf
+    if not np.isfinite(half):
+        return Comparison(seeds, difference, sd)
+    varies = np.ptp(treated) > 0 and np.ptp(controls) > 0
+    return Comparison(
+        seeds,
+        difference,
+        sd,
+        interval=_around(difference, half),
+        p_value=design.p_value(difference / error, seeds, comparisons),
+        seeds_to_settle=seeds_to_detect(outcome.effect_of_interest, sd, comparisons),
+        correlation=float(np.corrcoef(treated, controls)[0, 1]) if varies else None,
+        unpaired=_around(difference, half * _welch_ratio(treated, controls)) if varies else None,
+    )
+
+
+def detection_power(effect: float, sd: float, seeds: int, critical: float) -> float:
+    """Probability that |t| exceeds `critical` at a true `effect`, with the right sign.
+
+    Noncentral t distribution, as in R's `power.t.test(type = "paired")`: `sd` of the differences
+    is taken as known.
+    """
+    return float(stats.nct.sf(critical, seeds - 1, abs(effect) * np.sqrt(seeds) / sd))
+
+
+def seeds_to_detect(
+    effect: float, sd: float, comparisons: int = 1, design: Design = ANYTIME
+) -> int:
+    """Fewest seeds that detect a true nonzero `effect` with a power of 80 %.
+
+    `anytime`, because seeds that are added to a study follow a look at it.
+    """
+
+    def power(seeds: int) -> float:
+        critical = design.critical_t(seeds, comparisons)
+        return detection_power(effect, sd, seeds, critical) if np.isfinite(critical) else 0.0
+
+    enough = 2
+    while power(enough) < POWER:
+        enough *= 2
+    return bisect_left(range(enough), POWER, lo=2, key=power)
+
+
+def _welch_ratio(treated: Floats, controls: Floats) -> float:
+    """The length of Welch's interval, relative to that of the paired one."""
+    unpaired = stats.ttest_ind(treated, controls, equal_var=False).confidence_interval(1 - ALPHA)
+    paired = stats.ttest_rel(treated, controls).confidence_interval(1 - ALPHA)
+    return float((unpaired.high - unpaired.low) / (paired.high - paired.low))
+
+
+def _around(mean: float, half: float) -> Interval | None:
+    return Interval(float(mean - half), float(mean + half)) if np.isfinite(half) else None
+
+
+def _numbers(values: Values) -> Floats:
+    numbers = np.asarray(values, dtype=np.float64).round(ROUNDING)
+    if numbers.ndim != 1 or numbers.size == 0 or not np.isfinite(numbers).all():
+        raise ValueError(f"expected one finite number per seed, not {values!r}")
+    return numbers

@@ -1,0 +1,236 @@
+"""Intervals and verdicts, against published numbers and simulated studies; random numbers seeded.
+
+The thorough tests repeat the figures of `pipeline/statistics/intervals.py`.
+"""
+
+from math import sqrt
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import integrate, stats
+
+from pipeline.statistics.comparisons import (
+    POWER,
+    Comparison,
+    Outcome,
+    compare,
+    detection_power,
+    seeds_to_detect,
+    summarize,
+)
+from pipeline.statistics.images import images_error, with_other_images
+from pipeline.statistics.intervals import (
+    ALPHA,
+    ANYTIME,
+    FIRST_SEEDS,
+    PLANNED,
+    Design,
+    anytime_t,
+    log_bayes_factor,
+    seeds_for_margin,
+)
+from pipeline.statistics.sentences import sentence
+
+Floats = npt.NDArray[np.float64]
+ACCURACY = Outcome("validation accuracy", "points", scale=100)
+TWO_STAGE = Design("two-stage", "")
+LAST = 50  # seeds of the last look
+
+# Hours of extra sleep of ten patients with two drugs (Student 1908), R's data set `sleep`.
+DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+DRUG_2 = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+
+
+def t_paths(differences: Floats) -> Floats:
+    """|t| after 2, 3, ... seeds of studies `[studies, seeds]`."""
+    seeds = np.arange(1, differences.shape[1] + 1)
+    means = differences.cumsum(axis=1) / seeds
+    squares = np.square(differences).cumsum(axis=1) - seeds * np.square(means)
+    paths: Floats = np.abs(means * np.sqrt(seeds))[:, 1:]
+    return paths / np.sqrt(squares[:, 1:] / (seeds[1:] - 1))
+
+
+def false_alarms(kind: str, comparisons: int, studies: int, design: Design = ANYTIME) -> float:
+    """Fraction of studies without effect in which something is settled at any look."""
+    random = np.random.default_rng(0)
+    if kind == "exponential":
+        first, second = random.exponential(size=(2, studies, LAST)) - 1
+        differences = [first, second, first + second]
+    else:
+        base, bn, dropout = random.standard_normal((3, studies, LAST))
+        differences = [bn - base, dropout - bn, dropout - base]
+    bounds = np.array([design.critical_t(n, comparisons) for n in range(2, LAST + 1)])
+    alarms = [(t_paths(one) > bounds).any(axis=1) for one in differences[:comparisons]]
+    return float(np.any(alarms, axis=0).mean())
+
+
+def test_the_paired_comparison_of_r_s_sleep_data() -> None:
+    # R: t.test(extra ~ group, data = sleep, paired = TRUE) prints t = -4.0621, df = 9,
+    # p-value = 0.002833, -2.4598858 -0.7001142, mean of the differences -1.58.
+    result = compare(DRUG_1, DRUG_2, Outcome("sleep", "hours"))
+    assert result.difference == pytest.approx(-1.58)
+    assert result.interval == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
+    assert result.p_value == pytest.approx(0.002833, abs=5e-7)
+    assert result.sd == pytest.approx(1.229995, abs=5e-7)  # R: sd(diffs)
+    # R: cor(DRUG_1, DRUG_2) is 0.7951702; t.test without pairing -3.3654832 to 0.2054832 (Welch).
+    assert result.correlation == pytest.approx(0.7951702, abs=5e-7)
+    assert result.unpaired == pytest.approx((-3.3654832, 0.2054832), abs=5e-7)
+    # R: t.test(DRUG_1): mean 0.75, sd 1.789010; t(0.975, 9) is 2.262157.
+    half = 2.262157 * 1.789010 / sqrt(10)
+    assert summarize(DRUG_1).interval == pytest.approx((0.75 - half, 0.75 + half), abs=1e-5)
+
+
+def test_the_bayes_factor_is_the_integral_over_its_prior() -> None:
+    # The density of t with a normal effect, and the noise integrated out, over that without.
+    t, seeds, g = 2.7, 7, 3.0
+
+    def density(effect: float) -> float:
+        noncentral = stats.nct.pdf(t, seeds - 1, effect * sqrt(seeds))
+        return float(noncentral * stats.norm.pdf(effect, scale=sqrt(g)))
+
+    numerical = integrate.quad(density, -12, 12)[0] / stats.t.pdf(t, seeds - 1)
+    assert np.exp(log_bayes_factor(t, seeds, g)) == pytest.approx(numerical, rel=1e-6)
+
+
+@pytest.mark.parametrize("seeds", [5, 8, 20, 50])
+@pytest.mark.parametrize("comparisons", [1, 3, 12])
+@pytest.mark.parametrize("design", [PLANNED, ANYTIME, TWO_STAGE], ids=lambda one: one.name)
+def test_interval_and_p_value_always_agree(design: Design, comparisons: int, seeds: int) -> None:
+    critical = design.critical_t(seeds, comparisons)
+    assert np.isfinite(critical)
+    assert design.p_value(critical * 1.001, seeds, comparisons) < ALPHA
+    assert design.p_value(critical * 0.999, seeds, comparisons) > ALPHA
+
+
+def test_the_known_critical_values() -> None:
+    # Tables of Student's t.
+    assert PLANNED.critical_t(5) == pytest.approx(2.776, abs=5e-4)
+    assert TWO_STAGE.critical_t(30) == pytest.approx(2.776, abs=5e-4)
+    assert PLANNED.critical_t(10, comparisons=5) == pytest.approx(3.250, abs=5e-4)  # 0.995, 9
+    # Solved for t by hand: 36 ^ -0.5 ((1 + u) / (1 + u / 6)) ^ 2.5 = 20 at u = t² / 4.
+    t = anytime_t(5, 0.05, g=1)
+    assert ((1 + t**2 / 4) / (1 + t**2 / 24)) ** 2.5 == pytest.approx(20 * sqrt(6), rel=1e-9)
+    assert anytime_t(4, 0.05, g=1) == np.inf
+
+
+@pytest.mark.parametrize("comparisons", [1, 3])
+def test_looking_after_every_seed_raises_false_alarms_in_at_most_5_of_100_studies(
+    comparisons: int,
+) -> None:
+    assert 0.01 < false_alarms("normal", comparisons, 5_000) < 0.05
+    assert false_alarms("normal", comparisons, 5_000, PLANNED) > 0.2  # what it protects from
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("kind", "comparisons", "percent"),
+    [("normal", 1, 2.6), ("exponential", 1, 11.8), ("normal", 3, 2.3), ("exponential", 3, 15.5)],
+)
+def test_the_false_alarms_are_as_stated(kind: str, comparisons: int, percent: float) -> None:
+    found = 100 * np.mean([false_alarms(kind, comparisons, 20_000)])
+    assert found == pytest.approx(percent, abs=1.0)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10, 30])
+def test_planned_intervals_hold_jointly_in_95_of_100_studies(seeds: int) -> None:
+    base, bn, dropout = np.random.default_rng(seeds).standard_normal((3, 50_000, seeds))
+    critical = PLANNED.critical_t(seeds, comparisons=3)
+    alarms = [t_paths(one)[:, -1] > critical for one in (bn - base, dropout - bn, dropout - base)]
+    assert 0.04 < np.any(alarms, axis=0).mean() < 0.052
+
+
+@pytest.mark.parametrize(("margin", "seeds"), [(0.3, 62), (0.5, 23), (1.0, 7)])
+def test_stein_s_two_stages_cover_the_effect_and_keep_the_margin(margin: float, seeds: int) -> None:
+    random, sd, effect = np.random.default_rng(1), 0.85, 0.4
+    covered, total = 0, []
+    for _ in range(1_500):
+        first = random.normal(effect, sd, FIRST_SEEDS)
+        count = seeds_for_margin(float(first.std(ddof=1)), margin, FIRST_SEEDS, 1, TWO_STAGE)
+        all_seeds = np.append(first, random.normal(effect, sd, count - FIRST_SEEDS))
+        interval = compare(all_seeds, np.zeros(count), ACCURACY, TWO_STAGE).interval
+        assert interval
+        assert interval.high - interval.low <= 2 * margin + 1e-9
+        covered += interval.low <= effect <= interval.high
+        total.append(count)
+    assert covered / 1_500 > 0.95 - 3 * sqrt(0.05 * 0.95 / 1_500)
+    assert np.mean(total) == pytest.approx(seeds, rel=0.1)
+
+
+def test_after_a_look_seeds_are_added_until_the_sequence_is_as_short_as_the_margin() -> None:
+    seeds = seeds_for_margin(0.85, 0.5, 5, 1, ANYTIME)
+    assert ANYTIME.critical_t(seeds) * 0.85 / sqrt(seeds) <= 0.5
+    assert ANYTIME.critical_t(seeds - 1) * 0.85 / sqrt(seeds - 1) > 0.5
+
+
+def test_other_images_add_their_own_share_and_never_shorten() -> None:
+    random = np.random.default_rng(3)
+    seeds, images, reached = 5, 400, []
+    for _ in range(400):
+        by_seed = random.normal(0, 0.02, (seeds, 1))
+        by_image = random.normal(0, 0.6, images)
+        differences = 0.05 + by_seed + by_image + random.normal(0, 0.5, (seeds, images))
+        means = differences.mean(axis=1)
+        result = with_other_images(compare(means, np.zeros(seeds), ACCURACY), differences)
+        assert result.interval
+        assert result.images
+        assert result.images.low <= result.interval.low
+        reached.append(result.images.low <= 0.05 <= result.images.high)
+    assert np.mean(reached) > 0.93
+    # The standard error of a mean of 400 images with standard deviation 0.6 is 0.03.
+    assert images_error(differences) == pytest.approx(0.03, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("effect", "sd", "pairs", "power"),
+    [
+        # Dalgaard, Introductory Statistics with R, 2nd edition 2008, section 8.3.
+        (10, 10 * sqrt(2), 19.96892, 0.85),
+        # R: power.t.test(delta = 0.5, sd = 1, power = 0.8, type = "paired")
+        (0.5, 1, 33.3672, 0.80),
+    ],
+)
+def test_power_is_that_of_r_s_power_t_test(
+    effect: float, sd: float, pairs: float, power: float
+) -> None:
+    # R solves for a fractional number of pairs; the formula takes one too.
+    critical = stats.t.isf(ALPHA / 2, pairs - 1)
+    assert detection_power(effect, sd, pairs, critical) == pytest.approx(power, abs=2e-5)  # type: ignore[arg-type]
+    assert seeds_to_detect(0.5, 1, design=PLANNED) == 34
+
+
+def test_seeds_to_settle_is_the_smallest_number_that_reaches_the_power() -> None:
+    seeds = seeds_to_detect(0.01, 0.008, comparisons=3)
+    power = [
+        detection_power(0.01, 0.008, n, ANYTIME.critical_t(n, comparisons=3))
+        for n in (seeds - 1, seeds)
+    ]
+    assert power[0] < POWER <= power[1]
+
+
+def test_one_seed_and_no_spread_invent_no_interval() -> None:
+    assert compare([0.5], [0.4], ACCURACY) == Comparison(1, pytest.approx(0.1), None)
+    equal = compare([0.5, 0.6, 0.7], [0.4, 0.5, 0.6], ACCURACY)
+    assert (equal.sd, equal.interval, equal.settled) == (0.0, None, False)
+    few = compare([0.5, 0.6, 0.65], [0.4, 0.5, 0.6], ACCURACY, ANYTIME)
+    assert few.interval is None
+    assert "in 3 seeds, too few for an interval" in sentence("It", few, ACCURACY)
+
+
+@pytest.mark.parametrize(("bn", "base"), [([], []), ([0.1], [0.1, 0.2]), ([np.nan], [0.1])])
+def test_numbers_that_cannot_be_paired_are_refused(bn: list[float], base: list[float]) -> None:
+    with pytest.raises(ValueError, match="seed"):
+        compare(bn, base, ACCURACY)
+
+
+def test_sentences_say_what_is_known() -> None:
+    settled = compare([0.50, 0.51, 0.50], [0.44, 0.445, 0.44], ACCURACY)
+    assert sentence("BatchNorm", settled, ACCURACY) == (
+        "BatchNorm raises validation accuracy by 6.2 points (95 % CI 5.4 to 6.9, 3 seeds)."
+    )
+    small = compare([0.500, 0.502, 0.499, 0.501], [0.500, 0.501, 0.500, 0.500], ACCURACY)
+    said = sentence("It", small, ACCURACY)
+    assert said.startswith("Whether It changes validation accuracy is not settled: +0.0")
+    assert said.endswith("4 seeds). Any effect is smaller than 1 point.")
+    wide = compare([0.50, 0.53, 0.48], [0.50, 0.50, 0.50], ACCURACY)
+    assert "more seeds would settle an effect of 1 point." in sentence("It", wide, ACCURACY)
