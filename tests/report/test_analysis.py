@@ -151,7 +151,7 @@ AT_RATES: dict[float, Accuracies] = {
 
 # Of small spread, because twelve intervals that hold jointly are long.
 SETTLED = {
-    lr: {v: [np.mean(x) + (one - np.mean(x)) / 8 for one in x] for v, x in accuracies.items()}
+    lr: {v: [float(np.mean(x) * 7 + one) / 8 for one in x] for v, x in accuracies.items()}
     for lr, accuracies in AT_RATES.items()
 }
 

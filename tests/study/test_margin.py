@@ -1,0 +1,61 @@
+"""Studies that decide by themselves how many seeds they need, and what a look costs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+from conftest import TINY, Answer, runs_in
+
+AUTO = ["ablate", *TINY, "--variants", "base,bn", "--seeds", "auto", "--jobs", "1"]
+
+
+def effect(folder: Path) -> dict[str, object]:
+    newest = runs_in(folder, "study")[0]
+    path = mlflow.MlflowClient().download_artifacts(newest.info.run_id, "effects.json")
+    content: dict[str, object] = json.loads(Path(path).read_text())
+    return content
+
+
+def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_interval(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    # After one epoch of 300 images both variants guess: the spread is far below 20 points.
+    answer = pipeline(*AUTO, "--margin", "20")
+    assert answer.status == 0, answer.err
+    assert "seeds needed: 5 of base, 5 of bn; 0 more runs" in answer.out
+    first = effect(tmp_path)
+    assert first["design"]["name"] == "two-stage"  # type: ignore[index]
+    assert len(runs_in(tmp_path, "train")) == 10
+    # The same command again has the same plan.
+    assert pipeline(*AUTO, "--margin", "20").status == 0
+    assert effect(tmp_path)["design"] == first["design"]
+    # A smaller margin was chosen after a look: no more than six seeds, and a longer interval.
+    answer = pipeline(*AUTO, "--margin", "0.001", "--max-seeds", "6")
+    assert answer.status == 0, answer.err
+    assert "seeds needed: 6 of base, 6 of bn; 2 more runs, about" in answer.out
+    assert len(runs_in(tmp_path, "train")) == 12
+    second = effect(tmp_path)
+    assert second["design"]["name"] == "anytime"  # type: ignore[index]
+    assert "seeds auto, margin 20 points, at most 30" in second["design"]["reason"]  # type: ignore[index]
+    assert runs_in(tmp_path, "study")[0].data.tags["seeds_needed"].startswith("seeds needed: 6")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--margin", "0"], "margin is 0; it must be above 0 and below 100 points"),
+        (["--max-seeds", "4"], "max_seeds is 4; it must be 5 to 1000"),
+        (["--lr", "0.01,0.001"], "seeds=auto takes one lr"),
+        (["--variants", "bn"], "seeds=auto needs an effect to measure"),
+    ],
+)
+def test_what_can_not_be_measured_is_refused_before_anything_is_made(
+    pipeline: Callable[..., Answer], tmp_path: Path, options: list[str], message: str
+) -> None:
+    answer = pipeline(*AUTO, *options)
+    assert answer.status == 2
+    (line,) = answer.error_lines
+    assert message in line
+    assert not list(tmp_path.glob("mlflow.db"))
