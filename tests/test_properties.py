@@ -232,7 +232,9 @@ OPTIONS = {
 LEGAL = {
     **CHOICES,
     "variants": ("base", "base,bn", " bn"),
-    "seeds": ("3", "0-4", "7,"),
+    "seeds": ("3", "0-4", "7,", "auto"),
+    "margin": ("0.5", "1e-3", " 2"),
+    "max_seeds": ("5", "30"),
     "lr": ("0.01", "1e-3", " 0.1"),
     "epochs": ("1", "1.0", " 7"),
     "batch_size": ("1", "1_0"),
@@ -366,6 +368,7 @@ def test_any_command_line_is_a_valid_configuration_or_one_line(
     @example(["ablate", "--name", "x" * 5000])
     @example(["compare", "\udcff"])
     @example(["data", "--source", "file:///a\0b"])
+    @example(["data", "--check", "--data-dir", "."])  # status 1: no data to check
     def check(words: list[str]) -> None:
         reached.clear()
         answer = call(words, monkeypatch)
