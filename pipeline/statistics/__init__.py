@@ -6,3 +6,5 @@
 
 May import nothing else of the pipeline.
 """
+
+FIRST_SEEDS = 5  # of the two-stage design; here, because the rest takes a second to import

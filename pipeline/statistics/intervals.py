@@ -33,8 +33,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from pipeline.statistics import FIRST_SEEDS
+
 ALPHA = 0.05  # two-sided; shared by all comparisons of an outcome
-FIRST_SEEDS = 5  # of the two-stage design
 
 
 class Interval(NamedTuple):
@@ -95,14 +96,17 @@ def anytime_t(seeds: int, alpha: float, g: float) -> float:
     return float(np.sqrt((seeds - 1) * (ratio - 1) / (1 - ratio / widened)))
 
 
-def seeds_for_margin(sd: float, margin: float, seeds: int, comparisons: int, design: Design) -> int:
+def seeds_for_margin(
+    sd: float, margin: float, seeds: int, most: int, comparisons: int, design: Design
+) -> int:
     """How many seeds give an interval of ± `margin`, after `seeds` with standard deviation `sd`.
 
-    In the two-stage design, `sd` is that of the first seeds, and the answer is final.
+    `most`, if that is not enough. In the two-stage design, `sd` is that of the first seeds, and the
+    answer is final.
     """
     if design.name == "two-stage":
         exact = (design.critical_t(FIRST_SEEDS, comparisons) * sd / margin) ** 2
-        return max(FIRST_SEEDS, int(np.ceil(exact)))
-    while design.critical_t(seeds, comparisons) * sd / np.sqrt(seeds) > margin:
+        return int(np.ceil(np.clip(exact, FIRST_SEEDS, most)))
+    while seeds < most and design.critical_t(seeds, comparisons) * sd / np.sqrt(seeds) > margin:
         seeds += 1
     return seeds

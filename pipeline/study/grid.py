@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from pipeline.config import MAX_NAME, VARIANTS, Config, check_choice
 from pipeline.errors import InputError
+from pipeline.statistics import FIRST_SEEDS
 
 MAX_SEEDS = 1000
-FIRST_SEEDS = 5  # of seeds=auto, as in statistics.intervals, which takes a second to import
 MAX_GRID = 8000  # characters in a tag; MLflow truncates longer ones
 # Which models a study registers.
 REGISTER = {

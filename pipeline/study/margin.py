@@ -9,7 +9,8 @@ from pipeline.report.analysis import analyse
 from pipeline.report.findings import INTERACTION, TWO_BY_TWO, Finding
 from pipeline.report.publish import REPORTED
 from pipeline.runs.run_result import RunResult
-from pipeline.statistics.intervals import FIRST_SEEDS, PLANNED, Design, seeds_for_margin
+from pipeline.statistics import FIRST_SEEDS
+from pipeline.statistics.intervals import PLANNED, Design, seeds_for_margin
 from pipeline.study.grid import Grid
 
 
@@ -33,12 +34,12 @@ def choose_design(grid: Grid, reused: Iterable[RunResult]) -> Design:
 
 def seeds_needed(results: Sequence[RunResult], grid: Grid, design: Design) -> dict[str, int]:
     """How many seeds of each variant the margin needs, judged by the finished runs."""
-    needed = dict.fromkeys(grid.variants, min(FIRST_SEEDS, len(grid.seeds)))
+    needed = dict.fromkeys(grid.variants, FIRST_SEEDS)
     analysis = analyse(results, design)
     assert analysis.main  # seeds=auto has one learning rate
     findings = analysis.main.findings[analysis.primary]
     for finding in findings:
-        seeds = min(_seeds_of_effect(finding, grid, design, len(findings)), len(grid.seeds))
+        seeds = _seeds_of_effect(finding, grid, design, len(findings))
         pair = finding.pair
         for variant in TWO_BY_TWO if pair == INTERACTION else (pair.treatment, pair.control):
             needed[variant] = max(needed[variant], seeds)
@@ -53,7 +54,7 @@ def _seeds_of_effect(finding: Finding, grid: Grid, design: Design, comparisons: 
     if one.interval:  # it may rest on the first seeds only
         half = (one.interval.high - one.interval.low) / 2
         sd = half * math.sqrt(one.seeds) / design.critical_t(one.seeds, comparisons)
-    return seeds_for_margin(sd, margin, one.seeds, comparisons, design)
+    return seeds_for_margin(sd, margin, one.seeds, len(grid.seeds), comparisons, design)
 
 
 def expectation(needed: Mapping[str, int], finished: Mapping[Config, RunResult], jobs: int) -> str:

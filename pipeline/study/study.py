@@ -21,11 +21,12 @@ from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import log_dataset
 from pipeline.runs.run_result import RunResult, recipe
 from pipeline.runs.training_run import THREADS, register_model, train_run
+from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.intervals import Design
 from pipeline.store import liveness
 from pipeline.store.failures import first_line
 from pipeline.store.waiting import in_store
-from pipeline.study.grid import FIRST_SEEDS, REGISTER, Grid
+from pipeline.study.grid import REGISTER, Grid
 from pipeline.study.jobs import Event, Progress, Task, in_parallel
 from pipeline.study.margin import choose_design, expectation, seeds_needed
 from pipeline.study.parallelism import choose_jobs, share_threads

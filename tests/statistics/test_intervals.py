@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from scipy import integrate, stats
 
+from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.comparisons import (
     POWER,
     Comparison,
@@ -23,7 +24,6 @@ from pipeline.statistics.images import images_error, with_other_images
 from pipeline.statistics.intervals import (
     ALPHA,
     ANYTIME,
-    FIRST_SEEDS,
     PLANNED,
     Design,
     anytime_t,
@@ -147,7 +147,7 @@ def test_stein_s_two_stages_cover_the_effect_and_keep_the_margin(margin: float, 
     covered, total = 0, []
     for _ in range(1_500):
         first = random.normal(effect, sd, FIRST_SEEDS)
-        count = seeds_for_margin(float(first.std(ddof=1)), margin, FIRST_SEEDS, 1, TWO_STAGE)
+        count = seeds_for_margin(float(first.std(ddof=1)), margin, FIRST_SEEDS, 10**6, 1, TWO_STAGE)
         all_seeds = np.append(first, random.normal(effect, sd, count - FIRST_SEEDS))
         interval = compare(all_seeds, np.zeros(count), ACCURACY, TWO_STAGE).interval
         assert interval
@@ -159,9 +159,11 @@ def test_stein_s_two_stages_cover_the_effect_and_keep_the_margin(margin: float, 
 
 
 def test_after_a_look_seeds_are_added_until_the_sequence_is_as_short_as_the_margin() -> None:
-    seeds = seeds_for_margin(0.85, 0.5, 5, 1, ANYTIME)
+    seeds = seeds_for_margin(0.85, 0.5, 5, 1000, 1, ANYTIME)
     assert ANYTIME.critical_t(seeds) * 0.85 / sqrt(seeds) <= 0.5
     assert ANYTIME.critical_t(seeds - 1) * 0.85 / sqrt(seeds - 1) > 0.5
+    for design in (ANYTIME, TWO_STAGE):  # at once, however small the margin
+        assert seeds_for_margin(0.85, 1e-9, 5, 30, 1, design) == 30
 
 
 def test_other_images_add_their_own_share_and_never_shorten() -> None:
