@@ -36,8 +36,9 @@ class _Effect(NamedTuple):
     runs: ids by seed (row), of the variants in `signs`, whose effects add up to this one.
     """
 
-    pair: Pair
+    key: str  # the outcome's column
     outcome: Outcome
+    pair: Pair
     treatment: Floats
     control: Floats
     runs: Sequence[Sequence[str]]
@@ -139,10 +140,8 @@ def _outcomes(split: str, target: float | None) -> dict[str, Outcome]:
         "generalisation_gap": Outcome("the generalisation gap", "points", scale=100),
     }
     if target:
-        until = f"to {target:.0%} validation accuracy"
-        outcomes["epochs_to_target"] = Outcome(
-            f"the time {until}", "epochs", effect_of_interest=1.0
-        )
+        name = f"the time to {target:.0%} validation accuracy"
+        outcomes["epochs_to_target"] = Outcome(name, "epochs", effect_of_interest=1.0)
     return outcomes
 
 
@@ -159,67 +158,84 @@ def _settings(
     All comparisons of an outcome in the family hold jointly.
     """
     tables = [table[table["lr"] == table["variant"].map(rates)] for _, rates in family]
-    effects = [
-        {key: _effects(key, outcome, chosen, notes) for key, outcome in outcomes.items()}
-        for chosen in tables
-    ]
+    usable = {
+        key: [_with_numbers(key, outcome, runs, notes) for runs in tables]
+        for key, outcome in outcomes.items()
+    }
+    effects = {key: [_effects(key, outcomes[key], runs) for runs in usable[key]] for key in usable}
     settings = []
-    for (label, rates), chosen, by_outcome in zip(family, tables, effects, strict=True):
+    for n, (label, rates) in enumerate(family):
         title = f"learning rate {label}"
         if label == "best":
             title = "the best learning rate of each variant"
         where = f" at {title}" if len(family) > 1 else ""
-        present = [variant for variant in rates if variant in set(chosen["variant"])]
-        summaries: dict[str, dict[str, Summary]] = {}
-        findings: dict[str, list[Finding]] = {}
-        for key in outcomes:
-            finite = chosen[np.isfinite(chosen[key])]
-            if len(finite) < len(chosen):
-                finite = finite[:0]
-            values = dict(iter(finite.groupby("variant")[key]))
-            summaries[key] = {v: summarize(values[v], design) for v in present if v in values}
-            count = sum(len(one[key]) for one in effects)
-            findings[key] = []
-            for effect in by_outcome[key]:
-                result = compare(effect.treatment, effect.control, effect.outcome, design, count)
-                if len(effect.signs) > 2:  # an interaction has no two variants to pair
-                    result = replace(result, correlation=None, unpaired=None)
-                images = _image_differences(effect, correct)
-                if key.endswith("_accuracy") and images is not None:
-                    result = with_other_images(result, images, count)
-                said = sentence(f"{effect.pair.subject}{where}", result, effect.outcome)
-                findings[key].append(Finding(key, effect.outcome, effect.pair, result, said))
-        shown = {variant: rates[variant] for variant in present}
-        settings.append(Setting(title, label, shown, chosen, summaries, findings))
+        findings = {
+            key: [_finding(one, design, sum(map(len, each)), correct, where) for one in each[n]]
+            for key, each in effects.items()
+        }
+        summaries = {key: _summaries(key, runs[n], design) for key, runs in usable.items()}
+        shown = {v: lr for v, lr in rates.items() if v in set(tables[n]["variant"])}
+        settings.append(Setting(title, label, shown, tables[n], summaries, findings))
     return settings
 
 
-def _effects(key: str, outcome: Outcome, chosen: pd.DataFrame, notes: list[str]) -> list[_Effect]:
+def _with_numbers(key: str, outcome: Outcome, runs: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Return the runs if the outcome is a number in all of them, else none, with a note."""
+    broken = runs.loc[~np.isfinite(runs[key]), "run"]
+    if broken.empty:
+        return runs
+    if not key.endswith("_to_target"):  # its own note says why
+        notes.append(
+            f"{outcome.name.capitalize()} is not compared: it is not a number in"
+            f" {', '.join(broken)}."
+        )
+    return runs[:0]
+
+
+def _summaries(key: str, runs: pd.DataFrame, design: Design) -> dict[str, Summary]:
+    """Summarize an outcome of each variant."""
+    values = {variant: rows[key] for variant, rows in runs.groupby("variant")}
+    return {v: summarize(values[v], design) for v in VARIANTS if v in values}
+
+
+def _effects(key: str, outcome: Outcome, runs: pd.DataFrame) -> list[_Effect]:
     """List every comparison of an outcome that the runs allow."""
-    broken = chosen.loc[~np.isfinite(chosen[key]), "run"]
-    if len(broken):
-        if not key.endswith("_to_target"):
-            notes.append(
-                f"{outcome.name.capitalize()} is not compared: it is not a number in"
-                f" {', '.join(broken)}."
-            )
-        return []
-    values = chosen.pivot(index="seed", columns="variant", values=key).sort_index()
-    run_ids = chosen.pivot(index="seed", columns="variant", values="run_id").sort_index()
+    values = runs.pivot(index="seed", columns="variant", values=key)
+    run_ids = runs.pivot(index="seed", columns="variant", values="run_id")
     found = []
     for pair in COMPARISONS:
         variants = [pair.treatment, pair.control]
         if set(variants) <= set(values) and len(both := values[variants].dropna()):
             ids = run_ids.loc[both.index, variants].to_numpy()
             treatment, control = both.to_numpy().T
-            found.append(_Effect(pair, outcome, treatment, control, ids, (1, -1)))
+            found.append(_Effect(key, outcome, pair, treatment, control, ids, (1, -1)))
     if set(TWO_BY_TWO) <= set(values) and len(four := values[list(TWO_BY_TWO)].dropna()):
         named = replace(outcome, name=f"Dropout's effect on {outcome.name}")
         base, bn, base_dropout, dropout = four.to_numpy().T
         ids = run_ids.loc[four.index, list(TWO_BY_TWO)].to_numpy()
         signs = (1, -1, -1, 1)
-        found.append(_Effect(INTERACTION, named, dropout - bn, base_dropout - base, ids, signs))
+        found.append(
+            _Effect(key, named, INTERACTION, dropout - bn, base_dropout - base, ids, signs)
+        )
     return found
+
+
+def _finding(
+    effect: _Effect,
+    design: Design,
+    comparisons: int,
+    correct: Mapping[str, Booleans | None],
+    where: str,
+) -> Finding:
+    """Compare an outcome, jointly with `comparisons`; `where` ends the subject of the sentence."""
+    result = compare(effect.treatment, effect.control, effect.outcome, design, comparisons)
+    if len(effect.signs) > 2:  # an interaction has no two variants to pair
+        result = replace(result, correlation=None, unpaired=None)
+    images = _image_differences(effect, correct)
+    if effect.key.endswith("_accuracy") and images is not None:
+        result = with_other_images(result, images, comparisons)
+    words = sentence(f"{effect.pair.subject}{where}", result, effect.outcome)
+    return Finding(effect.key, effect.outcome, effect.pair, result, words)
 
 
 def _image_differences(

@@ -34,10 +34,11 @@ LOOK_SECONDS = 60
 
 
 class Progress(NamedTuple):
-    """A run's progress: complete epochs, and the last one's validation accuracy."""
+    """A run's progress: complete epochs, the last one's validation accuracy, and its seconds."""
 
     epochs: int = 0
     val_accuracy: float = 0.0
+    epoch_seconds: float = 0.0
 
 
 # What is reported about a cell: its progress, a line it prints, or how it ended.
@@ -154,7 +155,8 @@ def _work(connection: Connection, go_on: Connection) -> None:
             connection.send(event)
 
     def show(history: "History") -> None:
-        send(Progress(len(history), history[-1]["val_accuracy"]))
+        last = history[-1]
+        send(Progress(len(history), last["val_accuracy"], last["epoch_seconds"]))
 
     following = threading.Thread(target=_follow_study, args=(go_on,), daemon=True)
 

@@ -9,6 +9,7 @@ from mlflow.entities import Run
 
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.report.publish import REPORTED
 from pipeline.runs import provenance, resume
 from pipeline.runs.queries import (
     PARENT_TAG,
@@ -39,6 +40,20 @@ def reusable_cells(
     }
     finished = _finished_cells(parent, same_code if reuse == "same" else conditions, cells)
     return finished, _begun_cells(parent, same_code, cells)
+
+
+def earlier_plans(parent: Run, cells: Sequence[Config], data_digest: str) -> set[str]:
+    """The plans with which runs of these cells were reported, whether or not they are reused.
+
+    The same cell trained again gives the same numbers, or nearly: the look at it counts.
+    """
+    wanted = {_cell(config) for config in cells}
+    runs = find_runs(parent.info.experiment_id, {"data_digest": data_digest})
+    return {
+        run.data.tags[REPORTED]
+        for run in runs
+        if REPORTED in run.data.tags and _cell(config_of(run)) in wanted
+    }
 
 
 def given_study() -> Run | None:

@@ -21,23 +21,23 @@ from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import log_dataset
 from pipeline.runs.run_result import RunResult, recipe
 from pipeline.runs.training_run import THREADS, register_model, train_run
-from pipeline.statistics import FIRST_SEEDS
-from pipeline.statistics.intervals import Design
 from pipeline.store import liveness
 from pipeline.store.failures import first_line
 from pipeline.store.waiting import in_store
 from pipeline.study.grid import REGISTER, Grid
 from pipeline.study.jobs import Event, Progress, Task, in_parallel
-from pipeline.study.margin import choose_design, expectation, seeds_needed
+from pipeline.study.margin import Expectation, choose_design
 from pipeline.study.parallelism import choose_jobs, share_threads
 from pipeline.study.progress import StudyProgress
 from pipeline.study.reuse import (
     check_same_recipe,
     check_same_study,
+    earlier_plans,
     given_study,
     reusable_cells,
 )
 from pipeline.training.device import choose_device, choose_precision
+from pipeline.training.state import History
 
 Events = Generator[tuple[Config, Event]]
 Failures = dict[str, str]  # the reason, by run name
@@ -77,16 +77,19 @@ def run_study(
         log_dataset(data)
         conditions = {"data_digest": data.digest, "precision": precision, "device": device.type}
         done, begun = reusable_cells(parent, cells, conditions, reuse)
-        design = choose_design(grid, done.values())
+        design = choose_design(grid, earlier_plans(parent, cells, data.digest))
         in_store(mlflow.set_tag)("design", design.name)
         if len(done) < len(cells):
             print(jobs.reason, flush=True)
         finished, failures = dict[Config, RunResult](), Failures()
-        for stage in _stages(grid, cells, finished, failures, design, jobs.number):
+        expected = Expectation(parent, grid, design, jobs.number, finished) if grid.margin else None
+        for stage in _stages(cells, finished, failures, expected):
             reused = {cell: done[cell] for cell in stage if cell in done}
             finished.update(reused)
-            events = _train(stage, reused, begun, parent, data, jobs.number)
-            _follow(events, stage, reused, finished, failures)
+            if expected:
+                expected.say()
+            events = _train(stage, reused, begun, parent, data, jobs.number, expected)
+            _follow(events, stage, reused, finished, failures, expected)
         results = [finished[cell] for cell in cells if cell in finished]
         if not results:
             raise MachineError(f"all {len(failures)} runs failed; {_first(failures)}")
@@ -111,39 +114,33 @@ def _settings(config: Config, grid: Grid) -> dict[str, object]:
     """The study's parameters: the shared settings, and the axes along which its runs differ."""
     shared = {k: v for k, v in config.as_dict().items() if k not in ("variant", "seed", "lr")}
     axes = {"variants": grid.variants, "seeds": grid.seeds, "lr": grid.rates}
-    return {**shared, **{axis: ",".join(map(str, values)) for axis, values in axes.items()}}
+    lists = {axis: ",".join(map(str, values)) for axis, values in axes.items()}
+    auto = {"seeds": "auto", "margin": grid.margin, "max_seeds": len(grid.seeds)}
+    return {**shared, **lists, **(auto if grid.margin else {})}
 
 
 def _stages(
-    grid: Grid,
     cells: Sequence[Config],
     finished: Mapping[Config, RunResult],
     failures: Failures,
-    design: Design,
-    jobs: int,
+    expected: Expectation | None,
 ) -> Iterator[Sequence[Config]]:
-    """Yield the cells to train next: all of them, or as many seeds as the margin needs."""
-    if not grid.margin:
+    """Yield the cells to train next: all of them, or those that the margin is found to need."""
+    if not expected:
         yield cells
         return
-    needed = dict.fromkeys(grid.variants, FIRST_SEEDS)
-    print(
-        f"{grid.plan}: {FIRST_SEEDS} seeds of each variant first; their spread says how many more",
-        flush=True,
-    )
-    while stage := [
-        cell
-        for cell in cells
-        if cell.seed < needed[cell.variant]
-        and cell not in finished
-        and cell.run_name not in failures
-    ]:
+    while True:
+        needed = expected.needed()
+        stage = [
+            cell
+            for cell in cells
+            if cell.seed < needed[cell.variant]
+            and cell not in finished
+            and cell.run_name not in failures
+        ]
+        if not stage:
+            return
         yield stage
-        if finished:
-            needed = seeds_needed(list(finished.values()), grid, design)
-            message = expectation(needed, finished, jobs)
-            print(message, flush=True)
-            in_store(mlflow.set_tag)("seeds_needed", message)
 
 
 def _train(
@@ -153,24 +150,34 @@ def _train(
     parent: Run,
     data: ImageDataset,
     at_once: int,
+    expected: Expectation | None,
 ) -> Events:
     """Train the cells that are not done, `at_once` of them in parallel."""
     todo = [cell for cell in cells if cell not in done]
     if at_once == 1:
-        return _one_by_one(todo, begun, parent, data)
+        return _one_by_one(todo, begun, parent, data, expected)
     threads = dict(zip(cells, share_threads(len(cells), at_once, THREADS), strict=True))
     tasks = [Task(cell, begun.get(cell), threads[cell]) for cell in todo]
     return in_parallel(tasks, parent, at_once)
 
 
 def _one_by_one(
-    cells: Sequence[Config], begun: Mapping[Config, Run], parent: Run, data: ImageDataset
+    cells: Sequence[Config],
+    begun: Mapping[Config, Run],
+    parent: Run,
+    data: ImageDataset,
+    expected: Expectation | None,
 ) -> Events:
     """Train the cells in this process, as `in_parallel` does in others."""
     for cell in cells:
         yield cell, Progress()
+
+        def show(history: History, cell: Config = cell) -> None:
+            if expected:
+                expected.time_first_epoch(cell, history[-1]["epoch_seconds"])
+
         try:
-            yield cell, train_run(cell, data, False, begun.get(cell), parent)
+            yield cell, train_run(cell, data, False, begun.get(cell), parent, show=show)
         except StoreError:
             raise
         except Exception as error:  # any error is this run's alone; the others continue
@@ -183,6 +190,7 @@ def _follow(
     done: Mapping[Config, RunResult],
     results: dict[Config, RunResult],
     failures: Failures,
+    expected: Expectation | None,
 ) -> None:
     """Show the progress of the cells, and add to `results` and `failures` how they end."""
     if done:
@@ -194,12 +202,16 @@ def _follow(
                     progress.write(f"{cell.run_name}: {event}")
                 case Progress(epochs=0):
                     progress.begin(cell)
-                case Progress(epochs, val_accuracy):
+                case Progress(epochs, val_accuracy, epoch_seconds):
                     progress.show(cell, epochs, val_accuracy)
+                    if expected:
+                        expected.time_first_epoch(cell, epoch_seconds)
                 case RunResult():
                     results[cell] = event
                     accuracy = event.history[-1]["val_accuracy"]
                     progress.end(cell, f"validation accuracy {accuracy:.1%}, {event.seconds:.0f} s")
+                    if expected:
+                        expected.say()
                 case Exception():
                     failures[cell.run_name] = first_line(event)
                     progress.end(cell, f"failed: {failures[cell.run_name]}", failed=True)

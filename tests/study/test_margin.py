@@ -24,7 +24,22 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     # After one epoch of 300 images both variants guess: the spread is far below 20 points.
     answer = pipeline(*AUTO, "--margin", "20")
     assert answer.status == 0, answer.err
-    assert "seeds needed: 5 of base, 5 of bn; 0 more runs" in answer.out
+    told = [line for line in answer.out.splitlines() if line.startswith("seeds ")]
+    assert told[0] == (
+        "seeds at least (at most 30 of each): 5 of base, 5 of bn; 10 more runs, and the first epoch"
+        " will show how long they take"
+    )
+    assert "10 more runs, about 0:0" in told[1]  # after the first epoch
+    assert told[-2].startswith(
+        "seeds expected after 4 of each: 5 of base, 5 of bn; 1 more run, about"
+    )
+    assert told[-1].startswith("seeds needed: 5 of base, 5 of bn; 0 more runs")
+    assert len(told) == 1 + 1 + 10
+    parent = runs_in(tmp_path, "study")[0]
+    assert parent.data.tags["seeds_needed"] == told[-1]
+    assert parent.data.params["seeds"] == "auto"
+    assert parent.data.params["margin"] == "20.0"
+    assert parent.data.params["max_seeds"] == "30"
     first = effect(tmp_path)
     assert first["design"]["name"] == "two-stage"  # type: ignore[index]
     assert len(runs_in(tmp_path, "train")) == 10
@@ -40,6 +55,10 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     assert second["design"]["name"] == "anytime"  # type: ignore[index]
     assert "seeds auto, margin 20 points, at most 30" in second["design"]["reason"]  # type: ignore[index]
     assert runs_in(tmp_path, "study")[0].data.tags["seeds_needed"].startswith("seeds needed: 6")
+    # The look counts also if the same seeds are trained again.
+    answer = pipeline(*AUTO[:-4], "--seeds", "6", "--reuse", "none", "--jobs", "1")
+    assert answer.status == 0, answer.err
+    assert effect(tmp_path)["design"]["name"] == "anytime"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
