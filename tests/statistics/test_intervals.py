@@ -1,15 +1,16 @@
 """Intervals and verdicts, against published numbers and simulated studies; random numbers seeded.
 
-The thorough tests repeat the figures of `pipeline/statistics/intervals.py`.
+The thorough tests repeat the figures of `pipeline/statistics/intervals.py`, with the simulations in
+`benchmarks/intervals.py`.
 """
 
 from math import sqrt
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from scipy import integrate, stats
 
+from benchmarks.intervals import LOOKS, TWO_STAGE, false_alarms, t_paths, two_stages
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.comparisons import (
     POWER,
@@ -32,38 +33,11 @@ from pipeline.statistics.intervals import (
 )
 from pipeline.statistics.sentences import sentence
 
-Floats = npt.NDArray[np.float64]
 ACCURACY = Outcome("validation accuracy", "points", scale=100)
-TWO_STAGE = Design("two-stage", "")
-LAST = 50  # seeds of the last look
 
 # Hours of extra sleep of ten patients with two drugs (Student 1908), R's data set `sleep`.
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 DRUG_2 = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
-
-
-def t_paths(differences: Floats) -> Floats:
-    """|t| after 2, 3, ... seeds of studies `[studies, seeds]`."""
-    seeds = np.arange(1, differences.shape[1] + 1)
-    means = differences.cumsum(axis=1) / seeds
-    squares = np.square(differences).cumsum(axis=1) - seeds * np.square(means)
-    paths: Floats = np.abs(means * np.sqrt(seeds))[:, 1:]
-    paths /= np.sqrt(squares[:, 1:] / (seeds[1:] - 1))
-    return paths
-
-
-def false_alarms(kind: str, comparisons: int, studies: int, design: Design = ANYTIME) -> float:
-    """Fraction of studies without effect in which something is settled at any look."""
-    random = np.random.default_rng(0)
-    if kind == "exponential":
-        first, second = random.exponential(size=(2, studies, LAST)) - 1
-        differences = [first, second, first + second]
-    else:
-        base, bn, dropout = random.standard_normal((3, studies, LAST))
-        differences = [bn - base, dropout - bn, dropout - base]
-    bounds = np.array([design.critical_t(n, comparisons) for n in range(2, LAST + 1)])
-    alarms = [(t_paths(one) > bounds).any(axis=1) for one in differences[:comparisons]]
-    return float(np.any(alarms, axis=0).mean())
 
 
 def test_the_paired_comparison_of_r_s_sleep_data() -> None:
@@ -119,18 +93,30 @@ def test_the_known_critical_values() -> None:
 def test_looking_after_every_seed_raises_false_alarms_in_at_most_5_of_100_studies(
     comparisons: int,
 ) -> None:
-    assert 0.01 < false_alarms("normal", comparisons, 5_000) < 0.05
+    assert 0.01 < false_alarms("normal", comparisons, 5_000, ANYTIME) < 0.05
     assert false_alarms("normal", comparisons, 5_000, PLANNED) > 0.2  # what it protects from
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    ("kind", "comparisons", "percent"),
-    [("normal", 1, 2.6), ("exponential", 1, 11.8), ("normal", 3, 2.3), ("exponential", 3, 15.5)],
+    ("kind", "comparisons", "anytime", "once", "each"),
+    [
+        ("normal", 1, 2.6, 5.1, 33.4),
+        ("exponential", 1, 11.8, 11.7, 44.8),
+        ("normal", 3, 2.5, 4.8, 34.3),
+        ("exponential", 3, 15.8, 14.0, 51.9),
+    ],
 )
-def test_the_false_alarms_are_as_stated(kind: str, comparisons: int, percent: float) -> None:
-    found = 100 * np.mean([false_alarms(kind, comparisons, 20_000)])
-    assert found == pytest.approx(percent, abs=1.0)
+def test_the_false_alarms_are_as_stated(
+    kind: str, comparisons: int, anytime: float, once: float, each: float
+) -> None:
+    for percent, design, looks in [
+        (anytime, ANYTIME, LOOKS),
+        (once, PLANNED, range(5, 6)),
+        (each, PLANNED, LOOKS),
+    ]:
+        found = 100 * false_alarms(kind, comparisons, 60_000, design, looks)
+        assert found == pytest.approx(percent, abs=0.1)
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10, 30])
@@ -141,21 +127,25 @@ def test_planned_intervals_hold_jointly_in_95_of_100_studies(seeds: int) -> None
     assert 0.04 < np.any(alarms, axis=0).mean() < 0.052
 
 
+@pytest.mark.parametrize("studies", [2_000, pytest.param(60_000, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(("margin", "seeds"), [(0.3, 62), (0.5, 23), (1.0, 7)])
-def test_stein_s_two_stages_cover_the_effect_and_keep_the_margin(margin: float, seeds: int) -> None:
-    random, sd, effect = np.random.default_rng(1), 0.85, 0.4
-    covered, total = 0, []
-    for _ in range(1_500):
-        first = random.normal(effect, sd, FIRST_SEEDS)
+def test_stein_s_two_stages_cover_the_effect_with_few_seeds(
+    margin: float, seeds: int, studies: int
+) -> None:
+    coverage, counts = two_stages(margin, studies)
+    assert coverage > 0.95 - 3 * sqrt(0.05 * 0.95 / studies)
+    assert counts.mean() == pytest.approx(seeds, rel=0.1)
+
+
+def test_stein_s_interval_keeps_the_margin() -> None:
+    random, margin = np.random.default_rng(1), 0.5
+    for _ in range(50):
+        first = random.normal(0.4, 0.85, FIRST_SEEDS)
         count = seeds_for_margin(float(first.std(ddof=1)), margin, FIRST_SEEDS, 10**6, 1, TWO_STAGE)
-        all_seeds = np.append(first, random.normal(effect, sd, count - FIRST_SEEDS))
+        all_seeds = np.append(first, random.normal(0.4, 0.85, count - FIRST_SEEDS))
         interval = compare(all_seeds, np.zeros(count), ACCURACY, TWO_STAGE).interval
         assert interval
         assert interval.high - interval.low <= 2 * margin + 1e-9
-        covered += interval.low <= effect <= interval.high
-        total.append(count)
-    assert covered / 1_500 > 0.95 - 3 * sqrt(0.05 * 0.95 / 1_500)
-    assert np.mean(total) == pytest.approx(seeds, rel=0.1)
 
 
 def test_after_a_look_seeds_are_added_until_the_sequence_is_as_short_as_the_margin() -> None:
