@@ -89,16 +89,20 @@ def test_a_bar_on_the_terminal_says_how_far_the_study_is(
     assert re.search(r"50%.* 1/2 \[\d\d:\d\d<\d\d:\d\d", bars[0])  # done, and time left
 
 
+@pytest.mark.parametrize(
+    ("options", "runs"), [([], 4), (["--seeds", "auto", "--margin", "20"], 10)]
+)
 def test_a_study_that_was_stopped_continues_where_it_was(
-    pipeline: Callable[..., Answer], tmp_path: Path
+    pipeline: Callable[..., Answer], tmp_path: Path, options: list[str], runs: int
 ) -> None:
+    command = [*ABLATE, *options, "--jobs", "1"]
     with broken_cell("bn", 1, Interrupted(15)):
-        assert pipeline(*ABLATE).status == 143
+        assert pipeline(*command).status == 143
     (parent,), children = by_kind(tmp_path)
     assert parent.info.status == "KILLED"
     finished = {run.info.run_id for run in children if run.info.status == "FINISHED"}
     assert len(finished) == 2
-    assert pipeline(*ABLATE).status == 0
+    assert pipeline(*command).status == 0
     parents, children = by_kind(tmp_path)
     assert [run.info.status for run in parents] == ["FINISHED", "KILLED"]
     nested = {
@@ -107,7 +111,7 @@ def test_a_study_that_was_stopped_continues_where_it_was(
         if run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
     }
     assert finished < nested
-    assert len(nested) == 4
+    assert len(nested) == runs
 
 
 def test_nothing_to_report_if_every_run_fails(
