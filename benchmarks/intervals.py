@@ -7,7 +7,7 @@ Prints the figures of `pipeline/statistics/intervals.py`, and of the rules that 
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,9 @@ from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.intervals import (
     ALPHA,
     ANYTIME,
+    LATER,
     PLANNED,
+    PLANNED_ALPHA,
     Design,
     anytime_t,
     seeds_for_margin,
@@ -28,7 +30,8 @@ Rule = Callable[[int], float]  # critical t by number of seeds
 
 LAST = 50  # seeds of the last look
 LOOKS = range(2, LAST + 1)
-TWO_STAGE = Design("two-stage", "")
+TWO_STAGE = Design("two-stage", "", PLANNED_ALPHA)
+STUDENT = Design("planned", "", ALPHA)  # the usual t-test
 SD, MARGINS = 0.85, (0.3, 0.5, 1.0)  # points
 
 
@@ -40,13 +43,9 @@ def main() -> None:
     print(f"studies without effect that raise a false alarm, of {studies:,}")
     print(f"{'':36}{'one comparison':>22}{'three, jointly':>22}")
     print(f"{'':36}{'normal  exponential':>22}{'normal  exponential':>22}")
-    for name, design, looks in [
-        (f"anytime, a look after 2 to {LAST}", ANYTIME, LOOKS),
-        ("t, one look at 5", PLANNED, range(5, 6)),
-        (f"t, a look after 2 to {LAST}", PLANNED, LOOKS),
-    ]:
+    for name, looks in scenarios().items():
         cells = [
-            f"{false_alarms(kind, count, studies, design, looks):11.1%}"
+            f"{false_alarms(kind, count, studies, looks):11.1%}"
             for count in (1, 3)
             for kind in ("normal", "exponential")
         ]
@@ -55,6 +54,15 @@ def main() -> None:
     print(f"{'':36}{'normal':>9}{'exponential':>13}{'c':>7}")
     for name, normal, exponential, length in compared_rules(studies):
         print(f"{name:36}{normal:9.1%}{exponential:13.1%}{length:7.2f}")
+    print(
+        "\nseeds from which an interval is bounded, by comparisons: without a plan, and after one"
+    )
+    for count in (1, 3, 5, 12):
+        first = [
+            next(n for n in LOOKS if np.isfinite(design.critical_t(n, count)))
+            for design in (ANYTIME, LATER)
+        ]
+        print(f"{count:<36}{first[0]:11}{first[1]:11}")
     print("\nthree comparisons; c by g")
     for g in (1, 3, 5, 10):
         print(f"{g:<36}{_length(lambda n, g=g: anytime_t(n, ALPHA / 3, g)):29.2f}")  # type: ignore[misc]
@@ -87,12 +95,23 @@ def without_effect(kind: str, comparisons: int, studies: int) -> list[Floats]:
     return [t_paths(one) for one in differences[:comparisons]]
 
 
-def false_alarms(
-    kind: str, comparisons: int, studies: int, design: Design, looks: range = LOOKS
-) -> float:
+def scenarios() -> dict[str, dict[int, Design]]:
+    """What people may do: the design of each look, by its number of seeds."""
+    return {
+        "one planned report, at 5": {5: PLANNED},
+        "planned at 5, then after 6 to 50": {5: PLANNED} | dict.fromkeys(range(6, LAST + 1), LATER),
+        "planned at 10, then after 11 to 50": {10: PLANNED}
+        | dict.fromkeys(range(11, LAST + 1), LATER),
+        "no plan, a look after 2 to 50": dict.fromkeys(LOOKS, ANYTIME),
+        "t-test, one look at 5": {5: STUDENT},
+        "t-test, a look after 2 to 50": dict.fromkeys(LOOKS, STUDENT),
+    }
+
+
+def false_alarms(kind: str, comparisons: int, studies: int, looks: Mapping[int, Design]) -> float:
     """Fraction of studies without effect in which something is settled at one of the looks."""
-    columns = np.array(looks) - 2
-    bounds = np.array([design.critical_t(seeds, comparisons) for seeds in looks])
+    columns = np.array([*looks]) - 2
+    bounds = np.array([design.critical_t(n, comparisons) for n, design in looks.items()])
     paths = without_effect(kind, comparisons, studies)
     alarms = [(one[:, columns] > bounds).any(axis=1) for one in paths]
     return float(np.any(alarms, axis=0).mean())
@@ -106,7 +125,7 @@ def compared_rules(studies: int) -> Iterator[tuple[str, float, float, float]]:
     """
     (normal,) = without_effect("normal", 1, studies)
     (exponential,) = without_effect("exponential", 1, studies)
-    once = (exponential[:, 5 - 2] > PLANNED.critical_t(5)).mean()
+    once = (exponential[:, 5 - 2] > STUDENT.critical_t(5)).mean()
 
     def alarms(paths: Floats, rule: Rule) -> float:
         return float((paths > [rule(seeds) for seeds in LOOKS]).any(axis=1).mean())
@@ -123,7 +142,7 @@ def compared_rules(studies: int) -> Iterator[tuple[str, float, float, float]]:
         return at_level(lambda n: float(np.exp(found)) * shape(n))
 
     rules: dict[str, Rule] = {
-        "t": PLANNED.critical_t,
+        "t": STUDENT.critical_t,
         "t, the same level at each look *": calibrated(lambda n: 1.0),
         "t, level falling as 1 / n *": calibrated(lambda n: 2 / n),
     }

@@ -10,16 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline.config import VARIANTS
-from pipeline.report.findings import (
-    COMPARISONS,
-    INTERACTION,
-    TWO_BY_TWO,
-    Analysis,
-    Finding,
-    Pair,
-    Setting,
-)
+from pipeline.report.findings import Analysis, Finding, Setting
 from pipeline.report.learning_rates import chosen_rates, sign_changes
+from pipeline.report.pairs import COMPARISONS, INTERACTION, TWO_BY_TWO, Pair
 from pipeline.runs.run_result import Booleans, RunResult
 from pipeline.statistics.comparisons import Floats, Outcome, Summary, compare, summarize
 from pipeline.statistics.images import with_other_images
@@ -231,9 +224,10 @@ def _finding(
     result = compare(effect.treatment, effect.control, effect.outcome, design, comparisons)
     if len(effect.signs) > 2:  # an interaction has no two variants to pair
         result = replace(result, correlation=None, unpaired=None)
-    images = _image_differences(effect, correct)
-    if effect.key.endswith("_accuracy") and images is not None:
-        result = with_other_images(result, images, comparisons)
+    if effect.key.endswith("_accuracy"):
+        images = _image_differences(effect, correct)
+        if images is not None:
+            result = with_other_images(result, images, design.alpha / comparisons)
     words = sentence(f"{effect.pair.subject}{where}", result, effect.outcome)
     return Finding(effect.key, effect.outcome, effect.pair, result, words)
 

@@ -1,44 +1,14 @@
-"""The records that a report is made of: what is compared, each finding, the whole analysis."""
+"""The records that a report is made of: each finding, each setting, the whole analysis."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import pandas as pd
 
+from pipeline.report.pairs import Pair
 from pipeline.runs.run_result import RunResult
 from pipeline.statistics.comparisons import Comparison, Outcome, Summary
 from pipeline.statistics.intervals import Design
-
-
-class Pair(NamedTuple):
-    """Two variants to compare, and what the first has that the second lacks."""
-
-    treatment: str
-    control: str
-    subject: str
-    own_name: str = ""
-
-    @property
-    def name(self) -> str:
-        """The metric's name: `bn_vs_base`."""
-        return self.own_name or f"{self.treatment}_vs_{self.control}"
-
-    @property
-    def label(self) -> str:
-        """The label for readers: `bn − base`."""
-        return f"{self.treatment} − {self.control}"
-
-
-COMPARISONS = (
-    Pair("bn", "base", "BatchNorm"),
-    Pair("dropout", "bn", "Dropout on top of BatchNorm"),
-    Pair("dropout", "base", "BatchNorm with Dropout"),
-    Pair("base_dropout", "base", "Dropout without BatchNorm"),
-)
-# How BatchNorm changes the effect of dropout.
-INTERACTION = Pair("(dropout − bn)", "(base_dropout − base)", "BatchNorm", "interaction")
-TWO_BY_TWO = ("base", "bn", "base_dropout", "dropout")
 
 
 @dataclass(frozen=True)
@@ -95,7 +65,7 @@ class Analysis:
 
     @property
     def headline(self) -> list[str]:
-        """A sentence for each effect on the primary outcome; all of them hold jointly."""
+        """A sentence for each effect on the primary outcome, and what limits them."""
         settings = [self.main] if self.main else self.by_rate
         effects = [finding.sentence for one in settings for finding in one.findings[self.primary]]
         if not effects:
@@ -105,7 +75,21 @@ class Analysis:
         failed = [
             note for note in self.notes if "not a number" in note or "learned nothing" in note
         ]
-        return [*effects, *self.sign_changes, *failed]
+        return [*effects, *self._missed_margins(), *self.sign_changes, *failed]
+
+    def _missed_margins(self) -> list[str]:
+        """Name the effects that are not known to within the margin that was asked for."""
+        missed = []
+        for finding in self.main.findings[self.primary] if self.main and self.design.margin else []:
+            interval, scale = finding.comparison.interval, finding.outcome.scale
+            half = (interval.high - interval.low) / 2 * scale if interval else float("inf")
+            if half > self.design.margin * (1 + 1e-9):
+                known = f"to within ± {half:.2f} {finding.outcome.unit}" if interval else "at all"
+                missed.append(
+                    f"{finding.pair.label} is not known to within ± {self.design.margin:g}"
+                    f" {finding.outcome.unit} after {finding.comparison.seeds} seeds: {known}."
+                )
+        return missed
 
     @property
     def compared(self) -> list[Pair]:

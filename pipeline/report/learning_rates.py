@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.config import VARIANTS
-from pipeline.report.findings import COMPARISONS, INTERACTION, Setting
+from pipeline.report.findings import Setting
+from pipeline.report.pairs import COMPARISONS, INTERACTION
 from pipeline.runs.run_result import RunResult
 
 

@@ -18,7 +18,8 @@ from pipeline.store.address import where_to_look
 from pipeline.store.waiting import in_store
 from pipeline.upstream import local_path, shell_quote
 
-REPORTED = "reported_with"  # a training run's tag: the plan of the first study that reported it
+REPORTED = "reported_with"  # a training run's tag: the plan of the first report that contains it
+BY_COMPARE = ", by compare"  # the end of such a plan if it was none: runs were chosen later
 
 
 def publish(

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from pipeline.report.findings import Analysis
 from pipeline.report.tables import Table, cost_table, effects_table, runs_table, variants_table
+from pipeline.statistics import FIRST_SEEDS
+from pipeline.statistics.intervals import LATER_ALPHA, PLANNED_ALPHA
 
 NORMAL_SEEDS = 30  # so many may show whether differences are far from normal
 
@@ -67,7 +69,7 @@ def report_sections(
             "Cost",
             [
                 "Times depend on the number of threads, and on what else ran at the same time. They"
-                " say what the study cost here, and are not compared."
+                " show what the study cost on this machine, and are not tested for differences."
             ],
             figures=[("cost", f"Time and training speed of every run{at}.")],
             tables=[cost_table(analysis, shown)],
@@ -75,8 +77,8 @@ def report_sections(
         Section(
             "All other outcomes",
             [
-                "These were not named in advance, and only the intervals of one outcome hold"
-                " jointly: take them as hints."
+                "These outcomes were not chosen as primary, and nothing is corrected for testing"
+                " several of them: treat them as exploratory."
             ],
             tables=[effects_table(analysis, [shown], other)],
             folded=True,
@@ -93,8 +95,8 @@ INTERVALS = {
     "planned": "The intervals are Student's t intervals.",
     "anytime": "So the intervals are a confidence sequence, which stays valid however often results"
     " are looked at and seeds are added, and is longer than a t interval.",
-    "two-stage": "The standard deviation of the first 5 seeds decided how many seeds were trained"
-    " (Stein's two-stage procedure), and the intervals rest on that standard deviation.",
+    "two-stage": f"The standard deviation of the first {FIRST_SEEDS} seeds decided how many were"
+    " trained (Stein's two-stage procedure), and the intervals rest on that standard deviation.",
 }
 
 
@@ -104,13 +106,16 @@ def _effects_section(analysis: Analysis) -> Section:
         f"The primary outcome, chosen in advance, is {outcome.name} after the last epoch."
         " Comparisons are paired: a seed gives every variant the same initial weights, image order"
         " and augmentation, and differences are taken seed by seed.",
-        f"{design.reason} {INTERVALS[design.name]} All intervals of an outcome hold jointly with a"
-        " probability of 95 % (Bonferroni), and p values include that correction: an effect is"
+        f"{design.reason} {INTERVALS[design.name]} The intervals of all comparisons of an outcome"
+        " hold jointly, and together with all later reports on more seeds, with a probability of at"
+        f" least 95 %: {PLANNED_ALPHA:.0%} of errors are allowed in a planned report, and"
+        f" {LATER_ALPHA:.0%} in all later ones. P values include these corrections. An effect is"
         " settled exactly if its interval excludes 0, which is the same as p < 0.05.",
-        "The interval covers training again with other seeds, on these test images. “Other images"
-        " too” also covers other test images of the same kind. “Correlation” is that of the two"
-        " variants over the seeds, and “without pairing” the interval if they had not shared seeds:"
-        " pairing makes it shorter if they are positively correlated, and longer if negatively.",
+        "The interval accounts for the variation between seeds, on these test images. “Other images"
+        " too” also allows for the choice of test images. “Correlation” is that of the two variants"
+        " over the seeds, and “without pairing” the interval if they had not shared seeds. Pairing"
+        " shortens the interval if the correlation is clearly positive; otherwise it lengthens it,"
+        " because pairing costs degrees of freedom.",
     ]
     if len(analysis.settings) > 1:
         reading.append(
@@ -132,7 +137,7 @@ def _variants_section(analysis: Analysis, at: str) -> Section:
         "Variants",
         [
             f"{outcome.name.capitalize()} of each variant: mean, standard deviation and 95 %"
-            " interval of the mean over its seeds."
+            " interval of the mean over its seeds. These intervals hold one by one, not jointly."
         ],
         figures=[
             (
@@ -158,7 +163,8 @@ def _rates_section(analysis: Analysis) -> Section:
         edge = [variant for variant, lr in analysis.main.rates.items() if lr in ends]
         if edge:
             text.append(
-                f"For {', '.join(edge)} that is an end of the grid: a better one may lie beyond it."
+                f"For {', '.join(edge)} the chosen rate is the lowest or highest that was tried: a"
+                " better one may lie outside this range."
             )
     text += analysis.sign_changes
     if analysis.compared and not analysis.sign_changes:
@@ -172,7 +178,10 @@ def _rates_section(analysis: Analysis) -> Section:
 def _runs_section(analysis: Analysis) -> Section:
     text = []
     if analysis.table["reused"].any():
-        text += ["“Reused” runs had been finished before, by another study or on their own."]
+        text += [
+            "Runs marked “reused” had finished before this study used them, in another study or as"
+            " single runs."
+        ]
     if analysis.table["learning"].eq("stuck").any():
         text += [
             "“Stuck” runs learned nothing: their training loss is still that of a random guess."
@@ -206,14 +215,15 @@ def limits(analysis: Analysis) -> list[str]:
         )
     if any(result.correct is None for result in analysis.results):
         unknown.append(
-            "How much of an effect is due to these test images: some runs were made before it was"
-            " kept which images they classify correctly. The intervals cover training again only."
+            "How much of an effect is due to these test images: for some runs it was not recorded"
+            " which images they classify correctly. The intervals account for the variation between"
+            " seeds only."
         )
     if seeds < NORMAL_SEEDS:
         unknown.append(
             "Whether the differences are normally distributed, as the intervals assume:"
-            f" {seeds} seed{'s' * (seeds > 1)} can't show it. If they were as skewed as an"
-            " exponential distribution, 12 % of such intervals would be wrong instead of 5 %."
+            f" {seeds} seed{'s' * (seeds > 1)} can't show it. In simulations with exponentially"
+            " distributed differences, 10 to 16 % of studies raised a false alarm instead of 5 %."
         )
     unknown.append(
         "How long it takes elsewhere: times are from this machine, with whatever else ran on it."

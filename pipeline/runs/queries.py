@@ -18,14 +18,15 @@ PARENT_TAG = "mlflow.parentRunId"
 
 
 @in_store
-def find_runs(experiment_id: str, tags: Mapping[str, str], *statuses: str) -> list[Run]:
-    """Find the training runs of an experiment that have these tags, newest first.
+def find_runs(experiment_id: str | None, tags: Mapping[str, str], *statuses: str) -> list[Run]:
+    """Find the training runs of an experiment, or of all, that have these tags, newest first.
 
     Filtered by `statuses`; by default, the finished ones.
     """
     conditions = [f"tags.{name} = '{value}'" for name, value in {"kind": "train", **tags}.items()]
     runs = mlflow.search_runs(
-        [experiment_id],
+        [experiment_id] if experiment_id else None,
+        search_all_experiments=experiment_id is None,
         filter_string=" and ".join(conditions),
         max_results=MOST_RUNS,
         output_format="list",

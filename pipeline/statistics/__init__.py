@@ -1,8 +1,8 @@
 """What effects are and how certain they are. Plain arrays in, small records out.
 
-`intervals` says how long an interval must be, `comparisons` compares two variants over their seeds,
-`images` adds what other test images would change, `sentences` puts a comparison into words, and
-`precision` says how many seeds a question needs.
+`intervals` says how long an interval must be and how many seeds a margin needs, `comparisons`
+compares two variants over their seeds, `images` adds what other test images would change, and
+`sentences` puts a comparison into words.
 
 May import nothing else of the pipeline.
 """

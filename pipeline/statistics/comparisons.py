@@ -1,18 +1,19 @@
 """Effects of variants, paired by seed: what a seed does to all variants alike cancels out."""
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from pipeline.statistics.intervals import ALPHA, ANYTIME, PLANNED, Design, Interval
+from pipeline.statistics.intervals import ALPHA, ANYTIME, LATER, PLANNED, Design, Interval
 
 Floats = npt.NDArray[np.float64]
 Values = npt.ArrayLike  # one number per seed
 
 POWER = 0.80  # an effect is detectable if it is detected with this probability
+MOST_SEEDS = 1000  # beyond that, "more" is enough of an answer
 ROUNDING = 12  # decimals kept: floating-point noise is neither effect nor spread
 
 
@@ -34,7 +35,7 @@ class Summary:
     seeds: int
     mean: float
     sd: float | None  # n - 1 in the denominator; None for one seed
-    interval: Interval | None  # of the mean; None for one seed, or if all gave the same number
+    interval: Interval | None  # of the mean, at 95 %; None for one seed, or equal numbers
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class Comparison:
     """The difference between two variants over the same seeds, in the unit of the metric.
 
     With one seed, all fields after `sd` are None. With equal differences too, but `sd` is 0:
-    without spread there is nothing to infer from. `interval` and what follows are also None if the
+    without spread there is nothing to infer from. `interval` and `p_value` are also None if the
     design has no bounded interval for so few seeds.
 
-    correlation: of treatment and control over the seeds; None for an interaction.
-    unpaired: the interval if the seeds were not paired, longer by the ratio of Welch's interval to
-    the paired one; shorter if the correlation is negative.
-    images: the interval that also covers other test images (see `images`).
+    seeds_to_settle: in total, for the effect of interest with a power of 80 %; None if more than
+    1,000. correlation: of treatment and control over the seeds; None for an interaction.
+    unpaired: the interval if the seeds were not paired: its length is to the paired one's as
+    Welch's interval is to Student's. images: the interval that also covers other test images.
     """
 
     seeds: int
@@ -56,7 +57,7 @@ class Comparison:
     sd: float | None  # of the differences
     interval: Interval | None = None
     p_value: float | None = None  # below 0.05 exactly if the interval excludes 0
-    seeds_to_settle: int | None = None  # in total, for the effect of interest with a power of 80 %
+    seeds_to_settle: int | None = None
     correlation: float | None = None
     unpaired: Interval | None = None
     images: Interval | None = None
@@ -73,8 +74,10 @@ def summarize(values: Values, design: Design = PLANNED) -> Summary:
     seeds, mean = len(numbers), float(numbers.mean())
     if np.ptp(numbers) == 0:
         return Summary(seeds, mean, sd=None if seeds == 1 else 0.0, interval=None)
-    half = design.critical_t(seeds) * design.sd(numbers) / np.sqrt(seeds)
-    return Summary(seeds, mean, float(numbers.std(ddof=1)), _around(mean, half))
+    sd = float(numbers.std(ddof=1))
+    # One by one: nothing is settled by a mean. Student's t is an approximation in two stages.
+    alone = ANYTIME if design.name == "anytime" else replace(PLANNED, alpha=ALPHA)
+    return Summary(seeds, mean, sd, _around(mean, alone.critical_t(seeds) * sd / np.sqrt(seeds)))
 
 
 def compare(
@@ -97,19 +100,29 @@ def compare(
     if np.ptp(differences) == 0:
         return Comparison(seeds, difference, sd=None if seeds == 1 else 0.0)
     sd, error = float(differences.std(ddof=1)), design.sd(differences) / np.sqrt(seeds)
-    half = design.critical_t(seeds, comparisons) * error if error else np.inf
-    if not np.isfinite(half):
-        return Comparison(seeds, difference, sd)
-    varies = np.ptp(treated) > 0 and np.ptp(controls) > 0
-    return Comparison(
+    later = design if design.name == "anytime" else LATER  # seeds are added after a look
+    result = Comparison(
         seeds,
         difference,
         sd,
+        seeds_to_settle=seeds_to_detect(outcome.effect_of_interest, sd, comparisons, later),
+    )
+    half = design.critical_t(seeds, comparisons) * error
+    if not error or not np.isfinite(half):
+        return result
+    result = replace(
+        result,
         interval=_around(difference, half),
         p_value=design.p_value(difference / error, seeds, comparisons),
-        seeds_to_settle=seeds_to_detect(outcome.effect_of_interest, sd, comparisons),
-        correlation=float(np.corrcoef(treated, controls)[0, 1]) if varies else None,
-        unpaired=_around(difference, half * _welch_ratio(treated, controls)) if varies else None,
+    )
+    if not np.ptp(treated) or not np.ptp(controls):
+        return result
+    return replace(
+        result,
+        correlation=float(np.corrcoef(treated, controls)[0, 1]),
+        unpaired=_around(
+            difference, half * _welch_ratio(treated, controls, design.alpha / comparisons)
+        ),
     )
 
 
@@ -122,28 +135,22 @@ def detection_power(effect: float, sd: float, seeds: int, critical: float) -> fl
     return float(stats.nct.sf(critical, seeds - 1, abs(effect) * np.sqrt(seeds) / sd))
 
 
-def seeds_to_detect(
-    effect: float, sd: float, comparisons: int = 1, design: Design = ANYTIME
-) -> int:
-    """Fewest seeds that detect a true nonzero `effect` with a power of 80 %.
-
-    `anytime`, because seeds that are added to a study follow a look at it.
-    """
+def seeds_to_detect(effect: float, sd: float, comparisons: int, design: Design) -> int | None:
+    """Fewest seeds that detect a true nonzero `effect` with a power of 80 %; None if too many."""
 
     def power(seeds: int) -> float:
         critical = design.critical_t(seeds, comparisons)
         return detection_power(effect, sd, seeds, critical) if np.isfinite(critical) else 0.0
 
-    enough = 2
-    while power(enough) < POWER:
-        enough *= 2
-    return bisect_left(range(enough), POWER, lo=2, key=power)
+    if power(MOST_SEEDS) < POWER:
+        return None
+    return bisect_left(range(MOST_SEEDS), POWER, lo=2, key=power)
 
 
-def _welch_ratio(treated: Floats, controls: Floats) -> float:
+def _welch_ratio(treated: Floats, controls: Floats, alpha: float) -> float:
     """The length of Welch's interval, relative to that of the paired one."""
-    unpaired = stats.ttest_ind(treated, controls, equal_var=False).confidence_interval(1 - ALPHA)
-    paired = stats.ttest_rel(treated, controls).confidence_interval(1 - ALPHA)
+    unpaired = stats.ttest_ind(treated, controls, equal_var=False).confidence_interval(1 - alpha)
+    paired = stats.ttest_rel(treated, controls).confidence_interval(1 - alpha)
     return float((unpaired.high - unpaired.low) / (paired.high - paired.low))
 
 

@@ -1,9 +1,9 @@
 """What the test images contribute to an effect's uncertainty.
 
-An accuracy is a mean over seeds and images, and both are samples. The interval of training again
-keeps the images. To cover other images too, the two half-widths are added in quadrature (Howe 1974,
-JASA 69, 789-794), so it is never the shorter one. The share of the images is estimated as in a
-two-way table with random rows and columns.
+An accuracy is a mean over seeds and images, and both are samples. The comparison's own interval
+treats the images as fixed. To allow for other images too, the two half-widths are added in
+quadrature (Howe 1974, JASA 69, 789-794), so the result is never shorter than the original interval.
+The share of the images is estimated as in a two-way table with random rows and columns.
 """
 
 from dataclasses import replace
@@ -13,22 +13,22 @@ import numpy.typing as npt
 from scipy import stats
 
 from pipeline.statistics.comparisons import Comparison
-from pipeline.statistics.intervals import ALPHA, Interval
+from pipeline.statistics.intervals import Interval
 
 
 def with_other_images(
-    comparison: Comparison, differences: npt.ArrayLike, comparisons: int = 1
+    comparison: Comparison, differences: npt.ArrayLike, alpha: float
 ) -> Comparison:
     """Fill in `images`.
 
     differences: `[seeds, images]`, treatment minus control of whether each image is classified
-    correctly; its mean is the comparison's difference. comparisons: how many hold jointly.
+    correctly; its mean is the comparison's difference. alpha: as of the comparison's interval.
     """
     if comparison.interval is None:
         return comparison
     half = (comparison.interval.high - comparison.interval.low) / 2
     error = images_error(np.asarray(differences, dtype=np.float64))
-    whole = float(np.hypot(half, stats.norm.isf(ALPHA / comparisons / 2) * error))
+    whole = float(np.hypot(half, stats.norm.isf(alpha / 2) * error))
     mean = comparison.difference
     return replace(comparison, images=Interval(mean - whole, mean + whole))
 

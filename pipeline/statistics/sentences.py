@@ -1,6 +1,6 @@
 """A comparison in words."""
 
-from pipeline.statistics.comparisons import Comparison, Outcome
+from pipeline.statistics.comparisons import MOST_SEEDS, Comparison, Outcome
 
 
 def sentence(subject: str, comparison: Comparison, outcome: Outcome) -> str:
@@ -23,15 +23,20 @@ def sentence(subject: str, comparison: Comparison, outcome: Outcome) -> str:
         return f"{effect} (95 % CI {near:{number}} to {far:{number}}, {seeds} seeds)."
     size = f"{difference:+{number}} {outcome.unit}".rstrip()
     unsettled = f"Whether {subject} changes {name} is not settled: {size}"
+    known = f"(95 % CI {low:+{number}} to {high:+{number}}, {seeds} seeds)"
     if comparison.interval is None:
-        return f"{unsettled} in {seeds} seeds, too few for an interval."
+        known = f"in {seeds} seeds, which give no interval yet"
     interest = f"{outcome.effect_of_interest * scale:g} {outcome.unit}".rstrip()
     interest = interest.removesuffix("s") if interest.startswith("1 ") else interest
-    if far < outcome.effect_of_interest * scale:
-        known = f"Any effect is smaller than {interest}."
+    if comparison.interval and far < outcome.effect_of_interest * scale:
+        verdict = f"With 95 % confidence, any effect is smaller than {interest}."
+    elif comparison.seeds_to_settle is None:
+        verdict = f"To settle a true effect of {interest} would take over {MOST_SEEDS:,} seeds."
+    elif (more := comparison.seeds_to_settle - seeds) > 0:
+        number_of_seeds = f"About {more} more seed{'s' * (more > 1)}"
+        verdict = (
+            f"{number_of_seeds} would settle a true effect of {interest} with 80 % probability."
+        )
     else:
-        more = (comparison.seeds_to_settle or 0) - seeds
-        needed = f"About {more} more seed{'s' if more > 1 else ''} would settle"
-        settling = needed if more > 0 else "This many seeds would probably have settled"
-        known = f"{settling} an effect of {interest}."
-    return f"{unsettled} (95 % CI {low:+{number}} to {high:+{number}}, {seeds} seeds). {known}"
+        verdict = f"So many seeds settle a true effect of {interest} with 80 % probability or more."
+    return f"{unsettled} {known}. {verdict}"

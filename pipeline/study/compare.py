@@ -9,16 +9,20 @@ from mlflow.entities import Run
 from pipeline.config import VARIANTS
 from pipeline.errors import InputError
 from pipeline.report.analysis import analyse
-from pipeline.report.findings import COMPARISONS
-from pipeline.report.publish import REPORTED, publish
+from pipeline.report.pairs import COMPARISONS
+from pipeline.report.publish import BY_COMPARE, REPORTED, publish
 from pipeline.runs.lifecycle import track
 from pipeline.runs.queries import experiment_id, find_runs, get_runs
 from pipeline.runs.run_result import config_of, differences, read_result, recipe
-from pipeline.statistics.intervals import PLANNED, Design
+from pipeline.statistics.intervals import ALPHA, PLANNED, Design
 from pipeline.store import liveness
+from pipeline.study.grid import Grid
+from pipeline.study.margin import after_reports
 
 UNPLANNED = Design(
-    "anytime", "No plan says how many runs there would be: they were chosen for this comparison."
+    "anytime",
+    "The runs were chosen for this comparison, and no plan says how many there would be.",
+    ALPHA,
 )
 
 
@@ -37,9 +41,16 @@ def compare_runs(run_ids: Sequence[str], experiment: str) -> None:
         raise InputError(f"experiment {experiment!r} has no finished training run to compare")
     chosen, unused = comparable(found)
     results = [read_result(run) for run in chosen]
-    plan = f"seeds {','.join(map(str, sorted({r.config.seed for r in results})))}"
-    as_planned = {result.tags.get(REPORTED) for result in results} == {plan}
-    analysis = analyse(results, PLANNED if as_planned else UNPLANNED)
+    configs = [result.config for result in results]
+    variants, seeds = {one.variant for one in configs}, {one.seed for one in configs}
+    plan = Grid(list(variants), list(seeds), list({one.lr for one in configs})).plan
+    reported = {result.tags.get(REPORTED) for result in results}
+    design = UNPLANNED
+    if reported == {plan}:
+        design = PLANNED
+    elif earlier := {one for one in reported if one}:
+        design = after_reports(earlier)
+    analysis = analyse(results, design)
     if not analysis.compared:
         names = ", ".join(sorted(config_of(run).run_name for run in chosen))
         reasons = "".join(f"; {run}: {reason}" for run, reason in list(unused.items())[:3])
@@ -50,7 +61,7 @@ def compare_runs(run_ids: Sequence[str], experiment: str) -> None:
     settings = {"runs": ",".join(run_ids) or "all", "experiment": experiment}
     tags = {"kind": "comparison"}
     with track("comparison", settings, tags, chosen[0].info.experiment_id):
-        publish(analysis, unused, {}, f"{plan}, by compare")
+        publish(analysis, unused, {}, plan + BY_COMPARE)
 
 
 def comparable(found: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from pipeline.config import MAX_NAME, VARIANTS, Config, check_choice
 from pipeline.errors import InputError
+from pipeline.report.pairs import COMPARISONS
 from pipeline.statistics import FIRST_SEEDS
 
 MAX_SEEDS = 1000
 MAX_GRID = 8000  # characters in a tag; MLflow truncates longer ones
 # Which models a study registers.
 REGISTER = {
-    "median": "for each variant the run with the median validation accuracy (the lower of the"
+    "median": "for each variant, the run with the median validation accuracy (the lower of the"
     " middle two)",
     "all": "every run",
     "none": "none",
@@ -33,10 +34,12 @@ class Grid(NamedTuple):
 
     @property
     def plan(self) -> str:
-        """How the study comes to its seeds, in words."""
+        """What the study trains and how it comes to its seeds, in words, whatever the order."""
+        seeds = ",".join(map(str, sorted(self.seeds)))
         if self.margin:
-            return f"seeds auto, margin {self.margin:g} points, at most {len(self.seeds)}"
-        return f"seeds {','.join(map(str, self.seeds))}"
+            seeds = f"auto, margin {self.margin:g} points, at most {len(self.seeds)}"
+        rates = ",".join(f"{rate:g}" for rate in sorted(self.rates))
+        return f"{','.join(sorted(self.variants))} at lr {rates}, seeds {seeds}"
 
     def cells(self, config: Config) -> list[Config]:
         """List the cells in running order; all other settings are `config`'s.
@@ -57,7 +60,7 @@ class Grid(NamedTuple):
         text = json.dumps({**self._asdict(), "seeds": list(self.seeds)})
         if len(text) > MAX_GRID:
             raise InputError(
-                f"seeds and lr take {len(text)} characters, and {MAX_GRID} can be kept; split the"
+                f"seeds and lr take {len(text)} characters, over the limit of {MAX_GRID}; split the"
                 " study"
             )
         return text
@@ -71,7 +74,7 @@ def auto_grid(variants: Sequence[str], rates: Sequence[float], margin: float, mo
         raise InputError(f"max_seeds is {most}; it must be {FIRST_SEEDS} to {MAX_SEEDS}")
     if len(rates) > 1:
         raise InputError("seeds=auto takes one lr; give a number of seeds to compare several")
-    if len(variants) < 2 or set(variants) == {"bn", "base_dropout"}:
+    if not any({pair.treatment, pair.control} <= set(variants) for pair in COMPARISONS):
         raise InputError(
             f"seeds=auto needs an effect to measure, and {','.join(variants)} has no two variants"
             " that are compared, such as base,bn"
@@ -100,7 +103,7 @@ def parse_variants(text: str) -> list[str]:
     for variant in variants:
         check_choice("variant", variant, VARIANTS)
     if len(set(variants)) < len(variants):
-        raise InputError(f"variants is {text!r}; each may be named once")
+        raise InputError(f"variants is {text!r}; name each variant only once")
     return variants
 
 
@@ -132,7 +135,7 @@ def parse_seeds(text: str) -> list[int]:
         seeds = []
     if not 0 < len(set(seeds)) == len(seeds) <= MAX_SEEDS or min(seeds) < 0:
         raise InputError(
-            f"seeds is {text!r}; it must be a count such as 5, a range such as 0-9, a list such"
-            f" as 0,3,7, of different whole numbers from 0, {MAX_SEEDS} at most, or auto"
+            f"seeds is {text!r}; it must be a count (5), a range (0-9), a list (0,3,7) or auto;"
+            f" seeds are different whole numbers from 0, at most {MAX_SEEDS} of them"
         )
     return seeds

@@ -1,7 +1,7 @@
-"""How many seeds a study needs to know each effect to within a margin, and how it came to them."""
+"""How many seeds it takes to know each effect to within a margin, and what design that makes."""
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from datetime import timedelta
 
 import mlflow
@@ -10,10 +10,19 @@ from tqdm import tqdm
 
 from pipeline.config import Config
 from pipeline.report.analysis import analyse
-from pipeline.report.findings import INTERACTION, TWO_BY_TWO, Finding
+from pipeline.report.findings import Finding
+from pipeline.report.pairs import INTERACTION, TWO_BY_TWO
+from pipeline.report.publish import BY_COMPARE
 from pipeline.runs.run_result import RunResult
 from pipeline.statistics import FIRST_SEEDS
-from pipeline.statistics.intervals import PLANNED, Design, seeds_for_margin
+from pipeline.statistics.intervals import (
+    ALPHA,
+    LATER_ALPHA,
+    PLANNED,
+    PLANNED_ALPHA,
+    Design,
+    seeds_for_margin,
+)
 from pipeline.store.waiting import in_store
 from pipeline.study.grid import Grid
 
@@ -23,20 +32,30 @@ def choose_design(grid: Grid, reported: Set[str]) -> Design:
 
     reported: the plans with which any of these variants and seeds were reported before.
     """
-    earlier = reported - {grid.plan}
-    if earlier:
-        return Design(
-            "anytime",
-            f"An earlier report contains some of these runs (with {min(earlier)}), so seeds may"
-            " have been added because of what it said.",
-        )
+    if reported - {grid.plan}:
+        return after_reports(reported - {grid.plan}, grid.margin)
     if grid.margin:
         return Design(
             "two-stage",
-            f"Seeds were added until each effect was known to within ± {grid.margin:g} points, or"
-            f" there were {len(grid.seeds)}.",
+            "The number of seeds was chosen so that each effect would be known to within"
+            f" ± {grid.margin:g} points, with at most {len(grid.seeds)} seeds of each variant.",
+            PLANNED_ALPHA,
+            grid.margin,
         )
     return PLANNED
+
+
+def after_reports(plans: Set[str], margin: float = 0.0) -> Design:
+    """The design of seeds that were added after reports with these plans."""
+    planned = sorted(plan for plan in plans if not plan.endswith(BY_COMPARE))
+    first = min(planned, default=min(plans))
+    return Design(
+        "anytime",
+        f"An earlier report (plan: {first}) contains some of these runs, so seeds may have been"
+        " added because of its results.",
+        LATER_ALPHA if planned else ALPHA,
+        margin,
+    )
 
 
 class Expectation:
@@ -49,13 +68,28 @@ class Expectation:
         self,
         study: Run,
         grid: Grid,
+        cells: Sequence[Config],
         design: Design,
         jobs: int,
         finished: Mapping[Config, RunResult],
+        failures: Mapping[str, str],
     ) -> None:
-        self.study, self.grid, self.design = study, grid, design
-        self.jobs, self.finished = jobs, finished
+        self.study, self.grid, self.cells, self.design = study, grid, cells, design
+        self.jobs, self.finished, self.failures = jobs, finished, failures
         self.run_seconds: float | None = None  # by the first epoch, until a run has finished
+
+    def missing(self) -> list[Config]:
+        """The cells that are needed, and neither finished nor failed."""
+        return self._missing(self.needed())
+
+    def _missing(self, needed: Mapping[str, int]) -> list[Config]:
+        return [
+            cell
+            for cell in self.cells
+            if cell.seed < needed[cell.variant]
+            and cell not in self.finished
+            and cell.run_name not in self.failures
+        ]
 
     def needed(self) -> dict[str, int]:
         """How many seeds of each variant: never fewer than the first ones."""
@@ -80,20 +114,19 @@ class Expectation:
 
     def say(self) -> None:
         """Print what is expected, and store it."""
-        needed = self.needed()
-        have = {(config.variant, config.seed) for config in self.finished}
-        complete = min(sum(variant == v for v, _ in have) for variant in needed)
+        complete = min(
+            sum(cell.variant == variant for cell in self.finished) for variant in self.grid.variants
+        )
+        about, basis = "", ""
         if complete < 2:  # no spread yet
-            basis = f"at least (at most {len(self.grid.seeds)} of each)"
+            about, basis = "at least ", f" (at most {len(self.grid.seeds)} of each)"
         elif complete < FIRST_SEEDS:
-            basis = f"expected after {complete} of each"
-        else:
-            basis = "needed"
-        cells = {(variant, seed) for variant, count in needed.items() for seed in range(count)}
-        missing = len(cells - have)
+            about, basis = "about ", f" (estimated from {complete} of each)"
+        needed = self.needed()
+        missing = len(self._missing(needed))
         seeds = ", ".join(f"{count} of {variant}" for variant, count in needed.items())
         more = f"{missing} more run{'s' * (missing != 1)}, {self._time(missing)}"
-        message = f"seeds {basis}: {seeds}; {more}"
+        message = f"seeds needed: {about}{seeds}{basis}; {more}"
         tqdm.write(message)
         client = mlflow.MlflowClient()
         in_store(client.set_tag)(self.study.info.run_id, "seeds_needed", message)
@@ -104,7 +137,7 @@ class Expectation:
         if self.finished:
             seconds = sum(one.seconds for one in self.finished.values()) / len(self.finished)
         if seconds is None:
-            return "and the first epoch will show how long they take"
+            return "and the first epoch shows how long they take"
         return f"about {timedelta(seconds=round(seconds * runs / self.jobs))}"
 
 

@@ -42,13 +42,14 @@ def reusable_cells(
     return finished, _begun_cells(parent, same_code, cells)
 
 
-def earlier_plans(parent: Run, cells: Sequence[Config], data_digest: str) -> set[str]:
+def earlier_plans(cells: Sequence[Config], data_digest: str) -> set[str]:
     """The plans with which runs of these cells were reported, whether or not they are reused.
 
-    The same cell trained again gives the same numbers, or nearly: the look at it counts.
+    The same cell trained again gives the same numbers, or nearly: the look at it counts, in
+    whatever experiment it was.
     """
     wanted = {_cell(config) for config in cells}
-    runs = find_runs(parent.info.experiment_id, {"data_digest": data_digest})
+    runs = find_runs(None, {"data_digest": data_digest})
     return {
         run.data.tags[REPORTED]
         for run in runs
@@ -72,7 +73,8 @@ def check_same_study(given: Run, identity: Mapping[str, str]) -> None:
     identity: name, recipe and grid, as in the tags of a study.
     """
     before, now = (
-        {"name": tags["study"], **json.loads(tags["recipe"]), **json.loads(tags["grid"])}
+        {"name": tags["study"], "margin": 0.0}
+        | {**json.loads(tags["recipe"]), **json.loads(tags["grid"])}
         for tags in (given.data.tags, identity)
     )
     if before != now:

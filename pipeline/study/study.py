@@ -21,6 +21,7 @@ from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import log_dataset
 from pipeline.runs.run_result import RunResult, recipe
 from pipeline.runs.training_run import THREADS, register_model, train_run
+from pipeline.statistics import FIRST_SEEDS
 from pipeline.store import liveness
 from pipeline.store.failures import first_line
 from pipeline.store.waiting import in_store
@@ -77,19 +78,26 @@ def run_study(
         log_dataset(data)
         conditions = {"data_digest": data.digest, "precision": precision, "device": device.type}
         done, begun = reusable_cells(parent, cells, conditions, reuse)
-        design = choose_design(grid, earlier_plans(parent, cells, data.digest))
+        design = choose_design(grid, earlier_plans(cells, data.digest))
         in_store(mlflow.set_tag)("design", design.name)
         if len(done) < len(cells):
             print(jobs.reason, flush=True)
-        finished, failures = dict[Config, RunResult](), Failures()
-        expected = Expectation(parent, grid, design, jobs.number, finished) if grid.margin else None
+        if done:
+            print(
+                f"{len(done)} of {len(cells)} runs are finished already and are reused", flush=True
+            )
+        finished, failures, expected = dict(done), Failures(), None
+        if grid.margin:
+            expected = Expectation(parent, grid, cells, design, jobs.number, finished, failures)
+            expected.say()
+        threads = dict(zip(cells, share_threads(len(cells), jobs.number, THREADS), strict=True))
         for stage in _stages(cells, finished, failures, expected):
-            reused = {cell: done[cell] for cell in stage if cell in done}
-            finished.update(reused)
-            if expected:
-                expected.say()
-            events = _train(stage, reused, begun, parent, data, jobs.number, expected)
-            _follow(events, stage, reused, finished, failures, expected)
+            tasks = [Task(cell, begun.get(cell), threads[cell]) for cell in stage]
+            if jobs.number == 1:
+                events = _one_by_one(tasks, parent, data, expected)
+            else:
+                events = in_parallel(tasks, parent, jobs.number)
+            _follow(events, len(stage), finished, failures, expected)
         results = [finished[cell] for cell in cells if cell in finished]
         if not results:
             raise MachineError(f"all {len(failures)} runs failed; {_first(failures)}")
@@ -102,11 +110,13 @@ def run_study(
             "registered models": REGISTER[register],
             "plan": grid.plan,
         }
+        # Another study may have reported some of these runs meanwhile.
+        design = choose_design(grid, earlier_plans(cells, data.digest))
         publish(analyse(results, design), failures, facts, grid.plan)
         if failures:
             raise MachineError(
-                f"{len(failures)} of {count} runs failed; {_first(failures)}; the same command"
-                " again repeats them and keeps the others"
+                f"{len(failures)} of {count} runs failed; {_first(failures)}; run the same command"
+                " again to retry them; finished runs are kept"
             )
 
 
@@ -125,51 +135,22 @@ def _stages(
     failures: Failures,
     expected: Expectation | None,
 ) -> Iterator[Sequence[Config]]:
-    """Yield the cells to train next: all of them, or those that the margin is found to need."""
+    """Yield the cells to train next: all of them, or those that the margin is found to need.
+
+    How many it needs follows from the first ones, so they must be complete.
+    """
     if not expected:
-        yield cells
+        yield [cell for cell in cells if cell not in finished]
         return
-    while True:
-        needed = expected.needed()
-        stage = [
-            cell
-            for cell in cells
-            if cell.seed < needed[cell.variant]
-            and cell not in finished
-            and cell.run_name not in failures
-        ]
-        if not stage:
-            return
-        yield stage
-
-
-def _train(
-    cells: Sequence[Config],
-    done: Mapping[Config, RunResult],
-    begun: Mapping[Config, Run],
-    parent: Run,
-    data: ImageDataset,
-    at_once: int,
-    expected: Expectation | None,
-) -> Events:
-    """Train the cells that are not done, `at_once` of them in parallel."""
-    todo = [cell for cell in cells if cell not in done]
-    if at_once == 1:
-        return _one_by_one(todo, begun, parent, data, expected)
-    threads = dict(zip(cells, share_threads(len(cells), at_once, THREADS), strict=True))
-    tasks = [Task(cell, begun.get(cell), threads[cell]) for cell in todo]
-    return in_parallel(tasks, parent, at_once)
+    while not failures and (missing := expected.missing()):
+        yield [cell for cell in missing if cell.seed < FIRST_SEEDS] or missing
 
 
 def _one_by_one(
-    cells: Sequence[Config],
-    begun: Mapping[Config, Run],
-    parent: Run,
-    data: ImageDataset,
-    expected: Expectation | None,
+    tasks: Sequence[Task], parent: Run, data: ImageDataset, expected: Expectation | None
 ) -> Events:
     """Train the cells in this process, as `in_parallel` does in others."""
-    for cell in cells:
+    for cell, continued, threads in tasks:
         yield cell, Progress()
 
         def show(history: History, cell: Config = cell) -> None:
@@ -177,7 +158,7 @@ def _one_by_one(
                 expected.time_first_epoch(cell, history[-1]["epoch_seconds"])
 
         try:
-            yield cell, train_run(cell, data, False, begun.get(cell), parent, show=show)
+            yield cell, train_run(cell, data, False, continued, parent, threads, show)
         except StoreError:
             raise
         except Exception as error:  # any error is this run's alone; the others continue
@@ -186,16 +167,14 @@ def _one_by_one(
 
 def _follow(
     events: Events,
-    cells: Sequence[Config],
-    done: Mapping[Config, RunResult],
+    cells: int,
     results: dict[Config, RunResult],
     failures: Failures,
     expected: Expectation | None,
 ) -> None:
-    """Show the progress of the cells, and add to `results` and `failures` how they end."""
-    if done:
-        print(f"{len(done)} of {len(cells)} runs are finished already and are reused", flush=True)
-    with closing(events), closing(StudyProgress(len(cells), len(done))) as progress:
+    """Show the progress of so many cells, and add to `results` and `failures` how they end."""
+    done = len(results)
+    with closing(events), closing(StudyProgress(done + cells, done)) as progress:
         for cell, event in events:
             match event:
                 case str():

@@ -14,6 +14,7 @@ from pipeline.report.findings import Analysis, Setting
 from pipeline.report.learning_rates import chosen_rates
 from pipeline.report.sections import limits
 from pipeline.runs.run_result import RunResult
+from pipeline.statistics.intervals import Design
 from pipeline.study.grid import Grid
 
 Accuracies = Mapping[str, Sequence[float]]  # by variant, one for each seed
@@ -57,14 +58,15 @@ def test_effects_are_paired_by_seed_and_corrected_for_being_several() -> None:
     analysis = analyse(study(BASE))
     bn, dropout, both = main(analysis).findings["val_accuracy"]
     assert bn.comparison.difference == pytest.approx((0.06 + 0.065 + 0.06) / 3)
-    # 6.167 ± 7.649 x 0.289 / sqrt(3), Student's t at 2 degrees of freedom and 1 - 0.05 / 3
+    # 6.167 ± 8.58 x 0.289 / sqrt(3), Student's t at 2 degrees of freedom and 1 - 0.04 / 3 / 2
     assert analysis.headline[0] == (
-        "BatchNorm raises validation accuracy by 6.2 points (95 % CI 4.9 to 7.4, 3 seeds)."
+        "BatchNorm raises validation accuracy by 6.2 points (95 % CI 4.7 to 7.6, 3 seeds)."
     )
     assert not dropout.comparison.settled
     assert "not settled" in analysis.headline[1]
     plain = stats.ttest_rel([0.46, 0.485, 0.47], [0.40, 0.42, 0.41]).pvalue
-    assert bn.comparison.p_value == pytest.approx(3 * plain)
+    # 4 of the 5 % are for the planned report.
+    assert bn.comparison.p_value == pytest.approx(3 * plain * 5 / 4)
     assert both.pair.subject == "BatchNorm with Dropout"
 
 
@@ -83,6 +85,21 @@ def test_a_seed_that_one_variant_lacks_is_left_out_of_its_comparisons_only() -> 
     assert bn.comparison.seeds == 2
     assert bn.comparison.difference == pytest.approx((0.06 + 0.06) / 2)
     assert both.comparison.seeds == 3
+
+
+def test_an_effect_that_is_not_known_to_within_the_margin_is_named() -> None:
+    design = Design("two-stage", "", 0.04, margin=1.3)
+    analysis = analyse(study(BASE), design)
+    missed = [line for line in analysis.headline if "not known to within" in line]
+    bn, dropout, both = main(analysis).findings["val_accuracy"]
+    wide = [
+        finding
+        for finding in (bn, dropout, both)
+        if finding.comparison.interval and np.ptp(finding.comparison.interval) > 2 * 0.013
+    ]
+    assert 0 < len(missed) == len(wide) < 4
+    assert missed[0].startswith(f"{wide[0].pair.label} is not known to within ± 1.3 points after 3")
+    assert not any("not known" in line for line in analyse(study(BASE)).headline)
 
 
 def test_one_seed_is_shown_without_an_interval() -> None:
@@ -109,7 +126,7 @@ def test_the_two_by_two_design_gives_the_interaction() -> None:
     family = main(analysis).findings["val_accuracy"]
     assert len(family) == 5
     plain = stats.ttest_rel(BASE["bn"], BASE["base"]).pvalue
-    assert family[0].comparison.p_value == pytest.approx(5 * plain)
+    assert family[0].comparison.p_value == pytest.approx(5 * plain * 5 / 4)
 
 
 def test_the_other_outcomes_are_compared_too() -> None:
@@ -177,7 +194,7 @@ def test_with_several_learning_rates_each_variant_has_its_best_and_signs_are_rep
     )
     page = report_files(analysis, "", {}, {})["report.md"].decode()
     assert "0.001 for base, 0.001 for bn, 0.001 for dropout" in page
-    assert "that is an end of the grid" in page
+    assert "is the lowest or highest that was tried" in page
 
 
 def test_estimates_of_either_sign_are_no_change_of_sign() -> None:

@@ -1,6 +1,8 @@
 """The published results: every number again, from `results.csv` alone, by other code."""
 
 import json
+import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,32 +12,123 @@ from conftest import ROOT
 
 RESULTS = ROOT / "docs" / "results"
 INTERACTION = "(dropout − bn)"
+STUDIES = sorted(path.name for path in RESULTS.iterdir())
 
 
-@pytest.mark.parametrize("study", ["variants", "dropout"])
-def test_the_effects_follow_from_the_results(study: str) -> None:
+def read(study: str) -> tuple[dict[str, Any], pd.DataFrame]:
     effects = json.loads((RESULTS / study / "effects.json").read_text())
-    runs = pd.read_csv(RESULTS / study / "results.csv")
+    return effects, pd.read_csv(RESULTS / study / "results.csv")
+
+
+def of_setting(runs: pd.DataFrame, effects: dict[str, Any], setting: str) -> pd.DataFrame:
+    """The runs at one learning rate, or at each variant's own, as the summaries name them."""
+    summaries = [one for one in effects["summaries"] if one["setting"] == setting]
+    rates = {one["variant"]: one["lr"] for one in summaries}
+    return runs[runs["lr"] == runs["variant"].map(rates)]
+
+
+def critical(design: dict[str, Any], seeds: int, comparisons: int) -> float:
+    """Standard errors to each side: Student's t, or where the Bayes factor reaches 1 / alpha."""
+    alpha = design["alpha"] / comparisons
+    if design["name"] != "anytime":
+        freedom = (5 if design["name"] == "two-stage" else seeds) - 1
+        return float(scipy.stats.t.ppf(1 - alpha / 2, freedom))
+
+    def excess(t: float) -> float:
+        u, k = t**2 / (seeds - 1), 1 + seeds * comparisons
+        return float(((1 + u) / (1 + u / k)) ** (seeds / 2) / np.sqrt(k) - 1 / alpha)
+
+    return float(scipy.optimize.brentq(excess, 1, 100))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_means_follow_from_the_runs(study: str) -> None:
+    effects, runs = read(study)
     for one in effects["summaries"]:
-        values = runs.loc[runs["variant"] == one["variant"], one["metric"]]
+        chosen = of_setting(runs, effects, one["setting"])
+        values = chosen.loc[chosen["variant"] == one["variant"], one["metric"]]
         assert (one["seeds"], one["mean"]) == (len(values), pytest.approx(values.mean()))
-        assert one["sd"] == pytest.approx(values.std())
+        assert one["sd"] == pytest.approx(values.std(), abs=1e-9)
+        if not one["interval"]:
+            continue
+        means = effects["design"]
+        if means["name"] == "two-stage":
+            means = means | {"name": "planned"}
+        half = critical(means, len(values), 1) * values.std() / np.sqrt(len(values))
+        assert one["interval"] == pytest.approx([values.mean() - half, values.mean() + half])
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_effects_follow_from_the_runs(study: str) -> None:
+    effects, runs = read(study)
+    settings = list(dict.fromkeys(one["setting"] for one in effects["effects"]))
+    best = [one for one in settings if "best" in one]
     for one in effects["effects"]:
-        table = runs.pivot(index="seed", columns="variant", values=one["metric"])
+        chosen = of_setting(runs, effects, one["setting"])
+        table = chosen.pivot(index="seed", columns="variant", values=one["metric"])
         if one["treatment"] == INTERACTION:
             both = table["dropout"] - table["bn"], table["base_dropout"] - table["base"]
         else:
             both = table[one["treatment"]], table[one["control"]]
         difference = (both[0] - both[1]).dropna()
-        count = sum(other["metric"] == one["metric"] for other in effects["effects"])
-        first = difference[:5] if effects["design"]["name"] == "two-stage" else difference
-        tail = scipy.stats.t(len(first) - 1)
-        half = tail.ppf(1 - 0.025 / count) * np.std(first, ddof=1) / np.sqrt(len(difference))
-        assert one["seeds"] == len(difference)
-        assert one["difference"] == pytest.approx(difference.mean())
-        assert one["interval"] == pytest.approx(
-            [difference.mean() - half, difference.mean() + half], abs=1e-9
+        # The single learning rates are one family, and the best ones another.
+        family = best if one["setting"] in best else [s for s in settings if s not in best]
+        count = sum(
+            other["metric"] == one["metric"] and other["setting"] in family
+            for other in effects["effects"]
         )
+        first = difference[:5] if effects["design"]["name"] == "two-stage" else difference
+        error = np.std(first, ddof=1) / np.sqrt(len(difference))
+        half = critical(effects["design"], len(difference), count) * error
+        mean = difference.mean()
+        assert one["seeds"] == len(difference)
+        assert one["difference"] == pytest.approx(mean)
+        assert one["sd"] == pytest.approx(difference.std(), abs=1e-9)
+        if not one["interval"]:
+            assert error < 1e-9
+            continue
+        assert one["interval"] == pytest.approx([mean - half, mean + half], abs=1e-9)
         excludes = one["interval"][0] > 0 or one["interval"][1] < 0
         assert excludes == (one["p_value"] < 0.05)
         assert ("not settled" in one["sentence"]) != excludes
+        if effects["design"]["name"] != "anytime":
+            freedom = len(first) - 1
+            p = 2 * scipy.stats.t.sf(abs(mean / error), freedom) * count
+            assert one["p_value"] == pytest.approx(min(1, p * 0.05 / effects["design"]["alpha"]))
+        if one["correlation"] is None:
+            continue
+        assert one["correlation"] == pytest.approx(np.corrcoef(*both)[0, 1])
+        if effects["design"]["name"] == "planned":  # Welch, by its textbook formula
+            shares = [values.var() / len(values) for values in both]
+            freedom = sum(shares) ** 2 / sum(v**2 / (len(difference) - 1) for v in shares)
+            alpha = effects["design"]["alpha"] / count
+            welch = scipy.stats.t.ppf(1 - alpha / 2, freedom) * np.sqrt(sum(shares))
+            assert one["unpaired"] == pytest.approx([mean - welch, mean + welch])
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_last_epoch_of_the_curves_is_the_result(study: str) -> None:
+    _, runs = read(study)
+    curves = pd.read_csv(RESULTS / study / "curves.csv")
+    last = curves.groupby("run_id").last()
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        assert list(last.loc[runs["run_id"], name]) == pytest.approx(list(runs[name]))
+    seconds = curves.groupby("run_id")["epoch_seconds"].sum()
+    assert list(seconds[runs["run_id"]]) == pytest.approx(list(runs["seconds"]))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_the_pages_state_these_effects(page: str) -> None:
+    """Each headline in bold that gives an interval is that of a report, to the stated digits."""
+    text = re.sub(r"\s+", " ", (ROOT / page).read_text())
+    stated = re.findall(r"\(95 % CI ([−+]?[\d.]+) to ([−+]?[\d.]+), (\d+) seeds\)", text)
+    known = [one for study in STUDIES for one in read(study)[0]["effects"] if one["interval"]]
+    assert stated or page == "README.md"
+    for low, high, seeds in stated:
+        wanted = sorted(abs(float(bound.replace("−", "-"))) for bound in (low, high))
+        digits = len(low.split(".")[1])
+        assert any(
+            one["seeds"] == int(seeds)
+            and sorted(round(abs(100 * bound), digits) for bound in one["interval"]) == wanted
+            for one in known
+        ), (low, high, seeds)

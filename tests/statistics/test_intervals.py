@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from benchmarks.intervals import LOOKS, TWO_STAGE, false_alarms, t_paths, two_stages
+from benchmarks.intervals import STUDENT, TWO_STAGE, false_alarms, scenarios, t_paths, two_stages
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.comparisons import (
     POWER,
@@ -25,6 +25,7 @@ from pipeline.statistics.images import images_error, with_other_images
 from pipeline.statistics.intervals import (
     ALPHA,
     ANYTIME,
+    LATER,
     PLANNED,
     Design,
     anytime_t,
@@ -43,7 +44,7 @@ DRUG_2 = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 def test_the_paired_comparison_of_r_s_sleep_data() -> None:
     # R: t.test(extra ~ group, data = sleep, paired = TRUE) prints t = -4.0621, df = 9,
     # p-value = 0.002833, -2.4598858 -0.7001142, mean of the differences -1.58.
-    result = compare(DRUG_1, DRUG_2, Outcome("sleep", "hours"))
+    result = compare(DRUG_1, DRUG_2, Outcome("sleep", "hours"), STUDENT)
     assert result.difference == pytest.approx(-1.58)
     assert result.interval == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
     assert result.p_value == pytest.approx(0.002833, abs=5e-7)
@@ -53,7 +54,9 @@ def test_the_paired_comparison_of_r_s_sleep_data() -> None:
     assert result.unpaired == pytest.approx((-3.3654832, 0.2054832), abs=5e-7)
     # R: t.test(DRUG_1): mean 0.75, sd 1.789010; t(0.975, 9) is 2.262157.
     half = 2.262157 * 1.789010 / sqrt(10)
-    assert summarize(DRUG_1).interval == pytest.approx((0.75 - half, 0.75 + half), abs=1e-5)
+    assert summarize(DRUG_1, STUDENT).interval == pytest.approx(
+        (0.75 - half, 0.75 + half), abs=1e-5
+    )
 
 
 def test_the_bayes_factor_is_the_integral_over_its_prior() -> None:
@@ -68,9 +71,9 @@ def test_the_bayes_factor_is_the_integral_over_its_prior() -> None:
     assert np.exp(log_bayes_factor(t, seeds, g)) == pytest.approx(numerical, rel=1e-6)
 
 
-@pytest.mark.parametrize("seeds", [5, 8, 20, 50])
+@pytest.mark.parametrize("seeds", [6, 8, 20, 50])
 @pytest.mark.parametrize("comparisons", [1, 3, 12])
-@pytest.mark.parametrize("design", [PLANNED, ANYTIME, TWO_STAGE], ids=lambda one: one.name)
+@pytest.mark.parametrize("design", [PLANNED, TWO_STAGE, ANYTIME, LATER])
 def test_interval_and_p_value_always_agree(design: Design, comparisons: int, seeds: int) -> None:
     critical = design.critical_t(seeds, comparisons)
     assert np.isfinite(critical)
@@ -79,10 +82,11 @@ def test_interval_and_p_value_always_agree(design: Design, comparisons: int, see
 
 
 def test_the_known_critical_values() -> None:
-    # Tables of Student's t.
-    assert PLANNED.critical_t(5) == pytest.approx(2.776, abs=5e-4)
-    assert TWO_STAGE.critical_t(30) == pytest.approx(2.776, abs=5e-4)
-    assert PLANNED.critical_t(10, comparisons=5) == pytest.approx(3.250, abs=5e-4)  # 0.995, 9
+    # Tables of Student's t: 0.975, 0.98 and 0.99, at 4 and 9 degrees of freedom.
+    assert STUDENT.critical_t(5) == pytest.approx(2.776, abs=5e-4)
+    assert PLANNED.critical_t(5) == pytest.approx(2.999, abs=5e-4)
+    assert TWO_STAGE.critical_t(30) == pytest.approx(2.999, abs=5e-4)
+    assert PLANNED.critical_t(10, comparisons=2) == pytest.approx(2.821, abs=5e-4)
     # Solved for t by hand: 36 ^ -0.5 ((1 + u) / (1 + u / 6)) ^ 2.5 = 20 at u = t² / 4.
     t = anytime_t(5, 0.05, g=1)
     assert ((1 + t**2 / 4) / (1 + t**2 / 24)) ** 2.5 == pytest.approx(20 * sqrt(6), rel=1e-9)
@@ -90,50 +94,50 @@ def test_the_known_critical_values() -> None:
 
 
 @pytest.mark.parametrize("comparisons", [1, 3])
+@pytest.mark.parametrize("what", [*scenarios()][:4])
 def test_looking_after_every_seed_raises_false_alarms_in_at_most_5_of_100_studies(
-    comparisons: int,
+    what: str, comparisons: int
 ) -> None:
-    assert 0.01 < false_alarms("normal", comparisons, 5_000, ANYTIME) < 0.05
-    assert false_alarms("normal", comparisons, 5_000, PLANNED) > 0.2  # what it protects from
+    assert 0.01 < false_alarms("normal", comparisons, 5_000, scenarios()[what]) < 0.05
+
+
+def test_the_usual_test_does_not_survive_looking_after_every_seed() -> None:
+    assert false_alarms("normal", 1, 5_000, scenarios()["t-test, a look after 2 to 50"]) > 0.3
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    ("kind", "comparisons", "anytime", "once", "each"),
+    ("kind", "comparisons", "percentages"),
     [
-        ("normal", 1, 2.6, 5.1, 33.4),
-        ("exponential", 1, 11.8, 11.7, 44.8),
-        ("normal", 3, 2.5, 4.8, 34.3),
-        ("exponential", 3, 15.8, 14.0, 51.9),
+        ("normal", 1, [4.1, 4.4, 4.2, 2.6, 5.1, 33.4]),
+        ("exponential", 1, [10.5, 12.9, 10.1, 11.8, 11.7, 44.8]),
+        ("normal", 3, [3.9, 4.1, 3.9, 2.5, 4.8, 34.3]),
+        ("exponential", 3, [12.6, 16.0, 12.7, 15.8, 14.0, 51.9]),
     ],
 )
 def test_the_false_alarms_are_as_stated(
-    kind: str, comparisons: int, anytime: float, once: float, each: float
+    kind: str, comparisons: int, percentages: list[float]
 ) -> None:
-    for percent, design, looks in [
-        (anytime, ANYTIME, LOOKS),
-        (once, PLANNED, range(5, 6)),
-        (each, PLANNED, LOOKS),
-    ]:
-        found = 100 * false_alarms(kind, comparisons, 60_000, design, looks)
+    for looks, percent in zip(scenarios().values(), percentages, strict=True):
+        found = 100 * false_alarms(kind, comparisons, 60_000, looks)
         assert found == pytest.approx(percent, abs=0.1)
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10, 30])
-def test_planned_intervals_hold_jointly_in_95_of_100_studies(seeds: int) -> None:
+def test_planned_intervals_hold_jointly_in_96_of_100_studies(seeds: int) -> None:
     base, bn, dropout = np.random.default_rng(seeds).standard_normal((3, 50_000, seeds))
     critical = PLANNED.critical_t(seeds, comparisons=3)
     alarms = [t_paths(one)[:, -1] > critical for one in (bn - base, dropout - bn, dropout - base)]
-    assert 0.04 < np.any(alarms, axis=0).mean() < 0.052
+    assert 0.03 < np.any(alarms, axis=0).mean() < 0.042
 
 
 @pytest.mark.parametrize("studies", [2_000, pytest.param(60_000, marks=pytest.mark.thorough)])
-@pytest.mark.parametrize(("margin", "seeds"), [(0.3, 62), (0.5, 23), (1.0, 7)])
+@pytest.mark.parametrize(("margin", "seeds"), [(0.3, 72.6), (0.5, 26.5), (1.0, 7.7)])
 def test_stein_s_two_stages_cover_the_effect_with_few_seeds(
-    margin: float, seeds: int, studies: int
+    margin: float, seeds: float, studies: int
 ) -> None:
     coverage, counts = two_stages(margin, studies)
-    assert coverage > 0.95 - 3 * sqrt(0.05 * 0.95 / studies)
+    assert coverage > 0.96 - 3 * sqrt(0.04 * 0.96 / studies)
     assert counts.mean() == pytest.approx(seeds, rel=0.1)
 
 
@@ -164,7 +168,7 @@ def test_other_images_add_their_own_share_and_never_shorten() -> None:
         by_image = random.normal(0, 0.6, images)
         differences = 0.05 + by_seed + by_image + random.normal(0, 0.5, (seeds, images))
         means = differences.mean(axis=1)
-        result = with_other_images(compare(means, np.zeros(seeds), ACCURACY), differences)
+        result = with_other_images(compare(means, np.zeros(seeds), ACCURACY), differences, 0.04)
         assert result.interval
         assert result.images
         assert result.images.low <= result.interval.low
@@ -189,11 +193,13 @@ def test_power_is_that_of_r_s_power_t_test(
     # R solves for a fractional number of pairs; the formula takes one too.
     critical = stats.t.isf(ALPHA / 2, pairs - 1)
     assert detection_power(effect, sd, pairs, critical) == pytest.approx(power, abs=2e-5)  # type: ignore[arg-type]
-    assert seeds_to_detect(0.5, 1, design=PLANNED) == 34
+    assert seeds_to_detect(0.5, 1, 1, STUDENT) == 34
+    assert seeds_to_detect(0.5, 1e12, 1, STUDENT) is None  # a loss that has diverged
 
 
 def test_seeds_to_settle_is_the_smallest_number_that_reaches_the_power() -> None:
-    seeds = seeds_to_detect(0.01, 0.008, comparisons=3)
+    seeds = seeds_to_detect(0.01, 0.008, 3, ANYTIME)
+    assert seeds
     power = [
         detection_power(0.01, 0.008, n, ANYTIME.critical_t(n, comparisons=3))
         for n in (seeds - 1, seeds)
@@ -207,7 +213,17 @@ def test_one_seed_and_no_spread_invent_no_interval() -> None:
     assert (equal.sd, equal.interval, equal.settled) == (0.0, None, False)
     few = compare([0.5, 0.6, 0.65], [0.4, 0.5, 0.6], ACCURACY, ANYTIME)
     assert few.interval is None
-    assert "in 3 seeds, too few for an interval" in sentence("It", few, ACCURACY)
+    said = sentence("It", few, ACCURACY)
+    assert "in 3 seeds, which give no interval yet. About" in said
+    assert said.endswith("more seeds would settle a true effect of 1 point with 80 % probability.")
+    # Five equal differences, by chance: their spread can't be that of the others.
+    late = compare([0.5] * 5 + [0.6, 0.5], [0.4] * 7, ACCURACY, TWO_STAGE)
+    assert late.interval is None
+    assert not late.settled
+    assert (
+        summarize([0.5] * 5 + [0.6, 0.5], TWO_STAGE).interval
+        == summarize([0.5] * 5 + [0.6, 0.5]).interval
+    )
 
 
 @pytest.mark.parametrize(("bn", "base"), [([], []), ([0.1], [0.1, 0.2]), ([np.nan], [0.1])])
@@ -219,11 +235,13 @@ def test_numbers_that_cannot_be_paired_are_refused(bn: list[float], base: list[f
 def test_sentences_say_what_is_known() -> None:
     settled = compare([0.50, 0.51, 0.50], [0.44, 0.445, 0.44], ACCURACY)
     assert sentence("BatchNorm", settled, ACCURACY) == (
-        "BatchNorm raises validation accuracy by 6.2 points (95 % CI 5.4 to 6.9, 3 seeds)."
+        "BatchNorm raises validation accuracy by 6.2 points (95 % CI 5.4 to 7.0, 3 seeds)."
     )
     small = compare([0.500, 0.502, 0.499, 0.501], [0.500, 0.501, 0.500, 0.500], ACCURACY)
     said = sentence("It", small, ACCURACY)
     assert said.startswith("Whether It changes validation accuracy is not settled: +0.0")
-    assert said.endswith("4 seeds). Any effect is smaller than 1 point.")
+    assert said.endswith("4 seeds). With 95 % confidence, any effect is smaller than 1 point.")
     wide = compare([0.50, 0.53, 0.48], [0.50, 0.50, 0.50], ACCURACY)
-    assert "more seeds would settle an effect of 1 point." in sentence("It", wide, ACCURACY)
+    assert "more seeds would settle a true effect of 1 point" in sentence("It", wide, ACCURACY)
+    diverged = compare([0.50, 1e12, 0.48], [0.50, 0.50, 0.50], ACCURACY)
+    assert sentence("It", diverged, ACCURACY).endswith("would take over 1,000 seeds.")

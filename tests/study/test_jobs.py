@@ -137,8 +137,8 @@ def test_a_process_that_dies_harms_no_other(
     name = victim.info.run_name
     assert f"{name}: failed: its process was killed by SIGKILL" in out
     assert err.splitlines()[-1] == (
-        f"error: 1 of 3 runs failed; {name}: its process was killed by SIGKILL; the same command"
-        " again repeats them and keeps the others"
+        f"error: 1 of 3 runs failed; {name}: its process was killed by SIGKILL; run the same"
+        " command again to retry them; finished runs are kept"
     )
     statuses = {run.info.run_name: run.info.status for run in runs_in(tmp_path, "train")}
     assert statuses.pop(name) == "KILLED"

@@ -26,12 +26,12 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     assert answer.status == 0, answer.err
     told = [line for line in answer.out.splitlines() if line.startswith("seeds ")]
     assert told[0] == (
-        "seeds at least (at most 30 of each): 5 of base, 5 of bn; 10 more runs, and the first epoch"
-        " will show how long they take"
+        "seeds needed: at least 5 of base, 5 of bn (at most 30 of each); 10 more runs, and the"
+        " first epoch shows how long they take"
     )
     assert "10 more runs, about 0:0" in told[1]  # after the first epoch
     assert told[-2].startswith(
-        "seeds expected after 4 of each: 5 of base, 5 of bn; 1 more run, about"
+        "seeds needed: about 5 of base, 5 of bn (estimated from 4 of each); 1 more run, about"
     )
     assert told[-1].startswith("seeds needed: 5 of base, 5 of bn; 0 more runs")
     assert len(told) == 1 + 1 + 10
@@ -53,7 +53,10 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     assert len(runs_in(tmp_path, "train")) == 12
     second = effect(tmp_path)
     assert second["design"]["name"] == "anytime"  # type: ignore[index]
-    assert "seeds auto, margin 20 points, at most 30" in second["design"]["reason"]  # type: ignore[index]
+    assert (
+        "base,bn at lr 0.001, seeds auto, margin 20 points, at most 30"
+        in second["design"]["reason"]
+    )  # type: ignore[index]
     assert runs_in(tmp_path, "study")[0].data.tags["seeds_needed"].startswith("seeds needed: 6")
     # The look counts also if the same seeds are trained again.
     answer = pipeline(*AUTO[:-4], "--seeds", "6", "--reuse", "none", "--jobs", "1")

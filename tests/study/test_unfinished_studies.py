@@ -46,8 +46,8 @@ def test_a_child_that_fails_is_listed_and_the_others_continue(
         answer = pipeline(*ABLATE)
     assert answer.status == 1
     assert answer.error_lines == [
-        "error: 1 of 4 runs failed; bn-seed0: out of cookies; the same command again repeats them"
-        " and keeps the others"
+        "error: 1 of 4 runs failed; bn-seed0: out of cookies; run the same command again to"
+        " retry them; finished runs are kept"
     ]
     assert "bn-seed0: failed: out of cookies" in answer.out
     (parent,), children = by_kind(tmp_path)
