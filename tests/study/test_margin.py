@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -11,10 +12,10 @@ from conftest import TINY, Answer, runs_in
 AUTO = ["ablate", *TINY, "--variants", "base,bn", "--seeds", "auto", "--jobs", "1"]
 
 
-def effect(folder: Path) -> dict[str, object]:
+def report(folder: Path) -> dict[str, Any]:
     newest = runs_in(folder, "study")[0]
     path = mlflow.MlflowClient().download_artifacts(newest.info.run_id, "effects.json")
-    content: dict[str, object] = json.loads(Path(path).read_text())
+    content: dict[str, Any] = json.loads(Path(path).read_text())
     return content
 
 
@@ -40,28 +41,26 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     assert parent.data.params["seeds"] == "auto"
     assert parent.data.params["margin"] == "20.0"
     assert parent.data.params["max_seeds"] == "30"
-    first = effect(tmp_path)
-    assert first["design"]["name"] == "two-stage"  # type: ignore[index]
+    first = report(tmp_path)
+    assert first["design"]["name"] == "two-stage"
     assert len(runs_in(tmp_path, "train")) == 10
     # The same command again has the same plan.
     assert pipeline(*AUTO, "--margin", "20").status == 0
-    assert effect(tmp_path)["design"] == first["design"]
+    assert report(tmp_path)["design"] == first["design"]
     # A smaller margin was chosen after a look: no more than six seeds, and a longer interval.
     answer = pipeline(*AUTO, "--margin", "0.001", "--max-seeds", "6")
     assert answer.status == 0, answer.err
     assert "seeds needed: 6 of base, 6 of bn; 2 more runs, about" in answer.out
     assert len(runs_in(tmp_path, "train")) == 12
-    second = effect(tmp_path)
-    assert second["design"]["name"] == "anytime"  # type: ignore[index]
-    assert (
-        "base,bn at lr 0.001, seeds auto, margin 20 points, at most 30"
-        in second["design"]["reason"]
-    )  # type: ignore[index]
+    second = report(tmp_path)
+    assert second["design"]["name"] == "anytime"
+    plan = "base,bn at lr 0.001, seeds auto, margin 20 points, at most 30"
+    assert plan in second["design"]["reason"]
     assert runs_in(tmp_path, "study")[0].data.tags["seeds_needed"].startswith("seeds needed: 6")
     # The look counts also if the same seeds are trained again.
     answer = pipeline(*AUTO[:-4], "--seeds", "6", "--reuse", "none", "--jobs", "1")
     assert answer.status == 0, answer.err
-    assert effect(tmp_path)["design"]["name"] == "anytime"  # type: ignore[index]
+    assert report(tmp_path)["design"]["name"] == "anytime"
 
 
 @pytest.mark.parametrize(
