@@ -32,6 +32,7 @@ LAST = 50  # seeds of the last look
 LOOKS = range(2, LAST + 1)
 TWO_STAGE = Design("two-stage", "", PLANNED_ALPHA)
 STUDENT = Design("planned", "", ALPHA)  # the usual t-test
+SHARES = ((0.05, 0.05), (0.05, 0.01), (0.04, 0.01), (0.03, 0.02), (0.025, 0.025))
 SD, MARGINS = 0.85, (0.3, 0.5, 1.0)  # points
 
 
@@ -50,6 +51,19 @@ def main() -> None:
             for kind in ("normal", "exponential")
         ]
         print(f"{name:36}{''.join(cells)}")
+    print("\nshares of the planned report, at 5 seeds, and of all later ones, up to 50")
+    for planned, later in SHARES:
+        looks = {5: Design("planned", "", planned)}
+        looks |= dict.fromkeys(range(6, LAST + 1), Design("anytime", "", later))
+        cells = [
+            f"{false_alarms(kind, count, studies, looks):11.1%}"
+            for count in (1, 3)
+            for kind in ("normal", "exponential")
+        ]
+        lengths = [looks[seeds].critical_t(seeds) / np.sqrt(seeds) for seeds in (5, 20)]
+        print(
+            f"{f'{planned:.1%}, {later:.1%}':36}{''.join(cells)}{lengths[0]:7.2f}{lengths[1]:7.2f}"
+        )
     print("\nother rules, one comparison; c: mean number of standard errors at 5 to 20 seeds")
     print(f"{'':36}{'normal':>9}{'exponential':>13}{'c':>7}")
     for name, normal, exponential, length in compared_rules(studies):
@@ -71,6 +85,8 @@ def main() -> None:
     for margin in MARGINS:
         coverage, seeds = two_stages(margin, studies)
         print(f"{margin:<36}{coverage:11.1%}{seeds.mean():11.1f}{np.quantile(seeds, 0.95):11.0f}")
+    coverage, seeds = two_stages(0.5, studies, comparisons=3)
+    print(f"{'0.5, each of three comparisons':36}{coverage:11.1%}{seeds.mean():11.1f}")
 
 
 def t_paths(differences: Floats) -> Floats:
@@ -157,15 +173,22 @@ def _length(rule: Rule) -> float:
     return float(np.mean([rule(seeds) for seeds in range(5, 21)]))
 
 
-def two_stages(margin: float, studies: int) -> tuple[float, npt.NDArray[np.int64]]:
-    """Stein's rule with a standard deviation of SD: coverage, and the seeds of each study."""
+def two_stages(
+    margin: float, studies: int, comparisons: int = 1
+) -> tuple[float, npt.NDArray[np.int64]]:
+    """Stein's rule with a standard deviation of SD: coverage, and the seeds of each study.
+
+    Of one effect, where `comparisons` hold jointly.
+    """
     random = np.random.default_rng(1)
     first = random.normal(0, SD, (studies, FIRST_SEEDS))
     sds = first.std(axis=1, ddof=1)
-    seeds = np.array([seeds_for_margin(sd, margin, FIRST_SEEDS, 10**6, 1, TWO_STAGE) for sd in sds])
+    seeds = np.array(
+        [seeds_for_margin(sd, margin, FIRST_SEEDS, 10**6, comparisons, TWO_STAGE) for sd in sds]
+    )
     # The sum of the later seeds has a standard deviation of sqrt(their number).
     later = random.normal(0, SD, studies) * np.sqrt(seeds - FIRST_SEEDS)
-    half = TWO_STAGE.critical_t(FIRST_SEEDS) * sds / np.sqrt(seeds)
+    half = TWO_STAGE.critical_t(FIRST_SEEDS, comparisons) * sds / np.sqrt(seeds)
     return float((np.abs(first.sum(axis=1) + later) / seeds < half).mean()), seeds
 
 

@@ -107,10 +107,11 @@ def _effects_section(analysis: Analysis) -> Section:
         " Comparisons are paired: a seed gives every variant the same initial weights, image order"
         " and augmentation, and differences are taken seed by seed.",
         f"{design.reason} {INTERVALS[design.name]} The intervals of all comparisons of an outcome"
-        " hold jointly, and together with all later reports on more seeds, with a probability of at"
-        f" least 95 %: {PLANNED_ALPHA:.0%} of errors are allowed in a planned report, and"
-        f" {LATER_ALPHA:.0%} in all later ones. P values include these corrections. An effect is"
-        " settled exactly if its interval excludes 0, which is the same as p < 0.05.",
+        " hold jointly, in this and all other reports on these variants, with a probability of at"
+        f" least 95 %: of the 5 % of errors, {100 * PLANNED_ALPHA:.0f} % are allowed in a planned"
+        f" report, and {100 * LATER_ALPHA:.0f} % in all later ones together (5 % if none was"
+        " planned). P values include these corrections. An effect is settled exactly if its"
+        " interval excludes 0, which is the same as p < 0.05.",
         "The interval accounts for the variation between seeds, on these test images. “Other images"
         " too” also allows for the choice of test images. “Correlation” is that of the two variants"
         " over the seeds, and “without pairing” the interval if they had not shared seeds. Pairing"
