@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
 
 from pipeline import interruption
 from pipeline.__main__ import main
+from pipeline.config import Config
 from pipeline.data import synthetic
 
 # In a command MLflow is told so before it is imported.
@@ -248,6 +250,21 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     yield
     while mlflow.active_run():
         mlflow.end_run()
+
+
+@contextmanager
+def broken_cell(variant: str, seed: int, error: BaseException) -> Iterator[None]:
+    """Let the training of one cell raise an error."""
+    from pipeline.training import loop
+
+    def train_network(config: Config, *others: Any) -> object:
+        if (config.variant, config.seed) == (variant, seed):
+            raise error
+        return loop.train_network(config, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.runs.training_run.train_network", train_network)
+        yield
 
 
 @pytest.fixture

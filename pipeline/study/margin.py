@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence, Set
 from datetime import timedelta
 
 import mlflow
-from mlflow.entities import Run
 from tqdm import tqdm
 
 from pipeline.config import Config
@@ -66,7 +65,7 @@ class Expectation:
 
     def __init__(
         self,
-        study: Run,
+        study_id: str,
         grid: Grid,
         cells: Sequence[Config],
         design: Design,
@@ -74,7 +73,7 @@ class Expectation:
         finished: Mapping[Config, RunResult],
         failures: Mapping[str, str],
     ) -> None:
-        self.study, self.grid, self.cells, self.design = study, grid, cells, design
+        self.study_id, self.grid, self.cells, self.design = study_id, grid, cells, design
         self.jobs, self.finished, self.failures = jobs, finished, failures
         self.run_seconds: float | None = None  # by the first epoch, until a run has finished
 
@@ -129,7 +128,7 @@ class Expectation:
         message = f"seeds needed: {about}{seeds}{basis}; {more}"
         tqdm.write(message)
         client = mlflow.MlflowClient()
-        in_store(client.set_tag)(self.study.info.run_id, "seeds_needed", message)
+        in_store(client.set_tag)(self.study_id, "seeds_needed", message)
 
     def _time(self, runs: int) -> str:
         """How long that many runs take, in words."""

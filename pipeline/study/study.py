@@ -88,7 +88,9 @@ def run_study(
             )
         finished, failures, expected = dict(done), Failures(), None
         if grid.margin:
-            expected = Expectation(parent, grid, cells, design, jobs.number, finished, failures)
+            expected = Expectation(
+                parent.info.run_id, grid, cells, design, jobs.number, finished, failures
+            )
             expected.say()
         threads = dict(zip(cells, share_threads(len(cells), jobs.number, THREADS), strict=True))
         for stage in _stages(cells, finished, failures, expected):

@@ -1,10 +1,10 @@
 """What an analysis says about runs whose numbers are known."""
 
 import math
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+from invented import Accuracies, result, study
 from scipy import stats
 
 from pipeline.config import Config
@@ -13,40 +13,10 @@ from pipeline.report.files import effect_metrics, effects, report_files
 from pipeline.report.findings import Analysis, Setting
 from pipeline.report.learning_rates import chosen_rates
 from pipeline.report.sections import limits
-from pipeline.runs.run_result import RunResult
 from pipeline.statistics.intervals import Design
 from pipeline.study.grid import Grid
 
-Accuracies = Mapping[str, Sequence[float]]  # by variant, one for each seed
 BASE = {"base": [0.40, 0.42, 0.41], "bn": [0.46, 0.485, 0.47], "dropout": [0.48, 0.47, 0.48]}
-
-
-def result(config: Config, reached: float, held_out: float | None = None) -> RunResult:
-    """A run of three epochs of 10 s, that ends with the accuracy `reached`."""
-    history = [
-        {
-            "train_loss": 2.0,
-            "train_accuracy": reached + 0.02,
-            "val_loss": 2.0 - reached,
-            "val_accuracy": (reached if held_out is None else held_out) * share,
-            "epoch_seconds": 10.0,
-            "images_per_second": 1000.0,
-        }
-        for share in (0.5, 0.9, 1.0)
-    ]
-    if config.validation == "holdout":
-        history[-1] |= {"test_loss": 2.0 - reached, "test_accuracy": reached}
-    name = f"{config.run_name}-{config.lr:g}"
-    tags = {"precision": "fp32", "data_digest": "0", "device": "cpu", "threads": "2"}
-    return RunResult(name, "0", config, 1000, "", history, tags)
-
-
-def study(accuracies: Accuracies, **settings: object) -> list[RunResult]:
-    return [
-        result(Config(variant=variant, seed=seed, **settings), value)  # type: ignore[arg-type]
-        for variant, values in accuracies.items()
-        for seed, value in enumerate(values)
-    ]
 
 
 def main(analysis: Analysis) -> Setting:

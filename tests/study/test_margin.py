@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
-from conftest import TINY, Answer, runs_in
+from conftest import TINY, Answer, broken_cell, runs_in
+from invented import study as runs_of
+from scipy import stats
+
+from pipeline.config import Config
+from pipeline.study.grid import Grid
+from pipeline.study.margin import Expectation, choose_design
 
 AUTO = ["ablate", *TINY, "--variants", "base,bn", "--seeds", "auto", "--jobs", "1"]
 
@@ -63,6 +70,59 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     assert report(tmp_path)["design"]["name"] == "anytime"
 
 
+def test_a_look_counts_in_another_experiment_and_with_another_variant(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = ["ablate", *TINY, "--seeds", "2", "--jobs", "1", "--register", "none", "--variants"]
+    assert pipeline(*study, "base,bn").status == 0
+    assert report(tmp_path)["design"]["name"] == "planned"
+    assert pipeline(*study, "bn,base").status == 0  # the same plan
+    assert report(tmp_path)["design"]["name"] == "planned"
+    mlflow.create_experiment("elsewhere")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
+    assert pipeline(*study, "base,bn,dropout").status == 0
+    design = report(tmp_path)["design"]
+    assert (design["name"], design["alpha"]) == ("anytime", pytest.approx(0.01))
+    assert "base,bn at lr 0.001, seeds 0,1" in design["reason"]
+
+
+def test_a_first_seed_that_fails_is_retried_before_more_are_trained(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    auto = [*AUTO, "--margin", "0.001", "--max-seeds", "6"]
+    with broken_cell("bn", 2, RuntimeError("no luck")):
+        answer = pipeline(*auto)
+    assert answer.status == 1
+    assert len(runs_in(tmp_path, "train")) == 10
+    assert "(estimated from 4 of each)" in answer.out
+    assert pipeline(*auto).status == 0
+    names = {run.info.run_name for run in runs_in(tmp_path, "train")}
+    assert names == {f"{variant}-seed{seed}" for variant in ("base", "bn") for seed in range(6)}
+    headline = report(tmp_path)["headline"]
+    assert any(
+        "bn − base is not known to within ± 0.001 points after 6 seeds" in h for h in headline
+    )
+
+
+def test_only_the_variants_of_uncertain_effects_get_more_seeds() -> None:
+    spread = np.array([-0.02, -0.01, 0.0, 0.01, 0.02])
+    finished = {
+        one.config: one
+        for one in runs_of(
+            {"base": [0.4] * 5, "bn": list(0.5 + spread / 10), "base_dropout": list(0.38 + spread)}
+        )
+    }
+    grid = Grid(["base", "bn", "base_dropout"], range(40), [0.001], margin=1.2)
+    design = choose_design(grid, set())
+    expected = Expectation("", grid, grid.cells(Config()), design, 1, finished, {})
+    # Stein: (t * sd / margin) ** 2, with t for 1 - 0.04 / 2 comparisons / 2 sides.
+    critical = stats.t.ppf(1 - 0.04 / 2 / 2, 4)
+    seeds = int(np.ceil((critical * 100 * spread.std(ddof=1) / 1.2) ** 2))
+    assert 5 < seeds < 40
+    assert expected.needed() == {"base": seeds, "bn": 5, "base_dropout": seeds}
+    assert {cell.variant for cell in expected.missing()} == {"base", "base_dropout"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -70,6 +130,7 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
         (["--max-seeds", "4"], "max_seeds is 4; it must be 5 to 1000"),
         (["--lr", "0.01,0.001"], "seeds=auto takes one lr"),
         (["--variants", "bn"], "seeds=auto needs an effect to measure"),
+        (["--variants", "dropout,base_dropout"], "seeds=auto needs an effect to measure"),
     ],
 )
 def test_what_can_not_be_measured_is_refused_before_anything_is_made(

@@ -2,37 +2,19 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import pandas as pd
 import pytest
-from conftest import Answer, runs_in
+from conftest import Answer, broken_cell, runs_in
 from mlflow.entities import Run
 
-from pipeline.config import Config
 from pipeline.interruption import Interrupted
-from pipeline.training import loop
 
 TINY = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1"]
 ABLATE = ["ablate", *TINY, "--seeds", "2", "--variants", "base,bn"]
-
-
-@contextmanager
-def broken_cell(variant: str, seed: int, error: BaseException) -> Iterator[None]:
-    """Let the training of one cell raise an error."""
-
-    def train_network(config: Config, *others: Any) -> object:
-        if (config.variant, config.seed) == (variant, seed):
-            raise error
-        return loop.train_network(config, *others)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.runs.training_run.train_network", train_network)
-        yield
 
 
 def by_kind(folder: Path) -> tuple[list[Run], list[Run]]:
