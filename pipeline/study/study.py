@@ -22,13 +22,14 @@ from pipeline.runs.provenance import log_dataset
 from pipeline.runs.run_result import RunResult, recipe
 from pipeline.runs.training_run import THREADS, register_model, train_run
 from pipeline.statistics import FIRST_SEEDS
+from pipeline.statistics.intervals import Design
 from pipeline.store import liveness
 from pipeline.store.failures import first_line
 from pipeline.store.waiting import in_store
 from pipeline.study.grid import REGISTER, Grid
 from pipeline.study.jobs import Event, Progress, Task, in_parallel
 from pipeline.study.margin import Expectation, choose_design
-from pipeline.study.parallelism import choose_jobs, share_threads
+from pipeline.study.parallelism import Jobs, choose_jobs, share_threads
 from pipeline.study.progress import StudyProgress
 from pipeline.study.reuse import (
     check_same_recipe,
@@ -80,26 +81,7 @@ def run_study(
         done, begun = reusable_cells(parent, cells, conditions, reuse)
         design = choose_design(grid, earlier_plans(cells, data.digest))
         in_store(mlflow.set_tag)("design", design.name)
-        if len(done) < len(cells):
-            print(jobs.reason, flush=True)
-        if done:
-            print(
-                f"{len(done)} of {len(cells)} runs are finished already and are reused", flush=True
-            )
-        finished, failures, expected = dict(done), Failures(), None
-        if grid.margin:
-            expected = Expectation(
-                parent.info.run_id, grid, cells, design, jobs.number, finished, failures
-            )
-            expected.say()
-        threads = dict(zip(cells, share_threads(len(cells), jobs.number, THREADS), strict=True))
-        for stage in _stages(cells, finished, failures, expected):
-            tasks = [Task(cell, begun.get(cell), threads[cell]) for cell in stage]
-            if jobs.number == 1:
-                events = _one_by_one(tasks, parent, data, expected)
-            else:
-                events = in_parallel(tasks, parent, jobs.number)
-            _follow(events, len(stage), finished, failures, expected)
+        finished, failures = _train(grid, cells, done, begun, design, parent, data, jobs)
         results = [finished[cell] for cell in cells if cell in finished]
         if not results:
             raise MachineError(f"all {len(failures)} runs failed; {_first(failures)}")
@@ -129,6 +111,40 @@ def _settings(config: Config, grid: Grid) -> dict[str, object]:
     lists = {axis: ",".join(map(str, values)) for axis, values in axes.items()}
     auto = {"seeds": "auto", "margin": grid.margin, "max_seeds": len(grid.seeds)}
     return {**shared, **lists, **(auto if grid.margin else {})}
+
+
+def _train(
+    grid: Grid,
+    cells: Sequence[Config],
+    done: Mapping[Config, RunResult],
+    begun: Mapping[Config, Run],
+    design: Design,
+    parent: Run,
+    data: ImageDataset,
+    jobs: Jobs,
+) -> tuple[dict[Config, RunResult], Failures]:
+    """Train the cells that are not done, with `seeds=auto` as many as it takes.
+
+    Returns all results, and the reasons of the failures.
+    """
+    finished, failures, expected = dict(done), Failures(), None
+    if len(done) < len(cells):
+        print(jobs.reason, flush=True)
+    if done:
+        print(f"{len(done)} of {len(cells)} runs are finished already and are reused", flush=True)
+    if grid.margin:
+        study_id = parent.info.run_id
+        expected = Expectation(study_id, grid, cells, design, jobs.number, finished, failures)
+        expected.say()
+    threads = dict(zip(cells, share_threads(len(cells), jobs.number, THREADS), strict=True))
+    for stage in _stages(cells, finished, failures, expected):
+        tasks = [Task(cell, begun.get(cell), threads[cell]) for cell in stage]
+        if jobs.number == 1:
+            events = _one_by_one(tasks, parent, data, expected)
+        else:
+            events = in_parallel(tasks, parent, jobs.number)
+        _follow(events, len(stage), finished, failures, expected)
+    return finished, failures
 
 
 def _stages(
