@@ -45,7 +45,7 @@ from pipeline.statistics import FIRST_SEEDS
 
 ALPHA = 0.05  # two-sided; shared by all comparisons of an outcome, at all looks
 PLANNED_ALPHA = 0.04
-LATER_ALPHA = ALPHA - PLANNED_ALPHA
+LATER_ALPHA = 0.01
 
 
 class Interval(NamedTuple):

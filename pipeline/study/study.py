@@ -80,7 +80,6 @@ def run_study(
         conditions = {"data_digest": data.digest, "precision": precision, "device": device.type}
         done, begun = reusable_cells(parent, cells, conditions, reuse)
         design = choose_design(grid, earlier_plans(cells, data.digest))
-        in_store(mlflow.set_tag)("design", design.name)
         finished, failures = _train(grid, cells, done, begun, design, parent, data, jobs)
         results = [finished[cell] for cell in cells if cell in finished]
         if not results:
@@ -96,6 +95,7 @@ def run_study(
         }
         # Another study may have reported some of these runs meanwhile.
         design = choose_design(grid, earlier_plans(cells, data.digest))
+        in_store(mlflow.set_tag)("design", design.name)
         publish(analyse(results, design), failures, facts, grid.plan)
         if failures:
             raise MachineError(
