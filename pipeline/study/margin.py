@@ -124,8 +124,8 @@ class Expectation:
         needed = self.needed()
         missing = len(self._missing(needed))
         seeds = ", ".join(f"{count} of {variant}" for variant, count in needed.items())
-        more = f"{missing} more run{'s' * (missing != 1)}, {self._time(missing)}"
-        message = f"seeds needed: {about}{seeds}{basis}; {more}"
+        more = f"{missing} more run{'s' * (missing > 1)}, {self._time(missing)}"
+        message = f"seeds needed: {about}{seeds}{basis}; {more if missing else 'all are trained'}"
         tqdm.write(message)
         client = mlflow.MlflowClient()
         in_store(client.set_tag)(self.study_id, "seeds_needed", message)

@@ -41,7 +41,7 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     assert told[-2].startswith(
         "seeds needed: about 5 of base, 5 of bn (estimated from 4 of each); 1 more run, about"
     )
-    assert told[-1].startswith("seeds needed: 5 of base, 5 of bn; 0 more runs")
+    assert told[-1] == "seeds needed: 5 of base, 5 of bn; all are trained"
     assert len(told) == 1 + 1 + 10
     parent = runs_in(tmp_path, "study")[0]
     assert parent.data.tags["seeds_needed"] == told[-1]
