@@ -164,10 +164,11 @@ def test_the_parent_states_each_effect_with_its_uncertainty(study: Study) -> Non
         one, other = effect["treatment"], effect["control"]
         differences = [accuracy(study, one, s) - accuracy(study, other, s) for s in SEEDS]
         test = stats.ttest_1samp(differences, 0)
-        low, high = test.confidence_interval(1 - 0.05 / 3)  # three of them hold jointly
+        # Three of them hold jointly; 4 of the 5 % are for the planned report.
+        low, high = test.confidence_interval(1 - 0.04 / 3)
         assert effect["difference"] == pytest.approx(np.mean(differences))
         assert effect["interval"] == pytest.approx([low, high])
-        assert effect["p_value"] == pytest.approx(min(1.0, 3 * test.pvalue))
+        assert effect["p_value"] == pytest.approx(min(1.0, 3 * test.pvalue * 5 / 4))
         assert effect["sentence"] in study.answer.out
         assert effect["sentence"] in study.parent.data.tags["mlflow.note.content"]
         metrics = study.parent.data.metrics
