@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from mlflow.entities import Run
 
-from pipeline.config import VARIANTS
+from pipeline.config import VARIANTS, Config
 from pipeline.errors import InputError
 from pipeline.report.analysis import analyse
 from pipeline.report.pairs import COMPARISONS
 from pipeline.report.publish import BY_COMPARE, REPORTED, publish
 from pipeline.runs.lifecycle import track
 from pipeline.runs.queries import experiment_id, find_runs, get_runs
-from pipeline.runs.run_result import config_of, differences, read_result, recipe
-from pipeline.statistics.intervals import ALPHA, PLANNED, Design
+from pipeline.runs.run_result import RunResult, config_of, differences, read_result, recipe
+from pipeline.statistics.intervals import ALPHA, PLANNED_ALPHA, Design
 from pipeline.store import liveness
-from pipeline.study.grid import Grid
+from pipeline.study.grid import AUTO, Grid
 from pipeline.study.margin import after_reports
 
 UNPLANNED = Design(
@@ -44,13 +44,7 @@ def compare_runs(run_ids: Sequence[str], experiment: str) -> None:
     configs = [result.config for result in results]
     variants, seeds = {one.variant for one in configs}, {one.seed for one in configs}
     plan = Grid(list(variants), list(seeds), list({one.lr for one in configs})).plan
-    reported = {result.tags.get(REPORTED) for result in results}
-    design = UNPLANNED
-    if reported == {plan}:
-        design = PLANNED
-    elif earlier := {one for one in reported if one}:
-        design = after_reports(earlier)
-    analysis = analyse(results, design)
+    analysis = analyse(results, _design(results))
     if not analysis.compared:
         names = ", ".join(sorted(config_of(run).run_name for run in chosen))
         reasons = "".join(f"; {run}: {reason}" for run, reason in list(unused.items())[:3])
@@ -64,6 +58,23 @@ def compare_runs(run_ids: Sequence[str], experiment: str) -> None:
         publish(analysis, unused, {}, plan + BY_COMPARE)
 
 
+def _design(results: Sequence[RunResult]) -> Design:
+    """Choose intervals: those of the only report there was, if these are all of its runs."""
+    plans = {result.tags.get(REPORTED, "") for result in results}
+    first = min(plans)
+    if len(plans) == 1 and first and not first.endswith(BY_COMPARE):
+        reported = {_cell(config_of(run)) for run in find_runs(None, {REPORTED: first})}
+        if reported == {_cell(result.config) for result in results}:
+            reason = f"These are all runs of one report, and there was no other (plan: {first})."
+            return Design("two-stage" if AUTO in first else "planned", reason, PLANNED_ALPHA)
+    earlier = plans - {""}
+    return after_reports(earlier) if earlier else UNPLANNED
+
+
+def _cell(config: Config) -> tuple[str, int, float]:
+    return config.variant, config.seed, config.lr
+
+
 def comparable(found: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
     """Split runs into the group that allows the most comparisons, and the rest with the reasons.
 
@@ -74,7 +85,7 @@ def comparable(found: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
     for run in sorted(found, key=lambda run: -run.info.start_time):
         config = config_of(run)
         cells = groups[json.dumps(recipe(config, run.data.tags))]
-        newest = cells.setdefault((config.variant, config.seed, config.lr), run)
+        newest = cells.setdefault(_cell(config), run)
         if newest is not run:
             unused[_name(run)] = f"repeated by run {newest.info.run_id[:8]}"
 

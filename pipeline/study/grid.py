@@ -12,6 +12,7 @@ from pipeline.report.pairs import COMPARISONS
 from pipeline.statistics import FIRST_SEEDS
 
 MAX_SEEDS = 1000
+AUTO = "seeds auto"  # in the plan of a study that decides how many seeds it needs
 MAX_GRID = 8000  # characters in a tag; MLflow truncates longer ones
 # Which models a study registers.
 REGISTER = {
@@ -35,11 +36,11 @@ class Grid(NamedTuple):
     @property
     def plan(self) -> str:
         """What the study trains and how it comes to its seeds, in words, whatever the order."""
-        seeds = ",".join(map(str, sorted(self.seeds)))
+        seeds = f"seeds {','.join(map(str, sorted(self.seeds)))}"
         if self.margin:
-            seeds = f"auto, margin {self.margin:g} points, at most {len(self.seeds)}"
+            seeds = f"{AUTO}, margin {self.margin:g} points, at most {len(self.seeds)}"
         rates = ",".join(f"{rate:g}" for rate in sorted(self.rates))
-        return f"{','.join(sorted(self.variants))} at lr {rates}, seeds {seeds}"
+        return f"{','.join(sorted(self.variants))} at lr {rates}, {seeds}"
 
     def cells(self, config: Config) -> list[Config]:
         """List the cells in running order; all other settings are `config`'s.

@@ -51,6 +51,15 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     first = report(tmp_path)
     assert first["design"]["name"] == "two-stage"
     assert len(runs_in(tmp_path, "train")) == 10
+    # The same runs compared are the same look.
+    assert pipeline("compare", "--experiment", "Default").status == 0
+    answers = [runs_in(tmp_path, kind)[0].data.metrics for kind in ("study", "comparison")]
+    assert answers[0]["bn_vs_base_low"] == pytest.approx(answers[1]["bn_vs_base_low"])
+    # A part of them is not.
+    some = [
+        run.info.run_id for run in runs_in(tmp_path, "train") if "seed4" not in run.info.run_name
+    ]
+    assert "4 seeds, which give no interval yet" in pipeline("compare", *some).out
     # The same command again has the same plan.
     assert pipeline(*AUTO, "--margin", "20").status == 0
     assert report(tmp_path)["design"] == first["design"]
