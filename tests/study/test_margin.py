@@ -74,7 +74,7 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     assert plan in second["design"]["reason"]
     assert runs_in(tmp_path, "study")[0].data.tags["seeds_needed"].startswith("seeds needed: 6")
     # The look counts also if the same seeds are trained again.
-    answer = pipeline(*AUTO[:-4], "--seeds", "6", "--reuse", "none", "--jobs", "1")
+    answer = pipeline(*AUTO[:-4], "--seeds", "1", "--reuse", "none", "--jobs", "1")
     assert answer.status == 0, answer.err
     assert report(tmp_path)["design"]["name"] == "anytime"
 
