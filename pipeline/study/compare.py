@@ -65,7 +65,7 @@ def _design(results: Sequence[RunResult]) -> Design:
     if len(plans) == 1 and first and not first.endswith(BY_COMPARE):
         reported = {_cell(config_of(run)) for run in find_runs(None, {REPORTED: first})}
         if reported == {_cell(result.config) for result in results}:
-            reason = f"These are all runs of one report, and there was no other (plan: {first})."
+            reason = f"The first report on these runs had exactly these (plan: {first})."
             return Design("two-stage" if AUTO in first else "planned", reason, PLANNED_ALPHA)
     earlier = plans - {""}
     return after_reports(earlier) if earlier else UNPLANNED

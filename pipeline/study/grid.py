@@ -38,7 +38,7 @@ class Grid(NamedTuple):
         """What the study trains and how it comes to its seeds, in words, whatever the order."""
         seeds = f"seeds {','.join(map(str, sorted(self.seeds)))}"
         if self.margin:
-            seeds = f"{AUTO}, margin {self.margin:g} points, at most {len(self.seeds)}"
+            seeds = f"{AUTO}, margin {self.margin:g} points, at most {len(self.seeds)} of each"
         rates = ",".join(f"{rate:g}" for rate in sorted(self.rates))
         return f"{','.join(sorted(self.variants))} at lr {rates}, {seeds}"
 
@@ -77,8 +77,8 @@ def auto_grid(variants: Sequence[str], rates: Sequence[float], margin: float, mo
         raise InputError("seeds=auto takes one lr; give a number of seeds to compare several")
     if not any({pair.treatment, pair.control} <= set(variants) for pair in COMPARISONS):
         raise InputError(
-            f"seeds=auto needs an effect to measure, and {','.join(variants)} has no two variants"
-            " that are compared, such as base,bn"
+            f"seeds=auto needs an effect to measure; variants={','.join(variants)} has no pair to"
+            " compare, such as base,bn"
         )
     return Grid(variants, range(most), rates, margin)
 

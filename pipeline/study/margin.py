@@ -50,8 +50,8 @@ def after_reports(plans: Set[str], margin: float = 0.0) -> Design:
     first = min(planned, default=min(plans))
     return Design(
         "anytime",
-        f"An earlier report (plan: {first}) contains some of these runs, so seeds may have been"
-        " added because of its results.",
+        f"An earlier report (plan: {first}) contains some of these runs, so the choice of"
+        " seeds may depend on its results.",
         LATER_ALPHA if planned else ALPHA,
         margin,
     )

@@ -131,7 +131,8 @@ def _train(
     if len(done) < len(cells):
         print(jobs.reason, flush=True)
     if done:
-        print(f"{len(done)} of {len(cells)} runs are finished already and are reused", flush=True)
+        of_all = "" if grid.margin else f" of {len(cells)}"
+        print(f"{len(done)}{of_all} runs are finished already and are reused", flush=True)
     if grid.margin:
         study_id = parent.info.run_id
         expected = Expectation(study_id, grid, cells, design, jobs.number, finished, failures)
