@@ -45,25 +45,14 @@ def main() -> None:
     print(f"{'':36}{'one comparison':>22}{'three, jointly':>22}")
     print(f"{'':36}{'normal  exponential':>22}{'normal  exponential':>22}")
     for name, looks in scenarios().items():
-        cells = [
-            f"{false_alarms(kind, count, studies, looks):11.1%}"
-            for count in (1, 3)
-            for kind in ("normal", "exponential")
-        ]
-        print(f"{name:36}{''.join(cells)}")
+        print(f"{name:36}{_alarm_cells(studies, looks)}")
     print("\nshares of the planned report, at 5 seeds, and of all later ones, up to 50")
     for planned, later in SHARES:
         looks = {5: Design("planned", "", planned)}
         looks |= dict.fromkeys(range(6, LAST + 1), Design("anytime", "", later))
-        cells = [
-            f"{false_alarms(kind, count, studies, looks):11.1%}"
-            for count in (1, 3)
-            for kind in ("normal", "exponential")
-        ]
+        shares = f"{planned:.1%}, {later:.1%}"
         lengths = [looks[seeds].critical_t(seeds) / np.sqrt(seeds) for seeds in (5, 20)]
-        print(
-            f"{f'{planned:.1%}, {later:.1%}':36}{''.join(cells)}{lengths[0]:7.2f}{lengths[1]:7.2f}"
-        )
+        print(f"{shares:36}{_alarm_cells(studies, looks)}{lengths[0]:7.2f}{lengths[1]:7.2f}")
     print("\nother rules, one comparison; c: mean number of standard errors at 5 to 20 seeds")
     print(f"{'':36}{'normal':>9}{'exponential':>13}{'c':>7}")
     for name, normal, exponential, length in compared_rules(studies):
@@ -131,6 +120,15 @@ def false_alarms(kind: str, comparisons: int, studies: int, looks: Mapping[int, 
     paths = without_effect(kind, comparisons, studies)
     alarms = [(one[:, columns] > bounds).any(axis=1) for one in paths]
     return float(np.any(alarms, axis=0).mean())
+
+
+def _alarm_cells(studies: int, looks: Mapping[int, Design]) -> str:
+    """False alarms with one and with three comparisons, normal and exponential."""
+    return "".join(
+        f"{false_alarms(kind, comparisons, studies, looks):11.1%}"
+        for comparisons in (1, 3)
+        for kind in ("normal", "exponential")
+    )
 
 
 def compared_rules(studies: int) -> Iterator[tuple[str, float, float, float]]:
