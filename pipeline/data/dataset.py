@@ -1,20 +1,25 @@
 """What every data set looks like to the rest of the project: uint8 images held in memory."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from pipeline.config import check_text
+from pipeline.errors import InputError
 
 
 @dataclass(frozen=True)
 class Split:
     """One split of a data set.
 
-    images: uint8 `[N, 32, 32, 3]`, RGB, as every image library gives them.
-    labels: int64 `[N]`, the fine class, 0 to 99.
+    images: uint8 `[N, H, W, C]`, as every image library gives them, with 1 to 4 channels.
+    labels: int64 `[N]`, the class, from 0.
     """
 
     images: Tensor
@@ -52,20 +57,45 @@ class ImageDataset:
 
     validation: the data set's `train=False` split. After `hold_out` it is part of the training
     split, and the `train=False` split is `test`, which is None otherwise.
-    class_names: the 100 fine classes, by label.
-    superclass_names: the 20 coarse classes.
-    superclass_of: the coarse label of each of the 100 fine labels.
-    source: the address it is published at; None for data that the project generates.
+    class_names: the classes, by label.
+    superclass_names: the groups of classes, if there are any.
+    superclass_of: the number of each class's superclass, by label.
+    name: what runs and models are called after.
+    source: the address it is published at; None if there is none.
+    caveat: for data that are not real, what a study of them can't say, as a noun phrase.
     """
 
-    name: str
     training: Split
     validation: Split
     class_names: tuple[str, ...]
-    superclass_names: tuple[str, ...]
-    superclass_of: tuple[int, ...]
-    source: str | None
+    superclass_names: tuple[str, ...] = ()
+    superclass_of: tuple[int, ...] = ()
+    name: str = ""
+    source: str | None = None
+    caveat: str = ""
     test: Split | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height and width of an image in pixels, and its channels."""
+        height, width, channels = self.training.images.shape[1:]
+        return height, width, channels
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name; `test` only after `hold_out`."""
+        splits = {"training": self.training, "validation": self.validation}
+        return {**splits, "test": self.test} if self.test else splits
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the images and labels of all splits take in memory."""
+        return sum(split.images.nbytes + split.labels.nbytes for split in self.splits.values())
 
     def hold_out(self) -> "ImageDataset":
         """Hold out a tenth of the training images of each class, for model selection.
@@ -86,8 +116,8 @@ class ImageDataset:
     @cached_property
     def digest(self) -> str:
         """sha256 (hex) of the splits' digests."""
-        splits = [self.training, self.validation, *([self.test] if self.test else [])]
-        return hashlib.sha256("".join(split.digest for split in splits).encode()).hexdigest()
+        digests = "".join(split.digest for split in self.splits.values())
+        return hashlib.sha256(digests.encode()).hexdigest()
 
     @property
     def tags(self) -> dict[str, str]:
@@ -100,3 +130,81 @@ class ImageDataset:
             if self.test
             else "train=False split",
         }
+
+
+def check_dataset(data: ImageDataset) -> None:
+    """Check a data set as it was loaded; one that is derived from it may lack classes.
+
+    Reads the labels, but no pixel.
+
+    Raises InputError that says what is wrong and what would be right.
+    """
+    for name, split in data.splits.items():
+        _check_split(name, split)
+        if split.images.shape[1:] != data.training.images.shape[1:]:
+            raise InputError(
+                f"the {name} images are {size_of(split.images[0])} and the training images"
+                f" {size_of(data.training.images[0])}; all must have the same height×width×channels"
+            )
+    _check_names(data)
+    for name, split in data.splits.items():
+        for label in map(int, split.labels.aminmax()):
+            if not 0 <= label < data.num_classes:
+                raise InputError(
+                    f"a {name} label is {label}; with {data.num_classes} classes, labels must be"
+                    f" from 0 to {data.num_classes - 1}"
+                )
+    counts = torch.bincount(data.training.labels, minlength=data.num_classes).tolist()
+    if 0 in counts:
+        name = data.class_names[counts.index(0)]
+        raise InputError(
+            f"no training image is of class {name!r}; every class must have at least one"
+        )
+
+
+def size_of(image: Tensor | NDArray[np.uint8]) -> str:
+    """The shape of an image `[H, W, C]` for a message: 32×32×3."""
+    return "×".join(map(str, image.shape))
+
+
+def _check_split(name: str, split: Split) -> None:
+    images, labels = split.images, split.labels
+    if images.dtype != torch.uint8 or images.ndim != 4 or not 1 <= images.shape[-1] <= 4:
+        raise InputError(
+            f"the {name} images are {_form(images)}; they must be uint8 [N, H, W, C] with 1 to 4"
+            " channels C, the channels last"
+        )
+    if not images.numel():
+        raise InputError(
+            f"the {name} images are {_form(images)}; there must be at least one image, of at least"
+            " one pixel"
+        )
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise InputError(
+            f"the {name} labels are {_form(labels)} for {len(images)} images; they must be"
+            f" int64 [{len(images)}], one for each image"
+        )
+
+
+def _form(values: Tensor) -> str:
+    return f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
+
+
+def _check_names(data: ImageDataset) -> None:
+    for names in (data.class_names, data.superclass_names):
+        for name, count in Counter(names).items():
+            check_text("a class name", name)
+            if count > 1:
+                raise InputError(
+                    f"the class name {name!r} occurs {count} times; all must be different"
+                )
+    if data.num_classes < 2:
+        raise InputError(f"the number of classes is {data.num_classes}; it must be at least 2")
+    groups = range(len(data.superclass_names))
+    known = all(group in groups for group in data.superclass_of)
+    if not known or len(data.superclass_of) != (data.num_classes if groups else 0):
+        raise InputError(
+            f"superclass_of has {len(data.superclass_of)} numbers and superclass_names"
+            f" {len(groups)} names; superclass_of must have the number of a superclass, from 0,"
+            f" for each of the {data.num_classes} classes, or both must be empty"
+        )
