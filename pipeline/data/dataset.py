@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,26 @@ class Split:
 
     images: Tensor
     labels: Tensor
+
+    @staticmethod
+    def from_numpy(name: str, images: NDArray[Any], labels: NDArray[Any]) -> "Split":
+        """Convert uint8 `[N, H, W]` or `[N, H, W, C]` and integers `[N]`; copy only if necessary.
+
+        Raises InputError, which calls the split `name`, for arrays of another type.
+        """
+        images, labels = np.asarray(images), np.asarray(labels)
+        if images.dtype != np.uint8 or images.ndim not in (3, 4):
+            raise InputError(
+                f"the {name} images are {images.dtype} {list(images.shape)}; they must be uint8"
+                " [N, H, W] or [N, H, W, C]"
+            )
+        if labels.dtype.kind not in "iu":
+            raise InputError(f"the {name} labels are {labels.dtype}; they must be integers")
+        images = images if images.ndim == 4 else images[..., None]
+        # torch warns of an array that can't be written to, and refuses negative strides.
+        images = np.require(images, requirements=["C", "W"])
+        labels = np.require(labels, np.int64, requirements=["C", "W"])
+        return Split(torch.from_numpy(images), torch.from_numpy(labels))
 
     def __len__(self) -> int:
         return len(self.labels)
