@@ -57,8 +57,8 @@ def from_arrays(
     data = ImageDataset(
         training=training,
         validation=validation,
-        class_names=tuple(class_names),
-        superclass_names=tuple(superclass_names),
+        class_names=tuple(map(str, class_names)),
+        superclass_names=tuple(map(str, superclass_names)),
         superclass_of=tuple(superclass_of),
         source=source,
     )
@@ -137,6 +137,8 @@ class _Folder:
 
     def __init__(self, folder: Path) -> None:
         self.classes = [entry.name for entry in _listed(folder) if entry.is_dir()]
+        if not self.classes:
+            raise InputError(f"{folder} has no folders; it must have one per class")
         self.files: list[tuple[Path, int]] = []
         for label, name in enumerate(self.classes):
             files = _listed(folder / name)
@@ -174,9 +176,9 @@ def _from_pictures(
     training: Pictures, validation: Pictures, resize: str, digest: str | None
 ) -> ImageDataset:
     """Read pictures into one array; `resize` is the advice if their sizes differ."""
-    classes = [data.classes for data in (training, validation) if hasattr(data, "classes")]
-    if len(classes) == 2 and list(classes[0]) != list(classes[1]):
-        differing = sorted(set(map(str, classes[0])) ^ set(map(str, classes[1])))
+    one, other = (list(getattr(data, "classes", None) or ()) for data in (training, validation))
+    if one and other and one != other:
+        differing = sorted(set(map(str, one)) ^ set(map(str, other)))
         raise InputError(
             "the classes of training and validation must be the same; only one of them has"
             f" {', '.join(differing) or 'this order'}"
@@ -200,13 +202,13 @@ def _from_pictures(
                 f" {size_of(images[0])}; {advice.format(*images.shape[1:])}"
             )
         images[row] = pixels
-    named = classes and len(classes[0]) == labels.max(initial=-1) + 1
+    classes = one or other
     return from_arrays(
         images[:first],
         labels[:first],
         images[first:],
         labels[first:],
-        [str(name) for name in classes[0]] if named else None,
+        classes if len(classes) == labels.max(initial=-1) + 1 else None,
         digest=digest,
     )
 
@@ -228,9 +230,8 @@ def _read(name: str, item: Any) -> tuple[str, NDArray[np.uint8], int]:
     try:
         number = operator.index(label)
     except TypeError:
-        raise InputError(
-            f"the label of {name} is {label!r}; it must be the int of a class"
-        ) from None
+        kind = type(label).__name__
+        raise InputError(f"the label of {name} is a {kind}; it must be a class's int") from None
     if picture.mode != MODES[picture.mode]:
         picture = picture.convert(MODES[picture.mode])
     return name, np.atleast_3d(np.asarray(picture)), number
