@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.dataset import ImageDataset
+from pipeline.data.dataset import ImageDataset, check_dataset
 from pipeline.data.synthetic import figure, generate
 
 TRAINING_DIGEST = "10fd86d8be8e8dd47aacbf42be946dcb7f929b22fb445e32277b5dfff5818c42"
@@ -44,6 +44,9 @@ def test_no_image_occurs_twice_within_or_across_the_splits(data: ImageDataset) -
 
 def test_splits_and_names_have_the_form_of_cifar100(data: ImageDataset) -> None:
     assert data.name == "synthetic"
+    check_dataset(data)
+    assert (data.image_shape, data.num_classes) == ((32, 32, 3), 100)
+    assert data.nbytes == 12_000 * (32 * 32 * 3 + 8)
     for split, count in ((data.training, 10_000), (data.validation, 2_000)):
         assert split.images.shape == (count, 32, 32, 3)
         assert split.images.dtype == torch.uint8
@@ -68,3 +71,10 @@ def test_classes_differ_and_a_mirrored_figure_stays_in_its_class() -> None:
         assert np.array_equal(drawing, mirrored)
         drawings.add(drawing.tobytes())
     assert len(drawings) == 100
+
+
+def test_it_says_that_it_is_not_of_photographs(data: ImageDataset) -> None:
+    assert data.caveat == (
+        "Anything about photographs: the built-in images are drawn shapes, which show that the"
+        " pipeline works."
+    )

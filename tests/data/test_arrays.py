@@ -1,0 +1,636 @@
+"""A user's own data becomes a data set, or one line says what is wrong with it."""
+
+import gzip
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Subset
+from torchvision.datasets import MNIST, FakeData, ImageFolder
+from torchvision.transforms import Resize, ToTensor
+
+from pipeline.data import arrays
+from pipeline.data.arrays import from_arrays, from_folder, from_npz, from_torchvision
+from pipeline.data.dataset import ImageDataset
+from pipeline.errors import InputError
+from pipeline.machine import GIB
+
+Arrays = dict[str, Any]
+Change = Callable[[Arrays], Any]
+NAMES = ("apple", "pear", "plum")
+
+
+def drawn(*shape: int, training: int = 6, validation: int = 3) -> Arrays:
+    """Random images of three classes, by the names of `from_arrays`' arguments."""
+    generator = np.random.default_rng(0)
+    return {
+        f"{name}_{what}": values
+        for name, count in (("training", training), ("validation", validation))
+        for what, values in {
+            "images": generator.integers(0, 256, (count, *shape), dtype=np.uint8),
+            "labels": np.arange(count) % 3,
+        }.items()
+    }
+
+
+def refused(line: str) -> Any:
+    """Expect an InputError that is this line; `…` stands for anything."""
+    return pytest.raises(InputError, match=f"^{re.escape(line).replace('…', '.*')}$")
+
+
+def same(data: ImageDataset, expected: Arrays) -> bool:
+    """Whether the data set holds these arrays, in this order."""
+    return all(
+        np.array_equal(split.images.numpy().reshape(images.shape), images)
+        and split.labels.tolist() == list(labels)
+        for split, images, labels in (
+            (data.training, expected["training_images"], expected["training_labels"]),
+            (data.validation, expected["validation_images"], expected["validation_labels"]),
+        )
+    )
+
+
+# Arrays
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (5, 7, 1), (8, 8, 2), (7, 5, 3), (96, 96, 4)], ids=str)
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, np.int64, np.uint64])
+def test_arrays_of_any_size_and_one_to_four_channels(shape: tuple[int, ...], kind: type) -> None:
+    images = drawn(*shape)
+    for name in ("training_labels", "validation_labels"):
+        images[name] = images[name].astype(kind)
+    data = from_arrays(**images)
+    assert same(data, images)
+    assert data.image_shape == (shape if len(shape) == 3 else (*shape, 1))
+    for split in (data.training, data.validation):
+        assert (split.images.dtype, split.images.ndim) == (torch.uint8, 4)
+        assert split.labels.dtype == torch.int64
+    assert (data.class_names, data.num_classes) == (("0", "1", "2"), 3)
+    assert data.nbytes == 9 * (int(np.prod(shape)) + 8)
+    assert (data.name, data.source, data.caveat, data.test) == ("", None, "", None)
+    assert data.hold_out().nbytes == data.nbytes
+
+
+def test_arrays_are_not_copied() -> None:
+    images = drawn(4, 4, 3)
+    data = from_arrays(**images)
+    assert data.training.images.numpy().ctypes.data == images["training_images"].ctypes.data
+
+
+def test_arrays_that_are_read_only_or_reversed_are_accepted_without_a_warning() -> None:
+    images = drawn(4, 4, 3)
+    images["training_images"].flags.writeable = False
+    images["validation_images"] = images["validation_images"][:, :, ::-1]
+    images["validation_labels"] = images["validation_labels"][::-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same(from_arrays(**images), images)
+
+
+def test_names_superclasses_and_source_are_kept() -> None:
+    data = from_arrays(
+        **drawn(4, 4),
+        class_names=NAMES,
+        superclass_names=("pome", "stone"),
+        superclass_of=(0, 0, 1),
+        source="https://example.org/fruit",
+    )
+    assert (data.class_names, data.superclass_of) == (NAMES, (0, 0, 1))
+    assert data.superclass_names == ("pome", "stone")
+    assert data.source == "https://example.org/fruit"
+
+
+def test_the_digest_tells_other_data() -> None:
+    images = drawn(4, 4)
+    digest = from_arrays(**images).digest
+    assert from_arrays(**images, digest=digest).digest == digest
+    images["validation_images"][2, 3, 3] ^= 1
+    other = from_arrays(**images).digest
+    with refused(
+        f"the digest of the data is {other}, not {digest}; use the data that it is of, or give the"
+        " new digest"
+    ):
+        from_arrays(**images, digest=digest)
+
+
+def put(**changes: Any) -> Change:
+    return lambda images: images.update(changes)
+
+
+WRONG: dict[str, tuple[Change, str]] = {
+    "floats": (
+        put(training_images=np.zeros((6, 4, 4, 3))),
+        "the training images are float64 [6, 4, 4, 3]; they must be uint8 [N, H, W] or"
+        " [N, H, W, C]",
+    ),
+    "flat": (
+        put(validation_images=np.zeros((3, 48), np.uint8)),
+        "the validation images are uint8 [3, 48]; they must be uint8 [N, H, W] or [N, H, W, C]",
+    ),
+    "channels first": (
+        put(training_images=np.zeros((6, 3, 32, 32), np.uint8)),
+        "the training images are uint8 [6, 3, 32, 32]; they must be uint8 [N, H, W, C] with 1 to 4"
+        " channels C, the channels last",
+    ),
+    "two sizes": (
+        put(validation_images=np.zeros((3, 5, 4, 3), np.uint8)),
+        "the validation images are 5×4×3 and the training images 4×4×3; all must have the same"
+        " height×width×channels",
+    ),
+    "grey and colour": (
+        put(validation_images=np.zeros((3, 4, 4), np.uint8)),
+        "the validation images are 4×4×1 and the training images 4×4×3; all must have the same"
+        " height×width×channels",
+    ),
+    "no images": (
+        put(validation_images=np.zeros((0, 4, 4, 3), np.uint8), validation_labels=np.arange(0)),
+        "the validation images are uint8 [0, 4, 4, 3]; there must be at least one image, of at"
+        " least one pixel",
+    ),
+    "no pixels": (
+        put(training_images=np.zeros((6, 0, 4, 3), np.uint8)),
+        "the training images are uint8 [6, 0, 4, 3]; there must be at least one image, of at"
+        " least one pixel",
+    ),
+    "fewer labels": (
+        put(training_labels=np.arange(5) % 3),
+        "the training labels are int64 [5] for 6 images; they must be int64 [6], one for each"
+        " image",
+    ),
+    "one-hot labels": (
+        put(validation_labels=np.eye(3, dtype=np.int64)),
+        "the validation labels are int64 [3, 3] for 3 images; they must be int64 [3], one for each"
+        " image",
+    ),
+    "float labels": (
+        put(training_labels=np.zeros(6)),
+        "the training labels are float64; they must be integers",
+    ),
+    "text labels": (
+        put(validation_labels=np.array(["a", "b", "c"])),
+        "the validation labels are <U1; they must be integers",
+    ),
+    "from one": (
+        put(training_labels=np.arange(6) % 3 + 1),
+        "a training label is 3; with 3 classes, labels must be from 0 to 2",
+    ),
+    "negative": (
+        put(training_labels=np.arange(6) % 3 - 1),
+        "a training label is -1; with 3 classes, labels must be from 0 to 2",
+    ),
+    "only in validation": (
+        put(validation_labels=np.array([0, 1, 3])),
+        "a validation label is 3; with 3 classes, labels must be from 0 to 2",
+    ),
+    "a huge label": (
+        put(training_labels=np.arange(6) % 3 * 2**60),
+        "a training label is 2305843009213693952; with 3 classes, labels must be from 0 to 2",
+    ),
+    "one class": (
+        put(training_labels=np.zeros(6, int), validation_labels=np.zeros(3, int)),
+        "the number of classes is 1; it must be at least 2",
+    ),
+    "fewer names": (
+        put(class_names=NAMES[:2]),
+        "a training label is 2; with 2 classes, labels must be from 0 to 1",
+    ),
+    "more names": (
+        put(class_names=(*NAMES, "quince")),
+        "no training image is of class 'quince'; every class must have at least one",
+    ),
+    "equal names": (
+        put(class_names=("apple", "pear", "apple")),
+        "the class name 'apple' occurs 2 times; all must be different",
+    ),
+    "names that no database can hold": (
+        put(class_names=("apple", "pear", "p\0")),
+        r"a class name is 'p\x00'; it must be UTF-8 text without NUL",
+    ),
+    "superclasses without names": (
+        put(superclass_of=(0, 0, 1)),
+        "superclass_of has 3 numbers and superclass_names 0 names; superclass_of must have the"
+        " number of a superclass, from 0, for each of the 3 classes, or both must be empty",
+    ),
+    "superclasses of too few": (
+        put(superclass_of=(0, 0), superclass_names=("pome",)),
+        "superclass_of has 2 numbers and superclass_names 1 names; …",
+    ),
+    "unknown superclass": (
+        put(superclass_of=(0, 0, 1), superclass_names=("pome",)),
+        "superclass_of has 3 numbers and superclass_names 1 names; …",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_arrays_that_are_no_data_set_are_refused(case: str) -> None:
+    change, line = WRONG[case]
+    images = drawn(4, 4, 3)
+    change(images)
+    with refused(line):
+        from_arrays(**images)
+
+
+# An .npz file
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Callable[..., Path]:
+    """Write arrays to a file."""
+
+    def write(compressed: bool = False, **content: Any) -> Path:
+        path = tmp_path / "fruit.npz"
+        (np.savez_compressed if compressed else np.savez)(path, **content)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_npz_file_is_the_data_set_of_its_arrays(
+    npz: Callable[..., Path], compressed: bool
+) -> None:
+    images = drawn(9, 8)
+    data = from_npz(npz(compressed, **images, note="not of the data set"))
+    assert same(data, images)
+    assert data.class_names == ("0", "1", "2")
+    assert from_npz(npz(**images), digest=data.digest).digest == data.digest
+    with refused(f"the digest of the data is {data.digest}, not 0123; …"):
+        from_npz(npz(**images), digest="0123")
+
+
+@pytest.mark.parametrize("names", [NAMES, np.array(NAMES, "S")], ids=["text", "bytes"])
+def test_an_npz_file_may_name_classes_and_superclasses(
+    npz: Callable[..., Path], names: Any
+) -> None:
+    groups: dict[str, Any] = {"superclass_names": ("pome", "stone"), "superclass_of": (0, 0, 1)}
+    data = from_npz(npz(**drawn(9, 8), class_names=names, **groups))
+    assert data.class_names == NAMES
+    assert data.superclass_names == ("pome", "stone")
+    assert data.superclass_of == (0, 0, 1)
+    assert {type(number) for number in data.superclass_of} == {int}
+
+
+def test_an_npz_file_that_lacks_arrays_is_refused(npz: Callable[..., Path]) -> None:
+    path = npz(x_train=np.zeros(2), training_images=np.zeros(2))
+    with refused(
+        f"{path} lacks training_labels, validation_images, validation_labels; it has x_train,"
+        " training_images"
+    ):
+        from_npz(path)
+    with refused(f"{path} lacks …; it has no array"):
+        from_npz(npz())
+
+
+def test_a_missing_npz_file_is_refused(tmp_path: Path) -> None:
+    with refused(f"cannot read {tmp_path / 'none.npz'}: No such file or directory"):
+        from_npz(tmp_path / "none.npz")
+    with refused(f"cannot read {tmp_path}: Is a directory"):
+        from_npz(str(tmp_path))
+
+
+def test_a_file_that_is_no_npz_file_or_damaged_is_refused(
+    npz: Callable[..., Path], tmp_path: Path
+) -> None:
+    line = "{} is damaged, or no .npz file of plain arrays; write it with numpy.savez"
+    whole = npz(**drawn(9, 8)).read_bytes()
+    foreign = {
+        "empty": b"",
+        "text": b"apple,pear\n",
+        "truncated": whole[:-30],
+        "altered": whole.replace(b"NUMPY", b"LUMPY"),
+    }
+    for name, content in foreign.items():
+        (tmp_path / name).write_bytes(content)
+        with refused(line.format(tmp_path / name)):
+            from_npz(tmp_path / name)
+    np.save(tmp_path / "single.npy", np.zeros(3))
+    with refused(line.format(tmp_path / "single.npy")):
+        from_npz(tmp_path / "single.npy")
+
+
+def test_nothing_in_an_npz_file_is_unpickled(npz: Callable[..., Path], tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "sprung",)
+
+    path = npz(**drawn(9, 8), class_names=np.array([Trap()], dtype=object))
+    with refused(f"{path} is damaged, or no .npz file of plain arrays; …"):
+        from_npz(path)
+    assert not (tmp_path / "sprung").exists()
+
+
+# torchvision's data sets
+
+
+class Pairs:
+    """A map-style data set of the pairs in a list."""
+
+    def __init__(self, pairs: list[Any], classes: Any = None) -> None:
+        self.pairs = pairs
+        if classes is not None:
+            self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.pairs[index]
+
+
+def pictures(mode: str = "RGB", size: tuple[int, int] = (8, 6), classes: Any = None) -> Pairs:
+    """Six images, of three classes."""
+    return Pairs([(Image.new(mode, size), index % 3) for index in range(6)], classes)
+
+
+def write_mnist(root: Path, images: Arrays) -> None:
+    """Write the files that torchvision's MNIST reads."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name, split in (("train", "training"), ("t10k", "validation")):
+        for what, kind in (("images", "idx3"), ("labels", "idx1")):
+            values = images[f"{split}_{what}"].astype(np.uint8)
+            header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
+            (folder / f"{name}-{what}-{kind}-ubyte").write_bytes(header + values.tobytes())
+            # It looks for the archives, too.
+            with gzip.open(folder / f"{name}-{what}-{kind}-ubyte.gz", "wb") as archive:
+                archive.write(header + values.tobytes())
+
+
+def test_mnist_of_torchvision_is_read(tmp_path: Path) -> None:
+    images = drawn(28, 28, training=30, validation=20)
+    for name, count in (("training_labels", 30), ("validation_labels", 20)):
+        images[name] = np.arange(count) % 10
+    write_mnist(tmp_path, images)
+    data = from_torchvision(MNIST(tmp_path, train=True), MNIST(tmp_path, train=False))
+    assert same(data, images)
+    assert data.image_shape == (28, 28, 1)
+    assert data.class_names[:2] == ("0 - zero", "1 - one")
+    part = Subset(MNIST(tmp_path, train=True), range(20))  # it has no `classes`
+    assert from_torchvision(part, part).class_names == tuple("0123456789")
+    with refused(f"the digest of the data is {data.digest}, not 0123; …"):
+        from_torchvision(MNIST(tmp_path), MNIST(tmp_path, train=False), digest="0123")
+
+
+def test_fake_data_of_torchvision_is_read_as_it_gives_it() -> None:
+    training, validation = (
+        FakeData(40, (3, 10, 12), num_classes=3, random_offset=offset) for offset in (0, 40)
+    )
+    data = from_torchvision(training, validation)
+    assert data.image_shape == (10, 12, 3)
+    for split, original in ((data.training, training), (data.validation, validation)):
+        for image, label, (picture, number) in zip(*vars(split).values(), original, strict=True):
+            assert np.array_equal(image, np.asarray(picture))
+            assert label == number
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"),
+    [("L", 1), ("1", 1), ("LA", 2), ("RGB", 3), ("P", 3), ("RGBA", 4), ("CMYK", 4)],
+)
+def test_8_bit_images_keep_their_channels(mode: str, channels: int) -> None:
+    data = from_torchvision(pictures(mode), pictures(mode))
+    assert data.image_shape == (6, 8, channels)
+    assert data.class_names == ("0", "1", "2")
+
+
+def test_white_and_a_palettes_colours_are_kept() -> None:
+    for mode, white in (("1", 1), ("P", "white")):
+        pairs = Pairs([(Image.new(mode, (2, 2), white), label) for label in (0, 1)])
+        assert (from_torchvision(pairs, pairs).training.images == 255).all()
+
+
+def test_names_are_used_if_there_is_one_for_each_class() -> None:
+    def names(training: Any, validation: Any) -> tuple[str, ...]:
+        pairs = pictures(classes=training), pictures(classes=validation)
+        return from_torchvision(*pairs).class_names
+
+    assert names(list(NAMES), NAMES) == NAMES
+    assert names(NAMES, None) == names(None, NAMES) == NAMES
+    assert names(NAMES[:2], None) == names([], []) == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("validation", "differing"),
+    [(("apple", "fig", "plum"), "fig, pear"), (("pear", "apple", "plum"), "this order")],
+)
+def test_classes_that_differ_are_refused(validation: tuple[str, ...], differing: str) -> None:
+    with refused(
+        f"the classes of training and validation must be the same; only one of them has {differing}"
+    ):
+        from_torchvision(pictures(classes=NAMES), pictures(classes=validation))
+
+
+def test_images_of_two_sizes_are_refused_with_the_transform_that_helps() -> None:
+    one, two = pictures(), pictures(size=(9, 6))
+    advice = "pass transform=torchvision.transforms.Resize((6, 8))"
+    with refused(
+        f"training image 6 is 6×9×3 (height×width×channels) and the first image is 6×8×3; {advice}"
+    ):
+        from_torchvision(Pairs(one.pairs + two.pairs), one)
+    with refused(f"validation image 0 is 6×9×3 …; {advice}"):
+        from_torchvision(one, two)
+    with refused("validation image 0 is 6×8×1 …; convert all to one mode, such as RGB"):
+        from_torchvision(one, pictures("L"))
+
+
+def test_the_transform_that_an_error_names_helps(tmp_path: Path) -> None:
+    for split in ("training", "validation"):
+        for label, name in enumerate(NAMES):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (30 + label, 40)).save(tmp_path / split / name / "1.png")
+    plain = [ImageFolder(str(tmp_path / split)) for split in ("training", "validation")]
+    with refused("training image 1 is 40×31×3 …; pass transform=…Resize((40, 30))"):
+        from_torchvision(*plain)
+    resize = Resize((40, 30))
+    data = from_torchvision(
+        *(ImageFolder(str(tmp_path / s), transform=resize) for s in ("training", "validation"))
+    )
+    assert (data.image_shape, data.class_names) == ((40, 30, 3), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("item", "line"),
+    [
+        (
+            (ToTensor()(Image.new("RGB", (8, 6))), 0),
+            "training image 6 is a Tensor; it must be a PIL image and its label: leave out"
+            " transforms such as ToTensor",
+        ),
+        ({"image": 1}, "training image 6 is a dict; it must be a PIL image and its label: …"),
+        (
+            Image.new("RGB", (8, 6)),
+            "the label of training image 6 is a NoneType; it must be a class's int",
+        ),
+        (
+            (Image.new("RGB", (8, 6)), [{"box": 1}]),
+            "the label of training image 6 is a list; it must be a class's int",
+        ),
+        (
+            (Image.new("RGB", (8, 6)), torch.zeros(40)),
+            "the label of training image 6 is a Tensor; it must be a class's int",
+        ),
+        (
+            (Image.new("I;16", (8, 6)), 0),
+            "training image 6 is of mode 'I;16'; it must be of an 8-bit one: L, LA, RGB, RGBA,"
+            " CMYK, 1, P",
+        ),
+        ((Image.new("F", (8, 6)), 0), "training image 6 is of mode 'F'; …"),
+        (
+            (Image.new("RGB", (8, 6)), -1),
+            "a training label is -1; with 3 classes, labels must be from 0 to 2",
+        ),
+    ],
+)
+def test_items_that_are_no_image_and_class_are_refused(item: Any, line: str) -> None:
+    with refused(line):
+        from_torchvision(Pairs([*pictures().pairs, item], NAMES), pictures(classes=NAMES))
+
+
+def test_an_empty_data_set_is_refused() -> None:
+    for sets, name in (
+        ((Pairs([]), pictures()), "training"),
+        ((pictures(), Pairs([])), "validation"),
+    ):
+        with refused(f"the {name} images are uint8 [0, …]; there must be at least one image, …"):
+            from_torchvision(*sets)
+
+
+# A folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images of each of three classes in each split, each of another grey."""
+    grey = 0
+    for split in ("training", "validation"):
+        for name in reversed(NAMES):
+            (tmp_path / split / name).mkdir(parents=True)
+            for file in ("b.png", "a.bmp"):
+                grey += 1
+                Image.new("RGB", (8, 6), (grey,) * 3).save(tmp_path / split / name / file)
+    return tmp_path
+
+
+def test_a_folder_is_read_in_the_order_of_names(folder: Path) -> None:
+    (folder / "training" / ".DS_Store").touch()
+    (folder / "training" / "README.txt").touch()
+    (folder / "training" / "pear" / ".hidden.png").touch()
+    data = from_folder(folder)
+    assert data.class_names == NAMES
+    assert data.image_shape == (6, 8, 3)
+    assert data.training.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert data.training.images[:, 0, 0, 0].tolist() == [6, 5, 4, 3, 2, 1]
+    assert data.validation.images[:, 0, 0, 0].tolist() == [12, 11, 10, 9, 8, 7]
+    assert from_folder(str(folder), digest=data.digest).digest == data.digest
+    with refused(f"the digest of the data is {data.digest}, not 0123; …"):
+        from_folder(folder, digest="0123")
+
+
+def test_a_folder_holds_what_torchvisions_image_folder_reads(folder: Path) -> None:
+    training, validation = (ImageFolder(str(folder / n)) for n in ("training", "validation"))
+    assert from_folder(folder).digest == from_torchvision(training, validation).digest
+
+
+def test_a_missing_folder_is_refused(folder: Path) -> None:
+    layout = "the images must be in training/<class>/ and validation/<class>/"
+    with refused(f"cannot read {folder}/none/training: No such file or directory; {layout}"):
+        from_folder(folder / "none")
+    (folder / "validation").rename(folder / "test")
+    with refused(f"cannot read {folder}/validation: No such file or directory; {layout}"):
+        from_folder(folder)
+    (folder / "validation").touch()
+    with refused(f"cannot read {folder}/validation: Not a directory; {layout}"):
+        from_folder(folder)
+
+
+def test_images_without_folders_of_classes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "training").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "training" / "1.png")
+    with refused(f"{tmp_path}/training has no folders; it must have one per class"):
+        from_folder(tmp_path)
+
+
+def test_an_empty_class_is_refused(folder: Path) -> None:
+    for split in ("training", "validation"):
+        (folder / split / "quince").mkdir()
+    (folder / "training" / "quince" / ".gitkeep").touch()
+    with refused(f"{folder}/training/quince is empty; put the class's images there"):
+        from_folder(folder)
+
+
+def test_classes_of_only_one_split_are_refused(folder: Path) -> None:
+    (folder / "validation" / "pear").rename(folder / "validation" / "fig")
+    with refused(
+        "the classes of training and validation must be the same; only one of them has fig, pear"
+    ):
+        from_folder(folder)
+
+
+def test_a_file_that_is_no_image_is_refused(folder: Path) -> None:
+    image = folder / "training" / "pear" / "b.png"
+    whole = image.read_bytes()
+    for content in (b"", b"Thumbs", whole[:40], whole[:50]):
+        image.write_bytes(content)
+        with refused(f"cannot read {image}: it is damaged, or no image"):
+            from_folder(folder)
+    image.unlink()
+    image.mkdir()
+    with refused(f"cannot read {image}: Is a directory"):
+        from_folder(folder)
+
+
+def test_a_file_of_another_size_is_refused(folder: Path) -> None:
+    image = folder / "validation" / "pear" / "b.png"
+    Image.new("RGB", (7, 6)).save(image)
+    with refused(
+        f"{image} is 6×7×3 (height×width×channels) and the first image is 6×8×3; resize the files"
+        " to 6×8 pixels"
+    ):
+        from_folder(folder)
+    Image.new("RGBA", (8, 6)).save(image)
+    with refused(f"{image} is 6×8×4 …; convert all to one mode, such as RGB"):
+        from_folder(folder)
+    Image.new("I;16", (8, 6)).save(image)
+    with refused(f"{image} is of mode 'I;16'; …"):
+        from_folder(folder)
+
+
+# Memory
+
+
+def test_images_that_do_not_fit_into_memory_are_not_read(
+    folder: Path, npz: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Large(Pairs):
+        def __len__(self) -> int:
+            return 2**20
+
+    def free(number: int) -> None:
+        monkeypatch.setattr(arrays, "free_memory", lambda: number)
+
+    reason = "of memory is free; this project holds all images in memory"
+    large = Large([(Image.new("L", (256, 256)), 0)])
+    free(int(12.3 * GIB))
+    with refused(f"the images take 128.0 GiB and 12.3 GiB {reason}"):
+        from_torchvision(large, large)
+    free(12 * 8 * 6 * 3 - 1)
+    with refused(f"the images take 0.0 GiB and 0.0 GiB {reason}"):
+        from_folder(folder)
+    free(12 * 8 * 6 * 3)
+    assert len(from_folder(folder).training) == 6
+
+    black = drawn(100, 100)
+    black["training_images"][:] = 0
+    path = npz(True, **black)  # the file is smaller than its arrays
+    free(9 * 100 * 100)
+    with refused(f"the images take 0.0 GiB and 0.0 GiB {reason}"):
+        from_npz(path)
+    free(9 * 100 * 100 + 2000)
+    assert len(from_npz(path).training) == 6
