@@ -131,22 +131,23 @@ def _source_pixels(
     device, count = angle.device, len(angle)
     # As float32 for grid_sample: exact for images of up to 2**24 pixels.
     numbers = torch.arange(1.0, height * width + 1, device=device).view(1, height, width)
+    flipped = numbers.expand(count, 1, -1, -1)
     if augmentation.flip:
-        source = torch.stack([numbers, numbers.flip(-1)])[flip.long()]
-    else:
-        source = numbers.expand(count, 1, -1, -1)
+        flipped = torch.stack([numbers, numbers.flip(-1)])[flip.long()]
+    rotated = flipped
     if augmentation.rotation:
-        grid = _rotation_grid(height, width, angle)
-        # It gives 0 outside the image.
-        source = grid_sample(source, grid, mode="nearest", align_corners=False)
-    source = source.squeeze(1)
+        # grid_sample gives 0 outside the image. The grid is freed once it is used.
+        rotated = grid_sample(
+            flipped, _rotation_grid(height, width, angle), mode="nearest", align_corners=False
+        )
+    cropped = rotated.squeeze(1)
     if augmentation.padding:
         # Shifting the grid instead of cropping its result would be simpler, but not the same: the
         # crop would bring back corners that the rotation has already cut off at the frame.
-        padded = pad(source, (augmentation.padding,) * 4)
+        padded = pad(cropped, (augmentation.padding,) * 4)
         windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # a view, [N, 9, 9, H, W]
-        source = windows[torch.arange(count, device=device), top, left]
-    return source.long()
+        cropped = windows[torch.arange(count, device=device), top, left]
+    return cropped.long()
 
 
 def _rotation_grid(height: int, width: int, angle: Tensor) -> Tensor:
