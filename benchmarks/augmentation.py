@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from pipeline import training_transform
-from pipeline.data import load
+from pipeline.data import synthetic
 from pipeline.data.augmentation import augment, draw_parameters
 
 BATCH_SIZE = 256
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
-    images = load("synthetic", train_images=20 * BATCH_SIZE).training.images
+    images = synthetic.generate().training.first(20 * BATCH_SIZE).images
     pictures = [Image.fromarray(image.numpy()) for image in images[: 2 * BATCH_SIZE]]
     generator = torch.Generator().manual_seed(0)
 

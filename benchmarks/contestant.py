@@ -66,8 +66,8 @@ def _serve(connection: Connection, setup: Setup) -> None:
     import torch
 
     from benchmarks import tutorial
+    from pipeline.ablation.loading import load_data
     from pipeline.config import Config
-    from pipeline.data import load
     from pipeline.data.dataset import Split
     from pipeline.training.batches import TrainingBatches, ValidationBatches
     from pipeline.training.epoch import epoch
@@ -79,14 +79,15 @@ def _serve(connection: Connection, setup: Setup) -> None:
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     if setup.threads:
         torch.set_num_threads(setup.threads)
-    data = load(setup.dataset, setup.data_dir)
+    config = Config(variant=setup.variant, dataset=setup.dataset, data_dir=setup.data_dir)
+    data = load_data(config)
     device = torch.device(setup.device)
     is_tutorial = setup.precision == "tutorial"
     workers = os.cpu_count() or 1 if device.type == "cuda" else 0  # a GPU outpaces one process
     if is_tutorial:
         model, criterion, optimizer = tutorial.setup(setup.variant, device)
     else:
-        model, criterion, optimizer = prepare(Config(variant=setup.variant), device)
+        model, criterion, optimizer = prepare(config, data, device)
         trains = fast_step(model, criterion, optimizer, setup.precision, tutorial.BATCH_SIZE)
         validates = fast_step(model, criterion, None, "fp32", VALIDATION_BATCH_SIZE)
     clock = _Clock(criterion, optimizer)
@@ -133,7 +134,7 @@ def _serve(connection: Connection, setup: Setup) -> None:
             connection.send(_peak_memory(device))
         elif task == "loading":
             started = time.perf_counter()
-            load(setup.dataset, setup.data_dir)
+            load_data(config)
             connection.send(time.perf_counter() - started)
 
 

@@ -23,7 +23,7 @@ from benchmarks.figures import (
     spread,
     target_lines,
 )
-from pipeline.config import DATASETS, DEVICES, PRECISIONS, Config
+from pipeline.config import DEVICES, PRECISIONS, Config
 
 # The targets are for a GPU, and for this many images, variants, seeds and epochs.
 SIZE = (50_000, 3, 10, 30)
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--device", default="auto", choices=DEVICES)
     parser.add_argument("--precision", default="auto", choices=PRECISIONS)
-    parser.add_argument("--dataset", default="cifar100", choices=DATASETS)
+    parser.add_argument("--dataset", default="cifar100", choices=["cifar100", "synthetic"])
     parser.add_argument("--data-dir", default="auto", help="where CIFAR-100 lies")
     parser.add_argument("--train-images", type=int, default=0, help="how many; 0 takes all")
     parser.add_argument("--output", type=Path, help="a JSON file")
@@ -58,19 +58,26 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> Figures:
     """Train each variant with each seed. The medians exclude the very first epoch."""
     started = time.perf_counter()
-    from pipeline.data import load
+    from pipeline.ablation.loading import load_data
     from pipeline.training.device import choose_device, choose_precision
     from pipeline.training.loop import train_network
 
     variants = options.variants.split(",")
     configs = [
-        Config(variant, epochs=options.epochs, seed=seed)
+        Config(
+            variant=variant,
+            dataset=options.dataset,
+            data_dir=options.data_dir,
+            train_images=options.train_images,
+            epochs=options.epochs,
+            seed=seed,
+        )
         for seed in range(options.seeds)
         for variant in variants
     ]
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    data = load(options.dataset, options.data_dir, options.train_images)
+    data = load_data(configs[0])
     histories = [train_network(config, data, device, precision)[1] for config in configs]
     total = time.perf_counter() - started
 

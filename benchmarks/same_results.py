@@ -73,8 +73,8 @@ def _train(task: Task) -> dict[str, Any]:
 
     from benchmarks import tutorial
     from benchmarks.figures import origin
+    from pipeline.ablation.loading import load_data
     from pipeline.config import Config
-    from pipeline.data import load
     from pipeline.training.batches import TrainingBatches, ValidationBatches
     from pipeline.training.epoch import epoch
     from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step, prepare
@@ -83,9 +83,12 @@ def _train(task: Task) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # hides progress bars
     device = torch.device("cpu")
-    data = load("cifar100", task.data_dir)
+    config = Config(
+        variant=task.variant, dataset="cifar100", data_dir=task.data_dir, seed=task.seed
+    )
+    data = load_data(config)
     precision, one_by_one = WAYS[task.way]
-    network, criterion, optimizer = prepare(Config(task.variant, seed=task.seed), device)
+    network, criterion, optimizer = prepare(config, data, device)
     fast = TrainingBatches(data.training, tutorial.BATCH_SIZE, task.seed, device)
     training: Any = tutorial.loader(data.training, True, 0) if one_by_one else fast
     validation = ValidationBatches(data.validation, VALIDATION_BATCH_SIZE, device)

@@ -1,7 +1,7 @@
 """The tutorial's training, as published, as a baseline."""
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from pipeline import CNNNetwork, training_transform, validation_transform
+from pipeline.ablation.loading import load_ablation
 from pipeline.data.dataset import Split
 
 BATCH_SIZE = 256
@@ -50,7 +51,8 @@ def loader(split: Split, train: bool, workers: int) -> Batches:
 
 def setup(variant: str, device: torch.device) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
     """Return network, criterion and optimiser."""
-    model = Network(variant).to(device)
+    settings: Any = load_ablation("auto").variants[variant]
+    model = Network(**settings).to(device)
     return model, nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), lr=0.001)
 
 

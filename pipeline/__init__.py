@@ -1,25 +1,36 @@
-"""A CIFAR-100 ablation, tracked with MLflow.
+"""Ablation studies of image classifiers, tracked with MLflow.
 
-`from pipeline import CNNNetwork, epoch, training_transform, validation_transform` provides the
-tutorial's four pieces. They load on first use, so that `python -m pipeline --help` does not wait
-for torch.
+`from pipeline import Ablation` is for a file of your own (docs/your-own-ablation.md). The other
+names are the tutorial's four pieces. All load on first use, so that `python -m pipeline --help`
+does not wait for torch.
 
 Packages are layers that import only those below them: `cli`, `study`, `report`, `runs`, `models`,
-`training`, `store`, `data`. All may import `machine`, `upstream`, `config`, `errors` and
-`interruption`. docs/architecture.md has the map.
+`training`, `ablation`, `store`, `data`. All may import `machine`, `upstream`, `config`, `errors`
+and `interruption`. docs/architecture.md has the map.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.ablation.definition import Ablation
+    from pipeline.data.augmentation import Augmentation
     from pipeline.data.transforms import training_transform, validation_transform
     from pipeline.training.epoch import epoch
     from pipeline.training.network import CNNNetwork
 
-__all__ = ["CNNNetwork", "epoch", "training_transform", "validation_transform"]
+__all__ = [
+    "Ablation",
+    "Augmentation",
+    "CNNNetwork",
+    "epoch",
+    "training_transform",
+    "validation_transform",
+]
 
 _HOME = {
+    "Ablation": "pipeline.ablation.definition",
+    "Augmentation": "pipeline.data.augmentation",
     "CNNNetwork": "pipeline.training.network",
     "epoch": "pipeline.training.epoch",
     "training_transform": "pipeline.data.transforms",

@@ -6,19 +6,19 @@ meanwhile: neither can be imported again after a partial import.
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import typer
 
 from pipeline import interruption, options
-from pipeline.config import DATASETS, Config, check_choice
-from pipeline.errors import MachineError
+from pipeline.config import AUTO, Config, check_choice
 from pipeline.interruption import Interrupted
 from pipeline.study.grid import (
     REGISTER,
     REUSE,
     Grid,
-    auto_grid,
+    check_margin,
     check_name,
     parse_jobs,
     parse_rates,
@@ -27,7 +27,7 @@ from pipeline.study.grid import (
 )
 
 app = typer.Typer(
-    help="Train, compare and evaluate the tutorial's CIFAR-100 network, tracked with MLflow.",
+    help="Ablation studies of image classifiers, tracked with MLflow.",
     add_completion=False,
     pretty_exceptions_enable=False,
     # MLproject writes data_dir; the command-line convention is data-dir. Accept both.
@@ -41,6 +41,7 @@ STUDY_REMEDY = "the same command again, which keeps what is done"
 @app.command()
 def train(
     context: typer.Context,
+    ablation: options.Ablation = DEFAULT.ablation,
     variant: options.Variant = DEFAULT.variant,
     dataset: options.Dataset = DEFAULT.dataset,
     data_dir: options.DataDir = DEFAULT.data_dir,
@@ -58,7 +59,8 @@ def train(
     settings = {name: context.params[name] for name in DEFAULT.as_dict()}
     config = Config(**settings)
     with interruption.deferred():
-        from pipeline.data import load
+        from pipeline.ablation.loading import absolute, completed, load_data
+        from pipeline.models.trial import try_variants
         from pipeline.runs.queries import get_run, given_run
         from pipeline.runs.resume import configuration, is_complete
         from pipeline.runs.training_run import train_run
@@ -66,13 +68,18 @@ def train(
         from pipeline.store.initialization import check_experiment, check_store
         from pipeline.store.liveness import mark_dead_runs
         from pipeline.training.device import choose_device
+        from pipeline.upstream import typed_in
 
+    config = replace(config, ablation=absolute(ablation, typed_in()))
     check_store()
     run = given_run() if resume is None else get_run(resume)
     if run:
         mark_dead_runs()
         run = get_run(run.info.run_id)
-        config = configuration(run, _given(context, settings, typed=resume is not None))
+        given = _given(context, settings, typed=resume is not None)
+        if "ablation" in given:
+            given["ablation"] = config.ablation
+        config = configuration(run, given)
         if is_complete(run, config):
             print(
                 f"run {run.info.run_id} is finished, with {config.epochs} epochs; for more:"
@@ -81,8 +88,10 @@ def train(
             return
     else:
         check_experiment()
+    config = completed(config)
     choose_device(config.device)
-    data = load(config.dataset, config.data_dir, config.train_images, config.validation)
+    data = load_data(config)
+    try_variants(config, data, [config.variant])
     result = train_run(config, data, continued=run)
     last, registered = result.history[-1], result.registered
     assert registered  # as requested
@@ -109,7 +118,8 @@ def _given(context: typer.Context, settings: Mapping[str, Any], typed: bool) -> 
 
 @app.command()
 def ablate(
-    variants: options.Variants = "base,bn,dropout",
+    ablation: options.Ablation = DEFAULT.ablation,
+    variants: options.Variants = AUTO,
     seeds: options.Seeds = "5",
     margin: options.Margin = 0.5,
     max_seeds: options.MaxSeeds = 30,
@@ -126,18 +136,18 @@ def ablate(
     register: options.Register = "median",
     reuse: options.Reuse = "same",
     jobs: options.Jobs = "auto",
+    dry_run: options.DryRun = False,
 ) -> None:
     """Train several variants with several seeds: a parent run, one child run each, a report."""
-    if seeds == "auto":
-        grid = auto_grid(parse_variants(variants), parse_rates(lr), margin, max_seeds)
-    else:
-        grid = Grid(parse_variants(variants), parse_seeds(seeds), parse_rates(lr))
+    rates = parse_rates(lr)
+    margin = check_margin(margin, max_seeds, rates) if seeds == AUTO else 0.0
+    asked_seeds = range(max_seeds) if seeds == AUTO else parse_seeds(seeds)
     check_name(name)
     check_choice("register", register, tuple(REGISTER))
     check_choice("reuse", reuse, REUSE)
     asked_jobs = parse_jobs(jobs)
     if validation == "auto":
-        validation = "test" if len(grid.rates) == 1 else "holdout"
+        validation = "test" if len(rates) == 1 else "holdout"
     settings: dict[str, Any] = {
         "dataset": dataset,
         "data_dir": data_dir,
@@ -148,14 +158,26 @@ def ablate(
         "train_images": train_images,
         "validation": validation,
     }
-    config, *_ = [Config(**settings, lr=rate) for rate in grid.rates]  # which checks each rate
+    config, *_ = [Config(**settings, lr=rate) for rate in rates]  # which checks each rate
     with interruption.deferred():
+        from pipeline.ablation.loading import absolute, completed, load_ablation
         from pipeline.errors import StoreError
         from pipeline.store.initialization import check_experiment, check_store
+        from pipeline.study.dry_run import preview_study
+        from pipeline.study.margin import check_effects
         from pipeline.study.study import run_study
+        from pipeline.upstream import typed_in
 
+    config = completed(replace(config, ablation=absolute(ablation, typed_in())))
+    asked = load_ablation(config.ablation)
+    chosen = parse_variants(variants, list(asked.variants), asked.compared or list(asked.variants))
+    grid = Grid(chosen, asked_seeds, rates, margin)
+    check_effects(asked, grid)
     check_store()
-    check_experiment()
+    experiment = check_experiment()
+    if dry_run:
+        preview_study(config, grid, reuse=reuse, asked_jobs=asked_jobs, experiment=experiment)
+        return
     try:
         run_study(config, grid, name=name, register=register, reuse=reuse, asked_jobs=asked_jobs)
     except Interrupted as stop:
@@ -169,32 +191,39 @@ def ablate(
 def compare(
     runs: options.RunIds = None,
     experiment: options.Experiment = None,
+    ablation: options.OwnAblation = AUTO,
 ) -> None:
     """Write a study's report on finished runs, such as three that were started separately."""
     with interruption.deferred():
+        from pipeline.ablation.loading import absolute
         from pipeline.store.initialization import check_experiment, check_store
         from pipeline.study.compare import compare_runs
+        from pipeline.upstream import typed_in
 
+    ablation = absolute(ablation, typed_in())
     check_store()
-    compare_runs(runs or [], experiment or ("" if runs else check_experiment()))
+    compare_runs(runs or [], experiment or ("" if runs else check_experiment()), ablation)
 
 
 @app.command()
 def evaluate(
     model: options.Model,
-    dataset: options.ModelDataset = "auto",
+    dataset: options.ModelDataset = AUTO,
     data_dir: options.DataDir = DEFAULT.data_dir,
+    ablation: options.OwnAblation = AUTO,
 ) -> None:
     """Evaluate a model on its data set's validation split, as a new MLflow run."""
-    check_choice("dataset", dataset, ("auto", *DATASETS))
     with interruption.deferred():
+        from pipeline.ablation.loading import absolute
         from pipeline.runs.evaluation_run import evaluate_run
         from pipeline.store.address import where_to_look
         from pipeline.store.initialization import check_experiment, check_store
+        from pipeline.upstream import typed_in
 
+    ablation = absolute(ablation, typed_in())
     check_store()
     check_experiment()
-    run, name, evaluation = evaluate_run(model, dataset, data_dir)
+    run, name, evaluation = evaluate_run(model, dataset, data_dir, ablation)
     print(f"{model} on {name}'s validation split")
     for metric, value in evaluation.metrics.items():
         print(f"  {metric:20} {value:.4f}")
@@ -211,25 +240,13 @@ def data(
     sources: options.Sources = False,
     source: options.SourceAddress = None,
 ) -> None:
-    """Fetch, verify and prepare CIFAR-100; training does the same if it is missing."""
+    """Fetch, verify and cache what can be downloaded; training does so too if it is missing."""
     if source:
         os.environ["PIPELINE_DATA_SOURCE"] = source
     with interruption.deferred():
-        from pipeline.data import cifar100, download
-        from pipeline.data.sources import chosen_sources
+        from pipeline.data import describe_sources, prepare, verify
 
     if sources:
-        print("\n".join(download.describe(chosen_sources())))
-    elif check:
-        verified = cifar100.check(data_dir)
-        if not verified:
-            raise MachineError(
-                "CIFAR-100 is neither in data_dir nor in the cache; fetch it by: data"
-            )
-        print("\n".join(verified))
+        print(describe_sources())
     else:
-        loaded = cifar100.load(data_dir)
-        print(
-            f"CIFAR-100: {len(loaded.training):,} training and {len(loaded.validation):,}"
-            f" validation images, sha256 {loaded.digest}, cached in {cifar100.array_folder()}"
-        )
+        print(verify(data_dir) if check else prepare(data_dir))

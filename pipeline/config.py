@@ -4,29 +4,14 @@ Imports neither torch nor MLflow: a wrong value is reported before they load.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from typing import NamedTuple
 
 from pipeline.errors import InputError
 
-
-class Layers(NamedTuple):
-    """What a variant adds to the base network."""
-
-    batch_norm: bool  # after each convolution's ReLU
-    dropout: bool  # p = 0.5, after fc1's ReLU
-
-
-# `dropout` is the tutorial's last network, dropout on top of BatchNorm; `base_dropout` completes
-# the 2x2 design.
-VARIANTS = {
-    "base": Layers(batch_norm=False, dropout=False),
-    "bn": Layers(batch_norm=True, dropout=False),
-    "dropout": Layers(batch_norm=True, dropout=True),
-    "base_dropout": Layers(batch_norm=False, dropout=True),
-}
-DATASETS = ("cifar100", "synthetic")
+AUTO = "auto"
+APPLICATION = "mlflow-ablation"  # the folder of what a user's runs keep outside the store
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 # test: on the `train=False` split, as in the tutorial. holdout: on a tenth of the training split.
@@ -36,13 +21,16 @@ MAX_NAME = 250  # characters in a run's name in MLflow's databases
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that determines a run's result. The recipe is the tutorial's, except for `lr`.
+    """Everything that determines a run's result.
+
+    ablation: a file or module, which says what `variant` and `dataset` may be (`ablation.loading`).
 
     Raises InputError, naming the setting and its options.
     """
 
-    variant: str = "base"
-    dataset: str = "cifar100"
+    ablation: str = AUTO
+    variant: str = AUTO
+    dataset: str = AUTO
     data_dir: str = "auto"
     epochs: int = 30
     batch_size: int = 256
@@ -54,9 +42,8 @@ class Config:
     validation: str = "test"
 
     def __post_init__(self) -> None:
-        check_text("data_dir", self.data_dir)
-        check_choice("variant", self.variant, VARIANTS)
-        check_choice("dataset", self.dataset, DATASETS)
+        for name in ("ablation", "variant", "dataset", "data_dir"):
+            check_text(name, getattr(self, name))
         check_choice("device", self.device, DEVICES)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("validation", self.validation, VALIDATIONS)
@@ -71,7 +58,7 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """Name of the MLflow run: `bn-seed0`, or `bn-seed0-lr0.01` where lr is not 0.001."""
+        """Name of the MLflow run: variant and seed, and `lr0.01` where it is not the default."""
         name = f"{self.variant}-seed{self.seed}"
         return name if self.lr == Config.lr else f"{name}-lr{self.lr:g}"
 
@@ -80,7 +67,7 @@ class Config:
         return asdict(self)
 
 
-def check_choice(name: str, value: str, choices: "tuple[str, ...] | dict[str, Layers]") -> None:
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Raise InputError unless `value` is one of `choices`."""
     if value not in choices:
         guess = get_close_matches(value, choices, n=1)

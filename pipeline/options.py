@@ -4,22 +4,29 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import DATASETS, DEVICES, PRECISIONS, VALIDATIONS, VARIANTS
+from pipeline.config import DEVICES, PRECISIONS, VALIDATIONS
 
-Variant = Annotated[str, typer.Option(help=f"Network: {', '.join(VARIANTS)}.")]
-Dataset = Annotated[str, typer.Option(help=f"Data set: {', '.join(DATASETS)} (built in).")]
+Ablation = Annotated[
+    str,
+    typer.Option(
+        help="What is compared: a Python file, or a module's name; auto: the tutorial's network"
+        " (ablations/tutorial.py)."
+    ),
+]
+Variant = Annotated[str, typer.Option(help="Which of the ablation's variants; auto: the first.")]
+Dataset = Annotated[str, typer.Option(help="Which of the ablation's data sets; auto: the first.")]
 DataDir = Annotated[
     str,
     typer.Option(
-        help="Folder that holds the files of CIFAR-100, or gets them; ignored for synthetic. auto:"
+        help="Folder that holds the data set's files, or gets them; ignored if it has none. auto:"
         " $PIPELINE_DATA_DIR, else ./data if the data is there, else a per-user cache."
     ),
 ]
 Epochs = Annotated[int, typer.Option(help="Passes over the training images; at least 1.")]
 BatchSize = Annotated[int, typer.Option(help="Images per training step; at least 1.")]
-LearningRate = Annotated[float, typer.Option(help="Adam's learning rate; above 0.")]
+LearningRate = Annotated[float, typer.Option(help="Learning rate; above 0.")]
 Seed = Annotated[
-    int, typer.Option(help="Decides weights, order, augmentation and dropout; at least 0.")
+    int, typer.Option(help="Decides all that is random: weights, order, augmentation; at least 0.")
 ]
 Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}; auto: cuda if there is one.")]
 Precision = Annotated[
@@ -29,8 +36,8 @@ TrainImages = Annotated[int, typer.Option(help="Use only the first N training im
 Validation = Annotated[
     str,
     typer.Option(
-        help=f"{', '.join(VALIDATIONS)}: validate on the train=False split, or on a tenth of the"
-        " training split, and read the train=False split once, at the end."
+        help=f"{', '.join(VALIDATIONS)}: validate on the validation images, or on a tenth of the"
+        " training images, and read the validation images once, at the end."
     ),
 ]
 Resume = Annotated[
@@ -42,7 +49,9 @@ Resume = Annotated[
 ]
 
 # Studies.
-Variants = Annotated[str, typer.Option(help=f"Networks to compare, out of {','.join(VARIANTS)}.")]
+Variants = Annotated[
+    str, typer.Option(help="Variants to compare, such as a,b; auto: those that the ablation names.")
+]
 Seeds = Annotated[
     str, typer.Option(help="A count (5: seeds 0 to 4), a range (0-9), a list (0,3,7), or auto.")
 ]
@@ -55,7 +64,7 @@ Margin = Annotated[
 ]
 MaxSeeds = Annotated[int, typer.Option(help="With seeds=auto: the most seeds of a variant.")]
 LearningRates = Annotated[
-    str, typer.Option(help="Adam's learning rate, above 0, or several (0.01,0.001).")
+    str, typer.Option(help="Learning rate, above 0, or several (0.01,0.001).")
 ]
 StudyValidation = Annotated[
     str, typer.Option(help="As in train; auto: test, or holdout if there are several lr.")
@@ -87,7 +96,18 @@ Jobs = Annotated[
     ),
 ]
 
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only check every variant, list the runs, and estimate time and memory.",
+    ),
+]
+
 # Other commands.
+OwnAblation = Annotated[
+    str, typer.Option(help="File or module of the ablation; auto: that of the runs.")
+]
 RunIds = Annotated[
     list[str] | None,
     typer.Argument(help="Ids of finished training runs; none: all of an experiment."),
@@ -101,10 +121,10 @@ Experiment = Annotated[
     ),
 ]
 Model = Annotated[
-    str, typer.Option(help="A model's URI, such as models:/cifar100-cnn@bn, or the id of its run.")
+    str, typer.Option(help="A model's URI, such as models:/NAME@VARIANT, or the id of its run.")
 ]
 ModelDataset = Annotated[
-    str, typer.Option(help=f"auto (what it was trained on), {', '.join(DATASETS)}.")
+    str, typer.Option(help="A data set of the ablation; auto: what the model was trained on.")
 ]
 Check = Annotated[
     bool, typer.Option("--check", help="Verify every byte of what is there; fetch nothing.")

@@ -154,6 +154,19 @@ def export_from_memory() -> Iterator[None]:
         torch.export.save = save
 
 
+def typed_in() -> Path:
+    """The folder in which the command was typed; MLflow runs a project's in the project's folder.
+
+    Its own parameter type `path` has no default that exists in every folder, and refuses modules.
+    """
+    if "MLFLOW_RUN_ID" in os.environ:
+        with suppress(psutil.Error, StopIteration):
+            parents = psutil.Process().parents()
+            mlflow_run = next(p for p in parents if "-m pipeline" not in " ".join(p.cmdline()))
+            return Path(mlflow_run.cwd())
+    return Path.cwd()
+
+
 def keep_status(run_id: str, status: str) -> None:
     """Start a process that sets the run's status once `mlflow run`, our parent, has ended.
 

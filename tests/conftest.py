@@ -24,16 +24,34 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingSt
 from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
 from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
 
-from pipeline import interruption
+from pipeline import CNNNetwork, interruption
 from pipeline.__main__ import main
-from pipeline.config import Config
+from pipeline.ablation.loading import load_ablation, load_data, source_files
+from pipeline.config import AUTO, Config
 from pipeline.data import synthetic
+from pipeline.data.dataset import ImageDataset
+from pipeline.runs.provenance import code_digest
 
 # In a command MLflow is told so before it is imported.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 # Half a second, and always the same.
 synthetic.generate = cache(synthetic.generate)
+
+# The tutorial's: their settings, by name.
+VARIANTS = load_ablation(AUTO).variants
+
+
+def network_of(variant: str) -> CNNNetwork:
+    """A new network of the tutorial's ablation."""
+    return CNNNetwork(**VARIANTS[variant])  # type: ignore[arg-type]
+
+
+def drawn_data(train_images: int = 0, validation: str = "test") -> ImageDataset:
+    """The built-in data set."""
+    settings = {"train_images": train_images, "validation": validation}
+    return load_data(Config(dataset="synthetic", **settings))  # type: ignore[arg-type]
+
 
 ROOT = Path(__file__).parents[1]
 # The real CIFAR-100, for the tests that can use it.
@@ -229,6 +247,9 @@ def status_in_the_end(folder: Path, expected: str) -> str:
 
 def forget_stores() -> None:
     """Begin as a new process does: MLflow keeps stores open by address, even a relative one."""
+    load_ablation.cache_clear()  # a test may have written another file of that name
+    source_files.cache_clear()
+    code_digest.cache_clear()
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     for registry in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
         registry._get_store_with_resolved_uri.cache_clear()

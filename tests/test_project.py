@@ -33,6 +33,7 @@ def test_every_parameter_is_in_its_command_and_is_an_option_with_that_default(
     if command == "train":
         # `mlflow run` has an option of its own for that: --run-id.
         del options["context"], options["resume"]
+    options.pop("dry_run", None)  # only prints
     assert options.keys() == declared["parameters"].keys()
     for name, parameter in declared["parameters"].items():
         default = options[name].default
@@ -115,6 +116,26 @@ def test_the_git_address_works_from_another_folder_in_an_environment_from_conda_
     assert found.data.tags["mlflow.source.git.commit"] == commit
     assert found.data.tags["git_dirty"] == "false"
     assert list(folder.glob("mlruns/0/models/*/artifacts/MLmodel"))
+
+
+# What only an ablation's file, `training` and `data` may name: variants, layers, data sets.
+NAMES = (
+    r"\b(bn|base_dropout|cifar\S*|synthetic|batch_?norm\w*|dropout\w*|conv\w*2d|relu|maxpool\w*)\b"
+)
+QUOTED = r"[\"'`](base|dropout)[\"'`]"
+COUNTS = r"100 (different )?classes|ln\(?100|N, 100|32, 32|32x32"
+
+
+def test_no_other_code_names_a_variant_a_layer_a_data_set_or_a_number_of_classes() -> None:
+    named = []
+    for path in sorted((ROOT / "pipeline").rglob("*.py")):
+        name = path.relative_to(ROOT / "pipeline").as_posix()
+        if name.startswith(("data/", "training/")):
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if re.search(f"{NAMES}|{QUOTED}|{COUNTS}", line, re.IGNORECASE):
+                named.append(f"{name}:{number}: {line.strip()}")
+    assert named == []
 
 
 def test_a_package_has_at_most_nine_modules_and_a_module_250_lines() -> None:

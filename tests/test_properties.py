@@ -8,6 +8,7 @@ import shlex
 import sys
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +16,7 @@ from typing import Any, cast
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, Answer, runs_in
+from conftest import ROOT, VARIANTS, Answer, runs_in
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mlflow.entities import Run, RunData, RunInfo
@@ -23,7 +24,7 @@ from mlflow.entities import Run, RunData, RunInfo
 import pipeline.data
 from pipeline import interruption
 from pipeline.__main__ import main
-from pipeline.config import DATASETS, MAX_NAME, PRECISIONS, VALIDATIONS, VARIANTS, Config
+from pipeline.config import MAX_NAME, PRECISIONS, VALIDATIONS, Config
 from pipeline.data import cifar100, cifar100_files, download
 from pipeline.errors import InputError
 from pipeline.models.evaluation import Evaluation
@@ -60,8 +61,6 @@ NUMBERS = st.one_of(
     st.integers().map(str), st.integers(0, 9).map(str), st.floats().map(repr), ODD_NUMBERS
 )
 CHOICES: dict[str, tuple[str, ...]] = {
-    "variant": tuple(VARIANTS),
-    "dataset": DATASETS,
     "device": ("auto", "cpu", "cuda"),
     "precision": PRECISIONS,
     "validation": VALIDATIONS,
@@ -172,7 +171,7 @@ def test_any_text_is_a_list_of_seeds_rates_or_variants_or_one_line(
         for name, parse in (
             ("seeds", parse_seeds),
             ("rates", parse_rates),
-            ("variants", parse_variants),
+            ("variants", partial(parse_variants, known=list(VARIANTS), compared=["base", "bn"])),
         ):
             try:
                 values = cast(list[Any], parse(text))

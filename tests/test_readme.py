@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Study, run
+from conftest import ROOT, Study, drawn_data, project_address, run, runs_in
 from PIL import Image
-
-from pipeline.data import load
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,6 +16,7 @@ CODE = {
     page.name: re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL) for page in PAGES
 }
 (LOAD,), (REBUILD,), (TUTORIAL,) = CODE["README.md"], CODE["models.md"], CODE["tutorial.md"]
+(OWN,) = CODE["your-own-ablation.md"]
 
 
 @pytest.mark.parametrize("block", [LOAD, REBUILD], ids=["load", "rebuild"])
@@ -30,7 +29,7 @@ def test_the_code_that_loads_a_model(study: Study, block: str) -> None:
     assert last == "end"
     if block is LOAD:
         name, probability = shown[-1].split()
-        assert name in load("synthetic").class_names
+        assert name in drawn_data().class_names
         assert 0 < float(probability) <= 1
 
 
@@ -50,8 +49,31 @@ def test_the_tutorials_own_loop(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_ablation_of_ones_own_from_an_empty_file_to_a_report(tmp_path: Path) -> None:
+    (tmp_path / "digits_cnn.py").write_text(OWN)
+    text = (ROOT / "docs" / "your-own-ablation.md").read_text()
+    commands = re.findall(r"^(?:mlflow run|python -m pipeline) .*$", text, re.MULTILINE)
+    assert len(commands) == 4
+    preview, study, single, evaluation = (
+        run(tmp_path, *command.replace("run .", f"run {project_address()}").split())
+        for command in commands
+    )
+    for answer in (preview, study, single, evaluation):
+        assert answer.status == 0, answer.err
+    assert "15 runs, 0 of them finished" in preview.out
+    assert "plain-seed0-lr0.003: to train" in preview.out
+    assert len(runs_in(tmp_path, "train")) == 15 + 1  # the preview stored nothing
+    for subject in ("BatchNorm", "idth 64 instead of 16"):
+        assert re.search(f"{subject} .*validation accuracy", study.out), subject
+    assert "models:/digits-digits_cnn@norm" in study.out
+    (report,) = tmp_path.glob("mlruns/0/*/artifacts/report.md")
+    assert not re.search("cifar|dropout|100 classes", report.read_text(), re.IGNORECASE)
+    assert "wide-seed0-lr0.003" in single.out
+    assert "accuracy" in evaluation.out
+
+
 def test_every_snippet_is_run_by_a_test_here() -> None:
-    assert sum(len(blocks) for blocks in CODE.values()) == 3
+    assert sum(len(blocks) for blocks in CODE.values()) == 4
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -80,7 +102,7 @@ def test_readme_is_short_and_leads_to_every_page() -> None:
     lines = README.read_text().splitlines()
     assert len(lines) <= 150
     assert [line for line in lines if len(line) > 120] == []
-    linked = set(re.findall(r"\]\(([\w/]+\.md)\)", README.read_text()))
+    linked = set(re.findall(r"\]\(([\w/-]+\.md)\)", README.read_text()))
     assert linked >= {page.relative_to(ROOT).as_posix() for page in PAGES[1:]}
 
 

@@ -1,42 +1,39 @@
-"""The data sets as uint8 tensors in memory, and the augmentation of whole batches.
+"""Data sets as uint8 tensors in memory, and the augmentation of whole batches.
 
-`load` returns a data set. `cifar100` finds, fetches and caches the real one, and `cifar100_files`
-verifies and reads its files; `sources` and `download` are where they come from. `synthetic` draws
-the built-in one. `augmentation` does in batches what `transforms` does per image.
+`cifar100` finds, fetches and caches the real one, and `cifar100_files` verifies and reads its
+files; `sources` and `download` are where they come from. `synthetic` draws the built-in one, and
+`arrays` makes a data set of anything else. `augmentation` does in batches what `transforms` does
+per image.
 
-May import only the shared modules (`config`, `errors`).
+May import only the shared modules (`config`, `errors`, `machine`).
 """
 
-from dataclasses import replace
-
-from pipeline.config import DATASETS, check_choice
-from pipeline.data import synthetic
-from pipeline.data.dataset import ImageDataset
-from pipeline.errors import InputError
+from pipeline.errors import MachineError
 
 
-def load(
-    name: str, data_dir: str = "auto", train_images: int = 0, validation: str = "test"
-) -> ImageDataset:
-    """Return the data set `name`; `train_images` keeps that many training images (0: all).
+def prepare(data_dir: str) -> str:
+    """Fetch, verify and cache what can be downloaded; say what there is."""
+    from pipeline.data import cifar100
 
-    With `validation="holdout"` a tenth of those is held out by `ImageDataset.hold_out`.
+    loaded = cifar100.load(data_dir)
+    return (
+        f"CIFAR-100: {len(loaded.training):,} training and {len(loaded.validation):,} validation"
+        f" images, sha256 {loaded.digest}, cached in {cifar100.array_folder()}"
+    )
 
-    Raises InputError if the files are missing or altered, or hold fewer images than asked for;
-    MachineError if there is no network to download them.
-    """
-    check_choice("dataset", name, DATASETS)
-    if name == "synthetic":
-        data = synthetic.generate()
-    else:
-        # It needs libraries to read and fetch files; the rest, even training, needs only torch.
-        from pipeline.data import cifar100
 
-        data = cifar100.load(data_dir)
-    if train_images > len(data.training):
-        raise InputError(
-            f"train_images is {train_images}; {name} has {len(data.training)} of them (0 takes all)"
-        )
-    if train_images:
-        data = replace(data, training=data.training.first(train_images))
-    return data.hold_out() if validation == "holdout" else data
+def verify(data_dir: str) -> str:
+    """Verify every byte of what was downloaded. Raises MachineError if there is nothing."""
+    from pipeline.data import cifar100
+
+    verified = cifar100.check(data_dir)
+    if not verified:
+        raise MachineError("CIFAR-100 is neither in data_dir nor in the cache; fetch it by: data")
+    return "\n".join(verified)
+
+
+def describe_sources() -> str:
+    """List the sources of what can be downloaded, and how long each takes."""
+    from pipeline.data import download, sources
+
+    return "\n".join(download.describe(sources.chosen_sources()))

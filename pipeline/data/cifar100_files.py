@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import torch
 from PIL import Image
 from platformdirs import user_cache_path
@@ -167,6 +165,10 @@ def _read_parquet(contents: list[bytes]) -> Splits:
 
 def _from_parquet(content: bytes) -> Split:
     """Decode the Hub's layout: `img` is a struct of `bytes`, a PNG, and `path`."""
+    # Rarely needed: the cache holds plain arrays.
+    import pyarrow
+    import pyarrow.parquet
+
     columns = ["img", "fine_label"]
     table = pyarrow.parquet.read_table(pyarrow.BufferReader(content), columns=columns)
     encoded = table["img"].combine_chunks().field("bytes")

@@ -13,12 +13,13 @@ Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.int64]
 
 CALIBRATION_BINS = 15
+TOP = 5
 
 
 class Evaluation(NamedTuple):
     """metrics: fractions from 0 to 1, `loss` in nats.
 
-    confusion: `[100, 100]`, images by true class (row) and predicted class (column).
+    confusion: `[classes, classes]`, images by true class (row) and predicted class (column).
     per_class and confusions: tables, the worst class and the most frequent confusion first.
     """
 
@@ -29,22 +30,28 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(probabilities: Floats, data: ImageDataset) -> Evaluation:
-    """Evaluate probabilities `[N, 100]` predicted for the validation split of `data`."""
+    """Evaluate probabilities `[N, classes]` predicted for the validation split of `data`.
+
+    What needs superclasses, or more classes than five, is left out where there are none.
+    """
     # In double precision each row sums to 1 closely enough for scikit-learn.
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True, dtype=np.float64)
     labels = data.validation.labels.numpy()
     classes = np.arange(len(data.class_names))
     predicted = probabilities.argmax(axis=1)
-    superclass_of = np.array(data.superclass_of)
     confusion = confusion_matrix(labels, predicted, labels=classes)
     metrics = {
         "loss": log_loss(labels, probabilities, labels=classes),
         "accuracy": accuracy_score(labels, predicted),
-        "top5_accuracy": top_k_accuracy_score(labels, probabilities, k=5, labels=classes),
-        # Of the superclass that contains the predicted class.
-        "superclass_accuracy": accuracy_score(superclass_of[labels], superclass_of[predicted]),
-        "calibration_error": calibration_error(probabilities, labels),
     }
+    if len(classes) > TOP:
+        top = top_k_accuracy_score(labels, probabilities, k=TOP, labels=classes)
+        metrics[f"top{TOP}_accuracy"] = top
+    if data.superclass_of:  # of the superclass that contains the predicted class
+        superclass_of = np.array(data.superclass_of)
+        right = accuracy_score(superclass_of[labels], superclass_of[predicted])
+        metrics["superclass_accuracy"] = right
+    metrics["calibration_error"] = calibration_error(probabilities, labels)
     return Evaluation(
         {name: float(value) for name, value in metrics.items()},
         confusion,
@@ -69,14 +76,11 @@ def calibration_error(probabilities: Floats, labels: Integers) -> float:
 
 def _per_class(confusion: Integers, data: ImageDataset) -> pd.DataFrame:
     images = pd.Series(confusion.sum(axis=1))
-    table = pd.DataFrame(
-        {
-            "class": data.class_names,
-            "superclass": [data.superclass_names[coarse] for coarse in data.superclass_of],
-            "images": images,
-            "accuracy": confusion.diagonal() / images,
-        }
-    )
+    table = pd.DataFrame({"class": data.class_names, "images": images})
+    if data.superclass_of:
+        names = [data.superclass_names[coarse] for coarse in data.superclass_of]
+        table.insert(1, "superclass", names)
+    table["accuracy"] = confusion.diagonal() / images
     return table.sort_values(["accuracy", "class"], ignore_index=True)
 
 

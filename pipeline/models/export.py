@@ -1,9 +1,13 @@
 """Export a trained network: its weights as a checkpoint, and a model that classifies pixels."""
 
 import json
+from collections.abc import Sequence
+from copy import deepcopy
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -14,16 +18,11 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 
+from pipeline.ablation.definition import Settings
 from pipeline.data.dataset import ImageDataset
 from pipeline.models.safety import digests
 from pipeline.store.waiting import in_store
-from pipeline.training.network import CNNNetwork
 from pipeline.upstream import export_from_memory
-
-PIXELS_TO_PROBABILITIES = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, 32, 32, 3))]),
-    outputs=Schema([TensorSpec(np.dtype("float32"), (-1, 100))]),
-)
 
 # On a logged model: its files' digests as JSON. The tag is in the store's database: altering the
 # files does not alter it.
@@ -35,10 +34,10 @@ class PixelClassifier(nn.Module):
 
     Preprocessing is included, so that users of the model can't get it wrong.
 
-    Input: uint8 `[N, 32, 32, 3]`, RGB, 0..255. Output: float32 `[N, 100]`, each row summing to 1.
+    Input: uint8 `[N, H, W, C]`, 0..255. Output: float32 `[N, num_classes]`, each row summing to 1.
     """
 
-    def __init__(self, network: CNNNetwork) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
@@ -48,14 +47,21 @@ class PixelClassifier(nn.Module):
         return torch.softmax(self.network((x - 0.5) / 0.5), dim=1)
 
 
+def signature(image_shape: Sequence[int], num_classes: int) -> ModelSignature:
+    """The signature of a model: pixels in, `[N, H, W, C]`, probabilities out."""
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *image_shape))]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, num_classes))]),
+    )
+
+
 @in_store
-def log_network(network: CNNNetwork, data: ImageDataset, epochs: int) -> str:
+def log_network(network: nn.Module, settings: Settings, data: ImageDataset, epochs: int) -> str:
     """Store a network trained for `epochs` in the active run, in 2 forms; return the model's URI.
 
-    `checkpoint.pt` holds the weights for fine-tuning. The model `model` classifies pixels; it is a
-    pt2 archive, which loads without pickle and without this project's code. Exporting freezes the
-    network's mode (hence `eval`) and a batch size of 1 (hence an example of 2 images).
-    A model that already exists is kept; an incomplete one is deleted.
+    `checkpoint.pt` holds the weights for fine-tuning, and the `settings` that the network was built
+    with. The model `model` classifies pixels; it is a pt2 archive, which loads without pickle and
+    without any code but torch's. A model that already exists is kept; an incomplete one is deleted.
     """
     run = mlflow.active_run()
     assert run
@@ -68,25 +74,49 @@ def log_network(network: CNNNetwork, data: ImageDataset, epochs: int) -> str:
             client.delete_logged_model(model.model_id)
         elif steps.get(model.model_id) == epochs:
             return str(model.model_uri)
+    portable = portable_network(network)
     with TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint.pt"
-        network.save_checkpoint(checkpoint)
+        # Not by torch itself, which reports a full disk as an internal error.
+        content = BytesIO()
+        torch.save({"settings": dict(settings), "state_dict": portable.state_dict()}, content)
+        checkpoint.write_bytes(content.getvalue())
         mlflow.log_artifact(str(checkpoint))
-        portable = CNNNetwork.from_checkpoint(checkpoint)
     with export_from_memory():
         info = mlflow.pytorch.log_model(
-            PixelClassifier(portable).eval(),
             name="model",
             step=epochs,
-            signature=PIXELS_TO_PROBABILITIES,
-            input_example=data.validation.images[:2].numpy(),
-            serialization_format="pt2",
-            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
             metadata={"dataset": data.name, "class_names": list(data.class_names)},
+            **_model(portable, data),
         )
     _run_on_cpu(str(info.model_uri), str(info.model_id))
     record_digests(str(info.model_uri), str(info.model_id))
     return str(info.model_uri)
+
+
+def save_network(network: nn.Module, data: ImageDataset, folder: Path) -> None:
+    """Write the model that `log_network` would log to a folder."""
+    with export_from_memory():
+        mlflow.pytorch.save_model(path=str(folder), **_model(portable_network(network), data))
+
+
+def portable_network(network: nn.Module) -> nn.Module:
+    """Return a copy that loads anywhere: on the CPU, in the default memory order."""
+    return deepcopy(network).to("cpu").to(memory_format=torch.contiguous_format)
+
+
+def _model(network: nn.Module, data: ImageDataset) -> dict[str, Any]:
+    """What MLflow is given to save a network in its registered form.
+
+    Exporting freezes its mode (hence `eval`) and a batch size of 1 (hence an example of 2 images).
+    """
+    return {
+        "pytorch_model": PixelClassifier(network).eval(),
+        "signature": signature(data.image_shape, data.num_classes),
+        "input_example": data.validation.images[:2].numpy(),
+        "serialization_format": "pt2",
+        "pip_requirements": [f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
+    }
 
 
 def _run_on_cpu(uri: str, model_id: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -15,25 +16,32 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
 
+from pipeline.config import AUTO
 from pipeline.errors import InputError
-from pipeline.models.export import DIGESTS_TAG, PIXELS_TO_PROBABILITIES
+from pipeline.models.export import DIGESTS_TAG, signature
 from pipeline.models.safety import check_harmless, check_unaltered
 from pipeline.store.failures import STORE_ERRORS, first_line, is_outage
 from pipeline.store.waiting import in_store
 from pipeline.upstream import name_and_version
+
+MOST_CHANNELS = 4
 
 
 class LoadedModel(NamedTuple):
     """A model that classifies pixels, and what is known about its origin.
 
     class_names is empty, and dataset `unknown`, for a model that this project did not log.
+    ablation: where that of its run is; `auto`, the default one, if nothing is known.
     """
 
     uri: str
     model: PyFuncModel
     model_id: str | None
+    ablation: str
     dataset: str
     class_names: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    num_classes: int
     versions: tuple[ModelVersion, ...]
 
 
@@ -43,7 +51,7 @@ def load_model(reference: str) -> LoadedModel:
 
     Its files must be those that were logged, if this store knows them, and contain no code, and the
     model must do what its signature says. Raises InputError if a check fails, if there is no such
-    model, or if it does not take pixels and return probabilities of 100 classes.
+    model, or if it does not take pixels and return probabilities.
     """
     uri = f"runs:/{reference}/model" if re.fullmatch("[0-9a-f]{32}", reference) else reference
     with TemporaryDirectory() as copy:  # so that what is loaded is what was checked
@@ -55,21 +63,29 @@ def load_model(reference: str) -> LoadedModel:
                 raise
             raise InputError(
                 f"no model at {reference!r} ({first_line(error)}); name one by a URI such as"
-                " models:/cifar100-cnn@bn, or by the id of its run"
+                " models:/NAME@VARIANT, or by the id of its run"
             ) from None
         try:
-            model, metadata = _load_checked(files, known.tags if known else {})
+            model, metadata, shapes = _load_checked(files, known.tags if known else {})
         except Exception as error:  # whatever the loader of a foreign model raises
             raise InputError(f"the model at {uri} is rejected: {first_line(error)}") from None
     versions: Iterable[ModelVersion] = ()
+    ablation = AUTO
     if known:
-        versions = mlflow.MlflowClient().search_model_versions(f"run_id = '{known.source_run_id}'")
+        client = mlflow.MlflowClient()
+        versions = client.search_model_versions(f"run_id = '{known.source_run_id}'")
+        # Not from the model's own files: it names code that is to be run.
+        source = client.get_run(str(known.source_run_id))
+        ablation = source.data.tags.get("ablation_source", AUTO)
     return LoadedModel(
         uri=uri,
         model=model,
         model_id=known.model_id if known else None,
+        ablation=ablation,
         dataset=str(metadata.get("dataset", "unknown")),
         class_names=tuple(metadata.get("class_names", ())),
+        image_shape=shapes[0],
+        num_classes=shapes[1],
         versions=tuple(versions),
     )
 
@@ -102,8 +118,10 @@ def _look_up(uri: str) -> tuple[str, LoggedModel | None]:
         return uri, None  # it comes from another store
 
 
-def _load_checked(files: Path, tags: Mapping[str, str]) -> tuple[PyFuncModel, dict[str, Any]]:
-    """Load the model in a folder, with its metadata, if it passes the checks.
+def _load_checked(
+    files: Path, tags: Mapping[str, str]
+) -> tuple[PyFuncModel, dict[str, Any], tuple[tuple[int, ...], int]]:
+    """Load the model in a folder, with its metadata and its `_shapes`, if it passes the checks.
 
     `tags` are those of the logged model, if this store knows it. Raises InputError, or whatever
     the loader of a foreign model raises.
@@ -111,30 +129,47 @@ def _load_checked(files: Path, tags: Mapping[str, str]) -> tuple[PyFuncModel, di
     if DIGESTS_TAG in tags:
         check_unaltered(files, json.loads(tags[DIGESTS_TAG]))
     mlmodel = Model.load(str(files))
-    if mlmodel.signature != PIXELS_TO_PROBABILITIES:
-        raise InputError(
-            "it does not take uint8 [N, 32, 32, 3] and return float32 [N, 100];"
-            f" its signature is {' '.join(str(mlmodel.signature).split())}"
-        )
+    image_shape, num_classes = shapes = _shapes(mlmodel)
     metadata = mlmodel.metadata or {}
     names = metadata.get("class_names", ())
-    if names and not len(names) == len(set(names)) == 100:
-        raise InputError("it does not name 100 different classes")
+    if names and not len(names) == len(set(names)) == num_classes:
+        raise InputError(f"it does not name {num_classes} different classes")
     check_harmless(files, mlmodel.flavors)
     # Models that this project did not log run on the CPU too, whatever MLflow would use.
     model = mlflow.pyfunc.load_model(str(files), model_config={"device": "cpu"})
-    _try_out(model)
-    return model, metadata
+    _try_out(model, image_shape, num_classes)
+    return model, metadata, shapes
 
 
-def _try_out(model: PyFuncModel) -> None:
-    """Raise InputError unless the model returns 100 probabilities for each of three images.
+def _shapes(mlmodel: Model) -> tuple[tuple[int, ...], int]:
+    """The height, width and channels of a model's images, and its number of classes.
+
+    Raises InputError unless its signature says: pixels in, probabilities out.
+    """
+    found = mlmodel.signature
+    with suppress(AttributeError, TypeError, ValueError):  # other kinds and numbers of columns
+        [pixels], [probabilities] = found.inputs, found.outputs
+        _, height, width, channels = pixels.shape
+        _, num_classes = probabilities.shape
+        image_shape = height, width, channels
+        right = found == signature(image_shape, num_classes) and channels <= MOST_CHANNELS
+        if right and min(*image_shape, num_classes) > 0:
+            return image_shape, num_classes
+    raise InputError(
+        "it does not take uint8 [N, height, width, channels] and return float32 [N, classes];"
+        f" its signature is {' '.join(str(mlmodel.signature).split())}"
+    )
+
+
+def _try_out(model: PyFuncModel, image_shape: tuple[int, ...], num_classes: int) -> None:
+    """Raise InputError unless the model returns probabilities for each of three images.
 
     Non-finite values pass too: training may have diverged, which is reported after more images.
     """
-    found: object = model.predict(np.zeros((3, 32, 32, 3), np.uint8))
-    if not isinstance(found, np.ndarray) or (found.shape, found.dtype) != ((3, 100), np.float32):
-        raise InputError("it does not return float32 [N, 100], as its signature says")
+    found: object = model.predict(np.zeros((3, *image_shape), np.uint8))
+    shape = (3, num_classes)
+    if not isinstance(found, np.ndarray) or (found.shape, found.dtype) != (shape, np.float32):
+        raise InputError(f"it does not return float32 [N, {num_classes}], as its signature says")
     one = np.allclose(found.sum(axis=1), 1, atol=1e-3) and (found >= 0).all()
     if np.isfinite(found).all() and not one:
         raise InputError("what it returns are not probabilities")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
+from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.store.waiting import in_store
@@ -22,7 +23,7 @@ class RegisteredVersion(NamedTuple):
 
     @property
     def uri(self) -> str:
-        """The URI that loads it, such as `models:/cifar100-cnn/3`."""
+        """The URI that loads it: `models:/<name>/<version>`."""
         return f"models:/{self.name}/{self.version}"
 
 
@@ -38,7 +39,8 @@ def register(
     being the only one of its kind.)
     """
     client = mlflow.MlflowClient()
-    name = f"{data.name}-cnn"
+    # Variants of another ablation may have the same names.
+    name = f"{data.name}-{load_ablation(config.ablation).name}"
     tags = {
         "variant": config.variant,
         "seed": str(config.seed),

@@ -1,7 +1,7 @@
 """Turn finished runs into findings: a table, a summary per variant, an effect per comparison."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,16 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipeline.config import VARIANTS
+from pipeline.ablation.definition import Ablation
+from pipeline.report.contrasts import Contrast, contrasts
 from pipeline.report.findings import Analysis, Finding, Setting
 from pipeline.report.learning_rates import chosen_rates, sign_changes
-from pipeline.report.pairs import COMPARISONS, INTERACTION, TWO_BY_TWO, Pair
 from pipeline.runs.run_result import Booleans, RunResult
 from pipeline.statistics.comparisons import Floats, Outcome, Summary, compare, summarize
 from pipeline.statistics.images import with_other_images
 from pipeline.statistics.intervals import PLANNED, Design
 from pipeline.statistics.sentences import sentence
-from pipeline.training.loop import is_stuck
 
 TARGET_STEP = 0.05  # the target accuracy is a multiple of this
 
@@ -26,30 +25,31 @@ TARGET_STEP = 0.05  # the target accuracy is a multiple of this
 class _Effect(NamedTuple):
     """What is compared: a treatment and a control, one number for each of `runs`' seeds.
 
-    runs: ids by seed (row), of the variants in `signs`, whose effects add up to this one.
+    runs: ids by seed (row), of the contrast's variants.
     """
 
     key: str  # the outcome's column
     outcome: Outcome
-    pair: Pair
+    contrast: Contrast
     treatment: Floats
     control: Floats
     runs: Sequence[Sequence[str]]
-    signs: Sequence[int]
 
 
-def analyse(results: Sequence[RunResult], design: Design = PLANNED) -> Analysis:
-    """Compare the variants in `results`: runs of one recipe, at most one per cell.
+def analyse(ablation: Ablation, results: Sequence[RunResult], design: Design = PLANNED) -> Analysis:
+    """Compare the ablation's variants by `results`: runs of one recipe, at most one per cell.
 
     Every comparison is paired: it uses the seeds that both variants have.
     """
     held_out = results[0].config.validation == "holdout"
     rates = sorted({result.config.lr for result in results})
-    variants = [v for v in VARIANTS if any(result.config.variant == v for result in results)]
+    trained = {result.config.variant for result in results}
+    variants = [variant for variant in ablation.variants if variant in trained]
+    compared = contrasts(ablation)
     notes: list[str] = []
-    chosen = chosen_rates(results, notes)
-    compared = chosen or dict.fromkeys(variants, rates[0])
-    target = reachable_accuracy([r for r in results if r.config.lr == compared[r.config.variant]])
+    chosen = chosen_rates(variants, results, notes)
+    shown = chosen or dict.fromkeys(variants, rates[0])
+    target = reachable_accuracy([r for r in results if r.config.lr == shown[r.config.variant]])
     if target is None:
         notes.append("Not every run reaches 5 %, so the time to an accuracy is not compared.")
     outcomes = _outcomes("test" if held_out else "validation", target)
@@ -57,10 +57,10 @@ def analyse(results: Sequence[RunResult], design: Design = PLANNED) -> Analysis:
     table = results_table(results, target)
     correct = {result.run_id: result.correct for result in results}
     family = [(f"{lr:g}", dict.fromkeys(variants, lr)) for lr in rates]
-    by_rate = _settings(family, table, outcomes, design, correct, notes)
+    by_rate = _settings(family, table, compared, outcomes, design, correct, notes)
     main = by_rate[0] if len(rates) == 1 else None
     if not main and chosen:
-        (main,) = _settings([("best", chosen)], table, outcomes, design, correct, [])
+        (main,) = _settings([("best", chosen)], table, compared, outcomes, design, correct, [])
     elif not main:
         notes.append(
             "No learning rate was chosen: that needs images other than the reported ones"
@@ -69,13 +69,13 @@ def analyse(results: Sequence[RunResult], design: Design = PLANNED) -> Analysis:
     if table["learning"].eq("stuck").any():
         stuck = table.loc[table["learning"] == "stuck", "run"]
         notes.append(
-            f"{len(stuck)} of {len(table)} runs learned nothing: their training loss is still that"
-            f" of a random guess (ln 100 = 4.605): {', '.join(stuck)}. An effect that includes them"
-            " is about whether a network learns at all."
+            f"{len(stuck)} of {len(table)} runs learned nothing (their training loss is still that"
+            f" of a uniform guess over the classes): {', '.join(stuck)}. An effect that includes"
+            " them is about whether a network learns at all."
         )
-    changes = sign_changes(by_rate, primary)
+    changes = sign_changes(compared, by_rate, primary)
     return Analysis(
-        results, design, table, primary, outcomes, target, main, by_rate, changes, notes
+        ablation, results, design, table, primary, outcomes, target, main, by_rate, changes, notes
     )
 
 
@@ -93,7 +93,7 @@ def results_table(results: Sequence[RunResult], target: float | None) -> pd.Data
                 "seed": result.config.seed,
                 "lr": result.config.lr,
                 **last,
-                "learning": "stuck" if is_stuck(result.history) else "ok",
+                "learning": result.tags.get("learning", "ok"),
                 "generalisation_gap": last["train_accuracy"] - reported,
                 "epochs_to_target": epochs,
                 "seconds_to_target": seconds,
@@ -141,6 +141,7 @@ def _outcomes(split: str, target: float | None) -> dict[str, Outcome]:
 def _settings(
     family: Sequence[tuple[str, dict[str, float]]],
     table: pd.DataFrame,
+    compared: Sequence[Contrast],
     outcomes: Mapping[str, Outcome],
     design: Design,
     correct: Mapping[str, Booleans | None],
@@ -155,7 +156,10 @@ def _settings(
         key: [_with_numbers(key, outcome, runs, notes) for runs in tables]
         for key, outcome in outcomes.items()
     }
-    effects = {key: [_effects(key, outcomes[key], runs) for runs in usable[key]] for key in usable}
+    effects = {
+        key: [_effects(key, outcomes[key], compared, runs) for runs in tables]
+        for key, tables in usable.items()
+    }
     settings = []
     for n, (label, rates) in enumerate(family):
         title = f"learning rate {label}"
@@ -166,7 +170,7 @@ def _settings(
             key: [_finding(one, design, sum(map(len, each)), correct, where) for one in each[n]]
             for key, each in effects.items()
         }
-        summaries = {key: _summaries(key, runs[n], design) for key, runs in usable.items()}
+        summaries = {key: _summaries(key, rates, runs[n], design) for key, runs in usable.items()}
         shown = {v: lr for v, lr in rates.items() if v in set(tables[n]["variant"])}
         settings.append(Setting(title, label, shown, tables[n], summaries, findings))
     return settings
@@ -185,31 +189,32 @@ def _with_numbers(key: str, outcome: Outcome, runs: pd.DataFrame, notes: list[st
     return runs[:0]
 
 
-def _summaries(key: str, runs: pd.DataFrame, design: Design) -> dict[str, Summary]:
+def _summaries(
+    key: str, variants: Iterable[str], runs: pd.DataFrame, design: Design
+) -> dict[str, Summary]:
     """Summarize an outcome of each variant."""
     values = {variant: rows[key] for variant, rows in runs.groupby("variant")}
-    return {v: summarize(values[v], design) for v in VARIANTS if v in values}
+    return {v: summarize(values[v], design) for v in variants if v in values}
 
 
-def _effects(key: str, outcome: Outcome, runs: pd.DataFrame) -> list[_Effect]:
+def _effects(
+    key: str, outcome: Outcome, compared: Sequence[Contrast], runs: pd.DataFrame
+) -> list[_Effect]:
     """List every comparison of an outcome that the runs allow."""
     values = runs.pivot(index="seed", columns="variant", values=key)
     run_ids = runs.pivot(index="seed", columns="variant", values="run_id")
     found = []
-    for pair in COMPARISONS:
-        variants = [pair.treatment, pair.control]
-        if set(variants) <= set(values) and len(both := values[variants].dropna()):
-            ids = run_ids.loc[both.index, variants].to_numpy()
-            treatment, control = both.to_numpy().T
-            found.append(_Effect(key, outcome, pair, treatment, control, ids, (1, -1)))
-    if set(TWO_BY_TWO) <= set(values) and len(four := values[list(TWO_BY_TWO)].dropna()):
-        named = replace(outcome, name=f"Dropout's effect on {outcome.name}")
-        base, bn, base_dropout, dropout = four.to_numpy().T
-        ids = run_ids.loc[four.index, list(TWO_BY_TWO)].to_numpy()
-        signs = (1, -1, -1, 1)
-        found.append(
-            _Effect(key, named, INTERACTION, dropout - bn, base_dropout - base, ids, signs)
-        )
+    for one in compared:
+        variants = list(one.variants)
+        if set(variants) <= set(values) and len(known := values[variants].dropna()):
+            ids = run_ids.loc[known.index, variants].to_numpy()
+            treatment, control = (
+                known[first].to_numpy() - sum(known[other].to_numpy() for other in rest)
+                for first, *rest in (one.treatment, one.control)
+            )
+            name = f"{one.effect} on {outcome.name}" if one.effect else outcome.name
+            named = replace(outcome, name=name)
+            found.append(_Effect(key, named, one, treatment, control, ids))
     return found
 
 
@@ -222,14 +227,14 @@ def _finding(
 ) -> Finding:
     """Compare an outcome, jointly with `comparisons`; `where` ends the subject of the sentence."""
     result = compare(effect.treatment, effect.control, effect.outcome, design, comparisons)
-    if len(effect.signs) > 2:  # an interaction has no two variants to pair
+    if effect.contrast.effect:  # an interaction has no two variants to pair
         result = replace(result, correlation=None, unpaired=None)
     if effect.key.endswith("_accuracy"):
         images = _image_differences(effect, correct)
         if images is not None:
             result = with_other_images(result, images, design.alpha / comparisons)
-    words = sentence(f"{effect.pair.subject}{where}", result, effect.outcome)
-    return Finding(effect.key, effect.outcome, effect.pair, result, words)
+    words = sentence(f"{effect.contrast.subject}{where}", result, effect.outcome)
+    return Finding(effect.key, effect.outcome, effect.contrast, result, words)
 
 
 def _image_differences(
@@ -239,5 +244,5 @@ def _image_differences(
     known = [[correct[run_id] for run_id in ids] for ids in effect.runs]
     if len(known) < 2 or any(one is None for row in known for one in row):
         return None
-    signs = np.array(effect.signs, dtype=np.int8)[:, None]
+    signs = np.array(effect.contrast.signs, dtype=np.int8)[:, None]
     return np.array([(signs * np.array(row, dtype=np.int8)).sum(axis=0) for row in known])

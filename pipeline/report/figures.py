@@ -1,28 +1,41 @@
 """Draw a report's figures, without pyplot, which would keep all of them in memory."""
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.config import VARIANTS
 from pipeline.report.findings import Analysis, Setting
 from pipeline.runs.run_figures import label_epochs
 from pipeline.statistics.comparisons import Outcome, Summary
 
-# Okabe and Ito's palette (2008), which colour-blind readers can tell apart; dashes and markers
-# for grey print.
-COLOURS = dict(zip(VARIANTS, ["#0072B2", "#E69F00", "#009E73", "#CC79A7"], strict=True))
-DASHES = dict(zip(VARIANTS, ["-", "--", "-.", ":"], strict=True))
-MARKERS = dict(zip(VARIANTS, "os^D", strict=True))
+# Okabe and Ito's palette (2008), which colour-blind readers can tell apart, with its pale yellow
+# last; dashes and markers for grey print.
+COLOURS = (
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7"),
+    *("#D55E00", "#56B4E9", "#000000", "#F0E442"),
+)
+DASHES = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (8, 2)),
+    (0, (4, 1, 1, 1, 1, 1)),
+    (0, (1, 4)),
+    (0, (6, 1, 6, 1, 1, 1)),
+)
+MARKERS = "os^DvPX*"
+LONG_LABEL, LONG_NAME = 50, 24  # characters in a line, of effects and of variants
 COSTS = {
     "seconds": Outcome("time of a run", "seconds"),
     "images_per_second": Outcome("training speed", "images/s"),
 }
+MOST_LEVEL = 60  # characters of all variants' names next to each other
 INK, PALE = "#222222", "#999999"
 
 
@@ -34,10 +47,9 @@ def study_figures(analysis: Analysis) -> dict[str, Figure]:
     if len(analysis.by_rate) > 1:
         figures["learning_rates"] = rates_figure(analysis)
     figures["learning_curves"] = study_curves(analysis, shown)
-    figures["generalisation_gap"] = outcome_figure(
-        shown, {"generalisation_gap": analysis.outcomes["generalisation_gap"]}
-    )
-    figures["cost"] = outcome_figure(shown, COSTS)
+    gap = {"generalisation_gap": analysis.outcomes["generalisation_gap"]}
+    figures["generalisation_gap"] = outcome_figure(analysis, shown, gap)
+    figures["cost"] = outcome_figure(analysis, shown, COSTS)
     return figures
 
 
@@ -47,12 +59,14 @@ def effects_figure(analysis: Analysis) -> Figure:
     for setting in analysis.settings:
         for finding in setting.findings[analysis.primary]:
             scale, one = finding.outcome.scale, finding.comparison
-            where = f", lr {setting.label}" if len(analysis.settings) > 1 else ""
-            label = finding.pair.label + where
+            where = f", lr\N{NO-BREAK SPACE}{setting.label}" if len(analysis.settings) > 1 else ""
+            label = fill(finding.contrast.label + where, LONG_LABEL, break_on_hyphens=False)
             bounds = (one.interval.low * scale, one.interval.high * scale) if one.interval else None
             rows.append((label, one.difference * scale, bounds, one.settled))
     outcome = analysis.outcomes[analysis.primary]
-    figure = Figure(figsize=(9, 1.3 + 0.42 * len(rows)), layout="constrained")
+    lines = max(label.count("\n") for label, *_ in rows)
+    height = 1.3 + (0.42 + 0.15 * lines) * len(rows)
+    figure = Figure(figsize=(9, height), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=INK, linewidth=0.8)
     for place, (_, difference, bounds, settled) in enumerate(rows):
@@ -73,16 +87,17 @@ def seeds_figure(analysis: Analysis, setting: Setting) -> Figure:
     """The primary outcome of every run, one line per seed, next to each variant's mean."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    _dots(axes, setting, analysis.primary, analysis.outcomes[analysis.primary], joined=True)
+    outcome = analysis.outcomes[analysis.primary]
+    _dots(axes, analysis, setting, analysis.primary, outcome, joined=True)
     return figure
 
 
-def outcome_figure(setting: Setting, outcomes: Mapping[str, Outcome]) -> Figure:
+def outcome_figure(analysis: Analysis, setting: Setting, outcomes: Mapping[str, Outcome]) -> Figure:
     """Outcomes or costs of every run, by column, one per panel."""
     figure = Figure(figsize=(5.5 * len(outcomes), 4), layout="constrained")
     panels = figure.subplots(1, len(outcomes), squeeze=False)[0]
     for axes, (key, outcome) in zip(panels, outcomes.items(), strict=True):
-        _dots(axes, setting, key, outcome, joined=False)
+        _dots(axes, analysis, setting, key, outcome, joined=False)
         if key in COSTS:
             axes.set_ylim(bottom=0)  # costs are read as heights
     return figure
@@ -93,7 +108,8 @@ def rates_figure(analysis: Analysis) -> Figure:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     outcome = analysis.outcomes[analysis.primary]
-    for place, variant in enumerate(_variants(analysis.table)):
+    looks = _looks(analysis)
+    for place, variant in enumerate(v for v in looks if v in set(analysis.table["variant"])):
         shift = 1.02 ** (place - 1)  # so that intervals do not hide each other
         points = [
             (setting.rates[variant] * shift, setting.summaries[analysis.primary][variant])
@@ -103,9 +119,9 @@ def rates_figure(analysis: Analysis) -> Figure:
         for rate, summary in points:
             if summary.interval:
                 ends = np.multiply(summary.interval, outcome.scale)
-                axes.plot((rate, rate), ends, color=COLOURS[variant], linewidth=1)
+                axes.plot((rate, rate), ends, color=looks[variant]["color"], linewidth=1)
         means = [summary.mean * outcome.scale for _, summary in points]
-        axes.plot([rate for rate, _ in points], means, **_style(variant), label=variant)
+        axes.plot([rate for rate, _ in points], means, **looks[variant], label=variant)
     axes.set_xscale("log")
     rates = [setting.rates[next(iter(setting.rates))] for setting in analysis.by_rate]
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
@@ -113,14 +129,17 @@ def rates_figure(analysis: Analysis) -> Figure:
     axes.set_xlabel("learning rate (log scale)")
     axes.set_ylabel(f"{outcome.name} (%), mean and 95 % interval")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if len(axes.get_legend_handles_labels()[0]) > 4:  # they would hide the lines
+        figure.legend(loc="outside right upper", frameon=False)
+    else:
+        axes.legend()
     return figure
 
 
 def study_curves(analysis: Analysis, setting: Setting) -> Figure:
     """Training and validation accuracy and loss by epoch: mean and range per variant."""
     figure = Figure(figsize=(10, 7), layout="constrained")
-    chosen = set(setting.table["run_id"])
+    chosen, looks = set(setting.table["run_id"]), _looks(analysis)
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
     splits = (("train", "training"), ("val", "validation"))
     for row, metric in zip(panels, ("accuracy", "loss"), strict=True):
@@ -135,21 +154,24 @@ def study_curves(analysis: Analysis, setting: Setting) -> Figure:
                 ) * (100 if metric == "accuracy" else 1)
                 epochs = range(1, runs.shape[1] + 1)
                 count = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
-                style = _style(variant, every=max(1, len(epochs) // 10))
-                axes.plot(epochs, runs.mean(axis=0), **style, label=f"{variant} ({count})")
+                look = looks[variant] | {"markevery": max(1, len(epochs) // 10)}
+                axes.plot(epochs, runs.mean(axis=0), **look, label=f"{variant} ({count})")
                 if len(runs) > 1:
                     low, high = runs.min(axis=0), runs.max(axis=0)
-                    axes.fill_between(epochs, low, high, color=COLOURS[variant], alpha=0.2)
+                    axes.fill_between(epochs, low, high, color=look["color"], alpha=0.2)
             axes.set_title(split)
             label_epochs(axes, metric)
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    columns = max(1, min(4, 110 // (max(map(len, labels)) + 8)))  # as many as fit
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
     return figure
 
 
-def _dots(axes: Axes, setting: Setting, key: str, outcome: Outcome, *, joined: bool) -> None:
+def _dots(
+    axes: Axes, analysis: Analysis, setting: Setting, key: str, outcome: Outcome, *, joined: bool
+) -> None:
     """A column of dots per variant, one per seed, next to the mean with its 95 % interval."""
-    variants = list(setting.rates)
+    variants, looks = list(setting.rates), _looks(analysis)
     values = setting.table.pivot(index="seed", columns="variant", values=key)[variants]
     values = values * outcome.scale
     if joined:
@@ -157,7 +179,7 @@ def _dots(axes: Axes, setting: Setting, key: str, outcome: Outcome, *, joined: b
             axes.plot(range(len(variants)), row, color=PALE, linewidth=0.8, zorder=1)
     for place, variant in enumerate(variants):
         seeds = values[variant].dropna()
-        colour, marker = COLOURS[variant], MARKERS[variant]
+        colour, marker = looks[variant]["color"], looks[variant]["marker"]
         axes.scatter(
             [place] * len(seeds), seeds, s=30, color=colour, marker=marker, alpha=0.8, zorder=2
         )
@@ -167,21 +189,30 @@ def _dots(axes: Axes, setting: Setting, key: str, outcome: Outcome, *, joined: b
             ends = np.multiply(summary.interval, outcome.scale)
             axes.plot((beside, beside), ends, color=INK, linewidth=2)
             axes.plot(beside, summary.mean * outcome.scale, "_", color=INK, markersize=14)
-    axes.set_xticks(range(len(variants)), variants)
+    axes.set_xticks(range(len(variants)), [fill(variant, LONG_NAME) for variant in variants])
+    if len(variants) * max(map(len, variants)) > MOST_LEVEL:
+        axes.tick_params(axis="x", labelrotation=30)
+        for label in axes.get_xticklabels():
+            label.set(horizontalalignment="right", rotation_mode="anchor")
     axes.set_xlim(-0.5, len(variants) - 0.5)
     unit = "%" if key.endswith("accuracy") else outcome.unit
     axes.set_ylabel(f"{outcome.name.removeprefix('the ')} ({unit})")
     axes.grid(axis="y", alpha=0.3)
 
 
-def _style(variant: str, every: int = 1) -> dict[str, Any]:
+def _looks(analysis: Analysis) -> dict[str, dict[str, Any]]:
+    """How each variant's line is drawn; the same in all reports on the ablation."""
     return {
-        "color": COLOURS[variant],
-        "linestyle": DASHES[variant],
-        "marker": MARKERS[variant],
-        "markevery": every,
-        "markersize": 5,
-        "linewidth": 2,
+        variant: {
+            "color": colour,
+            "linestyle": dashes,
+            "marker": marker,
+            "markersize": 5,
+            "linewidth": 2,
+        }
+        for variant, colour, dashes, marker in zip(
+            analysis.ablation.variants, COLOURS, DASHES, MARKERS, strict=False
+        )
     }
 
 
@@ -189,7 +220,3 @@ def _point(label: str, face: str) -> Line2D:
     return Line2D(
         [], [], color=INK, marker="o", markerfacecolor=face, linestyle="none", label=label
     )
-
-
-def _variants(table: pd.DataFrame) -> list[str]:
-    return [variant for variant in VARIANTS if variant in set(table["variant"])]

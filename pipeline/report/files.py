@@ -9,11 +9,14 @@ from dataclasses import asdict
 import jinja2
 import pandas as pd
 
+from pipeline.ablation.wording import listed
 from pipeline.report.figures import study_figures
 from pipeline.report.findings import Analysis
 from pipeline.report.sections import report_sections
+from pipeline.statistics.sentences import is_plural
 
 DOTS_PER_INCH = 130
+MOST_IN_TITLE = 3  # changes that it names
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("pipeline.report"),
     autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -77,8 +80,8 @@ def effects(analysis: Analysis) -> dict[str, object]:
                 {
                     "setting": setting.title,
                     "metric": key,
-                    "treatment": finding.pair.treatment,
-                    "control": finding.pair.control,
+                    "treatment": finding.contrast.sides[0],
+                    "control": finding.contrast.sides[1],
                     "sentence": finding.sentence,
                     **asdict(finding.comparison),
                 }
@@ -98,28 +101,38 @@ def effects(analysis: Analysis) -> dict[str, object]:
 def effect_metrics(analysis: Analysis) -> dict[str, float]:
     """The effects on the primary outcome as metrics, for sorting studies.
 
-    E.g. `bn_vs_base`, with `bn_vs_base_low` and `_high` for the interval; `…_lr0.01` if no
+    E.g. `wide_vs_plain`, with `wide_vs_plain_low` and `_high` for the interval; `…_lr0.01` if no
     learning rate is the main one.
     """
     metrics = {}
     for setting in [analysis.main] if analysis.main else analysis.by_rate:
         suffix = "" if analysis.main else f"_lr{setting.label}"
         for finding in setting.findings[analysis.primary]:
-            metrics[finding.pair.name + suffix] = finding.comparison.difference
+            metrics[finding.contrast.name + suffix] = finding.comparison.difference
             if finding.comparison.interval:
                 low, high = finding.comparison.interval
-                metrics[f"{finding.pair.name}{suffix}_low"] = low
-                metrics[f"{finding.pair.name}{suffix}_high"] = high
+                metrics[f"{finding.contrast.name}{suffix}_low"] = low
+                metrics[f"{finding.contrast.name}{suffix}_high"] = high
     return metrics
 
 
 def _title(analysis: Analysis) -> str:
-    pairs = {(pair.treatment, pair.control) for pair in analysis.compared}
+    """Ask what is compared: `Do mixup and width 64 or 128 instead of 32 help?`."""
+    changes = dict.fromkeys(change for one in analysis.compared for change in one.changes)
+    alternatives: dict[tuple[str, str], dict[str, None]] = {}
+    for change in changes:
+        name = change.gained or change.lost
+        replaced = change.instead if change.gained else ""
+        alternatives.setdefault((change.setting if replaced else name, replaced), {})[name] = None
+    count = sum(map(len, alternatives.values()))
+    if not count:
+        return "Do the variants differ?" if analysis.compared else "Nothing to compare"
+    if count > MOST_IN_TITLE:
+        return f"Which of {count} changes help?"
     subjects = []
-    if pairs & {("bn", "base"), ("dropout", "base")}:
-        subjects.append("BatchNorm")
-    if pairs & {("dropout", "bn"), ("dropout", "base"), ("base_dropout", "base")}:
-        subjects.append("Dropout")
-    if not subjects:
-        return "Nothing to compare"
-    return f"{'Do' if len(subjects) > 1 else 'Does'} {' and '.join(subjects)} help?"
+    for (setting, replaced), (first, *others) in alternatives.items():
+        shorter = [name.removeprefix(f"{setting} ") for name in others]
+        subject = listed([first, *shorter], "or")
+        subjects.append(f"{subject} instead of {replaced}" if replaced else subject)
+    verb = "Do" if len(subjects) > 1 or is_plural(subjects[0]) else "Does"
+    return f"{verb} {listed(subjects)} help?"

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipeline.report.pairs import Pair
+from pipeline.ablation.definition import Ablation
+from pipeline.report.contrasts import Contrast
 from pipeline.runs.run_result import RunResult
 from pipeline.statistics.comparisons import Comparison, Outcome, Summary
 from pipeline.statistics.intervals import Design
@@ -13,11 +14,11 @@ from pipeline.statistics.intervals import Design
 
 @dataclass(frozen=True)
 class Finding:
-    """What one addition did to one outcome, in numbers and as a sentence."""
+    """What one change did to one outcome, in numbers and as a sentence."""
 
     key: str  # the outcome's column
     outcome: Outcome
-    pair: Pair
+    contrast: Contrast
     comparison: Comparison
     sentence: str
 
@@ -28,7 +29,7 @@ class Setting:
 
     title: for sentences, such as `learning rate 0.001`. label: for tables, `0.001` or `best`.
     rates: the learning rate of each variant.
-    summaries: by outcome and variant. findings: by outcome, in the order of COMPARISONS.
+    summaries: by outcome and variant. findings: by outcome, in the order of `contrasts`.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Analysis:
     notes: what could not be compared, and why.
     """
 
+    ablation: Ablation
     results: Sequence[RunResult]
     design: Design
     table: pd.DataFrame
@@ -70,7 +72,7 @@ class Analysis:
         effects = [finding.sentence for one in settings for finding in one.findings[self.primary]]
         if not effects:
             effects = [
-                "Nothing is compared: no two variants that differ in one thing share a seed."
+                "Nothing is compared: no two variants that the ablation compares share a seed."
             ]
         failed = [
             note for note in self.notes if "not a number" in note or "learned nothing" in note
@@ -86,16 +88,16 @@ class Analysis:
             if half > self.design.margin * (1 + 1e-9):
                 known = f"to within ± {half:.2f} {finding.outcome.unit}" if interval else "at all"
                 missed.append(
-                    f"{finding.pair.label} is not known to within ± {self.design.margin:g}"
+                    f"{finding.contrast.label} is not known to within ± {self.design.margin:g}"
                     f" {finding.outcome.unit} after {finding.comparison.seeds} seeds: {known}."
                 )
         return missed
 
     @property
-    def compared(self) -> list[Pair]:
+    def compared(self) -> list[Contrast]:
         """The comparisons that were made."""
-        pairs = {f.pair: None for one in self.settings for f in one.findings[self.primary]}
-        return list(pairs)
+        made = (f.contrast for one in self.settings for f in one.findings[self.primary])
+        return list(dict.fromkeys(made))
 
     @property
     def rates(self) -> str:
@@ -112,3 +114,20 @@ class Analysis:
         """The main setting first, then all others in `by_rate`."""
         main = [self.main] if self.main else []
         return [*main, *(setting for setting in self.by_rate if setting is not self.main)]
+
+    @property
+    def other_weights(self) -> dict[str, list[str]]:
+        """By variant, the parameters that do not start out as in the baseline."""
+        tags = {one.config.variant: one.tags.get("other_weights", "") for one in self.results}
+        return {v: tags[v].split(", ") for v in self.ablation.variants if tags.get(v)}
+
+    @property
+    def losses_differ(self) -> bool:
+        """Whether variants were trained with different losses, or one with different settings."""
+        ablation, criterion = self.ablation, self.ablation.criterion
+        variants = {one.config.variant for one in self.results}
+        names = {name for variant in variants for name in ablation.arguments(criterion, variant)}
+        settings = {tuple(ablation.values(v)[name] for name in names) for v in variants}
+        # Runs of earlier versions have no such tag.
+        criteria = {one.tags["criterion"] for one in self.results if "criterion" in one.tags}
+        return len(settings) > 1 or len(criteria) > 1

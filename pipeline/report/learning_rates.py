@@ -1,24 +1,26 @@
 """The learning rate of each variant, and effects whose sign depends on it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from pipeline.config import VARIANTS
+from pipeline.report.contrasts import Contrast
 from pipeline.report.findings import Setting
-from pipeline.report.pairs import COMPARISONS, INTERACTION
 from pipeline.runs.run_result import RunResult
 
 
-def chosen_rates(results: Sequence[RunResult], notes: list[str]) -> dict[str, float] | None:
-    """The learning rate of each variant: the only one, or the best on the held-out images.
+def chosen_rates(
+    variants: Iterable[str], results: Sequence[RunResult], notes: list[str]
+) -> dict[str, float] | None:
+    """The learning rate of each variant in `results`: the only one, or the best on held-out images.
 
     Best by the mean, among the rates with the most finished seeds of the variant: the runs left
     where others failed are not a fair sample. `notes` lists the rates skipped. None if there are
     several and no images were held out.
     """
     config = results[0].config
-    variants = [v for v in VARIANTS if any(result.config.variant == v for result in results)]
+    trained = {result.config.variant for result in results}
+    variants = [variant for variant in variants if variant in trained]
     if len({result.config.lr for result in results}) == 1:
         return dict.fromkeys(variants, config.lr)
     if config.validation != "holdout":
@@ -39,14 +41,14 @@ def chosen_rates(results: Sequence[RunResult], notes: list[str]) -> dict[str, fl
     return best
 
 
-def sign_changes(settings: Sequence[Setting], key: str) -> list[str]:
+def sign_changes(contrasts: Iterable[Contrast], settings: Sequence[Setting], key: str) -> list[str]:
     """Name the comparisons that are a gain at one learning rate and a loss at another.
 
     Only if both are settled: estimates of a zero effect can have either sign, too.
     """
     sentences = []
-    for pair in (*COMPARISONS, INTERACTION):
-        found = [(s, f) for s in settings for f in s.findings[key] if f.pair == pair]
+    for contrast in contrasts:
+        found = [(s, f) for s in settings for f in s.findings[key] if f.contrast == contrast]
         settled = [f.comparison.difference for _, f in found if f.comparison.settled]
         if not settled or not min(settled) < 0 < max(settled):
             continue
@@ -58,7 +60,7 @@ def sign_changes(settings: Sequence[Setting], key: str) -> list[str]:
             changes.append(f"{change} at {setting.title}{state}")
         name = found[0][1].outcome.name
         sentences.append(
-            f"The effect of {pair.subject} on {name} changes its sign with the learning rate:"
+            f"The effect of {contrast.subject} on {name} changes its sign with the learning rate:"
             f" {', '.join(changes)}."
         )
     return sentences

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from pipeline.report.findings import Analysis
 from pipeline.report.tables import Table, cost_table, effects_table, runs_table, variants_table
-from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.intervals import LATER_ALPHA, PLANNED_ALPHA
+from pipeline.statistics.sentences import INTERVALS
 
 NORMAL_SEEDS = 30  # so many may show whether differences are far from normal
 
@@ -41,6 +41,9 @@ def report_sections(
     shown = analysis.main or analysis.by_rate[0]
     at = "" if len(analysis.settings) == 1 else f" at {shown.title}"
     other = [key for key in analysis.outcomes if key != analysis.primary]
+    losses = ""
+    if analysis.losses_differ:
+        losses = " The variants were trained with different losses, which can't be compared."
     not_counted = [Table(["run", "reason"], list(unused.items()), words=True)] if unused else []
     return [
         _effects_section(analysis),
@@ -52,7 +55,8 @@ def report_sections(
                 (
                     "learning_curves",
                     f"Mean over seeds, with the range from lowest to highest{at}. Training values"
-                    " are measured while the network learns, with augmentation and dropout.",
+                    " are measured while the network learns, with whatever acts in training only,"
+                    f" such as augmentation.{losses}",
                 )
             ],
         ),
@@ -60,8 +64,8 @@ def report_sections(
             "Generalisation gap",
             [
                 "Training accuracy minus the accuracy on unseen images, in the last epoch."
-                " Augmentation and dropout make training harder, so the gap is smaller than without"
-                " them and may be negative."
+                " What acts in training only, such as augmentation, makes training harder, so the"
+                " gap is smaller than without it and may be negative."
             ],
             figures=[("generalisation_gap", f"The gap of every run{at}.")],
         ),
@@ -90,22 +94,12 @@ def report_sections(
     ]
 
 
-# How long the intervals of a design are, in a report.
-INTERVALS = {
-    "planned": "The intervals are Student's t intervals.",
-    "anytime": "So the intervals are a confidence sequence, which stays valid however often results"
-    " are looked at and seeds are added, and is longer than a t interval.",
-    "two-stage": f"The standard deviation of the first {FIRST_SEEDS} seeds decided how many were"
-    " trained (Stein's two-stage procedure), and the intervals rest on that standard deviation.",
-}
-
-
 def _effects_section(analysis: Analysis) -> Section:
     outcome, design = analysis.outcomes[analysis.primary], analysis.design
     reading = [
         f"The primary outcome, chosen in advance, is {outcome.name} after the last epoch."
-        " Comparisons are paired: a seed gives every variant the same initial weights, image order"
-        " and augmentation, and differences are taken seed by seed.",
+        " Comparisons are paired: a seed decides the initial weights, image order and augmentation"
+        " of all variants alike, and differences are taken seed by seed.",
         f"{design.reason} {INTERVALS[design.name]} The intervals of all comparisons of an outcome"
         " hold jointly, in this and all other reports on these variants, with a probability of at"
         f" least 95 %: of the 5 % of errors, {100 * PLANNED_ALPHA:.0f} % are allowed in a planned"
@@ -185,24 +179,23 @@ def _runs_section(analysis: Analysis) -> Section:
         ]
     if analysis.table["learning"].eq("stuck").any():
         text += [
-            "“Stuck” runs learned nothing: their training loss is still that of a random guess."
+            "“Stuck” runs learned nothing: their training loss is still that of a uniform guess"
+            " over the classes."
         ]
     return Section("Runs", text, tables=[runs_table(analysis)])
 
 
 def limits(analysis: Analysis) -> list[str]:
     """What the study can't say, and what a reader may wrongly conclude from it."""
-    config, seeds = analysis.results[0].config, analysis.table["seed"].nunique()
-    unknown = []
-    if config.dataset == "synthetic":
-        unknown.append(
-            "Anything about photographs: the built-in images are drawn shapes, which show that the"
-            " pipeline works."
-        )
+    first, seeds = analysis.results[0], analysis.table["seed"].nunique()
+    config, caveat = first.config, first.tags.get("data_caveat", "")
+    unknown = [caveat] if caveat else []
+    here = [f"{config.epochs} epochs", f"batch size {config.batch_size}"]
+    here += sorted({r.tags["optimizer"] for r in analysis.results if "optimizer" in r.tags})
     unknown.append(
         "Whether the effects hold for another network, data set, optimiser or number of epochs"
-        f" (here: {config.epochs} epochs; Adam; batch size {config.batch_size}). The last epoch"
-        " counts, and if curves cross near the end, that may be chance."
+        f" (here: {'; '.join(here)}). The last epoch counts, and if curves cross near the end,"
+        " that may be chance."
     )
     if len(analysis.by_rate) == 1:
         unknown.append(
@@ -235,6 +228,13 @@ def limits(analysis: Analysis) -> list[str]:
             " held-out images, but with the same networks that are reported, and a lucky seed"
             " raises both accuracies. That favours a variant with several rates that are about as"
             " good."
+        )
+    baseline, *_ = analysis.ablation.variants
+    for variant, (one, *others) in analysis.other_weights.items():
+        more = f" and {len(others)} more parameter{'s' * (len(others) > 1)}" if others else ""
+        unknown.append(
+            f"How much of an effect is due to other initial weights: in {variant}, {one}{more}"
+            f" {'do' if others else 'does'} not start out as in {baseline}."
         )
     for name, words in MIXTURES.items():
         if len({result.tags.get(name) for result in analysis.results}) > 1:

@@ -75,7 +75,7 @@ def effects_table(analysis: Analysis, settings: Sequence[Setting], keys: Sequenc
     for setting in settings:
         for key in keys:
             for finding in setting.findings[key]:
-                what = [finding.pair.label, finding.outcome.name.removeprefix("the ")]
+                what = [finding.contrast.label, finding.outcome.name.removeprefix("the ")]
                 rows.append([*what, *([setting.label] if several else []), *_numbers(finding)])
     return Table(header, rows)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
+from pipeline.config import APPLICATION
 from pipeline.errors import MachineError, StoreError, StoreOutageError
 from pipeline.interruption import Interrupted
 from pipeline.store import buffer
@@ -67,7 +68,7 @@ class Checkpoints:
     @property
     def file(self) -> Path:
         """Holds the newest until the store has it; the same path from every folder."""
-        return user_state_path("cifar100-cnn") / f"{self.run_id}.pt"
+        return user_state_path(APPLICATION) / f"{self.run_id}.pt"
 
     @property
     def _remedy(self) -> str:

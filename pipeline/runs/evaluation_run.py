@@ -7,7 +7,8 @@ import mlflow
 import numpy as np
 from mlflow.entities import LoggedModelInput, Run
 
-from pipeline.data import load
+from pipeline.ablation.loading import load_ablation, load_data
+from pipeline.config import AUTO, Config, check_choice
 from pipeline.errors import InputError
 from pipeline.models.loading import LoadedModel, load_model
 from pipeline.runs.lifecycle import track
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
     from pipeline.models.evaluation import Evaluation
 
 
-def evaluate_run(model: str, dataset: str, data_dir: str) -> "tuple[Run, str, Evaluation]":
+def evaluate_run(
+    model: str, dataset: str, data_dir: str, ablation: str
+) -> "tuple[Run, str, Evaluation]":
     """Evaluate the model named by a URI or run id, in a new MLflow run.
 
-    `dataset` may be `auto`: the one the model was trained on. Returns the run, the data set's name
+    `dataset` may be `auto`, the one the model was trained on, and so may the `ablation` that names
+    it. Returns the run, the data set's name
     and the evaluation. Raises InputError if there is no such model, or if its classes differ.
     """
     from pipeline.models.evaluation import evaluate
@@ -34,13 +38,22 @@ def evaluate_run(model: str, dataset: str, data_dir: str) -> "tuple[Run, str, Ev
     if given_run():
         raise InputError("evaluate creates its own run; leave --run-id out")
     loaded = load_model(model)
-    name = loaded.dataset if dataset == "auto" else dataset
+    name = loaded.dataset if dataset == AUTO else dataset
+    ablation = loaded.ablation if ablation == AUTO else ablation
+    choices = load_ablation(ablation).datasets
     if name == "unknown":
-        raise InputError(f"{model} does not say what it was trained on; give dataset=cifar100")
-    data = load(name, data_dir)
+        example = next(iter(choices))
+        raise InputError(f"{model} does not say what it was trained on; give dataset={example}")
+    check_choice("dataset", name, choices)
+    data = load_data(Config(ablation, dataset=name, data_dir=data_dir))
     if loaded.class_names and loaded.class_names != data.class_names:
         raise InputError(f"{model} was trained on {loaded.dataset}; it has no classes of {name}")
-    settings = {"model": model, "dataset": name, "data_dir": data_dir}
+    if (loaded.image_shape, loaded.num_classes) != (data.image_shape, data.num_classes):
+        raise InputError(
+            f"{model} takes images {list(loaded.image_shape)} of {loaded.num_classes} classes;"
+            f" {name} has {list(data.image_shape)} of {data.num_classes}"
+        )
+    settings = {"model": model, "ablation": ablation, "dataset": name, "data_dir": data_dir}
     tags = {"kind": "evaluate", "model_uri": loaded.uri, **data.tags}
     if loaded.versions:
         tags["model_version"] = ", ".join(f"{v.name}/{v.version}" for v in loaded.versions)

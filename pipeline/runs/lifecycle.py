@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from mlflow.entities import Run
 from platformdirs import user_state_path
 
-from pipeline.config import MAX_NAME
+from pipeline.config import APPLICATION, MAX_NAME
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted, deferred
 from pipeline.runs.provenance import environment, git_dirty
@@ -115,7 +115,7 @@ def _claimed(run_id: str | None) -> Iterator[None]:
     if run_id is None:
         yield
         return
-    path = user_state_path("cifar100-cnn") / f"{run_id}.lock"
+    path = user_state_path(APPLICATION) / f"{run_id}.lock"
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

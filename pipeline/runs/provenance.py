@@ -10,29 +10,33 @@ from pathlib import Path
 import mlflow
 from mlflow.data.numpy_dataset import from_numpy
 
+from pipeline.ablation.loading import DEFAULT_FILE, source_files
 from pipeline.data.dataset import ImageDataset, Split
 from pipeline.store.waiting import in_store
 
 PACKAGE = Path(__file__).parents[1]
 # The code that determines a run's numbers; a test checks the list against what training imports.
-RESULT_CODE = ("config.py", "data/*.py", "training/*.py")
+RESULT_CODE = ("config.py", "data/*.py", "ablation/*.py", "training/*.py")
 # MLflow limits a digest to 36 characters; tags hold all 64 of the sha256.
 DIGEST_CHARACTERS = 32
 
 
 @cache
-def code_digest() -> str:
+def code_digest(ablation: str) -> str:
     """sha256 (hex) of the code that determines a run's numbers, as this process found it.
+
+    It includes the ablation's file and what that imports from its own folder.
 
     Runs with equal digests may be compared and reused, whatever else a commit has changed.
     """
     files = sorted(path for pattern in RESULT_CODE for path in PACKAGE.glob(pattern))
+    files += source_files(ablation)
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def git_dirty() -> str:
-    """Whether the package differs from the commit MLflow records; `unknown` without git."""
-    command = ["git", "-C", str(PACKAGE), "status", "--porcelain", "."]
+    """Whether the code differs from the commit MLflow records; `unknown` without git."""
+    command = ["git", "-C", str(PACKAGE), "status", "--porcelain", ".", str(DEFAULT_FILE.parent)]
     try:
         changes = subprocess.run(command, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mlflow.entities import Run
 
+from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
@@ -16,7 +17,7 @@ from pipeline.runs.run_result import config_of
 from pipeline.store import liveness
 
 # They say where something is, not what it is; the tags data_digest and device do.
-PLACES = ("data_dir", "device")
+PLACES = ("ablation", "data_dir", "device")
 
 
 def configuration(run: Run, given: Mapping[str, Any]) -> Config:
@@ -42,6 +43,11 @@ def configuration(run: Run, given: Mapping[str, Any]) -> Config:
     if changed.get("epochs", 0) > before.epochs:
         if "test_loss" in run.data.metrics:
             raise InputError(f"run {name} has read its test split, which happens once, at the end")
+        if load_ablation(given.get("ablation", before.ablation)).schedule:
+            raise InputError(
+                f"run {name} has a learning-rate schedule over {before.epochs} epochs; it can't be"
+                " continued beyond them"
+            )
         del changed["epochs"]
     if changed:
         differences = ", ".join(f"{k} {getattr(before, k)}, not {v}" for k, v in changed.items())
@@ -60,13 +66,13 @@ def check_ended(run: Run) -> None:
         raise InputError(f"run {run.info.run_id} is still running, as {liveness.describe(run)}")
 
 
-def check(run: Run, data: ImageDataset, device: torch.device) -> None:
+def check(run: Run, config: Config, data: ImageDataset, device: torch.device) -> None:
     """Raise InputError unless the run would end as it would have without the interruption."""
     check_ended(get_run(run.info.run_id))  # a study read it a while ago
     now = {
         "data_digest": data.digest,
         "device": device.type,
-        "code_digest": provenance.code_digest(),
+        "code_digest": provenance.code_digest(config.ablation),
         "torch": torch.__version__,
     }
     commit = run.data.tags.get("mlflow.source.git.commit", "unknown")

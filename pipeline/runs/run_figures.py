@@ -10,6 +10,7 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.models.evaluation import Integers
 from pipeline.training.state import History
 
+MOST_LABELS = 60  # on an axis of the confusion matrix; with more, only some are shown
 LABELS = {"loss": "loss (nats per image)", "accuracy": "accuracy (%)"}
 
 
@@ -29,28 +30,32 @@ def learning_curves(history: History, title: str) -> Figure:
 
 
 def confusion_figure(confusion: Integers, data: ImageDataset, title: str) -> Figure:
-    """Plot the confusion matrix, with its classes ordered by superclass.
+    """Plot the confusion matrix, with its classes ordered by superclass, if there are any.
 
     Confusions within a superclass then fall into squares along the diagonal.
     """
-    superclass_of = np.array(data.superclass_of)
-    order = np.argsort(superclass_of, kind="stable")
-    fractions = confusion[np.ix_(order, order)] / confusion.sum(axis=1)[order, None]
+    group_of = np.array(data.superclass_of or range(data.num_classes))
+    names = data.superclass_names or data.class_names
+    order = np.argsort(group_of, kind="stable")
+    images = np.maximum(confusion.sum(axis=1), 1)  # a class may have none
+    fractions = confusion[np.ix_(order, order)] / images[order, None]
     figure = Figure(figsize=(11, 10), layout="constrained")
     axes = figure.subplots()
     # The square root makes rare confusions visible next to a bright diagonal.
     image = axes.imshow(fractions, cmap="cividis", norm=PowerNorm(0.5, vmin=0, vmax=1))
     figure.colorbar(image, label="fraction of the true class")
-    edges = np.flatnonzero(np.diff(superclass_of[order])) + 0.5
-    sizes = np.bincount(superclass_of)
+    edges = np.flatnonzero(np.diff(group_of[order])) + 0.5
+    sizes = np.bincount(group_of)
     centres = np.cumsum(sizes) - sizes / 2 - 0.5
     for line in (axes.axhline, axes.axvline):
         for edge in edges:
             line(edge, color="white", linewidth=0.3)
-    axes.set_xticks(centres, data.superclass_names, rotation=90)
-    axes.set_yticks(centres, data.superclass_names)
-    axes.set_xlabel("predicted class, by superclass")
-    axes.set_ylabel("true class, by superclass")
+    by = ", by superclass" if data.superclass_of else ""
+    shown = slice(None, None, -(-len(names) // MOST_LABELS))
+    axes.set_xticks(centres[shown], names[shown], rotation=90)
+    axes.set_yticks(centres[shown], names[shown])
+    axes.set_xlabel(f"predicted class{by}")
+    axes.set_ylabel(f"true class{by}")
     axes.set_title(title)
     return figure
 

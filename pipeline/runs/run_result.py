@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from mlflow.entities import Run
 
-from pipeline.config import Config
+from pipeline.ablation.loading import load_ablation
+from pipeline.config import AUTO, Config
 from pipeline.models.export import logged_models
 from pipeline.models.registry import RegisteredVersion
 from pipeline.store.artifacts import read_artifact
@@ -94,7 +95,10 @@ def config_of(run: Run) -> Config:
         for name, default in Config().as_dict().items()
         if name in run.data.params
     }
-    # MLflow parameters can't change, but a run may have been continued beyond its epochs.
+    # MLflow parameters can't change, but a run may have been continued beyond its epochs, and
+    # `mlflow run` logs `auto` and a relative path as they were typed.
+    resolved = {"ablation": "ablation_source", "variant": "variant", "dataset": "dataset"}
+    settings |= {n: run.data.tags[t] for n, t in resolved.items() if t in run.data.tags}
     if "epochs" in run.data.tags:
         settings["epochs"] = int(run.data.tags["epochs"])
     return Config(**settings)
@@ -114,9 +118,15 @@ def recipe(config: Config, tags: Mapping[str, str]) -> dict[str, str | int | flo
 
     `tags` are the run's: they say what data `data_dir` held and what precision `auto` chose.
     """
-    free = ("variant", "seed", "lr", "data_dir", "device", "precision")
+    free = ("ablation", "variant", "seed", "lr", "data_dir", "device", "precision")
     settings = {name: value for name, value in config.as_dict().items() if name not in free}
-    return settings | {"precision": tags["precision"], "data_digest": tags["data_digest"]}
+    measured = {name: tags[name] for name in ("precision", "data_digest")}
+    return {"ablation": ablation_name(tags), **settings, **measured}
+
+
+def ablation_name(tags: Mapping[str, str]) -> str:
+    """The name of a run's ablation, by its tags; that of the default one for earlier versions."""
+    return tags.get("ablation") or load_ablation(AUTO).name
 
 
 def differences(one: Mapping[str, object], other: Mapping[str, object]) -> str:

@@ -1,14 +1,18 @@
 """One training run: train a network, log it as a model, and register it."""
 
 import io
+import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import mlflow
 import numpy as np
 import torch
 from mlflow.entities import Run
+from torch import nn
 
+from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset, Split
 from pipeline.machine import usable_threads
@@ -22,8 +26,17 @@ from pipeline.store import buffer
 from pipeline.store.artifacts import log_figure, replace_artifact
 from pipeline.store.waiting import in_store
 from pipeline.training.device import choose_device, choose_precision
-from pipeline.training.loop import correct_images, is_stuck, train_network
-from pipeline.training.network import CNNNetwork, count_parameters
+from pipeline.training.loop import (
+    FAST_PATH,
+    build_network,
+    correct_images,
+    describe_steps,
+    is_stuck,
+    loss_of_guess,
+    network_settings,
+    prepare,
+    train_network,
+)
 from pipeline.training.state import History, TrainingState, fingerprint
 
 THREADS = usable_threads()
@@ -49,7 +62,7 @@ def train_run(
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     if continued:
-        resume.check(continued, data, device)
+        resume.check(continued, config, data, device)
         # Both affect the last bits, and auto may choose differently here.
         precision = continued.data.tags["precision"]
         threads = int(continued.data.tags["threads"])
@@ -74,12 +87,12 @@ def train_run(
         buffer.flush()
         learning = _log_learning(config, data, history)
         correct = _log_correct_images(network, data.test or data.validation)
-        model_uri = log_network(network, data, config.epochs)
+        model_uri = log_network(network, network_settings(config, data), data, config.epochs)
         result = RunResult(
             run_id=run.info.run_id,
             experiment_id=run.info.experiment_id,
             config=config,
-            parameters=count_parameters(network),
+            parameters=int(run.data.tags["num_parameters"]),
             model_uri=model_uri,
             history=history,
             tags=run.data.tags | {"learning": learning},
@@ -98,21 +111,46 @@ def register_model(result: RunResult, data: ImageDataset) -> RunResult:
 def _tags(
     config: Config, data: ImageDataset, device: torch.device, precision: str, threads: int
 ) -> dict[str, object]:
+    ablation = load_ablation(config.ablation)
+    network, criterion, optimizer = prepare(config, data, torch.device("cpu"))
     tags: dict[str, object] = {
         "kind": "train",
+        "ablation": ablation.name,
+        "ablation_source": config.ablation,
         "variant": config.variant,
+        "settings": json.dumps(ablation.values(config.variant)),
+        "criterion": type(criterion).__name__,
+        "optimizer": type(optimizer).__name__,
+        "augmentation": ablation.augmentation_of(config.variant).description,
         "seed": config.seed,
         "device": device.type,
         "precision": precision,
         "threads": threads,
-        "num_parameters": count_parameters(CNNNetwork(config.variant)),
-        "code_digest": provenance.code_digest(),
+        "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        FAST_PATH: describe_steps(network, device, precision),
+        "other_weights": ", ".join(_unlike_baseline(config, data, network)),
+        "code_digest": provenance.code_digest(config.ablation),
         "epochs": config.epochs,
         **data.tags,
     }
+    if data.caveat:
+        tags["data_caveat"] = data.caveat
     if device.type == "cuda":
         tags["device_name"] = torch.cuda.get_device_name(device)
     return tags
+
+
+def _unlike_baseline(config: Config, data: ImageDataset, network: nn.Module) -> list[str]:
+    """The parameters that do not start out as those of the same name and shape in the baseline."""
+    first = next(iter(load_ablation(config.ablation).variants))
+    baseline = dict(build_network(replace(config, variant=first), data).named_parameters())
+    return [
+        name
+        for name, value in network.named_parameters()
+        if name in baseline
+        and value.shape == baseline[name].shape
+        and not torch.equal(value, baseline[name])
+    ]
 
 
 def _last_state(config: Config, checkpoints: Checkpoints) -> TrainingState | None:
@@ -122,7 +160,7 @@ def _last_state(config: Config, checkpoints: Checkpoints) -> TrainingState | Non
     return state
 
 
-def _log_correct_images(network: CNNNetwork, split: Split) -> Booleans:
+def _log_correct_images(network: nn.Module, split: Split) -> Booleans:
     """Log and return which images of the reported split are classified correctly."""
     correct: Booleans = correct_images(network, split).numpy()
     file = io.BytesIO()
@@ -136,11 +174,13 @@ def _log_learning(config: Config, data: ImageDataset, history: History) -> str:
     # matplotlib takes a second to import: done only when there is something to show.
     from pipeline.runs.run_figures import learning_curves
 
-    learning = "stuck" if is_stuck(history) else "ok"
+    guess = loss_of_guess(config, data)
+    learning = "stuck" if is_stuck(history, guess) else "ok"
     if learning == "stuck":
         print(
             f"warning: {config.run_name} has learned nothing: its training loss is still that of a"
-            " random guess, ln(100) = 4.605; more epochs or another learning rate may help",
+            f" random guess over {data.num_classes} classes, {guess:.3f}; more epochs or another"
+            " learning rate may help",
             file=sys.stderr,
         )
     in_store(mlflow.set_tag)("learning", learning)

@@ -1,20 +1,34 @@
-"""A comparison in words."""
+"""A comparison, and the design behind it, in words."""
 
+import re
+
+from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.comparisons import MOST_SEEDS, Comparison, Outcome
+
+# How long the intervals of a design are.
+INTERVALS = {
+    "planned": "The intervals are Student's t intervals.",
+    "anytime": "So the intervals are a confidence sequence, which stays valid however often results"
+    " are looked at and seeds are added, and is longer than a t interval.",
+    "two-stage": f"The standard deviation of the first {FIRST_SEEDS} seeds decided how many were"
+    " trained (Stein's two-stage procedure), and the intervals rest on that standard deviation.",
+}
 
 
 def sentence(subject: str, comparison: Comparison, outcome: Outcome) -> str:
-    """Say what `subject` ("BatchNorm") does to the outcome, and how certain that is."""
+    """Say what `subject` ("mixup") does to the outcome, and how certain that is."""
     name, seeds, scale = outcome.name, comparison.seeds, outcome.scale
     difference = comparison.difference * scale
     low, high = (bound * scale for bound in comparison.interval or [comparison.difference] * 2)
     near, far = sorted((abs(low), abs(high)))
     few = outcome.decimals  # or more, if a bound would otherwise look like 0
     number = f"z,.{next((n for n in range(few, few + 3) if round(near, n)), few)}f"
-    verb = "raises" if difference > 0 else "lowers"
-    effect = f"{subject} {verb} {name} by {abs(difference):{number}} {outcome.unit}".rstrip()
+    ending = "" if is_plural(subject) else "s"
+    verb = f"raise{ending}" if difference > 0 else f"lower{ending}"
+    begin = subject[:1].upper() + subject[1:]
+    effect = f"{begin} {verb} {name} by {abs(difference):{number}} {outcome.unit}".rstrip()
     if difference == 0:
-        effect = f"{subject} leaves {name} unchanged"
+        effect = f"{begin} leave{ending} {name} unchanged"
     if seeds == 1:
         return f"{effect} in one seed, which gives no uncertainty: not settled."
     if comparison.sd == 0:
@@ -22,7 +36,7 @@ def sentence(subject: str, comparison: Comparison, outcome: Outcome) -> str:
     if comparison.settled:
         return f"{effect} (95 % CI {near:{number}} to {far:{number}}, {seeds} seeds)."
     size = f"{difference:+{number}} {outcome.unit}".rstrip()
-    unsettled = f"Whether {subject} changes {name} is not settled: {size}"
+    unsettled = f"Whether {subject} change{ending} {name} is not settled: {size}"
     known = f"(95 % CI {low:+{number}} to {high:+{number}}, {seeds} seeds)"
     if comparison.interval is None:
         known = f"in {seeds} seeds, which give no interval yet"
@@ -40,3 +54,11 @@ def sentence(subject: str, comparison: Comparison, outcome: Outcome) -> str:
     else:
         verdict = f"So many seeds settle a true effect of {interest} with 80 % probability or more."
     return f"{unsettled} {known}. {verdict}"
+
+
+def is_plural(subject: str) -> bool:
+    """Whether the verb after `subject` is in the plural: `skip connections on top of mixup`."""
+    noun = re.split(r" (?:with|without|on|instead|but|while|of|in|for|to|at)\b", subject)[0]
+    if re.match(r"\w+ing ", noun):  # removing skip connections
+        return False
+    return noun.endswith(" together") or bool(re.search("[^aius]s$", noun))

@@ -2,22 +2,26 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mlflow.entities import Run
 
-from pipeline.config import VARIANTS, Config
+from pipeline.ablation.definition import Ablation
+from pipeline.ablation.loading import load_ablation
+from pipeline.config import AUTO, Config
 from pipeline.errors import InputError
 from pipeline.report.analysis import analyse
-from pipeline.report.pairs import COMPARISONS
+from pipeline.report.contrasts import contrasts
 from pipeline.report.publish import BY_COMPARE, REPORTED, publish
 from pipeline.runs.lifecycle import track
 from pipeline.runs.queries import experiment_id, find_runs, get_runs
 from pipeline.runs.run_result import RunResult, config_of, differences, read_result, recipe
 from pipeline.statistics.intervals import ALPHA, PLANNED_ALPHA, Design
 from pipeline.store import liveness
-from pipeline.study.grid import AUTO, Grid
+from pipeline.study.grid import SEEDS_AUTO, Grid
 from pipeline.study.margin import after_reports
+
+Cells = Mapping[tuple[str, int, float], Run]  # by variant, seed and learning rate; newest first
 
 UNPLANNED = Design(
     "anytime",
@@ -26,31 +30,33 @@ UNPLANNED = Design(
 )
 
 
-def compare_runs(run_ids: Sequence[str], experiment: str) -> None:
+def compare_runs(run_ids: Sequence[str], experiment: str, ablation: str) -> None:
     """Write the report of a study on the given runs, or on all training runs of the experiment.
 
     Runs can be compared if they have the same recipe and data. The group that allows the most
     comparisons is used; the others are listed with what differs. If a cell has several runs, the
     newest counts. The report goes to the runs' experiment.
 
-    Raises InputError for an unknown run or experiment, and if nothing can be compared.
+    ablation: a reference to that of the runs; `auto` is the one that they were started with.
+
+    Raises InputError for an unknown run, experiment or ablation, and if nothing can be compared.
     """
     liveness.mark_dead_runs()
     found = get_runs(run_ids) if run_ids else find_runs(experiment_id(experiment), {})
     if not found:
         raise InputError(f"experiment {experiment!r} has no finished training run to compare")
-    chosen, unused = comparable(found)
+    definition, chosen, unused = comparable(found, ablation)
     results = [read_result(run) for run in chosen]
     configs = [result.config for result in results]
     variants, seeds = {one.variant for one in configs}, {one.seed for one in configs}
     plan = Grid(list(variants), list(seeds), list({one.lr for one in configs})).plan
-    analysis = analyse(results, _design(results))
+    analysis = analyse(definition, results, _design(results))
     if not analysis.compared:
         names = ", ".join(sorted(config_of(run).run_name for run in chosen))
         reasons = "".join(f"; {run}: {reason}" for run, reason in list(unused.items())[:3])
         raise InputError(
-            "nothing to compare: it takes two variants with the same recipe, seed and learning"
-            f" rate, but the runs are only: {names}{reasons}"
+            "nothing to compare: it takes two variants that the ablation compares, with the same"
+            f" recipe, seed and learning rate, but the runs are only: {names}{reasons}"
         )
     settings = {"runs": ",".join(run_ids) or "all", "experiment": experiment}
     tags = {"kind": "comparison"}
@@ -66,7 +72,7 @@ def _design(results: Sequence[RunResult]) -> Design:
         reported = {_cell(config_of(run)) for run in find_runs(None, {REPORTED: first})}
         if reported == {_cell(result.config) for result in results}:
             reason = f"The first report on these runs had exactly these (plan: {first})."
-            return Design("two-stage" if AUTO in first else "planned", reason, PLANNED_ALPHA)
+            return Design("two-stage" if SEEDS_AUTO in first else "planned", reason, PLANNED_ALPHA)
     earlier = plans - {""}
     return after_reports(earlier) if earlier else UNPLANNED
 
@@ -75,10 +81,13 @@ def _cell(config: Config) -> tuple[str, int, float]:
     return config.variant, config.seed, config.lr
 
 
-def comparable(found: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
+def comparable(
+    found: Sequence[Run], reference: str = AUTO
+) -> tuple[Ablation, list[Run], dict[str, str]]:
     """Split runs into the group that allows the most comparisons, and the rest with the reasons.
 
-    If groups tie, the larger is used, then the newer.
+    If groups tie, the larger is used, then the newer. Returns the group's ablation, too. With a
+    `reference` to an ablation, only runs of that one can be in the group.
     """
     groups: dict[str, dict[tuple[str, int, float], Run]] = defaultdict(dict)
     unused = {}
@@ -88,25 +97,49 @@ def comparable(found: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
         newest = cells.setdefault(_cell(config), run)
         if newest is not run:
             unused[_name(run)] = f"repeated by run {newest.info.run_id[:8]}"
+    named = load_ablation(reference) if reference != AUTO else None
+    ablations = {key: _ablation_of(key, cells, named) for key, cells in groups.items()}
 
-    def rank(key: str) -> tuple[int, int, int]:
-        cells = groups[key]
+    def rank(key: str) -> tuple[bool, int, int, int]:
+        cells, ablation = groups[key], ablations[key]
+        compared = contrasts(ablation) if isinstance(ablation, Ablation) else None
         pairs = sum(
-            (pair.control, *cell[1:]) in cells
-            for pair in COMPARISONS
+            (one.control[0], *cell[1:]) in cells
+            for one in compared or []
             for cell in cells
-            if cell[0] == pair.treatment
+            if (cell[0],) == one.treatment  # an interaction has two
         )
-        return pairs, len(cells), max(run.info.start_time for run in cells.values())
+        newest = max(run.info.start_time for run in cells.values())
+        return compared is not None, pairs, len(cells), newest
 
     shared = max(groups, key=rank)
+    ablation = ablations[shared]
+    if isinstance(ablation, InputError):
+        raise ablation
     for key, cells in groups.items():
         if key != shared:
             reason = differences(json.loads(key), json.loads(shared))
             unused |= {_name(run): reason for run in cells.values()}
-    order = list(VARIANTS)
-    chosen = sorted(groups[shared].items(), key=lambda one: (one[0][1:], order.index(one[0][0])))
-    return [run for _, run in chosen], unused
+    order = list(ablation.variants)
+    chosen = {cell: run for cell, run in groups[shared].items() if cell[0] in order}
+    for cell in groups[shared].keys() - chosen.keys():
+        unused[_name(groups[shared][cell])] = f"{ablation.name} has no variant {cell[0]} now"
+    if not chosen:
+        raise InputError(
+            f"{ablation.name} has none of the runs' variants: it has {', '.join(order)}"
+        )
+    ordered = sorted(chosen, key=lambda cell: (cell[1:], order.index(cell[0])))
+    return ablation, [chosen[cell] for cell in ordered], unused
+
+
+def _ablation_of(key: str, cells: Cells, named: Ablation | None) -> Ablation | InputError:
+    """The ablation of a group, which is that of its newest run, or why there is none."""
+    if named and json.loads(key)["ablation"] != named.name:
+        return InputError(f"none of the runs is of ablation {named.name!r}, which --ablation names")
+    try:
+        return named or load_ablation(config_of(next(iter(cells.values()))).ablation)
+    except InputError as error:
+        return InputError(f"{error}; name the ablation of these runs with --ablation")
 
 
 def _name(run: Run) -> str:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from pipeline.config import MAX_NAME, VARIANTS, Config, check_choice
+from pipeline.config import AUTO, MAX_NAME, Config, check_choice
 from pipeline.errors import InputError
-from pipeline.report.pairs import COMPARISONS
 from pipeline.statistics import FIRST_SEEDS
 
 MAX_SEEDS = 1000
-AUTO = "seeds auto"  # in the plan of a study that decides how many seeds it needs
+SEEDS_AUTO = "seeds auto"  # in the plan of a study that decides how many seeds it needs
 MAX_GRID = 8000  # characters in a tag; MLflow truncates longer ones
 # Which models a study registers.
 REGISTER = {
@@ -38,7 +37,9 @@ class Grid(NamedTuple):
         """What the study trains and how it comes to its seeds, in words, whatever the order."""
         seeds = f"seeds {','.join(map(str, sorted(self.seeds)))}"
         if self.margin:
-            seeds = f"{AUTO}, margin {self.margin:g} points, at most {len(self.seeds)} of each"
+            seeds = (
+                f"{SEEDS_AUTO}, margin {self.margin:g} points, at most {len(self.seeds)} of each"
+            )
         rates = ",".join(f"{rate:g}" for rate in sorted(self.rates))
         return f"{','.join(sorted(self.variants))} at lr {rates}, {seeds}"
 
@@ -67,20 +68,15 @@ class Grid(NamedTuple):
         return text
 
 
-def auto_grid(variants: Sequence[str], rates: Sequence[float], margin: float, most: int) -> Grid:
-    """The grid of `seeds=auto`. Raises InputError for what it can't do."""
+def check_margin(margin: float, most: int, rates: Sequence[float]) -> float:
+    """Return the margin of `seeds=auto`. Raises InputError for what that can't do."""
     if not 0 < margin < 100:
         raise InputError(f"margin is {margin:g}; it must be above 0 and below 100 points")
     if not FIRST_SEEDS <= most <= MAX_SEEDS:
         raise InputError(f"max_seeds is {most}; it must be {FIRST_SEEDS} to {MAX_SEEDS}")
     if len(rates) > 1:
         raise InputError("seeds=auto takes one lr; give a number of seeds to compare several")
-    if not any({pair.treatment, pair.control} <= set(variants) for pair in COMPARISONS):
-        raise InputError(
-            f"seeds=auto needs an effect to measure; variants={','.join(variants)} has no pair to"
-            " compare, such as base,bn"
-        )
-    return Grid(variants, range(most), rates, margin)
+    return margin
 
 
 def check_name(name: str) -> None:
@@ -98,11 +94,11 @@ def parse_jobs(text: str) -> int:
     return int(text)
 
 
-def parse_variants(text: str) -> list[str]:
-    """Read `base,bn,dropout`."""
-    variants = [part.strip() for part in text.split(",")]
+def parse_variants(text: str, known: Sequence[str], compared: Sequence[str]) -> list[str]:
+    """Read names out of `known`, divided by commas; `auto` is those that are `compared`."""
+    variants = list(compared) if text == AUTO else [part.strip() for part in text.split(",")]
     for variant in variants:
-        check_choice("variant", variant, VARIANTS)
+        check_choice("variant", variant, known)
     if len(set(variants)) < len(variants):
         raise InputError(f"variants is {text!r}; name each variant only once")
     return variants

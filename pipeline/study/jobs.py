@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from pipeline import interruption
 from pipeline.config import Config
-from pipeline.errors import MachineError, StoreError
+from pipeline.errors import InputError, MachineError, StoreError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from pipeline.data.dataset import ImageDataset
     from pipeline.runs.run_result import RunResult
     from pipeline.training.state import History
 
@@ -177,7 +178,7 @@ def _work(connection: Connection, go_on: Connection) -> None:
 
             # Not a multiprocessing lock, which would leak if this process is killed.
             tqdm.set_lock(threading.RLock())
-            from pipeline.data import load
+            from pipeline.ablation.loading import load_data
             from pipeline.runs.training_run import train_run
             from pipeline.store.failures import first_line
 
@@ -187,14 +188,19 @@ def _work(connection: Connection, go_on: Connection) -> None:
             while True:
                 cell, continued, threads = receive()
                 try:
-                    data = data or load(
-                        cell.dataset, cell.data_dir, cell.train_images, cell.validation
-                    )
+                    data = data or _same_data(load_data(cell), parent)
                     send(train_run(cell, data, False, continued, parent, threads, show))
                 except StoreError as error:
                     send(error)
                 except Exception as error:  # it may hold objects we can't send
                     send(MachineError(first_line(error)))
+
+
+def _same_data(data: "ImageDataset", parent: "Run") -> "ImageDataset":
+    """Return the data if it is what the study began with. Raises InputError otherwise."""
+    if data.digest != parent.data.tags["data_digest"]:
+        raise InputError(f"{data.name} has changed since the study began; start a new one")
+    return data
 
 
 def _follow_study(go_on: Connection) -> None:

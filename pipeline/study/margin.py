@@ -1,16 +1,18 @@
 """How many seeds it takes to know each effect to within a margin, and what design that makes."""
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import timedelta
 
 import mlflow
 from tqdm import tqdm
 
+from pipeline.ablation.definition import Ablation
 from pipeline.config import Config
+from pipeline.errors import InputError
 from pipeline.report.analysis import analyse
+from pipeline.report.contrasts import contrasts
 from pipeline.report.findings import Finding
-from pipeline.report.pairs import INTERACTION, TWO_BY_TWO
 from pipeline.report.publish import BY_COMPARE
 from pipeline.runs.run_result import RunResult
 from pipeline.statistics import FIRST_SEEDS
@@ -24,6 +26,17 @@ from pipeline.statistics.intervals import (
 )
 from pipeline.store.waiting import in_store
 from pipeline.study.grid import Grid
+
+
+def check_effects(ablation: Ablation, grid: Grid) -> None:
+    """Raise InputError if `seeds=auto` has no effect to measure."""
+    pairs = [one.variants for one in contrasts(ablation) if not one.effect]
+    if grid.margin and not any(set(pair) <= set(grid.variants) for pair in pairs):
+        example = f", such as {','.join(reversed(pairs[0]))}" if pairs else ""
+        raise InputError(
+            f"seeds=auto needs an effect to measure; variants={','.join(grid.variants)} has no pair"
+            f" to compare{example}"
+        )
 
 
 def choose_design(grid: Grid, reported: Set[str]) -> Design:
@@ -66,6 +79,7 @@ class Expectation:
     def __init__(
         self,
         study_id: str,
+        ablation: Ablation,
         grid: Grid,
         cells: Sequence[Config],
         design: Design,
@@ -73,9 +87,18 @@ class Expectation:
         finished: Mapping[Config, RunResult],
         failures: Mapping[str, str],
     ) -> None:
-        self.study_id, self.grid, self.cells, self.design = study_id, grid, cells, design
+        self.study_id, self.ablation, self.grid = study_id, ablation, grid
+        self.cells, self.design = cells, design
         self.jobs, self.finished, self.failures = jobs, finished, failures
         self.run_seconds: float | None = None  # by the first epoch, until a run has finished
+
+    def stages(self) -> Iterator[Sequence[Config]]:
+        """Yield the cells to train next, as long as the margin is found to need any.
+
+        How many it needs follows from the first ones, so they must be complete.
+        """
+        while not self.failures and (missing := self.missing()):
+            yield [cell for cell in missing if cell.seed < FIRST_SEEDS] or missing
 
     def missing(self) -> list[Config]:
         """The cells that are needed, and neither finished nor failed."""
@@ -95,13 +118,12 @@ class Expectation:
         needed = dict.fromkeys(self.grid.variants, FIRST_SEEDS)
         if not self.finished:
             return needed
-        analysis = analyse(list(self.finished.values()), self.design)
+        analysis = analyse(self.ablation, list(self.finished.values()), self.design)
         assert analysis.main  # seeds=auto has one learning rate
         findings = analysis.main.findings[analysis.primary]
         for finding in findings:
             seeds = _seeds_of_effect(finding, self.grid, self.design, len(findings))
-            pair = finding.pair
-            for variant in TWO_BY_TWO if pair == INTERACTION else (pair.treatment, pair.control):
+            for variant in finding.contrast.variants:
                 needed[variant] = max(needed[variant], seeds)
         return needed
 

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from mlflow.entities import Run
 
-from pipeline.config import Config
+from pipeline.ablation.loading import load_ablation
+from pipeline.config import AUTO, Config
 from pipeline.errors import InputError
 from pipeline.report.publish import REPORTED
 from pipeline.runs import provenance, resume
@@ -19,27 +21,76 @@ from pipeline.runs.queries import (
     set_parent,
     studies_named,
 )
-from pipeline.runs.run_result import RunResult, config_of, differences, read_result
+from pipeline.runs.run_result import (
+    RunResult,
+    ablation_name,
+    config_of,
+    differences,
+    read_result,
+)
+from pipeline.study.grid import Grid
 
+AXES = ("variants", "seeds", "rates")
 Conditions = Mapping[str, str]  # what runs must match, by tag
 
 
-def reusable_cells(
-    parent: Run, cells: Sequence[Config], conditions: Conditions, reuse: str
-) -> tuple[dict[Config, RunResult], dict[Config, Run]]:
-    """Find the cells that are already finished, and those that can be continued.
+class Found(NamedTuple):
+    """A run of a cell that needs no training, or not from the start, and the result if it ended."""
 
-    Finished with the same code (`reuse="same"`) or any; continued always with the same.
+    run: Run
+    result: RunResult | None
+    continued: bool  # it belongs to the study, or to one that the study continues
+
+
+def find_cells(
+    experiment: str,
+    grid: Grid,
+    cells: Sequence[Config],
+    conditions: Conditions,
+    reuse: str,
+    study_id: str = "",
+) -> dict[Config, Found]:
+    """Find the cells that are finished in the experiment, or were stopped by such a study.
+
+    Finished with the same code (`reuse="same"`) or any; continued always with the same. Changes
+    nothing. `study_id` is that of the study's run, if it has begun.
     """
     if reuse == "none":
-        return {}, {}
+        return {}
     same_code = {
         **conditions,
-        "code_digest": provenance.code_digest(),
+        "code_digest": provenance.code_digest(cells[0].ablation),
         "torch": torch.__version__,
     }
-    finished = _finished_cells(parent, same_code if reuse == "same" else conditions, cells)
-    return finished, _begun_cells(parent, same_code, cells)
+    wanted, found = {_cell(config): config for config in cells}, dict[Config, Found]()
+    for run in find_runs(experiment, same_code if reuse == "same" else conditions):
+        config = wanted.get(_cell_of(run))
+        result = read_result(run) if config and config not in found else None
+        if config and result and result.model_uri:
+            result = result._replace(reused=True)
+            found[config] = Found(run, result, _is_continued(run, grid, study_id))
+    for run in find_runs(experiment, same_code, "FAILED", "KILLED"):
+        config = wanted.get(_cell_of(run))
+        known = run.data.params  # else it was stopped before it began
+        if known and config and config not in found and _is_continued(run, grid, study_id):
+            found[config] = Found(run, None, continued=True)
+    return found
+
+
+def reusable_cells(
+    parent: Run, grid: Grid, cells: Sequence[Config], conditions: Conditions, reuse: str
+) -> tuple[dict[Config, RunResult], dict[Config, Run]]:
+    """Return the cells that are already finished, and those to continue.
+
+    Runs of a study that this one continues become this study's children.
+    """
+    ids = parent.info.experiment_id, parent.info.run_id
+    found = find_cells(ids[0], grid, cells, conditions, reuse, ids[1])
+    for one in found.values():
+        if one.continued:
+            set_parent(one.run, parent)
+    finished = {cell: one.result for cell, one in found.items() if one.result}
+    return finished, {cell: one.run for cell, one in found.items() if not one.result}
 
 
 def earlier_plans(cells: Sequence[Config], data_digest: str) -> set[str]:
@@ -53,7 +104,7 @@ def earlier_plans(cells: Sequence[Config], data_digest: str) -> set[str]:
     return {
         run.data.tags[REPORTED]
         for run in runs
-        if REPORTED in run.data.tags and _cell(config_of(run)) in wanted
+        if REPORTED in run.data.tags and _cell_of(run) in wanted
     }
 
 
@@ -72,8 +123,9 @@ def check_same_study(given: Run, identity: Mapping[str, str]) -> None:
 
     identity: name, recipe and grid, as in the tags of a study.
     """
+    default = {"margin": 0.0, "ablation": ablation_name({})}  # of earlier versions
     before, now = (
-        {"name": tags["study"], "margin": 0.0}
+        {**default, "name": tags["study"]}
         | {**json.loads(tags["recipe"]), **json.loads(tags["grid"])}
         for tags in (given.data.tags, identity)
     )
@@ -87,7 +139,7 @@ def check_same_study(given: Run, identity: Mapping[str, str]) -> None:
 def check_same_recipe(name: str, recipe: Mapping[str, object]) -> None:
     """Raise InputError if study `name` has another recipe; `auto` is not a name."""
     for run in [] if name == "auto" else studies_named(name):
-        before = json.loads(run.data.tags["recipe"])
+        before = {"ablation": ablation_name({}), **json.loads(run.data.tags["recipe"])}
         if before != recipe:
             raise InputError(
                 f"a study named {name!r} exists with {differences(before, recipe)}; give this one"
@@ -95,54 +147,30 @@ def check_same_recipe(name: str, recipe: Mapping[str, object]) -> None:
             )
 
 
-def _finished_cells(
-    parent: Run, conditions: Conditions, cells: Sequence[Config]
-) -> dict[Config, RunResult]:
-    """Find the newest finished run, with its model, of each cell in the experiment.
-
-    Runs of a study that this one continues become this study's children.
-    """
-    found: dict[Config, RunResult] = {}
-    wanted = {_cell(config): config for config in cells}
-    for run in find_runs(parent.info.experiment_id, conditions):
-        config = wanted.get(_cell(config_of(run)))
-        result = read_result(run) if config and config not in found else None
-        if config and result and result.model_uri:
-            found[config] = result._replace(reused=True)
-            if _is_continued(run, parent):
-                set_parent(run, parent)
-    return found
-
-
-def _begun_cells(parent: Run, conditions: Conditions, cells: Sequence[Config]) -> dict[Config, Run]:
-    """Find the cells begun, but not finished, by a study that this one continues."""
-    found: dict[Config, Run] = {}
-    wanted = {_cell(config): config for config in cells}
-    for run in find_runs(parent.info.experiment_id, conditions, "FAILED", "KILLED"):
-        config = wanted.get(_cell(config_of(run)))
-        known = run.data.params  # else it was stopped before it began
-        if known and config and config not in found and _is_continued(run, parent):
-            found[config] = run
-            set_parent(run, parent)
-    return found
-
-
 def _cell(config: Config) -> Config:
-    """What determines a run's numbers besides data, device and precision (see the tags)."""
-    return replace(config, data_dir="auto", device="auto", precision="auto")
+    """What determines a run's numbers besides data, device, precision and code (see the tags).
+
+    An ablation is known by its name: its file may have moved.
+    """
+    name = load_ablation(config.ablation).name
+    return replace(config, ablation=name, data_dir=AUTO, device=AUTO, precision=AUTO)
 
 
-def _is_continued(run: Run, now: Run) -> bool:
-    """Whether the study of `run` is `now`, or is continued by it.
+def _cell_of(run: Run) -> Config:
+    name = ablation_name(run.data.tags)
+    return replace(config_of(run), ablation=name, data_dir=AUTO, device=AUTO, precision=AUTO)
 
-    It is continued if deleted, or if it was stopped or failed and `now` has all its cells.
+
+def _is_continued(run: Run, grid: Grid, study_id: str) -> bool:
+    """Whether the study of `run` is this one, or is continued by it.
+
+    It is continued if deleted, or if it was stopped or failed and `grid` has all its cells.
     """
     maker = parent_of(run)
     if maker is None:
         return PARENT_TAG in run.data.tags
-    if maker.info.run_id == now.info.run_id:
+    if maker.info.run_id == study_id:
         return True
-    old, new = (json.loads(study.data.tags.get("grid", "{}")) for study in (maker, now))
-    axes = ("variants", "seeds", "rates")
-    contained = bool(old) and all(set(old[axis]) <= set(new[axis]) for axis in axes)
+    old, new = json.loads(maker.data.tags.get("grid", "{}")), grid._asdict()
+    contained = bool(old) and all(set(old[axis]) <= set(new[axis]) for axis in AXES)
     return maker.info.status in ("FAILED", "KILLED") and contained

@@ -2,18 +2,19 @@
 
 import json
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
 
 import mlflow
 from mlflow.entities import Run
 
+from pipeline.ablation.loading import load_ablation, load_data
 from pipeline.config import Config
-from pipeline.data import load
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import MachineError, StoreError
 from pipeline.models import registry
+from pipeline.models.trial import try_variants
 from pipeline.report.analysis import analyse
 from pipeline.report.learning_rates import chosen_rates
 from pipeline.report.publish import publish
@@ -21,7 +22,6 @@ from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import log_dataset
 from pipeline.runs.run_result import RunResult, recipe
 from pipeline.runs.training_run import THREADS, register_model, train_run
-from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.intervals import Design
 from pipeline.store import liveness
 from pipeline.store.failures import first_line
@@ -63,13 +63,22 @@ def run_study(
     given = given_study()
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
-    data = load(config.dataset, config.data_dir, config.train_images, config.validation)
-    shared = recipe(config, {**data.tags, "precision": precision})
+    ablation = load_ablation(config.ablation)
+    data = load_data(config)
+    try_variants(config, data, grid.variants)
+    shared = recipe(config, {**data.tags, "ablation": ablation.name, "precision": precision})
     check_same_recipe(name, shared)
-    jobs = choose_jobs(asked_jobs, len(cells), THREADS, device.type == "cuda")
+    jobs = choose_jobs(asked_jobs, len(cells), THREADS, device.type == "cuda", data.nbytes)
     choices = {"name": name, "register": register, "reuse": reuse, "jobs": asked_jobs or "auto"}
     identity = {"study": name, "recipe": json.dumps(shared), "grid": axes}
-    tags = {"kind": "study", **identity, "plan": grid.plan, "jobs_chosen": jobs.reason, **data.tags}
+    tags = {
+        "kind": "study",
+        "ablation": ablation.name,
+        **identity,
+        "plan": grid.plan,
+        "jobs_chosen": jobs.reason,
+        **data.tags,
+    }
     liveness.mark_dead_runs()  # so that they can be continued
     if given:
         check_same_study(given, identity)
@@ -78,13 +87,13 @@ def run_study(
     with track(run_name, _settings(config, grid) | choices, tags) as parent:
         log_dataset(data)
         conditions = {"data_digest": data.digest, "precision": precision, "device": device.type}
-        done, begun = reusable_cells(parent, cells, conditions, reuse)
+        done, begun = reusable_cells(parent, grid, cells, conditions, reuse)
         design = choose_design(grid, earlier_plans(cells, data.digest))
         finished, failures = _train(grid, cells, done, begun, design, parent, data, jobs)
         results = [finished[cell] for cell in cells if cell in finished]
         if not results:
             raise MachineError(f"all {len(failures)} runs failed; {_first(failures)}")
-        results = _register_models(results, data, register)
+        results = _register_models(results, data, register, list(ablation.variants))
         count, again = len(results) + len(failures), sum(r.reused for r in results)
         reused_runs = f", {again} of {count} runs reused from before" if again else ""
         facts = {
@@ -96,7 +105,7 @@ def run_study(
         # Another study may have reported some of these runs meanwhile.
         design = choose_design(grid, earlier_plans(cells, data.digest))
         in_store(mlflow.set_tag)("design", design.name)
-        publish(analyse(results, design), failures, facts, grid.plan)
+        publish(analyse(ablation, results, design), failures, facts, grid.plan)
         if failures:
             raise MachineError(
                 f"{len(failures)} of {count} runs failed; {_first(failures)}; run the same command"
@@ -135,10 +144,14 @@ def _train(
         print(f"{len(done)}{of_all} runs are finished already and are reused", flush=True)
     if grid.margin:
         study_id = parent.info.run_id
-        expected = Expectation(study_id, grid, cells, design, jobs.number, finished, failures)
+        ablation = load_ablation(cells[0].ablation)
+        expected = Expectation(
+            study_id, ablation, grid, cells, design, jobs.number, finished, failures
+        )
         expected.say()
     threads = dict(zip(cells, share_threads(len(cells), jobs.number, THREADS), strict=True))
-    for stage in _stages(cells, finished, failures, expected):
+    left = [cell for cell in cells if cell not in finished]
+    for stage in expected.stages() if expected else [left]:
         tasks = [Task(cell, begun.get(cell), threads[cell]) for cell in stage]
         if jobs.number == 1:
             events = _one_by_one(tasks, parent, data, expected)
@@ -146,23 +159,6 @@ def _train(
             events = in_parallel(tasks, parent, jobs.number)
         _follow(events, len(stage), finished, failures, expected)
     return finished, failures
-
-
-def _stages(
-    cells: Sequence[Config],
-    finished: Mapping[Config, RunResult],
-    failures: Failures,
-    expected: Expectation | None,
-) -> Iterator[Sequence[Config]]:
-    """Yield the cells to train next: all of them, or those that the margin is found to need.
-
-    How many it needs follows from the first ones, so they must be complete.
-    """
-    if not expected:
-        yield [cell for cell in cells if cell not in finished]
-        return
-    while not failures and (missing := expected.missing()):
-        yield [cell for cell in missing if cell.seed < FIRST_SEEDS] or missing
 
 
 def _one_by_one(
@@ -216,7 +212,7 @@ def _follow(
 
 
 def _register_models(
-    results: Sequence[RunResult], data: ImageDataset, which: str
+    results: Sequence[RunResult], data: ImageDataset, which: str, variants: Sequence[str]
 ) -> list[RunResult]:
     """Register the models that `which`, a key of REGISTER, names.
 
@@ -225,7 +221,7 @@ def _register_models(
     """
     chosen = {result.run_id for result in results} if which == "all" else set[str]()
     if which == "median":
-        for variant, lr in (chosen_rates(results, []) or {}).items():
+        for variant, lr in (chosen_rates(variants, results, []) or {}).items():
             runs = [r for r in results if (r.config.variant, r.config.lr) == (variant, lr)]
             runs.sort(key=lambda result: result.history[-1]["val_accuracy"])
             chosen.add(runs[(len(runs) - 1) // 2].run_id)

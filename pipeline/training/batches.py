@@ -5,7 +5,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pipeline.data.augmentation import AugmentationParameters, augment, draw_parameters, normalise
+from pipeline.data.augmentation import (
+    Augmentation,
+    AugmentationParameters,
+    augment,
+    draw_parameters,
+    normalise,
+)
 from pipeline.data.dataset import Split
 from pipeline.training.randomness import Stream, stream_generator
 
@@ -16,16 +22,24 @@ BATCHES_AT_ONCE = {"cuda": 16}
 
 
 class TrainingBatches:
-    """Shuffled, augmented batches: `(float32 [B, 3, 32, 32], int64 [B])` on `device`.
+    """Shuffled, augmented batches: `(float32 [B, C, H, W], int64 [B])` on `device`.
 
     Order and augmentation depend only on seed and epoch: all variants trained with one seed see
     the same images. Call `set_epoch` before each epoch, as with torch's DistributedSampler.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008  # frozen
+    ) -> None:
         self.images = split.images.to(device)
         self.labels = split.labels.to(device)
         self.batch_size = batch_size
+        self.augmentation = augmentation
         self.batches_at_once = BATCHES_AT_ONCE.get(device.type, 1)
         self.seed = seed
         self.epoch = 0
@@ -44,13 +58,14 @@ class TrainingBatches:
         ).to(self.labels.device)
         generator = stream_generator(self.seed, Stream.AUGMENTATION, self.epoch)
         # Drawn on the CPU, for the same numbers on every machine; moved once, not per batch.
-        parameters = draw_parameters(count, generator).to(self.labels.device)
+        parameters = draw_parameters(count, generator, self.augmentation).to(self.labels.device)
         at_once = self.batches_at_once * self.batch_size
         for start in range(0, count, at_once):
             rows = slice(start, start + at_once)
             chosen = order[rows]
             drawn = AugmentationParameters(*(values[rows] for values in parameters))
-            images = torch.split(augment(self.images[chosen], drawn), self.batch_size)
+            augmented = augment(self.images[chosen], drawn, self.augmentation)
+            images = torch.split(augmented, self.batch_size)
             labels = torch.split(self.labels[chosen], self.batch_size)
             yield from zip(images, labels, strict=True)
 

@@ -1,6 +1,6 @@
 """A training step as a CUDA graph.
 
-This network's kernels are so short that launching them one by one takes longer than running them. A
+A small network's kernels are so short that launching them takes longer than running them. A
 graph launches all of a step at once (docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
 """
 
@@ -21,31 +21,39 @@ WARM_UP_STEPS = 3
 class CapturedStep:
     """A step that is captured the fourth time it is taken, and replayed from then on.
 
-    step: maps images `[N, 3, 32, 32]` and labels `[N]`, on the GPU, to two tensors. It must not
+    step: maps images `[N, C, H, W]` and labels `[N]`, on the GPU, to two tensors. It must not
     read from the GPU, and its optimiser must be `capturable`. Each call takes one step, with the
     same result as `step`; the next call overwrites what it returns. Batches of a size other than
-    `batch_size`, such as an epoch's last one, are not captured.
+    `batch_size`, such as an epoch's last one, are not captured. If capturing fails, `report` gets
+    the reason, and all steps are taken as they are.
     """
 
-    def __init__(self, step: Step, batch_size: int) -> None:
+    def __init__(self, step: Step, batch_size: int, report: Callable[[str], None]) -> None:
         self.step = step
         self.batch_size = batch_size
+        self.report = report
+        self.failed = False
         self.taken = 0
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.graph = torch.cuda.CUDAGraph()
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take one step."""
-        if len(labels) != self.batch_size:
+        if self.failed or len(labels) != self.batch_size:
             return self.step(images, labels)
         self.taken += 1
         if self.taken <= WARM_UP_STEPS:
             return self._warm_up(images, labels)
         if self.taken == WARM_UP_STEPS + 1:
             self.images, self.labels = images.clone(), labels.clone()
-            # This only records the step.
-            with torch.cuda.graph(self.graph, stream=self.stream):
-                self.results = self.step(self.images, self.labels)
+            try:
+                # This only records the step.
+                with torch.cuda.graph(self.graph, stream=self.stream):
+                    self.results = self.step(self.images, self.labels)
+            except (RuntimeError, AssertionError) as error:  # a network that waits for the GPU
+                self.failed = True
+                self.report(str(error).splitlines()[0])
+                return self.step(images, labels)
         self.images.copy_(images)
         self.labels.copy_(labels)
         self.graph.replay()

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import length_hint
 from typing import NamedTuple
 
@@ -105,7 +105,10 @@ def epoch(
 
 
 def plain_step(
-    model: nn.Module, criterion: nn.Module, optimizer: torch.optim.Optimizer | None, precision: str
+    model: Callable[[Tensor], Tensor],
+    criterion: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    precision: str,
 ) -> Step:
     """Return a function that computes a batch, and trains on it if there is an optimiser.
 
@@ -135,3 +138,14 @@ def log_metrics(metrics: dict[str, float], step: int) -> None:
         from pipeline.store import buffer
 
         buffer.log_metrics(metrics, step)
+
+
+def log_tag(name: str, value: str) -> None:
+    """Set a tag of the active MLflow run, if there is one."""
+    if "mlflow" in sys.modules:
+        import mlflow
+
+        from pipeline.store.waiting import in_store
+
+        if mlflow.active_run():
+            in_store(mlflow.set_tag)(name, value)

@@ -1,14 +1,18 @@
-"""The tutorial's network and its variants."""
+"""The tutorial's network."""
 
-from io import BytesIO
 from os import PathLike
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import VARIANTS, check_choice
+# What checkpoints of earlier versions name instead of their settings.
+SETTINGS_OF_VARIANT = {
+    "base": {},
+    "bn": {"batch_norm": True},
+    "dropout": {"batch_norm": True, "dropout": True},
+    "base_dropout": {"dropout": True},
+}
 
 
 class CNNNetwork(nn.Module):
@@ -20,14 +24,10 @@ class CNNNetwork(nn.Module):
     numbers, so after `torch.manual_seed` the layers that variants share start out equal.
 
     Input: float `[N, 3, 32, 32]`, normalised to -1..1. Output: logits, `[N, 100]`.
-    Raises InputError for a variant that is not in `config.VARIANTS`.
     """
 
-    def __init__(self, variant: str = "base") -> None:
+    def __init__(self, *, batch_norm: bool = False, dropout: bool = False) -> None:
         super().__init__()
-        check_choice("variant", variant, VARIANTS)
-        batch_norm, dropout = VARIANTS[variant]
-        self.variant = variant
         self.conv1 = nn.Conv2d(3, 16, kernel_size=3, padding="same")
         self.bn1 = nn.BatchNorm2d(16) if batch_norm else nn.Identity()
         self.conv2 = nn.Conv2d(16, 32, kernel_size=3, padding="same")
@@ -50,27 +50,13 @@ class CNNNetwork(nn.Module):
         x = self.dropout(torch.relu_(self.fc1(x)))
         return cast(Tensor, self.fc2(x))
 
-    def save_checkpoint(self, path: str | PathLike[str]) -> None:
-        """Write variant and weights to `path`, without pickled objects."""
-        # A CPU copy in the default memory order, so that it loads anywhere.
-        weights = {
-            name: value.detach().to("cpu", memory_format=torch.contiguous_format)
-            for name, value in self.state_dict().items()
-        }
-        # Not by torch itself, which reports a full disk as an internal error.
-        content = BytesIO()
-        torch.save({"variant": self.variant, "state_dict": weights}, content)
-        Path(path).write_bytes(content.getvalue())
-
     @classmethod
     def from_checkpoint(cls, path: str | PathLike[str]) -> "CNNNetwork":
-        """Rebuild the network that `save_checkpoint` wrote, on the CPU, for fine-tuning."""
+        """Rebuild a run's network from its `checkpoint.pt`, on the CPU, for fine-tuning."""
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        network = cls(checkpoint["variant"])
+        settings = checkpoint.get("settings")
+        if settings is None:  # written by an earlier version
+            settings = SETTINGS_OF_VARIANT[checkpoint["variant"]]
+        network = cls(**settings)
         network.load_state_dict(checkpoint["state_dict"])
         return network
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Count the weights, all of which are trained."""
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -19,13 +19,14 @@ History = list[dict[str, float]]  # the metrics of each epoch
 class TrainingState(NamedTuple):
     """Everything needed to continue training after an epoch.
 
-    history: the metrics of each epoch. network, optimizer: their state dicts. The random streams
-    have no state: each is seeded in every epoch from seed and epoch (`randomness`).
+    history: the metrics of each epoch. network, optimizer, scheduler: their state dicts. The random
+    streams have no state: each is seeded in every epoch from seed and epoch (`randomness`).
     """
 
     history: History
     network: dict[str, Any]
     optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
 
 
 def fingerprint(config: Config, tags: Mapping[str, object]) -> str:
@@ -33,7 +34,7 @@ def fingerprint(config: Config, tags: Mapping[str, object]) -> str:
 
     `tags` are the run's tags for data, code, device, precision and threads.
     """
-    free = ("epochs", "data_dir", "device", "precision")
+    free = ("ablation", "epochs", "data_dir", "device", "precision")
     settings = {name: value for name, value in config.as_dict().items() if name not in free}
     names = ("data_digest", "code_digest", "device", "precision", "threads")
     settings |= {name: str(tags[name]) for name in names}

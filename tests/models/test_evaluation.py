@@ -6,8 +6,8 @@ from math import log
 import numpy as np
 import pytest
 import torch
+from conftest import drawn_data
 
-from pipeline.data import load
 from pipeline.data.dataset import Split
 from pipeline.models.evaluation import calibration_error, evaluate
 
@@ -23,7 +23,7 @@ def probabilities(*rows: dict[int, float]) -> np.ndarray:
 
 
 def test_the_metrics_of_a_worked_example() -> None:
-    data = load("synthetic", train_images=100)
+    data = drawn_data(train_images=100)
     # Labels 0 to 4 are one superclass, 5 to 9 the next.
     labels = torch.tensor([0, 1, 2, 7])
     data = replace(data, validation=Split(data.validation.images[:4], labels))
@@ -38,7 +38,7 @@ def test_the_metrics_of_a_worked_example() -> None:
 
 
 def test_tables_name_the_worst_class_and_the_most_frequent_confusion_first() -> None:
-    data = load("synthetic", train_images=100)
+    data = drawn_data(train_images=100)
     labels = data.validation.labels
     predicted = torch.nn.functional.one_hot(labels, 100).float().numpy()
     ring = np.flatnonzero(labels == 30)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from invented import Accuracies, result, study
+from invented import TUTORIAL, Accuracies, result, study
 from scipy import stats
 
 from pipeline.config import Config
@@ -25,7 +25,7 @@ def main(analysis: Analysis) -> Setting:
 
 
 def test_effects_are_paired_by_seed_and_corrected_for_being_several() -> None:
-    analysis = analyse(study(BASE))
+    analysis = analyse(TUTORIAL, study(BASE))
     bn, dropout, both = main(analysis).findings["val_accuracy"]
     assert bn.comparison.difference == pytest.approx((0.06 + 0.065 + 0.06) / 3)
     # 6.167 ± 8.58 x 0.289 / sqrt(3), Student's t at 2 degrees of freedom and 1 - 0.04 / 3 / 2
@@ -37,11 +37,11 @@ def test_effects_are_paired_by_seed_and_corrected_for_being_several() -> None:
     plain = stats.ttest_rel([0.46, 0.485, 0.47], [0.40, 0.42, 0.41]).pvalue
     # 4 of the 5 % are for the planned report.
     assert bn.comparison.p_value == pytest.approx(3 * plain * 5 / 4)
-    assert both.pair.subject == "BatchNorm with Dropout"
+    assert both.contrast.subject == "BatchNorm with Dropout"
 
 
 def test_each_variant_is_summarized_with_the_interval_of_its_mean() -> None:
-    summary = main(analyse(study(BASE))).summaries["val_accuracy"]["bn"]
+    summary = main(analyse(TUTORIAL, study(BASE))).summaries["val_accuracy"]["bn"]
     low, high = stats.t.interval(0.95, 2, np.mean(BASE["bn"]), stats.sem(BASE["bn"]))
     assert summary.seeds == 3
     assert summary.mean == pytest.approx(np.mean(BASE["bn"]))
@@ -51,7 +51,7 @@ def test_each_variant_is_summarized_with_the_interval_of_its_mean() -> None:
 
 def test_a_seed_that_one_variant_lacks_is_left_out_of_its_comparisons_only() -> None:
     results = [r for r in study(BASE) if r.config.run_name != "bn-seed1"]
-    bn, _, both = main(analyse(results)).findings["val_accuracy"]
+    bn, _, both = main(analyse(TUTORIAL, results)).findings["val_accuracy"]
     assert bn.comparison.seeds == 2
     assert bn.comparison.difference == pytest.approx((0.06 + 0.06) / 2)
     assert both.comparison.seeds == 3
@@ -59,7 +59,7 @@ def test_a_seed_that_one_variant_lacks_is_left_out_of_its_comparisons_only() -> 
 
 def test_an_effect_that_is_not_known_to_within_the_margin_is_named() -> None:
     design = Design("two-stage", "", 0.04, margin=1.3)
-    analysis = analyse(study(BASE), design)
+    analysis = analyse(TUTORIAL, study(BASE), design)
     missed = [line for line in analysis.headline if "not known to within" in line]
     bn, dropout, both = main(analysis).findings["val_accuracy"]
     wide = [
@@ -68,12 +68,14 @@ def test_an_effect_that_is_not_known_to_within_the_margin_is_named() -> None:
         if finding.comparison.interval and np.ptp(finding.comparison.interval) > 2 * 0.013
     ]
     assert 0 < len(missed) == len(wide) < 4
-    assert missed[0].startswith(f"{wide[0].pair.label} is not known to within ± 1.3 points after 3")
-    assert not any("not known" in line for line in analyse(study(BASE)).headline)
+    assert missed[0].startswith(
+        f"{wide[0].contrast.label} is not known to within ± 1.3 points after 3"
+    )
+    assert not any("not known" in line for line in analyse(TUTORIAL, study(BASE)).headline)
 
 
 def test_one_seed_is_shown_without_an_interval() -> None:
-    analysis = analyse(study({variant: values[:1] for variant, values in BASE.items()}))
+    analysis = analyse(TUTORIAL, study({variant: values[:1] for variant, values in BASE.items()}))
     assert "one seed, which gives no uncertainty" in analysis.headline[0]
     assert main(analysis).summaries["val_accuracy"]["bn"].interval is None
     assert set(effect_metrics(analysis)) == {"bn_vs_base", "dropout_vs_bn", "dropout_vs_base"}
@@ -85,7 +87,7 @@ def test_one_seed_is_shown_without_an_interval() -> None:
 
 def test_the_two_by_two_design_gives_the_interaction() -> None:
     base_dropout = [0.39, 0.40, 0.39]
-    analysis = analyse(study({**BASE, "base_dropout": base_dropout}))
+    analysis = analyse(TUTORIAL, study({**BASE, "base_dropout": base_dropout}))
     last = main(analysis).findings["val_accuracy"][-1]
     with_bn = np.subtract(BASE["dropout"], BASE["bn"])
     without = np.subtract(base_dropout, BASE["base"])
@@ -100,7 +102,7 @@ def test_the_two_by_two_design_gives_the_interaction() -> None:
 
 
 def test_the_other_outcomes_are_compared_too() -> None:
-    analysis = analyse(study(BASE))
+    analysis = analyse(TUTORIAL, study(BASE))
     # 90 % of the worst run's 40 % is 36 %: all reach 40 % in the end, the best in epoch 2.
     assert analysis.target == 0.40
     row = analysis.table.set_index("run").loc["bn-seed1"]
@@ -121,7 +123,7 @@ def test_the_other_outcomes_are_compared_too() -> None:
 def test_an_outcome_without_a_number_is_not_compared_and_named() -> None:
     results = study(BASE)
     results[4].history[-1]["val_loss"] = math.nan
-    analysis = analyse(results)
+    analysis = analyse(TUTORIAL, results)
     assert main(analysis).findings["val_loss"] == []
     note = "Validation loss is not compared: it is not a number in bn-seed1."
     assert note in analysis.headline
@@ -152,7 +154,7 @@ def test_with_several_learning_rates_each_variant_has_its_best_and_signs_are_rep
         for v, values in accuracies.items()
         for s, x in enumerate(values)
     ]
-    analysis = analyse(results)
+    analysis = analyse(TUTORIAL, results)
     assert analysis.primary == "test_accuracy"
     assert main(analysis).rates == {"base": 0.001, "bn": 0.001, "dropout": 0.001}
     assert [setting.label for setting in analysis.settings] == ["best", "0.001", "0.01"]
@@ -174,7 +176,7 @@ def test_estimates_of_either_sign_are_no_change_of_sign() -> None:
         for lr, values in bn.items()
         for r in study({"base": [0.41, 0.41, 0.41], "bn": values}, lr=lr)
     ]
-    analysis = analyse(results)
+    analysis = analyse(TUTORIAL, results)
     differences = [
         one.findings["val_accuracy"][0].comparison.difference for one in analysis.by_rate
     ]
@@ -190,7 +192,7 @@ def test_a_rate_at_which_runs_failed_is_not_chosen_for_what_is_left_of_it() -> N
         for s, x in enumerate(values)
     ]
     notes: list[str] = []
-    assert chosen_rates(results, notes) == {"bn": 0.001}
+    assert chosen_rates(TUTORIAL.variants, results, notes) == {"bn": 0.001}
     assert notes == ["Runs of bn are missing at learning rate 0.01: not chosen."]
 
 
@@ -201,10 +203,10 @@ def test_a_rate_at_which_nothing_learns_does_not_take_the_time_to_learn_from_the
         for v in ("base", "bn")
         for s in range(2)
     ]
-    analysis = analyse(results)
+    analysis = analyse(TUTORIAL, results)
     assert analysis.target == 0.40
     assert len(main(analysis).findings["epochs_to_target"]) == 1
-    nothing = analyse([r for r in results if r.config.lr == 0.01])
+    nothing = analyse(TUTORIAL, [r for r in results if r.config.lr == 0.01])
     assert nothing.target is None
     assert any("time to an accuracy is not compared" in note for note in nothing.notes)
 
@@ -221,7 +223,7 @@ def test_a_rate_at_which_nothing_learns_does_not_take_the_time_to_learn_from_the
     ],
 )
 def test_the_title_asks_what_is_compared(variants: str, title: str) -> None:
-    analysis = analyse(study({variant: [0.4, 0.5] for variant in variants.split()}))
+    analysis = analyse(TUTORIAL, study({variant: [0.4, 0.5] for variant in variants.split()}))
     files = report_files(analysis, "", {}, {"bn-seed9": "a | b"})
     page = files["report.md"].decode()
     assert page.startswith(f"# {title}\n")
@@ -232,7 +234,7 @@ def test_the_title_asks_what_is_compared(variants: str, title: str) -> None:
 
 def test_no_learning_rate_is_chosen_on_the_reported_images() -> None:
     results = [r for lr, accuracies in SETTLED.items() for r in study(accuracies, lr=lr)]
-    analysis = analyse(results)
+    analysis = analyse(TUTORIAL, results)
     assert analysis.main is None
     assert len([line for line in analysis.headline if "at learning rate" in line]) == 6 + 2
     assert any("validation=holdout" in note for note in analysis.notes)
@@ -241,14 +243,18 @@ def test_no_learning_rate_is_chosen_on_the_reported_images() -> None:
     assert "learning rate 0.01" in page
 
 
-@pytest.mark.parametrize(
-    ("dataset", "word"), [("synthetic", "photographs"), ("cifar100", "another network")]
-)
-def test_the_limits_are_those_of_the_study(dataset: str, word: str) -> None:
-    told = limits(analyse(study(BASE, dataset=dataset)))
-    assert any(word in line for line in told)
+def test_the_limits_are_those_of_the_study() -> None:
+    results = study(BASE)
+    told = limits(analyse(TUTORIAL, results))
+    assert told[0].startswith("Whether the effects hold for another network")
+    assert "(here: 30 epochs; batch size 256; Adam)" in told[0]
     assert any("a learning rate other than 0.001" in line for line in told)
-    assert ("photographs" in told[0]) == (dataset == "synthetic")
+    caveat = "Anything about photographs: these are drawings."
+    drawn = [one._replace(tags={**one.tags, "data_caveat": caveat}) for one in results]
+    assert limits(analyse(TUTORIAL, drawn)) == [caveat, *told]
+    # Runs of earlier versions have fewer tags.
+    early = [one._replace(tags={"device": "cpu", "threads": "2"}) for one in results]
+    assert "(here: 30 epochs; batch size 256)" in limits(analyse(TUTORIAL, early))[0]
 
 
 def test_the_order_is_balanced_over_variants() -> None:

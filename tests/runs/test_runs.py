@@ -24,6 +24,7 @@ from conftest import (
     TINY,
     Answer,
     Study,
+    drawn_data,
     project_address,
     run,
     run_killed,
@@ -34,7 +35,6 @@ from conftest import (
 )
 from mlflow.entities import Run
 
-from pipeline.data import load
 from pipeline.models.export import log_network
 from pipeline.training.network import CNNNetwork
 
@@ -221,7 +221,7 @@ def test_a_loss_that_becomes_infinite_later_leaves_the_last_good_epoch(
         nonlocal calls
         calls += 1
         step(optimizer)
-        if calls == 8:
+        if calls == 9:  # the first is the trial
             optimizer.param_groups[0]["params"][0].data[0] = math.nan  # of the first convolution
 
     with pytest.MonkeyPatch.context() as patch:
@@ -240,7 +240,7 @@ def test_a_model_that_predicts_no_numbers_is_not_evaluated(
     network = CNNNetwork()
     network.fc2.bias.data.fill_(math.nan)
     with mlflow.start_run():
-        uri = log_network(network, load("synthetic", "auto"), 1)
+        uri = log_network(network, {}, drawn_data(), 1)
     answer = pipeline("evaluate", "--model", uri)
     assert answer.status == 2
     (line,) = answer.err.splitlines()

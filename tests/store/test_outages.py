@@ -18,6 +18,7 @@ from typing import Any
 import mlflow
 import pytest
 import requests
+import torch
 from conftest import (
     SMALL,
     TINY,
@@ -444,7 +445,8 @@ def test_a_disk_without_room_for_weights_or_model_fails_the_run_in_one_line(
     assert killed["status"] == 128 + 9
     (run_,) = runs_in(tmp_path)
     # The weights take 2.40 MB, the model's archive 2.45 MB; the database is smaller.
-    CNNNetwork().save_checkpoint(tmp_path / "weights.pt")
+    weights = {"settings": {}, "state_dict": CNNNetwork().state_dict()}
+    torch.save(weights, tmp_path / "weights.pt")
     kilobytes = -(-(tmp_path / "weights.pt").stat().st_size // 1024)
     answer = limited(tmp_path, kilobytes - (what == "weights"), "--resume", run_.info.run_id)
     assert answer.status == 1

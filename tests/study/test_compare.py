@@ -1,7 +1,7 @@
 """`compare` writes a study's report on runs that were started one by one."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import mlflow
@@ -10,6 +10,8 @@ import pytest
 from conftest import Answer, Study, runs_in
 from mlflow.entities import Param, Run, RunData, RunInfo, RunTag
 
+from pipeline.ablation.loading import load_ablation
+from pipeline.errors import InputError
 from pipeline.study.compare import comparable
 
 TINY = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1"]
@@ -68,21 +70,63 @@ def test_runs_that_were_started_one_by_one(
     assert len(runs_in(tmp_path, "comparison")) == 2
 
 
-def test_the_group_that_allows_comparisons_is_taken() -> None:
-    def run(name: str, start: int, epochs: int) -> Run:
-        variant, seed = name.split("-seed")
-        params = {"variant": variant, "seed": seed, "epochs": str(epochs)}
-        tags = {"precision": "fp32", "data_digest": "0", "kind": "train"}
-        info = RunInfo(f"{start:032d}", "0", "", "FINISHED", start, start, "active", run_name=name)
-        logged = [Param(*pair) for pair in params.items()]
-        data = RunData([], logged, [RunTag(*tag) for tag in tags.items()])
-        return Run(info, data)
+def finished(name: str, start: int, epochs: int = 3, own: Mapping[str, str] | None = None) -> Run:
+    variant, seed = name.split("-seed")
+    params = {"variant": variant, "seed": seed, "epochs": str(epochs)}
+    tags = {"precision": "fp32", "data_digest": "0", "kind": "train"} | dict(own or {})
+    info = RunInfo(f"{start:032d}", "0", "", "FINISHED", start, start, "active", run_name=name)
+    logged = [Param(*pair) for pair in params.items()]
+    return Run(info, RunData([], logged, [RunTag(*tag) for tag in tags.items()]))
 
-    pair = [run("base-seed0", 1, 3), run("bn-seed0", 2, 3)]
-    apart = [run("base-seed0", 3, 9), run("bn-seed1", 4, 9), run("dropout-seed2", 5, 9)]
-    chosen, unused = comparable([*pair, *apart])
+
+def test_the_group_that_allows_comparisons_is_taken() -> None:
+    pair = [finished("base-seed0", 1), finished("bn-seed0", 2)]
+    names = ("base-seed0", "bn-seed1", "dropout-seed2")
+    apart = [finished(name, start, epochs=9) for start, name in enumerate(names, start=3)]
+    ablation, chosen, unused = comparable([*pair, *apart])
+    assert ablation == load_ablation("auto")
     assert chosen == pair
     assert list(unused.values()) == ["epochs 9 instead of 3"] * 3
+
+
+OWN = """
+from torch import nn
+from pipeline import Ablation
+from pipeline.data import synthetic
+
+def network(num_classes, width=32):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.LazyLinear(num_classes))
+
+ablation = Ablation(
+    network,
+    variants={"narrow": {}, "wide": {"width": 64}},
+    datasets={"synthetic": synthetic.generate},
+    name="own",
+)
+"""
+
+
+def test_runs_are_compared_as_their_own_ablation_says(tmp_path: Path) -> None:
+    file, moved = tmp_path / "own.py", tmp_path / "moved.py"
+    file.write_text(OWN)
+    tags = {"ablation": "own", "ablation_source": str(file)}
+    pair = [finished("narrow-seed0", 1, own=tags), finished("wide-seed0", 2, own=tags)]
+    gone = finished("wider-seed0", 3, own=tags)
+    other = finished("base-seed0", 4)
+    ablation, chosen, unused = comparable([*pair, gone, other])
+    assert (ablation.name, chosen) == ("own", pair)
+    assert list(unused.values()) == ["ablation cnn instead of own", "own has no variant wider now"]
+    with pytest.raises(InputError, match="has none of the runs' variants: it has narrow, wide"):
+        comparable([gone])
+
+    file.rename(moved)
+    load_ablation.cache_clear()
+    with pytest.raises(InputError, match=r"own\.py: there is no such file; name .* --ablation"):
+        comparable(pair)
+    assert comparable([*pair, other, gone])[1] == [other]
+    assert comparable([*pair, other, gone], str(moved))[1] == pair
+    with pytest.raises(InputError, match="none of the runs is of ablation 'own'"):
+        comparable([other], str(moved))
 
 
 def test_it_says_the_same_as_the_study_itself(

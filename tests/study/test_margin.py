@@ -9,12 +9,14 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import TINY, Answer, broken_cell, runs_in
+from invented import TUTORIAL, ablation
 from invented import study as runs_of
 from scipy import stats
 
 from pipeline.config import Config
+from pipeline.errors import InputError
 from pipeline.study.grid import Grid
-from pipeline.study.margin import Expectation, choose_design
+from pipeline.study.margin import Expectation, check_effects, choose_design
 
 AUTO = ["ablate", *TINY, "--variants", "base,bn", "--seeds", "auto", "--jobs", "1"]
 
@@ -123,13 +125,23 @@ def test_only_the_variants_of_uncertain_effects_get_more_seeds() -> None:
     }
     grid = Grid(["base", "bn", "base_dropout"], range(40), [0.001], margin=1.2)
     design = choose_design(grid, set())
-    expected = Expectation("", grid, grid.cells(Config()), design, 1, finished, {})
+    expected = Expectation("", TUTORIAL, grid, grid.cells(Config()), design, 1, finished, {})
     # Stein: (t * sd / margin) ** 2, with t for 1 - 0.04 / 2 comparisons / 2 sides.
     critical = stats.t.ppf(1 - 0.04 / 2 / 2, 4)
     seeds = int(np.ceil((critical * 100 * spread.std(ddof=1) / 1.2) ** 2))
     assert 5 < seeds < 40
     assert expected.needed() == {"base": seeds, "bn": 5, "base_dropout": seeds}
     assert {cell.variant for cell in expected.missing()} == {"base", "base_dropout"}
+
+
+def test_an_ablation_without_a_pair_to_compare_has_no_margin() -> None:
+    own = ablation({"plain": {}, "wide": {"width": 64}, "other": {"width": 8}})
+    check_effects(own, Grid(["plain", "wide"], range(30), [0.001], margin=1.0))
+    check_effects(own, Grid(["wide", "other"], range(3), [0.001]))
+    with pytest.raises(InputError, match=r"variants=wide,other has no pair .*, such as plain,wide"):
+        check_effects(own, Grid(["wide", "other"], range(30), [0.001], margin=1.0))
+    with pytest.raises(InputError, match=r"variants=one has no pair to compare$"):
+        check_effects(ablation({"one": {}}), Grid(["one"], range(30), [0.001], margin=1.0))
 
 
 @pytest.mark.parametrize(

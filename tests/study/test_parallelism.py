@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import REAL_DATA, SMALL, Answer, needs_real_data, runs_in, start
+from conftest import REAL_DATA, SMALL, Answer, drawn_data, needs_real_data, runs_in, start
 
 from pipeline.machine import GIB
 from pipeline.study import parallelism
@@ -22,8 +22,8 @@ from pipeline.study.parallelism import JOB_MEMORY, choose_jobs
         (0, 9, 16, False, 1, 20.0, "1 job: there is 1 processor"),
         (0, 9, 2, False, 16, 20.0, "2 jobs: one for each of 2 threads"),
         (0, 3, 16, False, 16, 20.0, "3 jobs: one for each of 3 runs"),
-        (0, 9, 8, False, 8, 3.1, "3 jobs: 3.1 GiB of memory is free, and each takes 0.9"),
-        (0, 9, 8, False, 8, 0.2, "1 job: 0.2 GiB of memory is free, and each takes 0.9"),
+        (0, 9, 8, False, 8, 2.5, "3 jobs: 2.5 GiB of memory is free, and each takes 0.8"),
+        (0, 9, 8, False, 8, 0.2, "1 job: 0.2 GiB of memory is free, and each takes 0.8"),
         (0, 9, 8, True, 8, 20.0, "1 job: a GPU trains one network after the other"),
         (6, 9, 2, False, 2, 0.2, "6 jobs: as asked for"),
         (6, 9, 2, True, 2, 0.2, "6 jobs: as asked for"),
@@ -42,7 +42,8 @@ def test_a_study_has_as_many_jobs_as_fit_and_says_why(
 ) -> None:
     monkeypatch.setattr(parallelism, "usable_processors", lambda: processors)
     monkeypatch.setattr(parallelism, "free_memory", lambda: int(free * GIB))
-    chosen = choose_jobs(asked, cells, threads, on_gpu)
+    images = drawn_data().nbytes  # 37 MB
+    chosen = choose_jobs(asked, cells, threads, on_gpu, images)
     assert chosen.reason == expected
     assert chosen.number == int(expected.split()[0])
 
@@ -50,7 +51,7 @@ def test_a_study_has_as_many_jobs_as_fit_and_says_why(
 def test_the_reason_stands_on_the_terminal_in_the_run_and_in_the_report(
     pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = "1 job: 1.0 GiB of memory is free, and each takes 0.9"
+    expected = "1 job: 1.0 GiB of memory is free, and each takes 0.8"
     monkeypatch.setattr(parallelism, "usable_processors", lambda: 16)
     monkeypatch.setattr(parallelism, "free_memory", lambda: GIB)
     monkeypatch.setattr("pipeline.study.study.THREADS", 2)

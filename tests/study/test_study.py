@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, Answer, Study, environment, runs_in
+from conftest import ROOT, Answer, Study, drawn_data, environment, runs_in
 from scipy import stats
 
 from pipeline import CNNNetwork
-from pipeline.data import load
 
 VARIANTS = ["base", "bn", "dropout"]
 SEEDS = range(2)
@@ -129,7 +128,7 @@ def test_every_epoch_is_a_step_of_every_metric(study: Study) -> None:
 
 
 def test_both_splits_are_inputs_with_a_digest_over_all_bytes(study: Study) -> None:
-    data = load("synthetic")
+    data = drawn_data()
     digests = {"training": data.training, "validation": data.validation}
     inputs = study.children["bn"].inputs
     assert inputs is not None
@@ -224,7 +223,7 @@ def test_the_report_is_one_page_that_needs_no_network(study: Study) -> None:
         assert run.info.run_id in text
     for fact in (
         study.parent.data.tags["mlflow.source.git.commit"],
-        load("synthetic").digest,
+        drawn_data().digest,
         f"torch {torch.__version__.split('+')[0]}",
         "python -m pipeline ablate",
     ):
@@ -286,7 +285,7 @@ except ImportError:
 def test_the_models_give_the_logged_accuracy_where_the_project_is_not_installed(
     study: Study,
 ) -> None:
-    validation = load("synthetic").validation
+    validation = drawn_data().validation
     np.save(study.folder / "pixels.npy", validation.images.numpy())
     np.save(study.folder / "labels.npy", validation.labels.numpy())
     answer = subprocess.run(
@@ -310,7 +309,7 @@ def test_the_model_says_what_it_takes_and_knows_its_classes(study: Study) -> Non
     assert str(info.signature.inputs) == "[Tensor('uint8', (-1, 32, 32, 3))]"
     assert str(info.signature.outputs) == "[Tensor('float32', (-1, 100))]"
     assert info.metadata is not None
-    assert info.metadata["class_names"] == list(load("synthetic").class_names)
+    assert info.metadata["class_names"] == list(drawn_data().class_names)
     assert info.saved_input_example_info is not None
     files = {path.name for path in study.folder.glob("mlruns/*/models/*/artifacts/data/*")}
     assert files == {"model.pt2"}

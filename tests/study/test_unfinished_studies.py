@@ -126,7 +126,7 @@ def test_what_may_be_reused_is_asked_for(
     assert trained() == 2
     assert pipeline(*one, "--batch-size", "128").status == 0
     assert trained() == 3
-    monkeypatch.setattr("pipeline.runs.provenance.code_digest", lambda: "0" * 64)
+    monkeypatch.setattr("pipeline.runs.provenance.code_digest", lambda _: "0" * 64)
     assert pipeline(*one, "--reuse", "any").status == 0
     assert trained() == 3
     assert pipeline(*one).status == 0

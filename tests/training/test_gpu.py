@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import drawn_data
+from torch import nn
 
 from pipeline.config import Config
-from pipeline.data import load
 from pipeline.training.cuda_graph import Step
 from pipeline.training.loop import train_network
-from pipeline.training.network import CNNNetwork
 from pipeline.training.state import History, TrainingState
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
-def train(precision: str, epochs: int = 3, **more: Any) -> tuple[CNNNetwork, History]:
+def train(precision: str, epochs: int = 3, **more: Any) -> tuple[nn.Module, History]:
     """Train on six batches an epoch and a smaller one."""
     config = Config(variant="dropout", dataset="synthetic", epochs=epochs, batch_size=100)
-    data = load("synthetic", train_images=650)
+    data = drawn_data(train_images=650)
     return train_network(config, data, torch.device("cuda"), precision, **more)
 
 
@@ -40,7 +40,7 @@ def test_a_graph_trains_as_the_kernels_one_by_one_do_to_the_last_bit(
         replays += 1
         replay(graph)
 
-    def plain(step: Step, _batch_size: int) -> Step:
+    def plain(step: Step, *_: object) -> Step:
         return step
 
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", counted)

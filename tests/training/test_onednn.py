@@ -6,10 +6,9 @@ from statistics import median
 
 import pytest
 import torch
-from conftest import run
+from conftest import network_of, run
 from torch import Tensor, nn
 
-from pipeline.training.network import CNNNetwork
 from pipeline.training.onednn import BlockedNetwork, drop_half, is_available
 
 pytestmark = pytest.mark.skipif(not is_available("fp32"), reason="not on this processor")
@@ -27,7 +26,7 @@ precisions = pytest.mark.parametrize(
 def trained_once(variant: str, precision: str, way: str, seed: int) -> dict[str, Tensor]:
     """The logits, gradients and running statistics after one step of a network, as float64."""
     torch.manual_seed(seed)
-    network = CNNNetwork(variant)
+    network = network_of(variant)
     images, labels = torch.randn(64, 3, 32, 32), torch.arange(64)
     if way == "exact":
         network, images = network.double(), images.double()
@@ -70,7 +69,7 @@ def test_a_step_is_as_near_to_the_exact_one_as_with_channels_last(
 @pytest.mark.parametrize("variant", ["base", "dropout"])
 def test_validation_gives_the_same_classes(variant: str) -> None:
     torch.manual_seed(0)
-    network, images = CNNNetwork(variant), torch.randn(500, 3, 32, 32)
+    network, images = network_of(variant), torch.randn(500, 3, 32, 32)
     network(images)  # running statistics that differ from their initial values
     network.eval()
     with torch.no_grad():
@@ -83,7 +82,7 @@ def test_validation_gives_the_same_classes(variant: str) -> None:
     "name", ["conv1.weight", "conv3.bias", "bn1.bias", "bn2.running_var", "fc1.weight", "fc2.bias"]
 )
 def test_what_is_no_number_shows_wherever_it_is(name: str) -> None:
-    network = CNNNetwork("bn").eval()
+    network = network_of("bn").eval()
     network.state_dict()[name].flatten()[0] = torch.nan
     assert not BlockedNetwork(network, "fp32")(torch.randn(8, 3, 32, 32)).isfinite().all()
 
@@ -112,7 +111,7 @@ def test_only_the_variant_with_dropout_drops_and_only_in_training(precision: str
         ("dropout", False, False),
         ("bn", True, False),
     ):
-        network = CNNNetwork(variant).train(train)
+        network = network_of(variant).train(train)
         blocked = BlockedNetwork(deepcopy(network), precision)
         assert torch.equal(blocked(images), blocked(images)) != drops
 

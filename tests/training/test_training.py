@@ -6,13 +6,12 @@ from itertools import pairwise
 import mlflow
 import pytest
 import torch
-from conftest import ROOT, run
+from conftest import ROOT, VARIANTS, drawn_data, network_of, run
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pipeline import CNNNetwork, epoch
-from pipeline.config import VARIANTS, Config
-from pipeline.data import load
+from pipeline.config import Config
 from pipeline.errors import DivergedError
 from pipeline.training.batches import TrainingBatches
 from pipeline.training.device import choose_precision
@@ -35,7 +34,7 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def test_validation_returns_the_mean_loss_per_image_and_the_accuracy() -> None:
-    model, data = CNNNetwork("bn"), batches()
+    model, data = network_of("bn"), batches()
     result = epoch(model, 1, False, data, nn.CrossEntropyLoss(), adam(model))
     images, labels = data.dataset[:]
     logits = model(images)
@@ -45,7 +44,7 @@ def test_validation_returns_the_mean_loss_per_image_and_the_accuracy() -> None:
 
 
 def test_validation_leaves_the_weights_alone_and_training_follows_the_optimizer() -> None:
-    model, reference = CNNNetwork("bn"), CNNNetwork("bn")
+    model, reference = network_of("bn"), network_of("bn")
     reference.load_state_dict(model.state_dict())
     criterion = nn.CrossEntropyLoss()
     optimizer = adam(model)
@@ -123,7 +122,7 @@ def test_epoch_names_the_first_batch_whose_loss_is_no_number(
 
 
 def test_one_seed_means_the_same_images_in_the_same_order_in_every_epoch() -> None:
-    split = load("synthetic", train_images=300).training
+    split = drawn_data(train_images=300).training
 
     def images(seed: int, epoch_: int) -> torch.Tensor:
         loader = TrainingBatches(split, 64, seed, CPU)
@@ -139,7 +138,7 @@ def test_one_seed_means_the_same_images_in_the_same_order_in_every_epoch() -> No
 def test_variants_are_trained_on_the_same_images_from_the_same_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    data = load("synthetic", train_images=300)
+    data = drawn_data(train_images=300)
 
     def seen_by(variant: str) -> list[torch.Tensor]:
         seen = []
@@ -164,7 +163,7 @@ def test_variants_are_trained_on_the_same_images_from_the_same_weights(
 
 
 def test_every_training_image_comes_once_an_epoch_with_its_label() -> None:
-    split = load("synthetic", train_images=300).training
+    split = drawn_data(train_images=300).training
     loader = TrainingBatches(split, 64, 0, CPU)
     labels = torch.cat([batch for _, batch in loader])
     assert torch.equal(labels.sort().values, split.labels.sort().values)
@@ -175,7 +174,7 @@ def test_every_training_image_comes_once_an_epoch_with_its_label() -> None:
 
 def test_batches_that_are_augmented_together_are_those_that_are_augmented_alone() -> None:
     alone, together = (
-        TrainingBatches(load("synthetic", train_images=300).training, 64, 0, CPU) for _ in range(2)
+        TrainingBatches(drawn_data(train_images=300).training, 64, 0, CPU) for _ in range(2)
     )
     together.batches_at_once = 3
     assert len(list(together)) == len(alone) == 5
@@ -188,7 +187,7 @@ def test_batches_that_are_augmented_together_are_those_that_are_augmented_alone(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_repeated_gives_the_same_numbers_to_the_last_bit(precision: str) -> None:
     config = Config(variant="dropout", dataset="synthetic", epochs=2, train_images=600)
-    data = load("synthetic", train_images=600)
+    data = drawn_data(train_images=600)
     (first, history), (second, again) = (
         train_network(config, data, CPU, precision) for _ in range(2)
     )
@@ -212,7 +211,7 @@ def test_auto_takes_bf16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_every_variant_learns() -> None:
-    data = load("synthetic", train_images=2000)
+    data = drawn_data(train_images=2000)
     for variant in VARIANTS:
         config = Config(variant=variant, dataset="synthetic", epochs=3, lr=0.002)
         _, history = train_network(config, data, CPU, "fp32")
@@ -224,10 +223,10 @@ def test_training_needs_neither_mlflow_nor_what_comes_with_it() -> None:
     code = """
 import sys, torch
 from pipeline.config import Config
-from pipeline.data import load
+from pipeline.ablation.loading import load_data
 from pipeline.training.loop import train_network
-data = load("synthetic", train_images=100)
-config = Config(dataset="synthetic", epochs=1, batch_size=50)
+config = Config(variant="base", dataset="synthetic", train_images=100, epochs=1, batch_size=50)
+data = load_data(config)
 train_network(config, data, torch.device("cpu"), "fp32")
 print(sys.modules.keys() & {"mlflow", "pandas", "pyarrow", "requests", "sqlalchemy", "typer"})
 """

@@ -1,0 +1,160 @@
+"""Load an ablation's file, and the data that it names."""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from pipeline.ablation.definition import Ablation
+from pipeline.config import AUTO, Config, check_choice
+from pipeline.data.dataset import ImageDataset, check_dataset
+from pipeline.errors import InputError, MachineError
+
+DEFAULT_FILE = Path(__file__).parents[2] / "ablations" / "tutorial.py"
+MOST_CHARACTERS = 400  # of an error that the user's code raises
+
+
+def absolute(reference: str, folder: Path) -> str:
+    """Return a reference to an ablation that is valid in every folder; paths begin at `folder`."""
+    if reference == AUTO or _is_module(reference):
+        return reference
+    return str(folder / Path(reference).expanduser())
+
+
+@cache
+def load_ablation(reference: str) -> Ablation:
+    """Load the ablation in a file, or in a module that can be imported; `auto`: the tutorial's.
+
+    Raises InputError, with the line in question, if that fails or if it defines none.
+    """
+    file = DEFAULT_FILE if reference == AUTO else Path(reference)
+    what = f"module {reference}" if _is_module(reference) else f"ablation {file}"
+    try:
+        module = importlib.import_module(reference) if _is_module(reference) else _execute(file)
+        ablation = getattr(module, "ablation", None)
+        if not isinstance(ablation, Ablation):
+            raise InputError("it defines no `ablation = Ablation(...)`")
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
+    except Exception as error:  # whatever the file raises
+        raise InputError(f"{what} can't be loaded: {explain(error)}") from None
+    name = re.sub(r"\W+", "-", module.__name__.rpartition(".")[2])
+    return ablation if ablation.name else replace(ablation, name=name)
+
+
+def completed(config: Config) -> Config:
+    """Replace `auto` by the ablation's first variant and data set.
+
+    Raises InputError for a variant or data set that it does not have.
+    """
+    ablation = load_ablation(config.ablation)
+    variant = next(iter(ablation.variants)) if config.variant == AUTO else config.variant
+    dataset = next(iter(ablation.datasets)) if config.dataset == AUTO else config.dataset
+    check_choice("variant", variant, ablation.variants)
+    check_choice("dataset", dataset, ablation.datasets)
+    return replace(config, variant=variant, dataset=dataset)
+
+
+def load_data(config: Config) -> ImageDataset:
+    """Load the data set, and split it, as `config` says.
+
+    `train_images` keeps that many training images (0: all). With `validation="holdout"` a tenth of
+    those is held out by `ImageDataset.hold_out`.
+
+    Raises InputError if it can't be loaded, is not what it should be, or holds fewer images than
+    asked for; MachineError if there is no network to download it.
+    """
+    load = load_ablation(config.ablation).datasets[config.dataset]
+    takes_folder = "data_dir" in inspect.signature(load).parameters
+    try:
+        data = load(data_dir=config.data_dir) if takes_folder else load()
+    except (InputError, MachineError):
+        raise
+    except Exception as error:  # whatever the function raises
+        raise InputError(f"{config.dataset} can't be loaded: {explain(error)}") from None
+    try:
+        if not isinstance(data, ImageDataset):
+            raise InputError(f"its function returns {type(data).__name__}, not an ImageDataset")
+        check_dataset(data)
+    except InputError as error:
+        raise InputError(f"{config.dataset}: {error}") from None
+    data = replace(data, name=config.dataset)
+    if config.train_images > len(data.training):
+        raise InputError(
+            f"train_images is {config.train_images}; {data.name} has {len(data.training)} of them"
+            " (0 takes all)"
+        )
+    if config.train_images:
+        data = replace(data, training=data.training.first(config.train_images))
+    return data.hold_out() if config.validation == "holdout" else data
+
+
+@cache
+def source_files(reference: str) -> tuple[Path, ...]:
+    """The file of an ablation, and what it imports from its own folder, directly or not."""
+    file = DEFAULT_FILE if reference == AUTO else Path(reference)
+    if _is_module(reference):
+        file = Path(inspect.getfile(importlib.import_module(reference)))
+    found, waiting = set[Path](), {file}
+    while waiting:
+        one = waiting.pop()
+        found.add(one)
+        waiting |= set(_imported(one, file.parent)) - found
+    return tuple(sorted(found))
+
+
+def _is_module(reference: str) -> bool:
+    parts = reference.split(".")
+    return reference != AUTO and parts[-1] != "py" and all(part.isidentifier() for part in parts)
+
+
+def _execute(file: Path) -> ModuleType:
+    """Execute a file as a module; like a script it may import its neighbours."""
+    if not file.is_file():
+        raise InputError("there is no such file")
+    if str(file.parent) not in sys.path:
+        sys.path.insert(0, str(file.parent))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise InputError("it is no Python file (*.py)")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _imported(file: Path, folder: Path) -> Iterator[Path]:
+    """Files in `folder` and below that `file` imports, wherever in it the statement is."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        names: list[str] = []
+        base = folder
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = file.parents[node.level - 1] if node.level else folder
+            module = [node.module] if node.module else []
+            names = [".".join([*module, alias.name]) for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            for count in range(1, len(parts) + 1):  # a package's own file is executed too
+                path = base.joinpath(*parts[:count])
+                yield from filter(Path.is_file, (path.with_suffix(".py"), path / "__init__.py"))
+
+
+def explain(error: Exception) -> str:
+    """Say in one line what the user's code raised, and in which line of it."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} ({error.filename}, line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).suffix == ".py"]
+    theirs = [frame for frame in own if "site-packages" not in Path(frame.filename).parts]
+    frame = (theirs or own)[-1]
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_CHARACTERS]
+    return f"{reason} ({frame.filename}, line {frame.lineno})"

@@ -1,0 +1,122 @@
+"""Which variants are compared, and in which words: what follows from an ablation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from pipeline.ablation.definition import Ablation
+from pipeline.ablation.wording import Change, Wording
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Variants whose sum, minus that of others, is an effect: of a change, or an interaction.
+
+    treatment, control: a variant each; for an interaction, two each, whose difference counts.
+    subject: of the sentence about it. changes: what it is about. own_name: the metric's, if it is
+    not made of the variants. effect: what an interaction is about, such as `mixup's effect`.
+    """
+
+    treatment: tuple[str, ...]
+    control: tuple[str, ...]
+    subject: str
+    changes: tuple[Change, ...]
+    own_name: str = ""
+    effect: str = ""
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants that it takes."""
+        return self.treatment + self.control
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """What each of `variants` is multiplied by before they are added up."""
+        return (1, -1, -1, 1) if self.effect else (1, -1)
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """Treatment and control for readers: `wide`, or `(both − wide)` of an interaction."""
+        treatment, control = (
+            f"({' − '.join(side)})" if self.effect else side[0]
+            for side in (self.treatment, self.control)
+        )
+        return treatment, control
+
+    @property
+    def label(self) -> str:
+        """The label for readers: `wide − plain`."""
+        return " − ".join(self.sides)
+
+    @property
+    def name(self) -> str:
+        """The metric's name: `wide_vs_plain`."""
+        return self.own_name or "_vs_".join(self.sides)
+
+
+def contrasts(ablation: Ablation) -> list[Contrast]:
+    """The comparisons that an ablation names, or else those that follow from its settings.
+
+    The latter are: each variant with the baseline, and with each earlier one that differs from it
+    in one setting and has the baseline's value of that; then the interaction of each complete 2x2
+    design.
+    """
+    wording = Wording(ablation)
+    if ablation.comparisons:
+        own = {(one[0], one[1]): "".join(one[2:]) for one in ablation.comparisons}
+        return [
+            replace(pair, subject=words, changes=(Change("", words),)) if words else pair
+            for pair, words in zip(_pairs(wording, list(own)), own.values(), strict=True)
+        ]
+    names, pairs = list(wording.values), []
+    for place, treatment in enumerate(names):
+        for control in reversed(names[:place]):
+            changed = wording.difference(control, treatment)
+            from_baseline = [wording.baseline[name] == old for name, (old, _) in changed.items()]
+            if from_baseline == [True] or control == names[0]:
+                pairs.append((treatment, control))
+    return [*_pairs(wording, pairs), *_interactions(wording)]
+
+
+def _pairs(wording: Wording, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
+    controls = [control for _, control in pairs]
+    told = wording.told_apart(controls, [wording.difference(c, t) for t, c in pairs])
+    return [
+        Contrast((t,), (c,), wording.subject(c, t, settings), wording.changes(c, t))
+        for (t, c), settings in zip(pairs, told, strict=True)
+    ]
+
+
+def _interactions(wording: Wording) -> list[Contrast]:
+    """How a change alters the effect of another: the one that the earlier variant makes."""
+    squares = _squares(wording)
+    told = wording.told_apart(
+        [neither for neither, *_ in squares],
+        [wording.difference(neither, both) for neither, _, _, both in squares],
+    )
+    found = []
+    for (neither, one, other, both), settings in zip(squares, told, strict=True):
+        subject = wording.subject(neither, one, settings)
+        name = "interaction" if len(squares) == 1 else f"interaction_{one}_{other}"
+        (change,) = wording.changes(neither, other)
+        found.append(Contrast((both, one), (other, neither), subject, (), name, change.effect))
+    return found
+
+
+def _squares(wording: Wording) -> list[tuple[str, str, str, str]]:
+    """The complete 2x2 designs: without both changes, with either, and with both."""
+    values, baseline = wording.values, wording.baseline
+    by_values = {frozenset(found.items()): variant for variant, found in values.items()}
+    squares = []
+    for one, other in combinations(values, 2):
+        changed = wording.difference(other, one)
+        mine = [name for name, (old, _) in changed.items() if old == baseline[name]]
+        theirs = [name for name, (_, new) in changed.items() if new == baseline[name]]
+        if (len(mine), len(theirs), len(changed)) != (1, 1, 2):
+            continue
+        (first,), (second,) = mine, theirs
+        neither = by_values.get(frozenset({**values[one], first: baseline[first]}.items()))
+        both = by_values.get(frozenset({**values[one], second: values[other][second]}.items()))
+        if neither and both:
+            squares.append((neither, one, other, both))
+    return squares

@@ -1,0 +1,104 @@
+"""What a study would do: check its variants, list its runs, estimate its time and memory."""
+
+import time
+from datetime import timedelta
+from itertools import cycle
+from statistics import median
+
+import mlflow
+import psutil
+import torch
+from torch import nn
+
+from pipeline.ablation.loading import load_ablation, load_data
+from pipeline.config import Config
+from pipeline.data.dataset import ImageDataset
+from pipeline.machine import GIB
+from pipeline.models.trial import try_variants
+from pipeline.runs.training_run import THREADS
+from pipeline.statistics import FIRST_SEEDS
+from pipeline.store.waiting import in_store
+from pipeline.study.grid import Grid
+from pipeline.study.parallelism import choose_jobs
+from pipeline.study.reuse import find_cells
+from pipeline.training.batches import TrainingBatches, ValidationBatches
+from pipeline.training.cuda_graph import Step
+from pipeline.training.device import choose_device, choose_precision
+from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step, prepare
+
+STEPS = 5  # that are timed, after as many to warm up
+BESIDE_EPOCHS = 1.4  # seconds that a run takes for its start, model and figure (docs/speed.md)
+
+
+def preview_study(
+    config: Config, grid: Grid, *, reuse: str, asked_jobs: int, experiment: str
+) -> None:
+    """Print what `run_study` would train, and how long that takes; store nothing."""
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    data = load_data(config)
+    try_variants(config, data, grid.variants)
+    cells = grid.cells(config)
+    jobs = choose_jobs(asked_jobs, len(cells), THREADS, device.type == "cuda", data.nbytes)
+    conditions = {"data_digest": data.digest, "precision": precision, "device": device.type}
+    known = in_store(mlflow.get_experiment_by_name)(experiment)
+    found = find_cells(known.experiment_id, grid, cells, conditions, reuse) if known else {}
+    torch.set_num_threads(max(1, THREADS // jobs.number))
+
+    height, width, channels = data.image_shape
+    print(
+        f"ablation {load_ablation(config.ablation).name} on {data.name}:"
+        f" {len(data.training):,} training and {len(data.validation):,} validation images,"
+        f" {height}x{width} pixels, {channels} channel{'s' * (channels > 1)},"
+        f" {data.num_classes} classes"
+    )
+    seconds = {}
+    for cell in grid.cells(config)[: len(grid.variants)]:
+        seconds[cell.variant], count = _seconds_of_run(cell, data, device, precision)
+        print(f"  {cell.variant}: {count:,} parameters, about {seconds[cell.variant]:.0f} s a run")
+    if grid.margin:  # the spread of the first seeds decides about the others
+        cells = [cell for cell in cells if cell.seed < FIRST_SEEDS or cell in found]
+    left = 0.0
+    for cell in cells:
+        state = "to train"
+        if cell in found:
+            run_id = found[cell].run.info.run_id
+            state = f"finished, {run_id}" if found[cell].result else f"to continue, {run_id}"
+        print(f"  {cell.run_name}: {state}")
+        left += 0 if cell in found and found[cell].result else seconds[cell.variant]
+    done = sum(one.result is not None for one in found.values())
+    least = "at least " if grid.margin else ""
+    print(
+        f"{least}{len(cells)} runs, {done} of them finished; the others take about"
+        f" {timedelta(seconds=round(left / jobs.number))} with {jobs.reason};"
+        f" {psutil.Process().memory_info().rss / GIB:.1f} GiB of memory for each job"
+    )
+
+
+def _seconds_of_run(
+    config: Config, data: ImageDataset, device: torch.device, precision: str
+) -> tuple[float, int]:
+    """The time that a run takes, from a few real steps, and its number of parameters."""
+    network, criterion, optimizer = prepare(config, data, device)
+    training = TrainingBatches(data.training, config.batch_size, config.seed, device)
+    validation = ValidationBatches(data.validation, VALIDATION_BATCH_SIZE, device)
+    step = fast_step(network, criterion, optimizer, precision, config.batch_size)
+    validate = fast_step(network, nn.CrossEntropyLoss(), None, "fp32", VALIDATION_BATCH_SIZE)
+    network.train()
+    of_step = _seconds_of_batch(training, step)
+    network.eval()
+    of_validation = _seconds_of_batch(validation, validate)
+    epoch = of_step * len(training) + of_validation * len(validation)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return BESIDE_EPOCHS + config.epochs * epoch, parameters
+
+
+def _seconds_of_batch(batches: TrainingBatches | ValidationBatches, step: Step) -> float:
+    """The median time of a batch, its augmentation included."""
+    times, started = [], time.perf_counter()
+    for _, (images, labels) in zip(range(2 * STEPS), cycle(batches), strict=False):
+        loss, _ = step(images, labels)
+        loss.item()  # waits for a GPU
+        times.append(time.perf_counter() - started)
+        started = time.perf_counter()
+    return median(times[STEPS:])
