@@ -1,7 +1,7 @@
 """The commands: read the options, call the package that does the work, print the outcome.
 
-Torch and MLflow take seconds to import, so only commands that need them do. Signals wait
-meanwhile: neither can be imported again after a partial import.
+Torch and MLflow take seconds to import, so only commands that need them do. Signals wait: neither
+can be imported again after a partial import.
 """
 
 import os
@@ -57,9 +57,9 @@ def train(
 ) -> None:
     """Train one variant as one MLflow run, and register its model."""
     settings = {name: context.params[name] for name in DEFAULT.as_dict()}
-    config = Config(**settings)
+    Config(**settings)  # which checks them before anything slow is imported
     with interruption.deferred():
-        from pipeline.ablation.loading import absolute, completed, load_data
+        from pipeline.ablation.loading import completed, load_data
         from pipeline.models.trial import try_variants
         from pipeline.runs.queries import get_run, given_run
         from pipeline.runs.resume import configuration, is_complete
@@ -68,18 +68,15 @@ def train(
         from pipeline.store.initialization import check_experiment, check_store
         from pipeline.store.liveness import mark_dead_runs
         from pipeline.training.device import choose_device
-        from pipeline.upstream import typed_in
 
-    config = replace(config, ablation=absolute(ablation, typed_in()))
+    settings["ablation"] = _absolute(ablation)
+    config = Config(**settings)
     check_store()
     run = given_run() if resume is None else get_run(resume)
     if run:
         mark_dead_runs()
         run = get_run(run.info.run_id)
-        given = _given(context, settings, typed=resume is not None)
-        if "ablation" in given:
-            given["ablation"] = config.ablation
-        config = configuration(run, given)
+        config = configuration(run, _given(context, settings, typed=resume is not None))
         if is_complete(run, config):
             print(
                 f"run {run.info.run_id} is finished, with {config.epochs} epochs; for more:"
@@ -103,6 +100,14 @@ def train(
     for alias in registered.aliases:
         print(f"  also models:/{registered.name}@{alias}")
     print(f"Compare it with other runs: {where_to_look(result.run_id, result.experiment_id)}")
+
+
+def _absolute(ablation: str) -> str:
+    """The reference to an ablation, also valid in other processes and folders."""
+    from pipeline.ablation.loading import absolute
+    from pipeline.upstream import typed_in
+
+    return absolute(ablation, typed_in())
 
 
 def _given(context: typer.Context, settings: Mapping[str, Any], typed: bool) -> dict[str, Any]:
@@ -160,19 +165,17 @@ def ablate(
     }
     config, *_ = [Config(**settings, lr=rate) for rate in rates]  # which checks each rate
     with interruption.deferred():
-        from pipeline.ablation.loading import absolute, completed, load_ablation
+        from pipeline.ablation.loading import completed, load_ablation
         from pipeline.errors import StoreError
         from pipeline.store.initialization import check_experiment, check_store
         from pipeline.study.dry_run import preview_study
         from pipeline.study.margin import check_effects
         from pipeline.study.study import run_study
-        from pipeline.upstream import typed_in
 
-    config = completed(replace(config, ablation=absolute(ablation, typed_in())))
-    asked = load_ablation(config.ablation)
-    chosen = parse_variants(variants, list(asked.variants), asked.compared or list(asked.variants))
-    grid = Grid(chosen, asked_seeds, rates, margin)
-    check_effects(asked, grid)
+    config = completed(replace(config, ablation=_absolute(ablation)))
+    own = load_ablation(config.ablation)
+    grid = Grid(parse_variants(variants, own.variants, own.compared), asked_seeds, rates, margin)
+    check_effects(own, grid)
     check_store()
     experiment = check_experiment()
     if dry_run:
@@ -195,14 +198,12 @@ def compare(
 ) -> None:
     """Write a study's report on finished runs, such as three that were started separately."""
     with interruption.deferred():
-        from pipeline.ablation.loading import absolute
         from pipeline.store.initialization import check_experiment, check_store
         from pipeline.study.compare import compare_runs
-        from pipeline.upstream import typed_in
 
-    ablation = absolute(ablation, typed_in())
     check_store()
-    compare_runs(runs or [], experiment or ("" if runs else check_experiment()), ablation)
+    experiment = experiment or ("" if runs else check_experiment())
+    compare_runs(runs or [], experiment, _absolute(ablation))
 
 
 @app.command()
@@ -214,20 +215,17 @@ def evaluate(
 ) -> None:
     """Evaluate a model on its data set's validation split, as a new MLflow run."""
     with interruption.deferred():
-        from pipeline.ablation.loading import absolute
         from pipeline.runs.evaluation_run import evaluate_run
         from pipeline.store.address import where_to_look
         from pipeline.store.initialization import check_experiment, check_store
-        from pipeline.upstream import typed_in
 
-    ablation = absolute(ablation, typed_in())
     check_store()
     check_experiment()
-    run, name, evaluation = evaluate_run(model, dataset, data_dir, ablation)
+    run, name, evaluation = evaluate_run(model, dataset, data_dir, _absolute(ablation))
     print(f"{model} on {name}'s validation split")
     for metric, value in evaluation.metrics.items():
         print(f"  {metric:20} {value:.4f}")
-    print("most frequent confusions")
+    print("most frequent confusions" if len(evaluation.confusions) else "no confusions")
     for row in evaluation.confusions.head(5).to_dict("records"):
         print(f"  {row['class']} taken for {row['taken_for']}: {row['images']} images")
     print(f"See the run: {where_to_look(run.info.run_id, run.info.experiment_id)}")

@@ -26,10 +26,11 @@ from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
 
 from pipeline import CNNNetwork, interruption
 from pipeline.__main__ import main
-from pipeline.ablation.loading import load_ablation, load_data, source_files
+from pipeline.ablation.loading import load_ablation, load_data, source_digest
 from pipeline.config import AUTO, Config
 from pipeline.data import synthetic
 from pipeline.data.dataset import ImageDataset
+from pipeline.models import trial
 from pipeline.runs.provenance import code_digest
 
 # In a command MLflow is told so before it is imported.
@@ -37,6 +38,21 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 # Half a second, and always the same.
 synthetic.generate = cache(synthetic.generate)
+
+# Each takes a second; in one process a variant of the tutorial's need not be tried again.
+_try_network = trial._try_network
+_tried: set[tuple[object, ...]] = set()
+
+
+def _try_once(config: Config, data: ImageDataset) -> None:
+    last_alone = len(data.training) % config.batch_size == 1
+    what = (config.variant, data.image_shape, data.num_classes, last_alone)
+    if config.ablation != AUTO or what not in _tried:
+        _try_network(config, data)
+        _tried.update({what} if config.ablation == AUTO else ())
+
+
+trial._try_network = _try_once
 
 # The tutorial's: their settings, by name.
 VARIANTS = load_ablation(AUTO).variants
@@ -248,7 +264,7 @@ def status_in_the_end(folder: Path, expected: str) -> str:
 def forget_stores() -> None:
     """Begin as a new process does: MLflow keeps stores open by address, even a relative one."""
     load_ablation.cache_clear()  # a test may have written another file of that name
-    source_files.cache_clear()
+    source_digest.cache_clear()
     code_digest.cache_clear()
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     for registry in (TrackingStoreRegistry, ModelRegistryStoreRegistry):

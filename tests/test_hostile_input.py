@@ -145,7 +145,7 @@ def test_no_parameter_reaches_a_shell(
     """All of them at once, which is one command line; the first that is looked at is told."""
     declared = PROJECT["entry_points"][entry_point]["parameters"]
     names = [name for name, about in declared.items() if about["type"] == "string"]
-    first = {"train": "variant", "ablate": "variants", "evaluate": "dataset"}[entry_point]
+    first = {"train": "device", "ablate": "lr", "evaluate": "model"}[entry_point]
     names.sort(key=lambda name: name != first)
     check(project, tmp_path, entry_point, tuple(names), COMPOUND)
     tally("hostile values through mlflow run", len(names))

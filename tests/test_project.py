@@ -117,6 +117,13 @@ def test_the_git_address_works_from_another_folder_in_an_environment_from_conda_
     assert found.data.tags["git_dirty"] == "false"
     assert list(folder.glob("mlruns/0/models/*/artifacts/MLmodel"))
 
+    # A file of one's own, which the project does not have.
+    (folder / "own.py").write_text((ROOT / "ablations" / "activations.py").read_text())
+    own = ["-P", "ablation=own.py", "-P", "variant=gelu", "-P", "epochs=1"]
+    answer = run(folder, "mlflow", "run", git_address, "--env-manager", "local", *own)
+    assert answer.status == 0, answer.err
+    assert runs_in(folder)[0].data.tags["ablation_source"] == str(folder / "own.py")
+
 
 # What only an ablation's file, `training` and `data` may name: variants, layers, data sets.
 NAMES = (

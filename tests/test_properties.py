@@ -21,12 +21,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mlflow.entities import Run, RunData, RunInfo
 
-import pipeline.data
 from pipeline import interruption
 from pipeline.__main__ import main
+from pipeline.ablation import loading
+from pipeline.ablation.loading import completed
 from pipeline.config import MAX_NAME, PRECISIONS, VALIDATIONS, Config
 from pipeline.data import cifar100, cifar100_files, download
 from pipeline.errors import InputError
+from pipeline.models import trial
 from pipeline.models.evaluation import Evaluation
 from pipeline.models.registry import RegisteredVersion
 from pipeline.runs import evaluation_run, training_run
@@ -132,7 +134,7 @@ def test_any_settings_are_a_usable_configuration_or_one_line(
     @example({"lr": math.inf})
     def check(given_: dict[str, Any]) -> None:
         try:
-            config = Config(**given_)
+            config = completed(Config(**given_))
         except InputError as error:
             check_line(error)
             ends["refused"] += 1
@@ -308,10 +310,10 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, 
     """What the commands would do, were it not for what takes long: loading and training."""
     done: list[tuple[Any, ...]] = []
 
-    def load(name: str, data_dir: str, *_: object) -> SimpleNamespace:
-        if name == "cifar100":
-            cifar100_files.locate(data_dir)
-        return SimpleNamespace(name=name)
+    def load_data(config: Config) -> SimpleNamespace:
+        if config.dataset == "cifar100":
+            cifar100_files.locate(config.data_dir)
+        return SimpleNamespace(name=config.dataset)
 
     def load_cifar100(data_dir: str) -> SimpleNamespace:
         cifar100_files.locate(data_dir)
@@ -332,15 +334,18 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, 
         grid.as_json()
         done.append(("ablate", config, grid, choices))
 
-    def evaluate_run(model: str, dataset: str, data_dir: str) -> tuple[Run, str, Evaluation]:
-        load(dataset, data_dir)
+    def evaluate_run(
+        model: str, dataset: str, data_dir: str, ablation: str
+    ) -> tuple[Run, str, Evaluation]:
+        load_data(completed(Config(ablation, dataset=dataset, data_dir=data_dir)))
         done.append(("evaluate",))
         confusions = pd.DataFrame([{"class": "bed", "taken_for": "bee", "images": 1}])
         evaluation = Evaluation({"loss": 1.0}, confusions.to_numpy(), confusions, confusions)
         return RUN, dataset, evaluation
 
     monkeypatch.setattr(interruption, "install", lambda: None)
-    monkeypatch.setattr(pipeline.data, "load", load)
+    monkeypatch.setattr(loading, "load_data", load_data)
+    monkeypatch.setattr(trial, "try_variants", lambda *_: None)
     monkeypatch.setattr(cifar100, "load", load_cifar100)
     monkeypatch.setattr(download, "describe", describe_sources)
     monkeypatch.setattr(training_run, "train_run", train_run)
@@ -431,7 +436,8 @@ def test_what_mlflow_run_logs_of_a_command_is_read_back_as_its_configuration(
         answer = call(["train", *options], monkeypatch)
         if answer.status == 0:
             ((_, config),) = reached
-            assert read_back({k: shlex.quote(v) for k, v in typed.items()}) == config
+            logged = {k: shlex.quote(v) for k, v in typed.items()}
+            assert completed(read_back(logged)) == config  # its tags say what `auto` is
             count += 1
 
     check()

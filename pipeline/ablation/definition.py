@@ -1,8 +1,7 @@
 """What an ablation states: a network, its variants, their words, the data and the recipe."""
 
 import inspect
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,14 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.config import check_choice
 from pipeline.data.augmentation import NO_AUGMENTATION, Augmentation
 from pipeline.data.dataset import ImageDataset
-from pipeline.errors import InputError
-
-MOST_VARIANTS = 8  # that a reader can tell apart by colour and marker
-# Names become parts of runs' names and aliases of models. MLflow reserves some aliases.
-NAME = re.compile(r"(?!(?:auto|latest|champion|v\d+)$)[A-Za-z0-9_][\w-]{0,63}", re.ASCII)
 
 Value = str | int | float | bool | None
 Settings = Mapping[str, Value]
@@ -59,7 +52,7 @@ class Ablation:
     augmentation: builds the `Augmentation` of the training images; None leaves them as they are.
     name: ends the names of registered models; by default the name of the file.
 
-    Raises InputError if this does not fit together.
+    `checks` says whether this fits together.
     """
 
     network: Part
@@ -73,57 +66,6 @@ class Ablation:
     schedule: Part | None = None
     augmentation: Part | None = Augmentation
     name: str = ""
-
-    def __post_init__(self) -> None:
-        for part in (*self.parts, *self.datasets.values()):
-            if isinstance(part, nn.Module) or not callable(part):
-                kind = type(part).__name__
-                raise InputError(f"a {kind} is given where a class or a function is expected")
-        _check_names("variant", self.variants)
-        _check_names("data set", self.datasets)
-        if self.name:
-            _check_names("ablation", [self.name])
-        if len(self.variants) > MOST_VARIANTS:
-            raise InputError(
-                f"there are {len(self.variants)} variants; a reader can tell apart {MOST_VARIANTS}"
-                " at most: make several ablations"
-            )
-        for variant, settings in self.variants.items():
-            for name, value in settings.items():
-                self._check_setting(variant, name, value)
-        self._check_different()
-        for name in self.words:
-            if name not in self.setting_names:
-                raise InputError(f"words has {name!r}, which is not a setting of any variant")
-        for variant in (*self.compared, *(name for one in self.comparisons for name in one[:2])):
-            check_choice("variant", variant, tuple(self.variants))
-        for one in self.comparisons:
-            if not (2 <= len(one) <= 3 and one[0] != one[1]):
-                raise InputError(
-                    f"comparison {one!r} must be of two different variants, and may have words"
-                )
-
-    def _check_setting(self, variant: str, name: str, value: object) -> None:
-        where = f"variant {variant!r}: setting {name!r}"
-        if name == "lr":
-            raise InputError(f"{where} is a parameter of its own: give lr to train or ablate")
-        if not isinstance(value, Value):
-            raise InputError(
-                f"{where} is {value!r}; it must be a text, a number, True, False or None, which can"
-                " be recorded"
-            )
-        if not any(self._takes(part, name) for part in self.parts):
-            raise InputError(
-                f"{where} is taken by nothing: neither network nor criterion, optimizer, schedule"
-                " or augmentation has a parameter of that name"
-            )
-
-    def _check_different(self) -> None:
-        known: dict[tuple[tuple[str, Value], ...], str] = {}
-        for variant in self.variants:
-            other = known.setdefault(tuple(self.values(variant).items()), variant)
-            if other != variant:
-                raise InputError(f"variants {other!r} and {variant!r} have the same settings")
 
     @property
     def parts(self) -> list[Part]:
@@ -161,23 +103,13 @@ class Ablation:
 
     def arguments(self, part: Part, variant: str, **facts: Value) -> dict[str, Value]:
         """The variant's settings that a part takes, and the `facts` that it has parameters for."""
-        taken = {n: v for n, v in self.variants[variant].items() if self._takes(part, n)}
+        taken = {n: v for n, v in self.variants[variant].items() if self.takes(part, n)}
         known = {n: v for n, v in facts.items() if n in inspect.signature(part).parameters}
         return {**known, **taken}
 
-    def _takes(self, part: Part, name: str) -> bool:
+    def takes(self, part: Part, name: str) -> bool:
+        """Whether a part takes a setting: by its name, or by `**` if no other part has it."""
         if any(name in inspect.signature(other).parameters for other in self.parts):
             return name in inspect.signature(part).parameters
         kinds = {parameter.kind for parameter in inspect.signature(part).parameters.values()}
         return inspect.Parameter.VAR_KEYWORD in kinds
-
-
-def _check_names(what: str, names: Iterable[str]) -> None:
-    if not names:
-        raise InputError(f"there is no {what}; name at least one")
-    for name in names:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise InputError(
-                f"{what} {name!r} can't be called so; a name has up to 64 letters, digits, - and _,"
-                " and is not auto, champion, latest or v1 (reserved for models)"
-            )

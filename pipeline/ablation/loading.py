@@ -1,24 +1,30 @@
 """Load an ablation's file, and the data that it names."""
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from pipeline.ablation.checks import check_ablation
 from pipeline.ablation.definition import Ablation
 from pipeline.config import AUTO, Config, check_choice
 from pipeline.data.dataset import ImageDataset, check_dataset
 from pipeline.errors import InputError, MachineError
 
-DEFAULT_FILE = Path(__file__).parents[2] / "ablations" / "tutorial.py"
+PACKAGE = Path(__file__).parents[1]
+DEFAULT_FILE = PACKAGE.parent / "ablations" / "tutorial.py"
 MOST_CHARACTERS = 400  # of an error that the user's code raises
 
 
@@ -26,7 +32,8 @@ def absolute(reference: str, folder: Path) -> str:
     """Return a reference to an ablation that is valid in every folder; paths begin at `folder`."""
     if reference == AUTO or _is_module(reference):
         return reference
-    return str(folder / Path(reference).expanduser())
+    # Not Path.expanduser, which raises for a user that does not exist.
+    return str(folder / os.path.expanduser(reference))  # noqa: PTH111
 
 
 @cache
@@ -36,18 +43,22 @@ def load_ablation(reference: str) -> Ablation:
     Raises InputError, with the line in question, if that fails or if it defines none.
     """
     file = DEFAULT_FILE if reference == AUTO else Path(reference)
-    what = f"module {reference}" if _is_module(reference) else f"ablation {file}"
+    what = f"ablation {reference if _is_module(reference) else str(file)!r}"
     try:
         module = importlib.import_module(reference) if _is_module(reference) else _execute(file)
         ablation = getattr(module, "ablation", None)
         if not isinstance(ablation, Ablation):
             raise InputError("it defines no `ablation = Ablation(...)`")
+        if not ablation.name:
+            own = reference.rpartition(".")[2] if _is_module(reference) else file.stem
+            ablation = replace(ablation, name=re.sub("[^A-Za-z0-9_-]+", "-", own))
+        check_ablation(ablation)
+        source_digest(reference)  # of what was executed, even if the file changes later
     except InputError as error:
         raise InputError(f"{what}: {error}") from None
-    except Exception as error:  # whatever the file raises
+    except (Exception, SystemExit) as error:  # whatever the file raises
         raise InputError(f"{what} can't be loaded: {explain(error)}") from None
-    name = re.sub(r"\W+", "-", module.__name__.rpartition(".")[2])
-    return ablation if ablation.name else replace(ablation, name=name)
+    return ablation
 
 
 def completed(config: Config) -> Config:
@@ -98,7 +109,13 @@ def load_data(config: Config) -> ImageDataset:
 
 
 @cache
-def source_files(reference: str) -> tuple[Path, ...]:
+def source_digest(reference: str) -> str:
+    """sha256 (hex) of an ablation's code: its file, and what that imports from its own folder."""
+    contents = [path.read_bytes() for path in source_files(reference)]
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()
+
+
+def source_files(reference: str) -> list[Path]:
     """The file of an ablation, and what it imports from its own folder, directly or not."""
     file = DEFAULT_FILE if reference == AUTO else Path(reference)
     if _is_module(reference):
@@ -107,8 +124,14 @@ def source_files(reference: str) -> tuple[Path, ...]:
     while waiting:
         one = waiting.pop()
         found.add(one)
-        waiting |= set(_imported(one, file.parent)) - found
-    return tuple(sorted(found))
+        waiting |= {path for path in _imported(one) if _is_own(path, file.parent)} - found
+    return sorted(found)
+
+
+def _is_own(file: Path, folder: Path) -> bool:
+    """Whether a file is in the folder, and neither of this package nor of an installed one."""
+    installed = {"site-packages", "dist-packages"} & set(file.parts)
+    return folder in file.parents and PACKAGE not in file.parents and not installed
 
 
 def _is_module(reference: str) -> bool:
@@ -122,39 +145,53 @@ def _execute(file: Path) -> ModuleType:
         raise InputError("there is no such file")
     if str(file.parent) not in sys.path:
         sys.path.insert(0, str(file.parent))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(f"ablation:{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise InputError("it is no Python file (*.py)")
+        raise InputError("it is not a Python file (*.py)")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
 
-def _imported(file: Path, folder: Path) -> Iterator[Path]:
-    """Files in `folder` and below that `file` imports, wherever in it the statement is."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        names: list[str] = []
-        base = folder
+def _imported(file: Path) -> Iterator[Path]:
+    """The files that `file` imports, wherever in it the statement is."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except SyntaxError:  # it is never executed
+        return
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names = [alias.name.split(".") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = file.parents[node.level - 1] if node.level else folder
-            module = [node.module] if node.module else []
-            names = [".".join([*module, alias.name]) for alias in node.names]
-        for name in names:
-            parts = name.split(".")
-            for count in range(1, len(parts) + 1):  # a package's own file is executed too
-                path = base.joinpath(*parts[:count])
+            module = node.module.split(".") if node.module else []
+            names = [[*module, alias.name] for alias in node.names]
+        else:
+            continue
+        relative = node.level if isinstance(node, ast.ImportFrom) else 0
+        for parts in names:
+            base = file.parents[relative - 1] if relative else _folder_of(parts[0])
+            for count in range(1, len(parts) + 1) if base else ():  # a package's file is executed
+                path = base.joinpath(*parts[:count])  # type: ignore[union-attr]
                 yield from filter(Path.is_file, (path.with_suffix(".py"), path / "__init__.py"))
 
 
-def explain(error: Exception) -> str:
+def _folder_of(module: str) -> Path | None:
+    """The folder from which Python imports a top-level module."""
+    with suppress(ImportError, ValueError):  # ValueError: it is being executed
+        if spec := importlib.util.find_spec(module):
+            places = spec.submodule_search_locations or [spec.origin or ""]
+            return Path(next(iter(places))).parent
+    return None
+
+
+def explain(error: BaseException) -> str:
     """Say in one line what the user's code raised, and in which line of it."""
     if isinstance(error, SyntaxError):
         return f"{error.msg} ({error.filename}, line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).suffix == ".py"]
-    theirs = [frame for frame in own if "site-packages" not in Path(frame.filename).parts]
-    frame = (theirs or own)[-1]
+    libraries = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
+    frame = (own or frames)[-1]
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_CHARACTERS]
     return f"{reason} ({frame.filename}, line {frame.lineno})"

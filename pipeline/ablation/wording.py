@@ -87,9 +87,7 @@ class Wording:
         changes = self.changes(control, treatment)
         gained = [change.gained for change in changes if change.gained]
         lost = [change.lost for change in changes if change.lost]
-        if not changes:
-            words = f"{treatment} instead of {control}"
-        elif len(changes) == 1:
+        if len(changes) == 1:
             words = changes[0].words
         elif gained and lost:
             words = f"{_joined(gained)} instead of {listed(lost)}"

@@ -208,7 +208,7 @@ def _from_pictures(
         labels[:first],
         images[first:],
         labels[first:],
-        classes if len(classes) == labels.max(initial=-1) + 1 else None,
+        classes if len(classes) > labels.max(initial=-1) else None,
         digest=digest,
     )
 

@@ -68,6 +68,7 @@ class Split:
         return Split(self.images[chosen], self.labels[chosen])
 
 
+MOST_CHANNELS = 4
 HOLDOUT_SEED = 0
 HOLDOUT_STEP = 10  # hold out one in this many training images
 
@@ -106,6 +107,14 @@ class ImageDataset:
         """Height and width of an image in pixels, and its channels."""
         height, width, channels = self.training.images.shape[1:]
         return height, width, channels
+
+    @property
+    def description(self) -> str:
+        """In words: `90 training and 30 validation images, 8x8 pixels, 1 channel, 10 classes`."""
+        height, width, channels = self.image_shape
+        counts = " and ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
+        pixels = f"{height}x{width} pixels, {channels} channel{'s' * (channels > 1)}"
+        return f"{counts} images, {pixels}, {self.num_classes} classes"
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -190,10 +199,14 @@ def size_of(image: Tensor | NDArray[np.uint8]) -> str:
 
 def _check_split(name: str, split: Split) -> None:
     images, labels = split.images, split.labels
-    if images.dtype != torch.uint8 or images.ndim != 4 or not 1 <= images.shape[-1] <= 4:
+    if (
+        images.dtype != torch.uint8
+        or images.ndim != 4
+        or not 1 <= images.shape[-1] <= MOST_CHANNELS
+    ):
         raise InputError(
-            f"the {name} images are {_form(images)}; they must be uint8 [N, H, W, C] with 1 to 4"
-            " channels C, the channels last"
+            f"the {name} images are {_form(images)}; they must be uint8 [N, H, W, C] with 1 to"
+            f" {MOST_CHANNELS} channels C, the channels last"
         )
     if not images.numel():
         raise InputError(

@@ -110,10 +110,11 @@ def _model(network: nn.Module, data: ImageDataset) -> dict[str, Any]:
 
     Exporting freezes its mode (hence `eval`) and a batch size of 1 (hence an example of 2 images).
     """
+    images = data.validation.images
     return {
         "pytorch_model": PixelClassifier(network).eval(),
         "signature": signature(data.image_shape, data.num_classes),
-        "input_example": data.validation.images[:2].numpy(),
+        "input_example": images[torch.arange(2) % len(images)].numpy(),
         "serialization_format": "pt2",
         "pip_requirements": [f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
     }

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
 
-from pipeline.config import AUTO
+from pipeline.data.dataset import MOST_CHANNELS
 from pipeline.errors import InputError
 from pipeline.models.export import DIGESTS_TAG, signature
 from pipeline.models.safety import check_harmless, check_unaltered
@@ -24,20 +24,18 @@ from pipeline.store.failures import STORE_ERRORS, first_line, is_outage
 from pipeline.store.waiting import in_store
 from pipeline.upstream import name_and_version
 
-MOST_CHANNELS = 4
-
 
 class LoadedModel(NamedTuple):
     """A model that classifies pixels, and what is known about its origin.
 
     class_names is empty, and dataset `unknown`, for a model that this project did not log.
-    ablation: where that of its run is; `auto`, the default one, if nothing is known.
+    run_id: of the run that logged it, if this store knows that.
     """
 
     uri: str
     model: PyFuncModel
     model_id: str | None
-    ablation: str
+    run_id: str | None
     dataset: str
     class_names: tuple[str, ...]
     image_shape: tuple[int, ...]
@@ -66,26 +64,22 @@ def load_model(reference: str) -> LoadedModel:
                 " models:/NAME@VARIANT, or by the id of its run"
             ) from None
         try:
-            model, metadata, shapes = _load_checked(files, known.tags if known else {})
+            model, metadata = _load_checked(files, known.tags if known else {})
         except Exception as error:  # whatever the loader of a foreign model raises
             raise InputError(f"the model at {uri} is rejected: {first_line(error)}") from None
+    image_shape, num_classes = _shapes(model.metadata)
     versions: Iterable[ModelVersion] = ()
-    ablation = AUTO
     if known:
-        client = mlflow.MlflowClient()
-        versions = client.search_model_versions(f"run_id = '{known.source_run_id}'")
-        # Not from the model's own files: it names code that is to be run.
-        source = client.get_run(str(known.source_run_id))
-        ablation = source.data.tags.get("ablation_source", AUTO)
+        versions = mlflow.MlflowClient().search_model_versions(f"run_id = '{known.source_run_id}'")
     return LoadedModel(
         uri=uri,
         model=model,
         model_id=known.model_id if known else None,
-        ablation=ablation,
+        run_id=known.source_run_id if known else None,
         dataset=str(metadata.get("dataset", "unknown")),
         class_names=tuple(metadata.get("class_names", ())),
-        image_shape=shapes[0],
-        num_classes=shapes[1],
+        image_shape=image_shape,
+        num_classes=num_classes,
         versions=tuple(versions),
     )
 
@@ -118,10 +112,8 @@ def _look_up(uri: str) -> tuple[str, LoggedModel | None]:
         return uri, None  # it comes from another store
 
 
-def _load_checked(
-    files: Path, tags: Mapping[str, str]
-) -> tuple[PyFuncModel, dict[str, Any], tuple[tuple[int, ...], int]]:
-    """Load the model in a folder, with its metadata and its `_shapes`, if it passes the checks.
+def _load_checked(files: Path, tags: Mapping[str, str]) -> tuple[PyFuncModel, dict[str, Any]]:
+    """Load the model in a folder, with its metadata, if it passes the checks.
 
     `tags` are those of the logged model, if this store knows it. Raises InputError, or whatever
     the loader of a foreign model raises.
@@ -129,7 +121,7 @@ def _load_checked(
     if DIGESTS_TAG in tags:
         check_unaltered(files, json.loads(tags[DIGESTS_TAG]))
     mlmodel = Model.load(str(files))
-    image_shape, num_classes = shapes = _shapes(mlmodel)
+    image_shape, num_classes = _shapes(mlmodel)
     metadata = mlmodel.metadata or {}
     names = metadata.get("class_names", ())
     if names and not len(names) == len(set(names)) == num_classes:
@@ -138,7 +130,7 @@ def _load_checked(
     # Models that this project did not log run on the CPU too, whatever MLflow would use.
     model = mlflow.pyfunc.load_model(str(files), model_config={"device": "cpu"})
     _try_out(model, image_shape, num_classes)
-    return model, metadata, shapes
+    return model, metadata
 
 
 def _shapes(mlmodel: Model) -> tuple[tuple[int, ...], int]:

@@ -49,11 +49,15 @@ RECORD = re.compile(
     r"|data/sample_inputs/model\.pt|models/model\.json"
     r"|archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
 )
-# PyTorch's own tensor operators: compiled code that takes tensors and numbers.
-OPERATOR = re.compile(r"torch\.ops\.aten\.(?!__)\w+\.(?!__)\w+")
+# PyTorch's own tensor operators: compiled code that takes tensors and numbers. And arithmetic on
+# sizes that depend on the batch, as in attention.
+OPERATOR = re.compile(
+    r"torch\.ops\.aten\.(?!__)\w+\.(?!__)\w+"
+    r"|_operator\.(add|sub|mul|floordiv|mod|neg|pos|eq|ne|le|ge|lt|gt)"
+)
 # Sizes that depend on the batch, such as `Symbol('s81', positive=True, integer=True)`.
 SIZE = re.compile(
-    r"(Symbol|Integer|Add|Mul|FloorDiv|Mod|positive=True|integer=True|'s\d+'|[-\d(), ])*"
+    r"(Symbol|Integer|Add|Mul|FloorDiv|Mod|Min|Max|positive=True|integer=True|'s\d+'|[-\d(), ])*"
 )
 # One tensor in, one out, in tuples, lists or dicts.
 TREE_WORDS = {"type", "context", "children_spec", "null"}

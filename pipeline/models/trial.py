@@ -1,7 +1,7 @@
 """Try each variant on a few images before any training: what fails now would fail after hours."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
 from dataclasses import replace
 from io import StringIO
@@ -12,73 +12,80 @@ from typing import TypeVar
 import mlflow
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from pipeline.ablation.loading import explain, load_ablation
 from pipeline.config import Config
-from pipeline.data.augmentation import normalise
-from pipeline.data.dataset import ImageDataset
+from pipeline.data.augmentation import Augmentation, normalise
+from pipeline.data.dataset import ImageDataset, Split
 from pipeline.errors import InputError
 from pipeline.models.export import PixelClassifier, save_network
 from pipeline.models.safety import check_harmless
-from pipeline.training.loop import build_network, prepare
+from pipeline.training.batches import TrainingBatches
+from pipeline.training.device import choose_device, choose_precision
+from pipeline.training.loop import build_network, fast_step, prepare
 
 T = TypeVar("T")
-Explain = Callable[[str], InputError]
+CPU = torch.device("cpu")
 
 
-def try_variants(config: Config, data: ImageDataset, variants: Sequence[str]) -> None:
-    """Build, train and export the network of each variant, on three images.
+def try_variants(config: Config, data: ImageDataset, variants: Iterable[str]) -> None:
+    """Build, train and export the network of each variant, on up to three images.
 
-    Raises InputError, naming the variant, if its network can't be built, exported or repeated, if
+    Raises InputError, naming the variant, if its network can't be built, repeated or exported, if
     it does not return finite logits `[N, num_classes]`, or if a part of its recipe fails. Prints a
     warning if training does not reach a parameter.
     """
+    baseline = next(iter(load_ablation(config.ablation).variants))
+    # Each run compares its initial weights with the baseline's.
+    _attempt(baseline, "its network can't be built", build_network, _of(config, baseline), data)
     for variant in variants:
-        _try_network(replace(config, variant=variant), data)
+        _try_network(_of(config, variant), data)
+
+
+def _of(config: Config, variant: str) -> Config:
+    return replace(config, variant=variant)
+
+
+def _attempt(variant: str, what: str, action: Callable[..., T], *arguments: object) -> T:
+    """Return what `action` returns, or say in one line what fails."""
+    try:
+        return action(*arguments)
+    except Exception as error:  # whatever the user's code raises
+        reason = str(error) if isinstance(error, InputError) else explain(error)
+        raise InputError(f"variant {variant!r}: {what}: {reason}") from None
 
 
 def _try_network(config: Config, data: ImageDataset) -> None:
-    def attempt(what: str, action: Callable[[], T]) -> T:
-        try:
-            return action()
-        except Exception as error:  # whatever the user's code raises
-            reason = str(error) if isinstance(error, InputError) else explain(error)
-            raise InputError(f"variant {config.variant!r}: {what}: {reason}") from None
-
-    cpu = torch.device("cpu")
-    network = attempt("its network can't be built", lambda: build_network(config, data))
-    again = attempt("its network can't be built", lambda: build_network(config, data))
-    attempt("its initial weights can't be repeated", lambda: _check_same(network, again))
-    attempt("its network does not compute", lambda: _check_outputs(network, data))
-    parts = attempt("its recipe can't be set up", lambda: prepare(config, data, cpu))
-    attempt("its recipe can't be set up", lambda: _check_others(config, parts[2]))
-    alone = len(data.training) % config.batch_size == 1
-    unreached = attempt("it can't be trained", lambda: _train_once(parts, data, alone))
+    name = config.variant
+    network = _attempt(name, "its network can't be built", build_network, config, data)
+    _attempt(name, "its initial weights can't be repeated", _check_repeated, network, config, data)
+    _attempt(name, "its network fails on images", _check_outputs, network, data)
+    unreached = _attempt(name, "it can't be trained", _train_once, config, data)
     if unreached:
         print(
-            f"warning: variant {config.variant!r}: training does not reach {', '.join(unreached)}",
+            f"warning: variant {name!r}: training does not reach {', '.join(unreached)}",
             file=sys.stderr,
         )
-    attempt("it can't be exported as pt2", lambda: _check_export(network, data))
+    _attempt(name, "it can't be exported as pt2", _check_export, network, data)
 
 
-def _check_same(one: nn.Module, other: nn.Module) -> None:
-    for (name, value), (_, again) in zip(
-        one.state_dict().items(), other.state_dict().items(), strict=True
-    ):
-        if not torch.equal(value, again):
+def _check_repeated(network: nn.Module, config: Config, data: ImageDataset) -> None:
+    again = build_network(config, data).state_dict()
+    for name, value in network.state_dict().items():
+        if not torch.equal(value, again[name]):
             raise InputError(f"{name} differs with the same seed; draw from torch alone")
 
 
 @torch.no_grad()
 def _check_outputs(network: nn.Module, data: ImageDataset) -> None:
     network.eval()
-    images = normalise(data.training.images[:2])
+    images = normalise(_pixels(data, 2))
     for count in (2, 1):
         found, shape = network(images[:count]), (count, data.num_classes)
-        if not isinstance(found, torch.Tensor) or found.shape != shape:
-            got = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        if not isinstance(found, Tensor) or found.shape != shape:
+            got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise InputError(
                 f"for {count} images it returns {got} instead of {list(shape)}: a logit for each"
                 " class (a parameter num_classes of the network is set to their number)"
@@ -89,39 +96,39 @@ def _check_outputs(network: nn.Module, data: ImageDataset) -> None:
         raise InputError("it returns other numbers at the second call, although in eval mode")
 
 
-def _check_others(config: Config, optimizer: torch.optim.Optimizer) -> None:
-    """Build the augmentation and the schedule."""
-    ablation = load_ablation(config.ablation)
-    ablation.augmentation_of(config.variant)
-    if ablation.schedule:
-        ablation.make(ablation.schedule, config.variant, optimizer, config.epochs)
-
-
-def _train_once(
-    parts: tuple[nn.Module, nn.Module, torch.optim.Optimizer], data: ImageDataset, alone: bool
-) -> list[str]:
-    """Take a step, and return the parameters that it does not reach.
-
-    `alone`: the last batch of an epoch has a single image, which not every layer takes.
-    """
-    network, criterion, optimizer = parts
+def _train_once(config: Config, data: ImageDataset) -> list[str]:
+    """Take a step as in training, and return the parameters that it does not reach."""
+    ablation, variant = load_ablation(config.ablation), config.variant
+    augmentation = ablation.augmentation_of(variant)
+    if not isinstance(augmentation, Augmentation):
+        raise InputError(f"augmentation returns {augmentation!r}; it must be an Augmentation")
+    network, criterion, optimizer = prepare(config, data, CPU)
+    precision = choose_precision(config.precision, choose_device(config.device))
+    step = fast_step(network, criterion, optimizer, precision, config.batch_size)
     network.train()
-    for count in (1, 2) if alone else (2,):
-        images, labels = normalise(data.training.images[:count]), data.training.labels[:count]
+    for count in (1, 2) if len(data.training) % config.batch_size == 1 else (2,):
+        labels = data.training.labels[torch.arange(count) % len(data.training)]
+        split = Split(_pixels(data, count), labels)
+        ((images, targets),) = TrainingBatches(split, count, config.seed, CPU, augmentation)
         try:
-            criterion(network(images), labels).backward()
+            step(images, targets)
         except ValueError as error:
-            hint = "; choose a batch_size that does not leave one image over" if count == 1 else ""
-            raise InputError(f"{error}{hint}") from None
-    optimizer.step()
-    return [
-        n for n, value in network.named_parameters() if value.requires_grad and value.grad is None
-    ]
+            if count > 1:
+                raise
+            raise InputError(
+                f"{error}; choose a batch_size that does not leave one image over"
+            ) from None
+    if ablation.schedule:
+        scheduler = ablation.make(ablation.schedule, variant, optimizer, config.epochs)
+        if not isinstance(scheduler, LRScheduler):
+            raise InputError(f"schedule returns {scheduler!r}; it must be a scheduler of torch")
+        scheduler.step()
+    return [n for n, one in network.named_parameters() if one.requires_grad and one.grad is None]
 
 
 def _check_export(network: nn.Module, data: ImageDataset) -> None:
-    """Export the network, and compute three images with it."""
-    pixels = data.training.images[:3]
+    """Export the network with two images as an example, and compute three with it."""
+    pixels = _pixels(data, 3)
     with TemporaryDirectory() as folder, torch.no_grad():
         files = Path(folder) / "model"
         with redirect_stderr(StringIO()):  # torch also prints the program that it can't export
@@ -137,3 +144,8 @@ def _check_export(network: nn.Module, data: ImageDataset) -> None:
         expected = PixelClassifier(network.eval())(pixels).numpy()
     if not np.allclose(found, expected, atol=1e-4):
         raise InputError("what is exported computes other numbers than the network")
+
+
+def _pixels(data: ImageDataset, count: int) -> Tensor:
+    """The first training images, again and again if there are fewer."""
+    return data.training.images[torch.arange(count) % len(data.training)]

@@ -1,6 +1,7 @@
 """Turn finished runs into findings: a table, a summary per variant, an effect per comparison."""
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -110,10 +111,11 @@ def results_table(results: Sequence[RunResult], target: float | None) -> pd.Data
 
 
 def reachable_accuracy(results: Sequence[RunResult]) -> float | None:
-    """The highest multiple of 5 % that every run's validation accuracy reaches, or None."""
+    """The highest multiple of 5 % that all validation accuracies reach; None if a guess does."""
     lowest = min(max(epoch["val_accuracy"] for epoch in result.history) for result in results)
     steps = math.floor(lowest / TARGET_STEP + 1e-9)
-    return round(steps * TARGET_STEP, 2) or None
+    guess = 1 / int(results[0].tags.get("num_classes", sys.maxsize))
+    return target if (target := round(steps * TARGET_STEP, 2)) > guess else None
 
 
 def time_to(result: RunResult, target: float) -> tuple[float, float]:

@@ -126,7 +126,7 @@ def _title(analysis: Analysis) -> str:
         alternatives.setdefault((change.setting if replaced else name, replaced), {})[name] = None
     count = sum(map(len, alternatives.values()))
     if not count:
-        return "Do the variants differ?" if analysis.compared else "Nothing to compare"
+        return "Nothing to compare"
     if count > MOST_IN_TITLE:
         return f"Which of {count} changes help?"
     subjects = []

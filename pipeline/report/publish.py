@@ -1,5 +1,6 @@
 """Publish a report: log it to MLflow, and print its answer and location."""
 
+import json
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
@@ -65,7 +66,15 @@ def _provenance(analysis: Analysis) -> dict[str, str]:
     seconds = sum(result.seconds for result in analysis.results)
     commits = {result.commit for result in analysis.results} - {""}
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "mlflow", "numpy"))
+    settings = {
+        f"settings of {result.config.variant}": _settings(result) for result in analysis.results
+    }
+    made_of = ("network", "criterion", "optimizer", "schedule", "augmentation")
+    parts = [f"{name} {first.tags[name]}" for name in made_of if name in first.tags]
     return {
+        **{name: stated for name, stated in settings.items() if stated},
+        **({"images": first.tags["images"]} if "images" in first.tags else {}),
+        **({"parts": ", ".join(parts)} if parts else {}),
         "command": f"python -m pipeline {' '.join(map(shell_quote, sys.argv[1:]))}",
         "recipe": ", ".join(f"{k} {v}" for k, v in recipe(first.config, first.tags).items()),
         "commit of the runs": ", ".join(sorted(commits)) or "unknown: not run from a git checkout",
@@ -101,6 +110,12 @@ def _log_report(files: Mapping[str, bytes], description: str, metrics: Mapping[s
     if local is None:
         return address
     return str(local.relative_to(here) if local.is_relative_to(here) else local)
+
+
+def _settings(result: RunResult) -> str:
+    """A variant's settings in words; empty if its run did not record them."""
+    settings = json.loads(result.tags.get("settings", "{}"))
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def _count(number: int, noun: str) -> str:

@@ -190,7 +190,7 @@ def limits(analysis: Analysis) -> list[str]:
     first, seeds = analysis.results[0], analysis.table["seed"].nunique()
     config, caveat = first.config, first.tags.get("data_caveat", "")
     unknown = [caveat] if caveat else []
-    here = [f"{config.epochs} epochs", f"batch size {config.batch_size}"]
+    here = [f"{config.epochs} epoch{'s' * (config.epochs > 1)}", f"batch size {config.batch_size}"]
     here += sorted({r.tags["optimizer"] for r in analysis.results if "optimizer" in r.tags})
     unknown.append(
         "Whether the effects hold for another network, data set, optimiser or number of epochs"
@@ -204,8 +204,8 @@ def limits(analysis: Analysis) -> list[str]:
         )
     if config.validation == "test":
         unknown.append(
-            "How good the networks are on images that nobody has looked at: validation uses the"
-            " train=False split. Nothing was chosen on it here, but it was read after every epoch."
+            "How good the networks are on images that nobody has looked at: nothing was chosen on"
+            " the validation images here, but they were read after every epoch."
         )
     if any(result.correct is None for result in analysis.results):
         unknown.append(

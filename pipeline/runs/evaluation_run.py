@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.models.loading import LoadedModel, load_model
 from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import log_dataset
-from pipeline.runs.queries import given_run
+from pipeline.runs.queries import find_run, given_run
 from pipeline.store.artifacts import log_figure, log_table
 from pipeline.store.waiting import in_store
 from pipeline.training.loop import VALIDATION_BATCH_SIZE
@@ -29,8 +29,9 @@ def evaluate_run(
     """Evaluate the model named by a URI or run id, in a new MLflow run.
 
     `dataset` may be `auto`, the one the model was trained on, and so may the `ablation` that names
-    it. Returns the run, the data set's name
-    and the evaluation. Raises InputError if there is no such model, or if its classes differ.
+    it. Returns the run, the data set's name and the evaluation.
+
+    Raises InputError if there is no such model, or if its images or classes differ.
     """
     from pipeline.models.evaluation import evaluate
     from pipeline.runs.run_figures import confusion_figure
@@ -39,7 +40,9 @@ def evaluate_run(
         raise InputError("evaluate creates its own run; leave --run-id out")
     loaded = load_model(model)
     name = loaded.dataset if dataset == AUTO else dataset
-    ablation = loaded.ablation if ablation == AUTO else ablation
+    # From the store, not from the model's files: it names code that is to be run.
+    source = find_run(loaded.run_id or "") if ablation == AUTO else None
+    ablation = source.data.tags.get("ablation_source", AUTO) if source else ablation
     choices = load_ablation(ablation).datasets
     if name == "unknown":
         example = next(iter(choices))

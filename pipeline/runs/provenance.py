@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 from mlflow.data.numpy_dataset import from_numpy
 
-from pipeline.ablation.loading import DEFAULT_FILE, source_files
+from pipeline.ablation.loading import DEFAULT_FILE, source_digest, source_files
 from pipeline.data.dataset import ImageDataset, Split
 from pipeline.store.waiting import in_store
 
@@ -30,8 +30,8 @@ def code_digest(ablation: str) -> str:
     Runs with equal digests may be compared and reused, whatever else a commit has changed.
     """
     files = sorted(path for pattern in RESULT_CODE for path in PACKAGE.glob(pattern))
-    files += source_files(ablation)
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    contents = [*(path.read_bytes() for path in files), source_digest(ablation).encode()]
+    return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
 def git_dirty() -> str:
@@ -69,3 +69,10 @@ def log_dataset(
             ),
             context=context,
         )
+
+
+@in_store
+def log_ablation(reference: str) -> None:
+    """Store the code of an ablation with the active run: its file may change."""
+    for path in source_files(reference):
+        mlflow.log_text(path.read_text(encoding="utf-8"), f"ablation/{path.name}")

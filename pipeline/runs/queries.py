@@ -83,6 +83,12 @@ def parent_of(run: Run) -> Run | None:
 
 
 @in_store
+def find_run(run_id: str) -> Run | None:
+    """Return a run; None if there is none of that id."""
+    return _look_up(run_id)
+
+
+@in_store
 def set_parent(run: Run, parent: Run) -> None:
     """Make a run a child of `parent`."""
     client = mlflow.MlflowClient()

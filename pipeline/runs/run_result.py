@@ -1,6 +1,7 @@
 """A finished training run: the record that a study, its report and comparisons share."""
 
 import io
+import json
 import math
 import shlex
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from mlflow.entities import Run
 
+from pipeline.ablation.definition import Value
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import AUTO, Config
 from pipeline.models.export import logged_models
@@ -122,6 +124,15 @@ def recipe(config: Config, tags: Mapping[str, str]) -> dict[str, str | int | flo
     settings = {name: value for name, value in config.as_dict().items() if name not in free}
     measured = {name: tags[name] for name in ("precision", "data_digest")}
     return {"ablation": ablation_name(tags), **settings, **measured}
+
+
+def has_settings(tags: Mapping[str, str], now: Mapping[str, Value]) -> bool:
+    """Whether a run's variant had the settings `now`; a setting that it did not know is no matter.
+
+    Runs of earlier versions did not record them.
+    """
+    then = json.loads(tags.get("settings", "{}"))
+    return all(now.get(name) == value for name, value in then.items())
 
 
 def ablation_name(tags: Mapping[str, str]) -> str:

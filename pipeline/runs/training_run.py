@@ -82,6 +82,7 @@ def train_run(
     ):
         checkpoints.run_id = run.info.run_id
         provenance.log_dataset(data)
+        provenance.log_ablation(config.ablation)
         state = _last_state(config, checkpoints) if continued else None
         network, history = train_network(config, data, device, precision, state, save)
         buffer.flush()
@@ -121,6 +122,10 @@ def _tags(
         "settings": json.dumps(ablation.values(config.variant)),
         "criterion": type(criterion).__name__,
         "optimizer": type(optimizer).__name__,
+        "schedule": "yes" if ablation.schedule else "none",
+        "network": type(network).__name__,
+        "images": data.description,
+        "num_classes": data.num_classes,
         "augmentation": ablation.augmentation_of(config.variant).description,
         "seed": config.seed,
         "device": device.type,
@@ -175,7 +180,7 @@ def _log_learning(config: Config, data: ImageDataset, history: History) -> str:
     from pipeline.runs.run_figures import learning_curves
 
     guess = loss_of_guess(config, data)
-    learning = "stuck" if is_stuck(history, guess) else "ok"
+    learning = "stuck" if is_stuck(history, guess, data.num_classes) else "ok"
     if learning == "stuck":
         print(
             f"warning: {config.run_name} has learned nothing: its training loss is still that of a"

@@ -15,7 +15,14 @@ from pipeline.report.contrasts import contrasts
 from pipeline.report.publish import BY_COMPARE, REPORTED, publish
 from pipeline.runs.lifecycle import track
 from pipeline.runs.queries import experiment_id, find_runs, get_runs
-from pipeline.runs.run_result import RunResult, config_of, differences, read_result, recipe
+from pipeline.runs.run_result import (
+    RunResult,
+    config_of,
+    differences,
+    has_settings,
+    read_result,
+    recipe,
+)
 from pipeline.statistics.intervals import ALPHA, PLANNED_ALPHA, Design
 from pipeline.store import liveness
 from pipeline.study.grid import SEEDS_AUTO, Grid
@@ -121,9 +128,14 @@ def comparable(
             reason = differences(json.loads(key), json.loads(shared))
             unused |= {_name(run): reason for run in cells.values()}
     order = list(ablation.variants)
-    chosen = {cell: run for cell, run in groups[shared].items() if cell[0] in order}
+    chosen = {
+        cell: run
+        for cell, run in groups[shared].items()
+        if cell[0] in order and has_settings(run.data.tags, ablation.values(cell[0]))
+    }
     for cell in groups[shared].keys() - chosen.keys():
-        unused[_name(groups[shared][cell])] = f"{ablation.name} has no variant {cell[0]} now"
+        reason = f"{ablation.name} has no variant {cell[0]} with its settings now"
+        unused[_name(groups[shared][cell])] = reason
     if not chosen:
         raise InputError(
             f"{ablation.name} has none of the runs' variants: it has {', '.join(order)}"

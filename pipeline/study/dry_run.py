@@ -17,6 +17,7 @@ from pipeline.machine import GIB
 from pipeline.models.trial import try_variants
 from pipeline.runs.training_run import THREADS
 from pipeline.statistics import FIRST_SEEDS
+from pipeline.store import liveness
 from pipeline.store.waiting import in_store
 from pipeline.study.grid import Grid
 from pipeline.study.parallelism import choose_jobs
@@ -41,17 +42,13 @@ def preview_study(
     cells = grid.cells(config)
     jobs = choose_jobs(asked_jobs, len(cells), THREADS, device.type == "cuda", data.nbytes)
     conditions = {"data_digest": data.digest, "precision": precision, "device": device.type}
+    liveness.mark_dead_runs()  # which a study would continue
     known = in_store(mlflow.get_experiment_by_name)(experiment)
     found = find_cells(known.experiment_id, grid, cells, conditions, reuse) if known else {}
     torch.set_num_threads(max(1, THREADS // jobs.number))
 
-    height, width, channels = data.image_shape
-    print(
-        f"ablation {load_ablation(config.ablation).name} on {data.name}:"
-        f" {len(data.training):,} training and {len(data.validation):,} validation images,"
-        f" {height}x{width} pixels, {channels} channel{'s' * (channels > 1)},"
-        f" {data.num_classes} classes"
-    )
+    name = load_ablation(config.ablation).name
+    print(f"ablation {name} on {data.name}: {data.description}")
     seconds = {}
     for cell in grid.cells(config)[: len(grid.variants)]:
         seconds[cell.variant], count = _seconds_of_run(cell, data, device, precision)
@@ -80,7 +77,8 @@ def _seconds_of_run(
 ) -> tuple[float, int]:
     """The time that a run takes, from a few real steps, and its number of parameters."""
     network, criterion, optimizer = prepare(config, data, device)
-    training = TrainingBatches(data.training, config.batch_size, config.seed, device)
+    augmentation = load_ablation(config.ablation).augmentation_of(config.variant)
+    training = TrainingBatches(data.training, config.batch_size, config.seed, device, augmentation)
     validation = ValidationBatches(data.validation, VALIDATION_BATCH_SIZE, device)
     step = fast_step(network, criterion, optimizer, precision, config.batch_size)
     validate = fast_step(network, nn.CrossEntropyLoss(), None, "fp32", VALIDATION_BATCH_SIZE)

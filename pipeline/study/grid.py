@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -94,9 +94,11 @@ def parse_jobs(text: str) -> int:
     return int(text)
 
 
-def parse_variants(text: str, known: Sequence[str], compared: Sequence[str]) -> list[str]:
-    """Read names out of `known`, divided by commas; `auto` is those that are `compared`."""
-    variants = list(compared) if text == AUTO else [part.strip() for part in text.split(",")]
+def parse_variants(text: str, known: Iterable[str], compared: Sequence[str]) -> list[str]:
+    """Read names out of `known`, divided by commas; `auto` is those that are `compared`, or all."""
+    variants = [part.strip() for part in text.split(",")]
+    if text == AUTO:
+        variants = list(compared or known)
     for variant in variants:
         check_choice("variant", variant, known)
     if len(set(variants)) < len(variants):

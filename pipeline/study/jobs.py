@@ -188,7 +188,7 @@ def _work(connection: Connection, go_on: Connection) -> None:
             while True:
                 cell, continued, threads = receive()
                 try:
-                    data = data or _same_data(load_data(cell), parent)
+                    data = data or _checked(load_data(cell), cell, parent)
                     send(train_run(cell, data, False, continued, parent, threads, show))
                 except StoreError as error:
                     send(error)
@@ -196,10 +196,18 @@ def _work(connection: Connection, go_on: Connection) -> None:
                     send(MachineError(first_line(error)))
 
 
-def _same_data(data: "ImageDataset", parent: "Run") -> "ImageDataset":
-    """Return the data if it is what the study began with. Raises InputError otherwise."""
-    if data.digest != parent.data.tags["data_digest"]:
-        raise InputError(f"{data.name} has changed since the study began; start a new one")
+def _checked(data: "ImageDataset", cell: Config, parent: "Run") -> "ImageDataset":
+    """Return the data if it and the code are those that the study began with.
+
+    Raises InputError otherwise.
+    """
+    from pipeline.runs.provenance import code_digest
+
+    now = {"data_digest": data.digest, "code_digest": code_digest(cell.ablation)}
+    for name, value in now.items():
+        if value != parent.data.tags[name]:
+            what = data.name if name == "data_digest" else "the code"
+            raise InputError(f"{what} has changed since the study began; start the study again")
     return data
 
 

@@ -26,6 +26,7 @@ from pipeline.runs.run_result import (
     ablation_name,
     config_of,
     differences,
+    has_settings,
     read_result,
 )
 from pipeline.study.grid import Grid
@@ -63,8 +64,11 @@ def find_cells(
         "torch": torch.__version__,
     }
     wanted, found = {_cell(config): config for config in cells}, dict[Config, Found]()
+    ablation = load_ablation(cells[0].ablation)
     for run in find_runs(experiment, same_code if reuse == "same" else conditions):
         config = wanted.get(_cell_of(run))
+        if config and not has_settings(run.data.tags, ablation.values(config.variant)):
+            continue
         result = read_result(run) if config and config not in found else None
         if config and result and result.model_uri:
             result = result._replace(reused=True)

@@ -19,7 +19,7 @@ from pipeline.report.analysis import analyse
 from pipeline.report.learning_rates import chosen_rates
 from pipeline.report.publish import publish
 from pipeline.runs.lifecycle import track
-from pipeline.runs.provenance import log_dataset
+from pipeline.runs.provenance import code_digest, log_ablation, log_dataset
 from pipeline.runs.run_result import RunResult, recipe
 from pipeline.runs.training_run import THREADS, register_model, train_run
 from pipeline.statistics.intervals import Design
@@ -74,6 +74,7 @@ def run_study(
     tags = {
         "kind": "study",
         "ablation": ablation.name,
+        "code_digest": code_digest(config.ablation),
         **identity,
         "plan": grid.plan,
         "jobs_chosen": jobs.reason,
@@ -86,6 +87,7 @@ def run_study(
     run_name = "ablation" if name == "auto" else name
     with track(run_name, _settings(config, grid) | choices, tags) as parent:
         log_dataset(data)
+        log_ablation(config.ablation)
         conditions = {"data_digest": data.digest, "precision": precision, "device": device.type}
         done, begun = reusable_cells(parent, grid, cells, conditions, reuse)
         design = choose_design(grid, earlier_plans(cells, data.digest))
@@ -98,7 +100,7 @@ def run_study(
         reused_runs = f", {again} of {count} runs reused from before" if again else ""
         facts = {
             "wall time": f"{timedelta(seconds=round(time.monotonic() - started))}{reused_runs}",
-            "runs in parallel": f"{jobs.reason}; together they have {THREADS} threads",
+            "runs in parallel": f"{jobs.reason}; threads together: {max(THREADS, jobs.number)}",
             "registered models": REGISTER[register],
             "plan": grid.plan,
         }
@@ -193,7 +195,8 @@ def _follow(
         for cell, event in events:
             match event:
                 case str():
-                    progress.write(f"{cell.run_name}: {event}")
+                    named = cell.run_name in event
+                    progress.write(event if named else f"{cell.run_name}: {event}")
                 case Progress(epochs=0):
                     progress.begin(cell)
                 case Progress(epochs, val_accuracy, epoch_seconds):

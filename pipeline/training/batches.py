@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.augmentation import (
+    TUTORIAL,
     Augmentation,
     AugmentationParameters,
     augment,
@@ -34,7 +35,7 @@ class TrainingBatches:
         batch_size: int,
         seed: int,
         device: torch.device,
-        augmentation: Augmentation = Augmentation(),  # noqa: B008  # frozen
+        augmentation: Augmentation = TUTORIAL,
     ) -> None:
         self.images = split.images.to(device)
         self.labels = split.labels.to(device)

@@ -1,5 +1,6 @@
 """The loop over epochs: an ablation's recipe, from a new network or from a saved state."""
 
+import math
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -25,9 +26,10 @@ from pipeline.training.state import History, TrainingState
 # Validation keeps no activations, so its batches may be larger than in training, but not so large
 # that an activation (32 MB) exceeds what glibc keeps.
 VALIDATION_BATCH_SIZE = 500
-# Nats. CIFAR-100 runs that learn nothing end with a training loss of ln(100) + 0.002; those that
-# learn are below it by 0.13 or more after their first epoch (docs/results.md, learning rates).
-STUCK_MARGIN = 0.05
+# A part of a guess's loss. CIFAR-100 runs that learn nothing end with a training loss of ln(100) +
+# 0.002 nats; those that learn are below ln(100) by 0.13 or more after their first epoch
+# (docs/results.md, learning rates).
+STUCK_MARGIN = 0.05 / math.log(100)
 FAST_PATH = "fast_path"  # a run's tag
 
 
@@ -139,8 +141,8 @@ def prepare(
     network = build_network(config, data).to(device)
     criterion = ablation.make(ablation.criterion, variant).to(device)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = ablation.make(ablation.optimizer, variant, trained, lr=config.lr)
-    return network, criterion, optimizer
+    settings = ablation.arguments(ablation.optimizer, variant)
+    return network, criterion, ablation.optimizer(trained, lr=config.lr, **settings)
 
 
 def build_network(config: Config, data: ImageDataset) -> nn.Module:
@@ -171,7 +173,7 @@ def _computes(network: nn.Module, image_shape: tuple[int, int, int]) -> bool:
             network(images)
             with torch.autocast("cpu", torch.bfloat16):
                 network(images)
-    except RuntimeError:
+    except Exception:  # whatever the network raises; the trial reports what is not about order
         return False
     finally:
         network.train()
@@ -201,7 +203,7 @@ def fast_step(
     if next(network.parameters()).is_cuda:
         step = plain_step(network, criterion, optimizer, precision)
         return CapturedStep(step, batch_size, _report_failed_capture) if optimizer else step
-    if isinstance(network, CNNNetwork) and onednn.is_available(precision):
+    if onednn.fits(network) and onednn.is_available(precision):
         # It handles precision itself; autocast would undo its conversions.
         return plain_step(BlockedNetwork(network, precision), criterion, optimizer, "fp32")
     return plain_step(network, criterion, optimizer, precision)
@@ -211,11 +213,11 @@ def describe_steps(network: nn.Module, device: torch.device, precision: str) -> 
     """Say which fast path the training steps of a network take, for a run's tag."""
     if device.type == "cuda":
         return "CUDA graph"
-    if not isinstance(network, CNNNetwork):
-        return f"none: {type(network).__name__} is not CNNNetwork, which oneDNN's layout is for"
-    if not onednn.is_available(precision):
-        return f"none: oneDNN's layout can't be used here in {precision}"
-    return "oneDNN's layout"
+    if onednn.fits(network) and onednn.is_available(precision):
+        return "oneDNN's layout"
+    why = "of this processor" if onednn.fits(network) else "of this network's layers"
+    order = "default" if network._forward_pre_hooks else "channels_last"
+    return f"none, because {why}: PyTorch's own operators, images in {order} order, {precision}"
 
 
 def _report_failed_capture(reason: str) -> None:
@@ -230,9 +232,11 @@ def loss_of_guess(config: Config, data: ImageDataset) -> float:
     return float(criterion(torch.zeros(count, count), torch.arange(count)))
 
 
-def is_stuck(history: History, loss_of_guess: float) -> bool:
+def is_stuck(history: History, loss_of_guess: float, num_classes: int) -> bool:
     """Return whether the network learned nothing, or lost all it learned.
 
-    Its training loss is then no better than that of a uniform guess over the classes.
+    Neither its training loss nor its validation loss, which is cross-entropy, is then better than
+    that of a uniform guess over the classes.
     """
-    return history[-1]["train_loss"] > loss_of_guess - STUCK_MARGIN
+    guesses = {"train_loss": loss_of_guess, "val_loss": math.log(num_classes)}
+    return all(history[-1][name] > guess * (1 - STUCK_MARGIN) for name, guess in guesses.items())

@@ -8,6 +8,7 @@ code. Here oneDNN runs everything up to the fully connected layers, in its own l
 
 import platform
 from functools import cache
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,21 @@ def is_available(precision: str) -> bool:
     except RuntimeError:  # the processor has no bf16, or PyTorch no oneDNN
         return False
     return True
+
+
+def fits(network: nn.Module) -> TypeGuard[CNNNetwork]:
+    """Whether a network's layers are exactly those that `BlockedNetwork` computes.
+
+    A subclass, or one in which a layer was replaced, may compute something else.
+    """
+    if type(network) is not CNNNetwork or network._forward_pre_hooks or network._forward_hooks:
+        return False
+    with torch.device("meta"):  # which draws no random numbers
+        plain = CNNNetwork(
+            batch_norm=isinstance(network.bn1, nn.BatchNorm2d),
+            dropout=isinstance(network.dropout, nn.Dropout),
+        )
+    return repr(network) == repr(plain)
 
 
 class BlockedNetwork(nn.Module):

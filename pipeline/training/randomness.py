@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
+
+from pipeline.errors import InputError
 
 FACTORIES = (torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal)
 
@@ -47,11 +50,15 @@ def build_by_names(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     Parameters that two networks share by name and initialise alike start out equal, whatever else
     either network holds. `build` is called twice, because a parameter has its whole name only when
     the network is complete: the first call shows in which order they are registered.
+
+    Raises InputError for a network whose parameters have no shape yet.
     """
     registered: list[nn.Parameter | None] = []
     torch.manual_seed(stream_seed(seed, Stream.WEIGHTS))
     with register_module_parameter_registration_hook(lambda *one: registered.append(one[2])):
         network = build()
+    if any(is_lazy(parameter) for parameter in network.parameters()):
+        raise InputError("it has lazy layers; give them their sizes")
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     streams = _NamedStreams(seed, [names.get(id(parameter), "") for parameter in registered])
     with register_module_parameter_registration_hook(streams.register), streams:

@@ -32,7 +32,8 @@ class TrainingState(NamedTuple):
 def fingerprint(config: Config, tags: Mapping[str, object]) -> str:
     """sha256 (hex) of all that determines a run's results except its number of epochs.
 
-    `tags` are the run's tags for data, code, device, precision and threads.
+    `tags` are the run's tags for data, code, device, precision and threads, which also say what an
+    ablation, a folder or `auto` stands for.
     """
     free = ("ablation", "epochs", "data_dir", "device", "precision")
     settings = {name: value for name, value in config.as_dict().items() if name not in free}

@@ -18,8 +18,8 @@ EXAMPLES = {
         [
             "GELU instead of ReLU with width 32",
             "idth 128 instead of 32 with ReLU",
-            "GELU with width 128 instead of ReLU with width 32",
-            "GELU instead of ReLU changes the effect of width 128 instead of 32",
+            "GELU with width 128 instead of ReLU and width 32",
+            "GELU instead of ReLU [a-z]+ the effect of width 128 instead of 32",
         ],
     ),
     "residual": (
@@ -30,18 +30,18 @@ EXAMPLES = {
             "queeze-and-excitation without label smoothing",
             "abel smoothing without squeeze-and-excitation",
             "queeze-and-excitation with label smoothing",
-            "queeze-and-excitation changes label smoothing's effect",
+            "queeze-and-excitation [a-z]+ label smoothing's effect",
         ],
     ),
 }
 # In a process that has no project.
 LOAD = """
 import json, sys
+import mlflow, numpy
 found = {}
 for name in sys.argv[2:]:
     model = mlflow.pyfunc.load_model(f"models:/{sys.argv[1]}@{name}")
     (spec,) = model.metadata.signature.inputs
-    import numpy
     images = numpy.zeros((3, *spec.shape[1:]), numpy.uint8)
     found[name] = list(model.predict(images).shape)
 assert not [name for name in sys.modules if name.startswith(("pipeline", "ablation"))]
@@ -81,12 +81,12 @@ def test_a_study_of_an_example_is_killed_continued_reused_loaded_and_evaluated(
     assert again["status"] == 0, again["err"]
     assert "8 of 8 runs are finished already and are reused" in again["out"]
     for subject in subjects:
-        assert subject in first["out"], subject
+        assert re.search(subject, first["out"]), subject
     *_, parent = runs_in(whole, "study")
     report = (whole / "mlruns" / "0" / parent.info.run_id / "artifacts" / "report.md").read_text()
     assert not re.search("batch.?norm|cifar|dropout", report, re.IGNORECASE)
     for subject in subjects:
-        assert subject in report
+        assert re.search(subject, report), subject
 
     answer = run(whole, sys.executable, "-I", "-c", LOAD, models, *variants)
     assert answer.status == 0, answer.err

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -86,9 +87,19 @@ def test_any_network_and_data_are_trained_registered_loaded_and_evaluated(
     (trained,) = runs_in(tmp_path)
     tags = trained.data.tags
     assert json.loads(tags["settings"]) == {"width": 16, "activation": "relu"}
-    assert tags["fast_path"] == "none: Mine is not CNNNetwork, which oneDNN's layout is for"
+    assert tags["fast_path"] == (
+        "none, because of this network's layers: PyTorch's own operators, images in default order,"
+        f" {tags['precision']}"
+    )
     assert tags["augmentation"] == "flip, crop with 1 pixel of padding"
     assert tags["dataset"] == "noise"
+    assert (
+        tags["images"] == "90 training and 30 validation images, 6x9 pixels, 1 channel, 3 classes"
+    )
+    file = mlflow.artifacts.load_text(f"runs:/{trained.info.run_id}/ablation/mine.py")
+    assert file == (tmp_path / "mine.py").read_text()
+    # Of the shapes that both have; its range depends on the width.
+    assert tags["other_weights"] == "fc.bias"
     model = mlflow.pyfunc.load_model("models:/noise-mine@wide")
     assert model.metadata.metadata["class_names"] == ["dark", "dim", "light"]
     probabilities = model.predict(np.zeros((5, 6, 9, 1), np.uint8))
@@ -98,6 +109,9 @@ def test_any_network_and_data_are_trained_registered_loaded_and_evaluated(
     answer = pipeline("evaluate", "--model", "models:/noise-mine@wide")
     assert answer.status == 0, answer.err
     measured = dict(re.findall(r"^  (\w+) +([\d.]+)$", answer.out, re.MULTILINE))
+    other = pipeline("evaluate", "--model", "models:/noise-mine@wide", "--dataset", "signal")
+    assert other.status == 2
+    assert "unknown dataset 'signal'; it must be one of noise" in other.error_lines[0]
     # Neither superclasses nor more than five classes.
     assert measured.keys() == {"loss", "accuracy", "calibration_error"}
     accuracy = trained.data.metrics["val_accuracy"]
@@ -129,12 +143,40 @@ def test_settings_reach_what_takes_them_and_a_schedule_is_followed(
     assert trained.data.tags["augmentation"] == "crop with 1 pixel of padding"
     state = load_state(trained.info.run_id)
     assert state["optimizer"]["param_groups"][0]["momentum"] == 0.5
-    # A uniform guess has a loss of ln(3) with any smoothing, a certain one more.
-    plain = pipeline(*TRAIN, "--epochs", "3", "--variant", "wide")
-    assert plain.status == 0
     more = pipeline("train", "--resume", trained.info.run_id, "--epochs", "4")
     assert more.status == 2
     assert "has a learning-rate schedule over 3 epochs" in more.error_lines[0]
+
+
+def test_variants_are_trained_in_parallel_and_a_network_that_learns_nothing_is_named(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    write(tmp_path, ("return self.fc(", "return 0 * self.fc("))
+    small = ("--variants", "plain,tanh", "--seeds", "1", "--epochs", "1")
+    study = ("ablate", "--ablation", "mine.py", *small)
+    answer = pipeline(*study, "--jobs", "2")
+    assert answer.status == 0, answer.err
+    assert "2 jobs: as asked for" in answer.out
+    assert "still that of a random guess over 3 classes, 1.099" in answer.out
+    assert "2 of 2 runs learned nothing" in answer.out
+    assert "anh instead of relu" in answer.out
+    again = pipeline(*study, "--dry-run")
+    assert again.status == 0, again.err
+    assert "ablation mine on noise: 90 training and 30 validation images, 6x9 pixels" in again.out
+    assert "2 runs, 2 of them finished" in again.out
+    assert len(runs_in(tmp_path)) == 3  # it stores nothing
+
+
+def test_data_that_changes_while_a_study_runs_fails_its_runs(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    # Each process that loads the file finds other images.
+    write(tmp_path, ("random = np.random.default_rng(0)", "random = np.random.default_rng()"))
+    study = ("ablate", "--ablation", "mine.py", "--seeds", "1", "--epochs", "1", "--jobs", "2")
+    answer = pipeline(*study)
+    assert answer.status == 1
+    assert "noise has changed since the study began" in answer.error_lines[0]
+    assert [run_.data.tags["kind"] for run_ in runs_in(tmp_path)] == ["study"]
 
 
 def load_state(run_id: str) -> dict[str, Any]:
@@ -172,7 +214,7 @@ def fail_in_the_third_epoch(_: object, epoch: int) -> None:
 # What the file says, what is wrong with it, and words of the one line about it.
 WRONG = {
     "no file": ([], "nowhere.py", ["nowhere.py", "no such file"]),
-    "no module": ([], "no.such.module", ["module no.such.module", "No module named 'no'"]),
+    "no module": ([], "no.such.module", ["ablation 'no.such.module'", "No module named 'no'"]),
     "syntax": ([("def noise():", "def noise(:")], "", ["mine.py, line 8", "invalid syntax"]),
     "raises": (
         [("ablation = Ablation(", "1 / 0\nablation = Ablation(")],
@@ -184,14 +226,18 @@ WRONG = {
     "setting": (
         [('"wide": {"width": 16}', '"wide": {"widht": 16}')],
         "",
-        ["variant 'wide'", "setting 'widht'", "taken by nothing"],
+        ["setting 'widht' of variant 'wide'", "nothing takes"],
     ),
     "value": (
         [('"wide": {"width": 16}', '"wide": {"width": [16]}')],
         "",
-        ["setting 'width' is [16]", "text, a number"],
+        ["setting 'width' of variant 'wide' is [16]", "string, a number"],
     ),
-    "name": ([('"wide": {', '"w,w": {')], "", ["variant 'w,w'", "letters, digits"]),
+    "name": (
+        [('"wide": {', '"w,w": {')],
+        "",
+        ["'w,w' is not a valid name"],
+    ),
     "reserved name": ([('"wide": {', '"v2": {')], "", ["variant 'v2'", "reserved"]),
     "no variants": (
         [('{"plain": {}, "wide": {"width": 16}, "tanh": {"activation": "tanh"}}', "{}")],
@@ -213,7 +259,7 @@ WRONG = {
     "not callable": (
         [("network=Mine,", "network=Mine(3, 1),")],
         "",
-        ["a Mine is given where a class or a function is expected"],
+        ["Mine object found where a class or a function is expected"],
     ),
     "network raises": (
         [("super().__init__()", "super().__init__(); raise ValueError('no')")],
@@ -233,9 +279,8 @@ WRONG = {
     "layers that do not fit": (
         [("width * 4 * 7", "width * 4 * 6")],
         "",
-        ["does not compute", "shapes cannot be multiplied"],
+        ["fails on images", "shapes cannot be multiplied"],
     ),
-    "not finite": ([("return self.fc(", "return 0 / 0. * self.fc(")], "", ["ZeroDivisionError"]),
     "NaN": ([("return self.fc(", "return float('nan') * self.fc(")], "", ["not finite"]),
     "random": (
         [("return self.fc(", "return torch.rand(1) * self.fc(")],
@@ -250,12 +295,71 @@ WRONG = {
     "batch size": (
         [("x.view(x.size(0), -1)", "x.reshape(2, -1)")],
         "",
-        ["does not compute"],
+        ["fails on images"],
     ),
     "not exportable": (
         [("return self.fc(", "x = x if x.sum().item() < 1e9 else -x; return self.fc(")],
         "",
         ["can't be exported as pt2"],
+    ),
+    "exits": ([("ablation = Ablation(", "exit(0)\nablation = Ablation(")], "", ["SystemExit: 0"]),
+    "reserved, in capitals": ([('"wide": {', '"V2": {')], "", ["variant 'V2'", "reserved"]),
+    "words of a number": (
+        [("network=Mine,", 'network=Mine, words={"width": 3},')],
+        "",
+        ["words of 'width' must be a string"],
+    ),
+    "a comparison with itself": (
+        [("network=Mine,", 'network=Mine, comparisons=[("wide", "wide")],')],
+        "",
+        ["('wide', 'wide') must be two different variants"],
+    ),
+    "variants in a list": (
+        [("variants={", "variants=[{"), ('"tanh"}}', '"tanh"}}]')],
+        "",
+        ["variants must be a dictionary"],
+    ),
+    "lazy layers": (
+        [("nn.Linear(width * 4 * 7, num_classes)", "nn.LazyLinear(num_classes)")],
+        "",
+        ["can't be built", "lazy layers"],
+    ),
+    "other precision": (
+        [
+            (
+                "x = self.activation(",
+                "torch.zeros(1).index_add_(0, torch.arange(1), self.conv(x)[0, 0, 0, :1])\n"
+                "        x = self.activation(",
+            )
+        ],
+        "",
+        ["can't be trained"],
+    ),
+    "no scheduler": (
+        [("network=Mine,", "network=Mine, schedule=lambda optimizer, epochs: None,")],
+        "",
+        ["schedule returns None; it must be a scheduler"],
+    ),
+    "a scheduler that needs a metric": (
+        [
+            (
+                "network=Mine,",
+                "network=Mine, schedule=lambda optimizer, epochs:"
+                " torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),",
+            )
+        ],
+        "",
+        ["can't be trained", "metrics"],
+    ),
+    "no augmentation": (
+        [("Augmentation(flip=flip, rotation=0, padding=1)", "None")],
+        "",
+        ["augmentation returns None; it must be an Augmentation"],
+    ),
+    "lr under another name": (
+        [("network=Mine,", "network=Mine, optimizer=lambda p, rate=1: torch.optim.SGD(p, rate),")],
+        "",
+        ["can't be trained", "unexpected keyword argument 'lr'"],
     ),
     "criterion": (
         [("network=Mine,", "network=Mine, criterion=lambda: nn.MSELoss(),")],
@@ -263,14 +367,14 @@ WRONG = {
         ["can't be trained"],
     ),
     "optimizer": (
-        [("network=Mine,", "network=Mine, optimizer=lambda parameters: 1 / 0,")],
+        [("network=Mine,", "network=Mine, optimizer=lambda parameters, lr: 1 / 0,")],
         "",
-        ["recipe can't be set up", "ZeroDivisionError"],
+        ["can't be trained", "ZeroDivisionError"],
     ),
     "schedule": (
         [("network=Mine,", "network=Mine, schedule=lambda optimizer: None,")],
         "",
-        ["recipe can't be set up"],
+        ["can't be trained", "TypeError"],
     ),
     "augmentation": (
         [("padding=1", "padding=-1")],
@@ -308,11 +412,97 @@ def test_a_wrong_file_gets_one_line_and_leaves_no_run(
     write(tmp_path, *changes)
     answer = pipeline("train", "--ablation", reference or "mine.py", "--epochs", "1")
     assert answer.status == 2, answer.err
-    (line,) = answer.err.splitlines()
-    assert line.startswith("error: ")
+    (line,) = answer.error_lines
+    assert "Traceback" not in answer.err
     for word in words:
         assert word in line
     assert not runs_in(tmp_path)
+
+
+def test_a_change_of_the_tutorials_network_is_trained_as_it_is_written(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    """The fast path computes the layers of `CNNNetwork`, whatever `forward` says."""
+    (tmp_path / "mine.py").write_text(
+        """
+from __future__ import annotations
+from dataclasses import dataclass
+from pipeline import Ablation, CNNNetwork
+from pipeline.data import synthetic
+
+@dataclass
+class Scale:
+    factor: float
+
+class Constant(CNNNetwork):
+    def forward(self, x):
+        return Scale(0.0).factor * super().forward(x)
+
+def half(**settings):
+    network = CNNNetwork(dropout=True, **settings)
+    network.dropout.p = 0.25
+    return network
+
+ablation = Ablation(
+    network=lambda kind="constant": Constant() if kind == "constant" else half(),
+    variants={"constant": {}, "half": {"kind": "half"}},
+    datasets={"synthetic": synthetic.generate},
+)
+"""
+    )
+    for variant in ("constant", "half"):
+        answer = pipeline(*TRAIN, "--variant", variant, "--train-images", "64")
+        assert answer.status == 0, answer.err
+    half, constant = runs_in(tmp_path)
+    assert constant.data.metrics["train_loss"] == pytest.approx(math.log(100), abs=1e-5)
+    assert {r.data.tags["fast_path"][:31] for r in (half, constant)} == {
+        "none, because of this network's"
+    }
+
+
+def test_a_transformer_whose_sizes_depend_on_the_batch_is_exported_and_loaded(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    write(
+        tmp_path,
+        ("self.fc = ", "self.attend = nn.TransformerEncoderLayer(28, 2, 32, batch_first=True)\n"
+        "        self.fc = "),
+        ("self.fc(x.view(x.size(0), -1))", "self.fc(self.attend(x.flatten(2)).flatten(1))"),
+    )  # fmt: skip
+    assert pipeline(*TRAIN).status == 0
+    answer = pipeline("evaluate", "--model", "models:/noise-mine@plain")
+    assert answer.status == 0, answer.err
+
+
+def test_a_run_with_other_settings_is_not_reused_or_compared_under_its_old_name(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    write(tmp_path)
+    study = ("ablate", "--ablation", "mine.py", "--variants", "plain,wide", "--seeds", "1")
+    options = ("--epochs", "1", "--jobs", "1", "--reuse", "any")
+    assert pipeline(*study, *options).status == 0
+    write(tmp_path, ('"width": 16', '"width": 32'))
+    compared = pipeline("compare")
+    assert compared.status == 2
+    assert "no variant wide with its settings now" in compared.error_lines[0]
+    answer = pipeline(*study, *options)
+    assert answer.status == 0, answer.err
+    assert "1 of 2 runs are finished already and are reused" in answer.out
+    widths = [
+        json.loads(run_.data.tags["settings"])["width"] for run_ in runs_in(tmp_path, "train")
+    ]
+    assert sorted(widths) == [8, 16, 32]
+
+
+def test_a_model_that_no_run_has_logged_can_be_evaluated(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    write(tmp_path)
+    assert pipeline(*TRAIN).status == 0
+    (trained,) = runs_in(tmp_path)
+    mlflow.MlflowClient().delete_run(trained.info.run_id)
+    answer = pipeline("evaluate", "--model", "models:/noise-mine@plain", "--ablation", "mine.py")
+    assert answer.status == 0, answer.err
 
 
 def test_a_parameter_that_training_does_not_reach_is_named(
@@ -356,20 +546,26 @@ def test_a_module_is_named_with_dots_and_a_path_is_made_absolute(tmp_path: Path)
 
 
 def test_the_code_of_an_ablation_is_its_file_and_what_that_imports_from_its_folder(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "parts").mkdir()
+    imports = "import numpy\nfrom pipeline import Ablation\nfrom parts.layers import Layer\n"
     for name, content in {
-        "own.py": "import numpy\nfrom parts.layers import Layer\ndef f():\n    import late\n",
+        "question.py": f"{imports}def f():\n    import late\n",
         "parts/__init__.py": "",
-        "parts/layers.py": "from . import more\nfrom pathlib import Path\n",
+        "parts/layers.py": "from . import more\nfrom pathlib import Path\nLayer = 1\n",
         "parts/more.py": "",
+        "parts/ablation.py": "from parts.layers import Layer\nfrom question import f\n",
         "late.py": "",
+        "pipeline/__init__.py": "",
         "unused.py": "",
-        "numpy2.py": "",
     }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    found = {path.relative_to(tmp_path).as_posix() for path in source_files(f"{tmp_path}/own.py")}
-    assert found == {
-        "own.py", "parts/__init__.py", "parts/layers.py", "parts/more.py", "late.py"
-    }  # fmt: skip
+
+    def names(reference: str) -> set[str]:
+        return {path.relative_to(tmp_path).as_posix() for path in source_files(reference)}
+
+    layers = {"parts/__init__.py", "parts/layers.py", "parts/more.py"}
+    monkeypatch.syspath_prepend(tmp_path)  # as loading a file does with its folder
+    assert names(f"{tmp_path}/question.py") == {"question.py", "late.py", *layers}
+    assert names("parts.ablation") == {"parts/ablation.py", *layers}

@@ -367,6 +367,10 @@ def other_operator(program: dict[str, Any]) -> None:
     program["graph_module"]["graph"]["nodes"][0]["target"] = "torch.os.mkdir"
 
 
+def python_operator(program: dict[str, Any]) -> None:
+    program["graph_module"]["graph"]["nodes"][0]["target"] = "_operator.methodcaller"
+
+
 def no_record(files: Path) -> None:
     edit_records(files, lambda records: records.pop("models/model.json"))
 
@@ -401,6 +405,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "logits": (program(proxy(Logits), *IMAGE), "are not probabilities"),
     "double": (program(proxy(Double), *IMAGE), "does not return float32 [N, 100]"),
     "operator": (in_program(other_operator), "the operator 'torch.os.mkdir'"),
+    "Python operator": (in_program(python_operator), "the operator '_operator.methodcaller'"),
     "long size": (renamed("Symbol('s", f"{'1' * 99}!Symbol('s"), "the expression '111"),
     "library": (record("data/aotinductor/model/x.so", b""), "the record 'data/aotinductor"),
     "code folder": (loads_with(code="code"), "code 'code'"),

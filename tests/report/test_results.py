@@ -11,7 +11,6 @@ import scipy.stats
 from conftest import ROOT
 
 RESULTS = ROOT / "docs" / "results"
-INTERACTION = "(dropout − bn)"
 STUDIES = sorted(path.name for path in RESULTS.iterdir())
 
 
@@ -25,6 +24,13 @@ def of_setting(runs: pd.DataFrame, effects: dict[str, Any], setting: str) -> pd.
     summaries = [one for one in effects["summaries"] if one["setting"] == setting]
     rates = {one["variant"]: one["lr"] for one in summaries}
     return runs[runs["lr"] == runs["variant"].map(rates)]
+
+
+def side(table: pd.DataFrame, name: str) -> "pd.Series[float]":
+    """A variant's values, or of an interaction's `(one − other)` the differences."""
+    one, *other = name.strip("()").split(" − ")
+    values: pd.Series[float] = table[one] - table[other[0]] if other else table[one]
+    return values
 
 
 def critical(design: dict[str, Any], seeds: int, comparisons: int) -> float:
@@ -65,10 +71,7 @@ def test_the_effects_follow_from_the_runs(study: str) -> None:
     for one in effects["effects"]:
         chosen = of_setting(runs, effects, one["setting"])
         table = chosen.pivot(index="seed", columns="variant", values=one["metric"])
-        if one["treatment"] == INTERACTION:
-            both = table["dropout"] - table["bn"], table["base_dropout"] - table["base"]
-        else:
-            both = table[one["treatment"]], table[one["control"]]
+        both = side(table, one["treatment"]), side(table, one["control"])
         difference = (both[0] - both[1]).dropna()
         # The single learning rates are one family, and the best ones another.
         family = best if one["setting"] in best else [s for s in settings if s not in best]

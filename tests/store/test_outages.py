@@ -289,7 +289,7 @@ def test_a_server_that_never_comes_back_costs_nothing_that_was_measured(
     err = process.communicate(timeout=300)[1]
     assert process.returncode == 1, err
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    kept = client / "state" / "cifar100-cnn" / f"{run_id}.pt"
+    kept = client / "state" / "mlflow-ablation" / f"{run_id}.pt"
     assert (
         f"all results of the run are kept in {kept}; once the store answers, deliver them" in line
     )
@@ -342,7 +342,7 @@ def test_a_run_that_is_killed_while_the_server_is_away_continues_from_its_last_e
     process = train(tmp_path / "client", server, *TRAIN, "--epochs", "60")
     run_id = wait_for_epoch(server, 1, process)
     server.stop()
-    kept = tmp_path / "client" / "state" / "cifar100-cnn" / f"{run_id}.pt"
+    kept = tmp_path / "client" / "state" / "mlflow-ablation" / f"{run_id}.pt"
     written: set[int] = set()
     while len(written) < 2:  # the first may be of the epoch that the store has seen
         time.sleep(0.1)

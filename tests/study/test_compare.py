@@ -115,13 +115,16 @@ def test_runs_are_compared_as_their_own_ablation_says(tmp_path: Path) -> None:
     other = finished("base-seed0", 4)
     ablation, chosen, unused = comparable([*pair, gone, other])
     assert (ablation.name, chosen) == ("own", pair)
-    assert list(unused.values()) == ["ablation cnn instead of own", "own has no variant wider now"]
+    assert list(unused.values()) == [
+        "ablation cnn instead of own",
+        "own has no variant wider with its settings now",
+    ]
     with pytest.raises(InputError, match="has none of the runs' variants: it has narrow, wide"):
         comparable([gone])
 
     file.rename(moved)
     load_ablation.cache_clear()
-    with pytest.raises(InputError, match=r"own\.py: there is no such file; name .* --ablation"):
+    with pytest.raises(InputError, match=r"own\.py': there is no such file; name .* --ablation"):
         comparable(pair)
     assert comparable([*pair, other, gone])[1] == [other]
     assert comparable([*pair, other, gone], str(moved))[1] == pair

@@ -51,7 +51,7 @@ def test_a_study_has_as_many_jobs_as_fit_and_says_why(
 def test_the_reason_stands_on_the_terminal_in_the_run_and_in_the_report(
     pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = "1 job: 1.0 GiB of memory is free, and each takes 0.8"
+    expected = "1 job: 1.0 GiB of memory is free, and each takes 0.7"
     monkeypatch.setattr(parallelism, "usable_processors", lambda: 16)
     monkeypatch.setattr(parallelism, "free_memory", lambda: GIB)
     monkeypatch.setattr("pipeline.study.study.THREADS", 2)
@@ -61,7 +61,7 @@ def test_the_reason_stands_on_the_terminal_in_the_run_and_in_the_report(
     (study,) = runs_in(tmp_path, "study")
     assert study.data.tags["jobs_chosen"] == expected
     (report,) = tmp_path.rglob("report.md")
-    assert f"{expected}; together they have 2 threads" in report.read_text()
+    assert f"{expected}; threads together: 2" in report.read_text()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's share of memory")
@@ -90,4 +90,5 @@ def test_a_job_takes_no_more_memory_than_is_counted_for_it(data: list[str], tmp_
         time.sleep(0.2)
     assert study.returncode == 0, study.communicate()[1]
     print(f"a job took {most / GIB:.2f} GiB")
-    assert 0.3 * GIB < most < JOB_MEMORY  # less: they were not seen at work
+    images = 184_000_000  # of CIFAR-100
+    assert 0.3 * GIB < most < JOB_MEMORY + images  # less: they were not seen at work

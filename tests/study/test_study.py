@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import ROOT, Answer, Study, drawn_data, environment, runs_in
 from scipy import stats
+from torch import nn
 
 from pipeline import CNNNetwork
 
@@ -79,6 +80,7 @@ def test_the_project_runs_own_parameters_stay_as_they_were_typed(study: Study) -
 def test_a_run_holds_every_setting_and_what_it_ran_on(study: Study) -> None:
     run = study.children["bn"]
     assert run.data.params == {
+        "ablation": "auto",
         "variant": "bn",
         "dataset": "synthetic",
         "data_dir": "auto",
@@ -145,7 +147,7 @@ def test_the_artifacts_are_there(study: Study) -> None:
     files = {entry.path for entry in study.client.list_artifacts(run.info.run_id)}
     assert {"learning_curves.png", "config.json", "checkpoint.pt", "environment.txt"} <= files
     network = CNNNetwork.from_checkpoint(study.artifact(run, "checkpoint.pt"))
-    assert network.variant == "dropout"
+    assert isinstance(network.dropout, nn.Dropout)
     curves = study.artifact(run, "learning_curves.png").read_bytes()
     assert curves.startswith(b"\x89PNG")
     assert f"torch=={torch.__version__.split('+')[0]}" in (

@@ -1,17 +1,18 @@
 """On a GPU: the same training, whose step is a CUDA graph and waits for nothing.
 
-Where MLflow is missing: pytest --noconftest tests/test_gpu.py
+Where MLflow is missing: pytest --noconftest tests/training/test_gpu.py
 """
 
 import warnings
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import drawn_data
 from torch import nn
 
+from pipeline.ablation.loading import load_data
 from pipeline.config import Config
 from pipeline.training.cuda_graph import Step
 from pipeline.training.loop import train_network
@@ -23,9 +24,14 @@ LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 def train(precision: str, epochs: int = 3, **more: Any) -> tuple[nn.Module, History]:
     """Train on six batches an epoch and a smaller one."""
-    config = Config(variant="dropout", dataset="synthetic", epochs=epochs, batch_size=100)
-    data = drawn_data(train_images=650)
-    return train_network(config, data, torch.device("cuda"), precision, **more)
+    config = Config(
+        variant="dropout",
+        dataset="synthetic",
+        train_images=650,
+        epochs=epochs,
+        batch_size=100,
+    )
+    return train_network(config, load_data(config), torch.device("cuda"), precision, **more)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -77,3 +83,34 @@ def test_a_training_continues_to_the_same_result() -> None:
     assert [[m[n] for n in LEARNED] for m in history] == [[m[n] for n in LEARNED] for m in same]
     for name, value in network.state_dict().items():
         assert torch.equal(value, continued.state_dict()[name]), name
+
+
+def test_a_network_that_a_graph_cannot_capture_is_trained_step_by_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a number from the GPU, as this network does, is not allowed in a graph."""
+    file = tmp_path / "waits.py"
+    file.write_text(
+        """
+import torch
+from torch import nn
+from pipeline import Ablation
+from pipeline.data import synthetic
+
+class Waits(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc = nn.Linear(32 * 32 * 3, num_classes)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1) if x.sum().item() < 1e9 else -x.flatten(1))
+
+ablation = Ablation(Waits, {"waits": {}}, {"synthetic": synthetic.generate})
+"""
+    )
+    tags: dict[str, str] = {}
+    monkeypatch.setattr("pipeline.training.loop.log_tag", tags.__setitem__)
+    config = Config(str(file), "waits", "synthetic", train_images=650, epochs=2, batch_size=100)
+    _, history = train_network(config, load_data(config), torch.device("cuda"), "fp32")
+    assert history[1]["train_loss"] < history[0]["train_loss"]
+    assert tags["fast_path"].startswith("none: a CUDA graph can't capture the step")
