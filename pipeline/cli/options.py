@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import DEVICES, PRECISIONS, VALIDATIONS
+from pipeline.config import DEVICES, PRECISIONS, VALIDATIONS, Config
+
+DEFAULT = Config()
 
 Ablation = Annotated[
     str,
@@ -137,3 +139,11 @@ SourceAddress = Annotated[
     str | None,
     typer.Option(help="Base address to fetch from instead of those (also: $PIPELINE_DATA_SOURCE)."),
 ]
+
+
+def absolute(ablation: str) -> str:
+    """The reference to an ablation, also valid in other processes and folders."""
+    from pipeline.ablation.loading import absolute
+    from pipeline.upstream import typed_in
+
+    return absolute(ablation, typed_in())

@@ -1,8 +1,4 @@
-"""The commands: read the options, call the package that does the work, print the outcome.
-
-Torch and MLflow take seconds to import, so only commands that need them do. Signals wait: neither
-can be imported again after a partial import.
-"""
+"""The commands that train: a run, a study, and what both need, the data."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +7,8 @@ from typing import Any
 
 import typer
 
-from pipeline import interruption, options
+from pipeline import interruption
+from pipeline.cli import options
 from pipeline.config import AUTO, Config, check_choice
 from pipeline.interruption import Interrupted
 from pipeline.study.grid import (
@@ -26,19 +23,10 @@ from pipeline.study.grid import (
     parse_variants,
 )
 
-app = typer.Typer(
-    help="Ablation studies of image classifiers, tracked with MLflow.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    # MLproject writes data_dir; the command-line convention is data-dir. Accept both.
-    context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
-)
-
-DEFAULT = Config()
+DEFAULT = options.DEFAULT
 STUDY_REMEDY = "the same command again, which keeps what is done"
 
 
-@app.command()
 def train(
     context: typer.Context,
     ablation: options.Ablation = DEFAULT.ablation,
@@ -69,7 +57,7 @@ def train(
         from pipeline.store.liveness import mark_dead_runs
         from pipeline.training.device import choose_device
 
-    settings["ablation"] = _absolute(ablation)
+    settings["ablation"] = options.absolute(ablation)
     config = Config(**settings)
     check_store()
     run = given_run() if resume is None else get_run(resume)
@@ -102,14 +90,6 @@ def train(
     print(f"Compare it with other runs: {where_to_look(result.run_id, result.experiment_id)}")
 
 
-def _absolute(ablation: str) -> str:
-    """The reference to an ablation, also valid in other processes and folders."""
-    from pipeline.ablation.loading import absolute
-    from pipeline.upstream import typed_in
-
-    return absolute(ablation, typed_in())
-
-
 def _given(context: typer.Context, settings: Mapping[str, Any], typed: bool) -> dict[str, Any]:
     """The settings that were typed, or those that differ from their defaults.
 
@@ -121,7 +101,6 @@ def _given(context: typer.Context, settings: Mapping[str, Any], typed: bool) -> 
     return {n: v for n, v in settings.items() if getattr(sources[n], "name", "") == "COMMANDLINE"}
 
 
-@app.command()
 def ablate(
     ablation: options.Ablation = DEFAULT.ablation,
     variants: options.Variants = AUTO,
@@ -172,7 +151,7 @@ def ablate(
         from pipeline.study.margin import check_effects
         from pipeline.study.study import run_study
 
-    config = completed(replace(config, ablation=_absolute(ablation)))
+    config = completed(replace(config, ablation=options.absolute(ablation)))
     own = load_ablation(config.ablation)
     grid = Grid(parse_variants(variants, own.variants, own.compared), asked_seeds, rates, margin)
     check_effects(own, grid)
@@ -190,48 +169,6 @@ def ablate(
         raise type(error)(f"{error}; continue the study by: {STUDY_REMEDY}") from None
 
 
-@app.command()
-def compare(
-    runs: options.RunIds = None,
-    experiment: options.Experiment = None,
-    ablation: options.OwnAblation = AUTO,
-) -> None:
-    """Write a study's report on finished runs, such as three that were started separately."""
-    with interruption.deferred():
-        from pipeline.store.initialization import check_experiment, check_store
-        from pipeline.study.compare import compare_runs
-
-    check_store()
-    experiment = experiment or ("" if runs else check_experiment())
-    compare_runs(runs or [], experiment, _absolute(ablation))
-
-
-@app.command()
-def evaluate(
-    model: options.Model,
-    dataset: options.ModelDataset = AUTO,
-    data_dir: options.DataDir = DEFAULT.data_dir,
-    ablation: options.OwnAblation = AUTO,
-) -> None:
-    """Evaluate a model on its data set's validation split, as a new MLflow run."""
-    with interruption.deferred():
-        from pipeline.runs.evaluation_run import evaluate_run
-        from pipeline.store.address import where_to_look
-        from pipeline.store.initialization import check_experiment, check_store
-
-    check_store()
-    check_experiment()
-    run, name, evaluation = evaluate_run(model, dataset, data_dir, _absolute(ablation))
-    print(f"{model} on {name}'s validation split")
-    for metric, value in evaluation.metrics.items():
-        print(f"  {metric:20} {value:.4f}")
-    print("most frequent confusions" if len(evaluation.confusions) else "no confusions")
-    for row in evaluation.confusions.head(5).to_dict("records"):
-        print(f"  {row['class']} taken for {row['taken_for']}: {row['images']} images")
-    print(f"See the run: {where_to_look(run.info.run_id, run.info.experiment_id)}")
-
-
-@app.command()
 def data(
     data_dir: options.DataDir = DEFAULT.data_dir,
     check: options.Check = False,

@@ -1,0 +1,21 @@
+"""The commands: read the options, call the package that does the work, print the outcome.
+
+Torch and MLflow take seconds to import, so only commands that need them do. Signals wait: neither
+can be imported again after a partial import.
+"""
+
+import typer
+
+from pipeline.cli.models import evaluate
+from pipeline.cli.runs import compare
+from pipeline.cli.training import ablate, data, train
+
+app = typer.Typer(
+    help="Ablation studies of image classifiers, tracked with MLflow.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # MLproject writes data_dir; the command-line convention is data-dir. Accept both.
+    context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
+)
+for command in (train, ablate, compare, evaluate, data):
+    app.command()(command)
