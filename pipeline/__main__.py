@@ -45,8 +45,7 @@ def main() -> NoReturn:
     try:
         for argument in sys.argv[1:]:
             check_text("an argument", argument)
-        app(standalone_mode=False)
-        sys.exit(0)
+        sys.exit(app(standalone_mode=False))  # a command returns its status; None is 0
     except typer.TyperException as error:
         _fail(f"{error.format_message().rstrip('.')} (see --help)", InputError.exit_status)
     except (InputError, MachineError) as error:

@@ -27,6 +27,7 @@ def test_every_parameter_is_in_its_command_and_is_an_option_with_that_default(
     command = "train" if entry_point == "main" else entry_point
     assert declared["command"].startswith(f"python -m pipeline {command} ")
     passed = dict(re.findall(r"--([a-z-]+) \{([a-z_]+)\}", declared["command"]))
+    passed |= {name: name for name in re.findall(r"-- \{([a-z_]+)\}", declared["command"])}
     assert {option.replace("-", "_") for option in passed} == declared["parameters"].keys()
     assert all(option.replace("-", "_") == name for option, name in passed.items())
     options = dict(inspect.signature(getattr(cli, command)).parameters)
@@ -34,6 +35,7 @@ def test_every_parameter_is_in_its_command_and_is_an_option_with_that_default(
         # `mlflow run` has an option of its own for that: --run-id.
         del options["context"], options["resume"]
     options.pop("dry_run", None)  # only prints
+    options.pop("recursive", None)  # a pattern with ** does the same
     assert options.keys() == declared["parameters"].keys()
     for name, parameter in declared["parameters"].items():
         default = options[name].default

@@ -1,8 +1,13 @@
-"""The commands that use a model: evaluate it."""
+"""The commands that use a model: evaluate it, classify pictures, serve it."""
+
+import sys
 
 from pipeline import interruption
 from pipeline.cli import options
-from pipeline.config import AUTO
+from pipeline.config import AUTO, check_at_least
+from pipeline.errors import InputError
+
+TABLE = "-"  # predictions on the terminal
 
 
 def evaluate(
@@ -27,3 +32,55 @@ def evaluate(
     for row in evaluation.confusions.head(5).to_dict("records"):
         print(f"  {row['class']} taken for {row['taken_for']}: {row['images']} images")
     print(f"See the run: {where_to_look(run.info.run_id, run.info.experiment_id)}")
+
+
+def predict(
+    model: options.Model,
+    images: options.Images,
+    top: options.Top = 5,
+    output: options.Output = TABLE,
+    recursive: options.Recursive = False,
+) -> int:
+    """Classify pictures of any kind and size; exit status 1 if some can't be read."""
+    check_at_least("top", top, 1)
+    with interruption.deferred():
+        from pipeline.models import prediction
+        from pipeline.models.loading import load_model
+        from pipeline.models.pictures import find_pictures
+        from pipeline.store.initialization import check_store
+        from pipeline.upstream import typed_in
+
+    if output != TABLE:
+        prediction.check_output(output, typed_in())
+    pictures = find_pictures(images, typed_in(), recursive)
+    check_store()
+    predictions = list(prediction.predict(load_model(model), pictures, top))
+    unread = [one for one in predictions if one.error]
+    if output != TABLE:
+        prediction.write(predictions, typed_in() / output)
+        print(f"{output}: {len(predictions) - len(unread)} pictures classified")
+    elif len(unread) < len(predictions):
+        print(prediction.as_table(predictions))
+    accuracy, labelled = prediction.accuracy(predictions)
+    if labelled:
+        print(f"accuracy {accuracy:.1%}, of {labelled} pictures in folders named after a class")
+    for one in unread:
+        print(f"not read: {one.file}: {one.error}", file=sys.stderr)
+    return 1 if unread else 0
+
+
+def serve(
+    model: options.Model,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 8000,
+    follow: options.Follow = False,
+) -> None:
+    """Serve a model over HTTP, with a page to try it, until SIGTERM or Ctrl-C."""
+    if not 0 <= port < 2**16:
+        raise InputError(f"port is {port}; it must be from 0 to {2**16 - 1}")
+    with interruption.deferred():
+        from pipeline.serving.server import serve
+        from pipeline.store.initialization import check_store
+
+    check_store()
+    serve(model, host, port, follow)

@@ -128,6 +128,25 @@ Model = Annotated[
 ModelDataset = Annotated[
     str, typer.Option(help="A data set of the ablation; auto: what the model was trained on.")
 ]
+Images = Annotated[
+    list[str],
+    typer.Argument(
+        help="Pictures: files, folders, patterns such as 'photos/**/*.jpg', or - for standard input"
+        " (a picture, or names of files, one per line).",
+    ),
+]
+Recursive = Annotated[
+    bool, typer.Option("--recursive", help="Look also in the folders below a folder.")
+]
+Output = Annotated[
+    str, typer.Option(help="File to write instead of a table: *.csv, or *.jsonl for JSON lines.")
+]
+Top = Annotated[int, typer.Option(help="How many of the most probable classes; at least 1.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: on every one.")]
+Port = Annotated[int, typer.Option(help="Port to listen on; 0: any that is free.")]
+Follow = Annotated[
+    bool, typer.Option("--follow", help="Serve another version when the alias moves to it.")
+]
 Check = Annotated[
     bool, typer.Option("--check", help="Verify every byte of what is there; fetch nothing.")
 ]

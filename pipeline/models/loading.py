@@ -42,6 +42,11 @@ class LoadedModel(NamedTuple):
     num_classes: int
     versions: tuple[ModelVersion, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes by label; their numbers for a model that does not name them."""
+        return self.class_names or tuple(map(str, range(self.num_classes)))
+
 
 @in_store
 def load_model(reference: str) -> LoadedModel:

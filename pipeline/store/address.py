@@ -8,6 +8,8 @@ from sqlalchemy.engine import make_url
 
 from pipeline.upstream import is_database, shell_quote
 
+INTERFACE = "http://127.0.0.1:5000"  # where `mlflow ui` listens by default
+
 
 def shown_uri() -> str:
     """The store's address, without passwords."""
@@ -33,12 +35,19 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(database) if database and not database.startswith(("file:", ":")) else None
 
 
+def run_page(run_id: str, experiment_id: str) -> str:
+    """The address of a run's page: on the server, or where `mlflow ui` shows it if that runs."""
+    uri = mlflow.get_tracking_uri()
+    # Without user and password.
+    server = re.sub("//[^/]*@", "//", uri).rstrip("/") if uri.startswith("http") else INTERFACE
+    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
 def where_to_look(run_id: str, experiment_id: str) -> str:
     """Where to view a run: its page on the server, or the command that opens MLflow's UI."""
     uri = mlflow.get_tracking_uri()
     if uri.startswith("http"):
-        server = re.sub("//[^/]*@", "//", uri).rstrip("/")  # without user and password
-        return f"{server}/#/experiments/{experiment_id}/runs/{run_id}"
+        return run_page(run_id, experiment_id)
     if not is_database(uri):
         return shown_uri()
     database = sqlite_file(uri)
@@ -46,4 +55,4 @@ def where_to_look(run_id: str, experiment_id: str) -> str:
         command = "make ui" if Path(".venv/installed").exists() else "mlflow ui"
     else:
         command = f"mlflow ui --backend-store-uri {shell_uri()}"
-    return f"{command} and open http://127.0.0.1:5000"
+    return f"{command} and open {INTERFACE}"

@@ -1,0 +1,98 @@
+"""The model that is served, which an alias may replace while requests are running."""
+
+import asyncio
+import re
+import sys
+from typing import Any, NamedTuple
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from pipeline.errors import InputError, StoreError
+from pipeline.models.loading import LoadedModel, load_model
+from pipeline.store.address import run_page
+from pipeline.store.failures import is_outage
+from pipeline.store.waiting import in_store
+
+ALIAS = re.compile("models:/([^/@]+)@([^/@]+)")
+FOLLOW_SECONDS = 2.0
+
+
+class Served(NamedTuple):
+    """A loaded model, and what answers say of it."""
+
+    model: LoadedModel
+    facts: dict[str, Any]
+
+
+def load_served(reference: str) -> Served:
+    """Load the model that `reference` names now, after the checks of `load_model`.
+
+    Raises InputError as that does.
+    """
+    uri = _resolved(reference)
+    model = load_model(uri)
+    named = re.fullmatch("models:/([^/]+)/([^/]+)", uri)
+    registered = [(one.name, str(one.version)) for one in model.versions]
+    name, version = named.groups() if named else next(iter(registered), (None, None))
+    return Served(
+        model,
+        {
+            "uri": uri,
+            "name": name,
+            "version": version,
+            "run_id": model.run_id,
+            "run_page": _page(model.run_id) if model.run_id else None,
+            "dataset": model.dataset,
+            "image_shape": model.image_shape,
+            "num_classes": model.num_classes,
+        },
+    )
+
+
+@in_store
+def _resolved(reference: str) -> str:
+    """The URI of the version that an alias points at; other references as they are."""
+    alias = ALIAS.fullmatch(reference)
+    if alias is None:
+        return reference
+    try:
+        version = mlflow.MlflowClient().get_model_version_by_alias(*alias.groups())
+    except MlflowException as error:
+        if is_outage(error):
+            raise
+        return reference  # no such alias, as `load_model` will say
+    return f"models:/{alias[1]}/{version.version}"
+
+
+@in_store
+def _page(run_id: str) -> str:
+    return run_page(run_id, mlflow.get_run(run_id).info.experiment_id)
+
+
+class Following:
+    """The model that answers requests now: the version at which `reference` points."""
+
+    def __init__(self, reference: str) -> None:
+        self.reference = reference
+        self.served = load_served(reference)
+
+    async def follow(self) -> None:
+        """Look for another version again and again, and replace the model once that is loaded.
+
+        If it can't be, the old one goes on serving.
+        """
+        said = ""
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            try:
+                uri = await asyncio.to_thread(_resolved, self.reference)
+                if uri == self.served.facts["uri"]:
+                    continue
+                self.served = await asyncio.to_thread(load_served, uri)
+                print(f"{self.reference} is {uri} now", flush=True)
+            except (InputError, StoreError) as error:
+                if str(error) != said:
+                    said = str(error)
+                    now = self.served.facts["uri"]
+                    print(f"{now} is still served: {said}", file=sys.stderr, flush=True)

@@ -1,0 +1,69 @@
+"""Run the server: listen, answer, and stop when what has begun is answered."""
+
+import os
+import socket
+import sys
+
+import torch
+import uvicorn
+
+from pipeline.errors import InputError, MachineError
+from pipeline.interruption import Interrupted
+from pipeline.machine import usable_threads
+from pipeline.serving.app import create_app
+from pipeline.serving.served import ALIAS, Following
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Seconds that requests have to end after SIGTERM.
+GRACE_SECONDS = 30
+
+
+def serve(reference: str, host: str, port: int, follow: bool) -> None:
+    """Serve the model that `reference` names until SIGTERM or Ctrl-C.
+
+    With `follow`, another version takes over when the alias in `reference` moves.
+
+    Raises InputError if there is no such model, or no alias to follow; MachineError if the port is
+    taken.
+    """
+    if follow and not ALIAS.fullmatch(reference):
+        raise InputError(f"{reference!r} has no alias to follow; name one: models:/NAME@ALIAS")
+    listener = _listener(host, port)
+    following = Following(reference)
+    torch.set_num_threads(usable_threads())
+    config = uvicorn.Config(
+        create_app(following, follow),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    print(f"{following.served.facts['uri']} is served at {address} until Ctrl-C", flush=True)
+    if host not in LOOPBACK:
+        print("warning: whoever reaches this machine can use the server", file=sys.stderr)
+    try:
+        uvicorn.Server(config).run([listener])
+    except Interrupted as stop:  # uvicorn raises the signal again when it has ended
+        print(f"{stop}; all requests that had begun are answered")
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """Return a socket that has the port, but does not listen yet."""
+    try:
+        # With the protocol by number: asyncio turns Nagle's algorithm off for no other socket, and
+        # each answer then waits 40 ms for the client's acknowledgement.
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        if os.name == "posix":  # a port is free at once after its last server has ended
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except socket.gaierror:
+        raise InputError(f"host is {host!r}; it must be an address of this machine") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MachineError(
+            f"port {port} of {host} can't be used ({reason}); choose another"
+        ) from None
+    return listener
