@@ -102,7 +102,7 @@ def read_picture(
     It is turned as its EXIF data say. Of an animation the first frame is taken. Transparent parts
     become white, unless the model takes an alpha channel. 16 bits are cut to the upper 8. The
     largest centred part of the model's proportions, a square if its images are square, is scaled
-    by a bicubic filter over all pixels (docs/predict-and-serve.md says why). `formats` limits the
+    by Lanczos over all pixels (docs/predict-and-serve.md says why). `formats` limits the
     kinds, by Pillow's names.
 
     Raises InputError that says why it can't be read.
@@ -139,7 +139,7 @@ def _as_pixels(picture: Image.Image, height: int, width: int, channels: int) -> 
     scale = min(picture.width / width, picture.height / height)
     left, top = (picture.width - scale * width) / 2, (picture.height - scale * height) / 2
     box = (left, top, left + scale * width, top + scale * height)
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC, box)
+    picture = picture.resize((width, height), Image.Resampling.LANCZOS, box)
     return np.asarray(picture).reshape(height, width, channels)
 
 
