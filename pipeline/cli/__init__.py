@@ -7,7 +7,7 @@ can be imported again after a partial import.
 import typer
 
 from pipeline.cli.models import evaluate, predict, serve
-from pipeline.cli.runs import compare
+from pipeline.cli.runs import compare, reproduce
 from pipeline.cli.training import ablate, data, train
 
 app = typer.Typer(
@@ -17,5 +17,5 @@ app = typer.Typer(
     # MLproject writes data_dir; the command-line convention is data-dir. Accept both.
     context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
 )
-for command in (train, ablate, compare, evaluate, predict, serve, data):
+for command in (train, ablate, compare, reproduce, evaluate, predict, serve, data):
     app.command()(command)

@@ -114,6 +114,14 @@ RunIds = Annotated[
     list[str] | None,
     typer.Argument(help="Ids of finished training runs; none: all of an experiment."),
 ]
+RunId = Annotated[str, typer.Argument(help="Id of a training run, or of a study.")]
+FirstEpochs = Annotated[
+    int | None, typer.Option(help="Repeat only so many epochs; at least 1.", show_default="all")
+]
+OtherDataDir = Annotated[
+    str | None,
+    typer.Option(help="Folder that holds the data set's files.", show_default="the run's"),
+]
 Experiment = Annotated[
     str | None,
     typer.Option(

@@ -1,8 +1,8 @@
-"""The commands on runs that are finished: compare them."""
+"""The commands on runs that have ended: compare them, repeat them."""
 
 from pipeline import interruption
 from pipeline.cli import options
-from pipeline.config import AUTO
+from pipeline.config import AUTO, check_at_least
 
 
 def compare(
@@ -18,3 +18,30 @@ def compare(
     check_store()
     experiment = experiment or ("" if runs else check_experiment())
     compare_runs(runs or [], experiment, options.absolute(ablation))
+
+
+def reproduce(
+    run_id: options.RunId,
+    epochs: options.FirstEpochs = None,
+    data_dir: options.OtherDataDir = None,
+) -> int:
+    """Train a run again from its record and compare every metric; exit status 1 if one differs.
+
+    Of a study, one run of each variant.
+    """
+    if epochs is not None:
+        check_at_least("epochs", epochs, 1)
+    with interruption.deferred():
+        from pipeline.reproduction.reproduce import describe, records_of, reproduce
+        from pipeline.store.address import where_to_look
+        from pipeline.store.initialization import check_store
+
+    check_store()
+    status = 0
+    for record in records_of(run_id, epochs):
+        print("\n".join(describe(record)), flush=True)
+        run, comparison = reproduce(record, epochs, data_dir)
+        print(comparison.describe(record.differences))
+        print(f"See the run: {where_to_look(run.info.run_id, run.info.experiment_id)}", flush=True)
+        status = max(status, int(not comparison.is_identical))
+    return status

@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 
 import mlflow
-import torch
 from filelock import FileLock, Timeout
 from mlflow.entities import Run
 from platformdirs import user_state_path
@@ -14,7 +13,7 @@ from platformdirs import user_state_path
 from pipeline.config import APPLICATION, MAX_NAME
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted, deferred
-from pipeline.runs.provenance import environment, git_dirty
+from pipeline.runs.provenance import environment, git_dirty, versions
 from pipeline.runs.queries import PARENT_TAG, get_run
 from pipeline.store import buffer
 from pipeline.store.failures import STORE_ERRORS, first_line
@@ -70,7 +69,7 @@ class _TrueStatus:
                 # Before it is RUNNING again: `liveness` must not look for the previous process.
                 for key, value in process.items():
                     mlflow.MlflowClient().set_tag(run_id, key, value)
-            tags = {**tags, **process, "git_dirty": git_dirty(), "torch": torch.__version__}
+            tags = {**tags, **process, "git_dirty": git_dirty(), **versions()}
             self.run = mlflow.start_run(
                 run_id=run_id,
                 experiment_id=experiment_id,

@@ -1,6 +1,7 @@
 """What a run's result depends on, for its tags and inputs: code, environment and data."""
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Sequence
 from functools import cache
@@ -8,10 +9,13 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import mlflow
+import numpy as np
+import torch
 from mlflow.data.numpy_dataset import from_numpy
 
 from pipeline.ablation.loading import DEFAULT_FILE, source_digest, source_files
 from pipeline.data.dataset import ImageDataset, Split
+from pipeline.machine import describe_machine
 from pipeline.store.waiting import in_store
 
 PACKAGE = Path(__file__).parents[1]
@@ -19,6 +23,7 @@ PACKAGE = Path(__file__).parents[1]
 RESULT_CODE = ("config.py", "data/*.py", "ablation/*.py", "training/*.py")
 # MLflow limits a digest to 36 characters; tags hold all 64 of the sha256.
 DIGEST_CHARACTERS = 32
+ABLATION_FOLDER = "ablation"  # of a run's files
 
 
 @cache
@@ -42,6 +47,12 @@ def git_dirty() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return "true" if changes else "false"
+
+
+@cache
+def versions() -> dict[str, str]:
+    """What the last bits of a run's numbers depend on beside its code: libraries and machine."""
+    return {"torch": torch.__version__, "numpy": np.__version__, "machine": describe_machine()}
 
 
 @cache
@@ -74,5 +85,8 @@ def log_dataset(
 @in_store
 def log_ablation(reference: str) -> None:
     """Store the code of an ablation with the active run: its file may change."""
-    for path in source_files(reference):
-        mlflow.log_text(path.read_text(encoding="utf-8"), f"ablation/{path.name}")
+    files = source_files(reference)
+    folder = Path(os.path.commonpath([path.parent for path in files]))
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        mlflow.log_text(path.read_text(encoding="utf-8"), f"{ABLATION_FOLDER}/{name}")

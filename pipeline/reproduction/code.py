@@ -1,0 +1,78 @@
+"""The code that made a run: this checkout, or a temporary one of the run's commit."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Run
+
+from pipeline.ablation.loading import source_files
+from pipeline.config import AUTO
+from pipeline.errors import InputError, MachineError
+from pipeline.interruption import deferred
+from pipeline.reproduction.record import COMMIT
+from pipeline.runs.provenance import ABLATION_FOLDER, PACKAGE, git_dirty
+from pipeline.store.waiting import in_store
+
+
+@contextmanager
+def code_of(run: Run, folder: Path) -> Iterator[Path]:
+    """Find the code of a run's commit: the folder that holds `pipeline`.
+
+    That is this checkout's if it has that commit and no changes, else a worktree in `folder`.
+    Raises InputError if the commit is not there.
+    """
+    commit = run.data.tags[COMMIT]
+    try:
+        root = Path(_git("rev-parse", "--show-toplevel"))
+        head = _git("rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        raise InputError(f"{PACKAGE.parent} is no git checkout; repeat runs in a clone") from None
+    if (head, git_dirty()) == (commit, "false"):
+        yield PACKAGE.parent
+        return
+    try:
+        _git("cat-file", "-e", f"{commit}^{{commit}}")
+    except subprocess.CalledProcessError:
+        raise InputError(
+            f"commit {commit} of run {run.info.run_id} is not in {root}; fetch it by git fetch, or"
+            " repeat the run in a clone that has it"
+        ) from None
+    worktree = folder / "code"
+    try:
+        with deferred():
+            _git("worktree", "add", "--quiet", "--detach", str(worktree), commit)
+        yield worktree / PACKAGE.parent.relative_to(root)
+    except subprocess.CalledProcessError as error:
+        raise MachineError(f"git can't make a worktree: {error.stderr.strip()}") from None
+    finally:
+        with deferred(), suppress(subprocess.CalledProcessError):
+            _git("worktree", "remove", "--force", str(worktree))
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PACKAGE), *arguments]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+
+
+@in_store
+def ablation_of(run: Run, folder: Path) -> str:
+    """The reference to a run's ablation: its file if that is as it was, else a copy in `folder`."""
+    reference = run.data.tags.get("ablation_source", AUTO)
+    if not reference.endswith(".py"):
+        return reference  # `auto`, or a module, which this environment has
+    downloaded = mlflow.artifacts.download_artifacts(
+        run_id=run.info.run_id, artifact_path=ABLATION_FOLDER, dst_path=str(folder)
+    )
+    recorded = _contents(Path(downloaded), Path(downloaded).rglob("*.py"))
+    file = Path(reference)
+    if file.is_file() and _contents(file.parent, source_files(reference)) == recorded:
+        return reference
+    return str(Path(downloaded) / file.name)
+
+
+def _contents(folder: Path, files: Iterator[Path] | list[Path]) -> dict[str, str]:
+    # As text: MLflow translates the ends of lines.
+    return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in files}

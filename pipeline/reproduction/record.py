@@ -1,0 +1,93 @@
+"""What a run says of how it was made, what it measured, and what is different here."""
+
+from typing import NamedTuple, TypeAlias
+
+import mlflow
+from mlflow.entities import Run
+
+from pipeline.config import Config
+from pipeline.errors import InputError
+from pipeline.runs import resume
+from pipeline.runs.provenance import versions
+from pipeline.runs.run_result import config_of
+from pipeline.store.artifacts import read_artifact
+from pipeline.store.waiting import in_store
+
+COMMIT = "mlflow.source.git.commit"
+# Metrics that depend on what else the machine does.
+TIMES = ("epoch_seconds", "images_per_second")
+
+# By metric and epoch; several values if one was logged again.
+Values: TypeAlias = "dict[tuple[str, int], set[float]]"
+
+
+class Record(NamedTuple):
+    """A run, and what it says.
+
+    epochs: how many it completed. differences: what is not as it was then, such as `torch 2.14.1
+    instead of 2.13.0`.
+    """
+
+    run: Run
+    config: Config
+    values: Values
+    epochs: int
+    differences: tuple[str, ...]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The run's tags."""
+        return dict(self.run.data.tags)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the run is finished."""
+        return bool(self.run.info.status == "FINISHED")
+
+
+def read_record(run: Run) -> Record:
+    """Read what a training run says. Raises InputError if that is not enough to repeat it."""
+    run_id, tags = run.info.run_id, run.data.tags
+    if tags.get("kind") != "train":
+        raise InputError(f"run {run_id} is neither a training run nor a study")
+    resume.check_ended(run)
+    values = read_values(mlflow.MlflowClient(), run)
+    config = config_of(run)
+    epochs = min(max((epoch for _, epoch in values), default=0), config.epochs)
+    if not epochs:
+        raise InputError(f"run {run_id} has no complete epoch to compare with")
+    if COMMIT not in tags:
+        raise InputError(
+            f"run {run_id} does not name a commit; only runs of a git checkout can be repeated"
+        )
+    if tags.get("git_dirty") == "true":
+        raise InputError(
+            f"the code of run {run_id} had changes that are in no commit; only runs of committed"
+            " code can be repeated"
+        )
+    # What the interface shows is a copy of the last values.
+    for (name, epoch), found in values.items():
+        if epoch == epochs:
+            found.add(run.data.metrics[name])
+    return Record(run, config, values, epochs, _differences(run))
+
+
+@in_store
+def read_values(client: mlflow.MlflowClient, run: Run) -> Values:
+    """Every value that a run has logged for each metric and epoch, except times."""
+    values: Values = {}
+    for name in run.data.metrics:
+        if not name.startswith("system/") and name not in TIMES:
+            for metric in client.get_metric_history(run.info.run_id, name):
+                values.setdefault((name, metric.step), set()).add(metric.value)
+    return values
+
+
+def _differences(run: Run) -> tuple[str, ...]:
+    listed = (read_artifact(run.info.run_id, "environment.txt") or b"").decode().splitlines()
+    then = dict(line.split("==", 1) for line in listed if "==" in line) | run.data.tags
+    return tuple(
+        f"{name} {value} instead of {then.get(name, 'one that was not recorded')}"
+        for name, value in versions().items()
+        if then.get(name) != value
+    )

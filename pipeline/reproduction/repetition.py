@@ -1,0 +1,137 @@
+"""Train a run again, by its own code's command, in another process and a temporary store."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlflow
+from mlflow.entities import Run
+from sqlalchemy.engine import URL
+from tqdm import tqdm
+
+from pipeline.errors import InputError, MachineError
+from pipeline.reproduction.record import Record, Values, read_values
+from pipeline.store.waiting import in_store
+
+LOOK_SECONDS = 0.5
+# Tags that say what decides the numbers; the repetition must have the same. With what to do.
+DECISIVE = {
+    "data_digest": "give the folder of the right data by --data-dir",
+    "code_digest": "its ablation's code, or what that imports, is not what it was",
+    "device": "repeat it on a machine that has it",
+    "precision": "repeat it on a machine that has it",
+    "threads": "unset what limits the threads here",
+}
+
+
+class Repetition(NamedTuple):
+    """What the repetition measured, and its checkpoint, if it trained to the end."""
+
+    values: Values
+    checkpoint: bytes | None
+
+
+def repeat(
+    record: Record, code: Path, ablation: str, data_dir: str | None, epochs: int, folder: Path
+) -> Repetition:
+    """Train the first `epochs` of a run again, with the code in `code`.
+
+    The run's own number of epochs is asked for, which a learning-rate schedule depends on; after
+    `epochs` the process is stopped. `folder` takes the temporary store.
+
+    Raises InputError if the run can't be repeated, MachineError if its code fails.
+    """
+    uri = URL.create("sqlite", database=str(folder / "mlflow.db")).render_as_string()
+    client = mlflow.MlflowClient(uri)
+    experiment = client.create_experiment("repetition", (folder / "artifacts").as_uri())
+    log = folder / "output.txt"
+    command = [sys.executable, "-P", "-m", "pipeline", "train"]
+    command += _options(record, ablation, data_dir)
+    environment = _environment(record, code, uri, experiment)
+    whole = epochs == record.config.epochs
+    with (
+        log.open("wb") as output,
+        _process(command, environment, output) as process,
+        tqdm(total=epochs, unit="epoch", disable=None, leave=False) as bar,
+    ):
+        while process.poll() is None and (whole or bar.n < epochs):
+            time.sleep(LOOK_SECONDS)
+            for run in _runs(client, experiment):
+                _check_same(record, run)
+                bar.update(_complete(client, run) - bar.n)
+        if process.poll():
+            raise _failure(process.returncode, log.read_text(errors="replace"))
+    (run,) = _runs(client, experiment)
+    checkpoint = None
+    if whole:
+        file = client.download_artifacts(run.info.run_id, "checkpoint.pt", str(folder))
+        checkpoint = Path(file).read_bytes()
+    return Repetition(read_values(client, run), checkpoint)
+
+
+def _options(record: Record, ablation: str, data_dir: str | None) -> Iterator[str]:
+    """The options of `train`: those that the run's own version knew, as they turned out."""
+    settings = record.config.as_dict() | {"ablation": ablation}
+    settings |= {name: record.tags[name] for name in ("device", "precision")}
+    settings |= {"data_dir": data_dir} if data_dir else {}
+    for name in record.run.data.params:
+        yield from (f"--{name.replace('_', '-')}", str(settings[name]))
+
+
+def _environment(record: Record, code: Path, uri: str, experiment: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    # The run's code first; the current folder may hold a module with its ablation.
+    path = [str(code), *filter(None, [kept.get("PYTHONPATH")]), str(Path.cwd())]
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(path),
+        "OMP_NUM_THREADS": record.tags["threads"],
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_EXPERIMENT_ID": experiment,
+    }
+
+
+@contextmanager
+def _process(
+    command: list[str], environment: dict[str, str], output: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process, and end it with the block."""
+    with subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # its store is temporary: there is nothing to end properly
+
+
+@in_store
+def _runs(client: mlflow.MlflowClient, experiment: str) -> list[Run]:
+    return list(client.search_runs([experiment]))
+
+
+@in_store
+def _complete(client: mlflow.MlflowClient, run: Run) -> int:
+    """How many epochs the run has completed; all metrics of one are logged at once."""
+    return len(client.get_metric_history(run.info.run_id, "val_accuracy"))
+
+
+def _check_same(record: Record, run: Run) -> None:
+    for name, advice in DECISIVE.items():
+        before, now = record.tags.get(name), run.data.tags.get(name)
+        if before is not None and before != now:
+            raise InputError(
+                f"run {record.run.info.run_id} was made with {name} {before[:16]}, here it is"
+                f" {str(now)[:16]}; {advice}"
+            )
+
+
+def _failure(status: int, output: str) -> Exception:
+    """What the command said, in one line."""
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    reason = (lines or output.splitlines() or ["it says nothing"])[-1].removeprefix("error: ")
+    kind = InputError if status == InputError.exit_status else MachineError
+    return kind(f"its code can't repeat it: {reason}")

@@ -1,0 +1,122 @@
+"""Repeat a run from its record, and record what comes of it as a run."""
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow
+import pandas as pd
+import torch
+from mlflow.entities import Metric, Run
+
+from pipeline.errors import InputError
+from pipeline.reproduction.code import ablation_of, code_of
+from pipeline.reproduction.comparison import Comparison, compare, same_states
+from pipeline.reproduction.record import COMMIT, Record, Values, read_record
+from pipeline.reproduction.repetition import repeat
+from pipeline.runs.lifecycle import track
+from pipeline.runs.queries import get_run
+from pipeline.store.artifacts import log_table, read_artifact
+from pipeline.store.liveness import mark_dead_runs
+from pipeline.store.waiting import in_store
+
+TABLE = "reproduction.csv"
+RESULTS = "results.csv"  # of a study
+
+
+def records_of(run_id: str, epochs: int | None) -> list[Record]:
+    """Read the record of a run, or of one run of each variant of a study.
+
+    Raises InputError if one of them can't be repeated, or has fewer than `epochs`.
+    """
+    mark_dead_runs()
+    run = get_run(run_id)
+    ids = _of_study(run) if run.data.tags.get("kind") == "study" else [run_id]
+    records = [read_record(get_run(one)) for one in ids]
+    for record in records:
+        if epochs and epochs > record.epochs:
+            raise InputError(
+                f"epochs is {epochs}; run {record.run.info.run_id} has {record.epochs} to compare"
+            )
+    return records
+
+
+def _of_study(study: Run) -> Sequence[str]:
+    content = read_artifact(study.info.run_id, RESULTS)
+    if content is None:
+        raise InputError(f"study {study.info.run_id} has no {RESULTS}; it did not finish")
+    table = pd.read_csv(io.BytesIO(content))
+    return list(table.groupby("variant", sort=False)["run_id"].first())
+
+
+def describe(record: Record) -> Iterator[str]:
+    """Say what a run was made with, and what is different here."""
+    tags, config = record.tags, record.config
+    yield (
+        f"{config.run_name} (run {record.run.info.run_id}): {record.epochs} epochs of"
+        f" {config.dataset} (digest {tags['data_digest'][:8]}) in {tags['precision']} on"
+        f" {tags['device']}, {tags['threads']} threads"
+    )
+    yield f"different here: {'; '.join(record.differences) or 'nothing that was recorded'}"
+
+
+def reproduce(record: Record, epochs: int | None, data_dir: str | None) -> tuple[Run, Comparison]:
+    """Train a run again, the first `epochs` or all; return the new run, and the comparison.
+
+    Raises InputError if it can't be repeated; nothing is recorded then.
+    """
+    count = epochs or record.epochs
+    with TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with code_of(record.run, folder) as code:
+            print(
+                f"repeated by the code of commit {record.tags[COMMIT][:10]} in {code}", flush=True
+            )
+            ablation = ablation_of(record.run, folder)
+            repetition = repeat(record, code, ablation, data_dir, count, folder)
+        same_weights = _same_weights(record, repetition.checkpoint)
+    compared = count if epochs else None
+    comparison = compare(record.values, repetition.values, compared, same_weights)
+    return _record(record, repetition.values, comparison, count), comparison
+
+
+def _same_weights(record: Record, checkpoint: bytes | None) -> bool | None:
+    before = read_artifact(record.run.info.run_id, "checkpoint.pt") if record.is_whole else None
+    if before is None or checkpoint is None:
+        return None
+    states = (torch.load(io.BytesIO(one), weights_only=True) for one in (before, checkpoint))
+    return same_states(*(state["state_dict"] for state in states))
+
+
+def _record(record: Record, values: Values, comparison: Comparison, epochs: int) -> Run:
+    """Record the repetition as a run of the same experiment, and link the two."""
+    run_id, verdict = record.run.info.run_id, "identical" if comparison.is_identical else "differs"
+    settings = {"reproduced_run": run_id, "compared_epochs": epochs}
+    tags = {"kind": "reproduce", "reproduced_run": run_id, "reproduction": verdict}
+    name = f"reproduce-{record.config.run_name}"
+    with track(name, settings, tags, experiment_id=record.run.info.experiment_id) as run:
+        _log_values(run, values, epochs)
+        log_table(comparison.table, TABLE)
+    _link(run_id, {"reproduction": verdict, "reproduction_run": run.info.run_id})
+    return run
+
+
+@in_store
+def _log_values(run: Run, values: Values, epochs: int) -> None:
+    """Log what was measured, for the interface to compare with the first run."""
+    metrics = [
+        Metric(name, value, run.info.start_time, epoch)
+        for (name, epoch), found in values.items()
+        for value in found
+        if epoch <= epochs
+    ]
+    client = mlflow.MlflowClient()
+    for start in range(0, len(metrics), 1000):  # MLflow's limit
+        client.log_batch(run.info.run_id, metrics=metrics[start : start + 1000])
+
+
+@in_store
+def _link(run_id: str, tags: dict[str, str]) -> None:
+    for name, value in tags.items():
+        mlflow.MlflowClient().set_tag(run_id, name, value)
