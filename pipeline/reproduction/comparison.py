@@ -67,7 +67,7 @@ class Comparison(NamedTuple):
 def compare(
     recorded: Values, repeated: Values, epochs: int | None, same_weights: bool | None = None
 ) -> Comparison:
-    """Compare the values of the first `epochs`, or all; one that only one of the two has differs."""
+    """Compare the values of the first `epochs`, or all; one that only one has differs, too."""
     keys = {key for key in (*recorded, *repeated) if not epochs or key[1] <= epochs}
     rows = []
     for name, epoch in sorted(keys, key=lambda key: (key[1], key[0])):
