@@ -36,16 +36,16 @@ class Comparison(NamedTuple):
         if len(other):
             first = other.iloc[0]
             lines.append(
-                f"differs from epoch {first['epoch']} on: {first['metric']}"
-                f" {first['recorded'] or 'missing'} was recorded, {first['repeated']} repeated"
+                f"differs, first in epoch {first['epoch']}: {first['metric']} recorded"
+                f" {first['recorded'] or 'nowhere'}, repeated {first['repeated'] or 'nowhere'}"
             )
-            worst = other.loc[other["difference"].fillna(0).idxmax()]
+            worst = other.loc[other["difference"].idxmax()]
             lines.append(
                 f"{len(other)} of {len(self.table)} values differ, by up to"
                 f" {worst['difference']:.2g} ({worst['metric']}, epoch {worst['epoch']})"
             )
         if self.same_weights is not None:
-            lines.append(f"the weights are {'the same' if self.same_weights else 'others'}")
+            lines.append(f"the weights are {'the same' if self.same_weights else 'different'}")
         return "\n".join([*lines, self._reason(differences)])
 
     def _reason(self, differences: Sequence[str]) -> str:
@@ -79,7 +79,7 @@ def compare(
                 "metric": name,
                 "recorded": _shown(before),
                 "repeated": _shown(now),
-                "difference": max(apart, default=None),
+                "difference": max(apart, default=0.0),
                 "same": before == now,
             }
         )

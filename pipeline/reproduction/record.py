@@ -87,7 +87,7 @@ def _differences(run: Run) -> tuple[str, ...]:
     listed = (read_artifact(run.info.run_id, "environment.txt") or b"").decode().splitlines()
     then = dict(line.split("==", 1) for line in listed if "==" in line) | run.data.tags
     return tuple(
-        f"{name} {value} instead of {then.get(name, 'one that was not recorded')}"
+        f"{name} {value} instead of {then[name]}" if name in then else f"{name} was not recorded"
         for name, value in versions().items()
         if then.get(name) != value
     )
