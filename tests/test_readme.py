@@ -2,12 +2,18 @@
 
 import os
 import re
+import signal
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+import requests
 import yaml
-from conftest import ROOT, Study, drawn_data, project_address, run, runs_in
+from conftest import ROOT, Study, drawn_data, free_port, project_address, run, runs_in, start
+from numpy.typing import NDArray
 from PIL import Image
 
 README = ROOT / "README.md"
@@ -15,7 +21,7 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))
 CODE = {
     page.name: re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL) for page in PAGES
 }
-(LOAD,), (REBUILD,), (TUTORIAL,) = CODE["README.md"], CODE["models.md"], CODE["tutorial.md"]
+(LOAD,), (REQUEST, REBUILD), (TUTORIAL,) = CODE["README.md"], CODE["models.md"], CODE["tutorial.md"]
 (OWN,) = CODE["your-own-ablation.md"]
 
 
@@ -72,8 +78,36 @@ def test_an_ablation_of_ones_own_from_an_empty_file_to_a_report(tmp_path: Path) 
     assert "accuracy" in evaluation.out
 
 
+def test_mlflows_own_server_takes_the_request_and_still_cuts_floats_off(study: Study) -> None:
+    Image.new("RGB", (50, 40), "red").save(study.folder / "picture.png")
+    port = free_port()
+    command = ["mlflow", "models", "serve", "-m", "models:/synthetic-cnn@bn", "-p", str(port)]
+    process = start(study.folder, *command, "--env-manager", "local")
+    try:
+        for _ in range(300):
+            with suppress(requests.ConnectionError):
+                requests.get(f"http://127.0.0.1:{port}/ping", timeout=5)
+                break
+            assert process.poll() is None
+            time.sleep(0.2)
+        answer = run(study.folder, "python", "-c", REQUEST.replace("5001", str(port)))
+        assert answer.out.splitlines() == ["100"], answer.err
+
+        def first(images: NDArray[np.generic]) -> list[float]:
+            address = f"http://127.0.0.1:{port}/invocations"
+            told = requests.post(address, json={"inputs": images.tolist()}, timeout=60)
+            assert told.status_code == 200
+            return list(told.json()["predictions"][0])
+
+        pixels = drawn_data().validation.images[:1].numpy()
+        assert first(pixels / 255 * 0.99) == first(np.zeros_like(pixels)) != first(pixels)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate()
+
+
 def test_every_snippet_is_run_by_a_test_here() -> None:
-    assert sum(len(blocks) for blocks in CODE.values()) == 4
+    assert sum(len(blocks) for blocks in CODE.values()) == 5
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -182,7 +182,8 @@ def network(num_classes, width=WIDTH):
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, width * DEPTH), nn.ReLU(),
                          nn.Linear(width * DEPTH, num_classes))
 
-ablation = Ablation(network, {"narrow": {}, "wide": {"width": 24}}, {"synthetic": synthetic.generate})
+variants = {"narrow": {}, "wide": {"width": 24}}
+ablation = Ablation(network, variants, {"synthetic": synthetic.generate})
 """
 
 
