@@ -29,13 +29,14 @@ class LoadedModel(NamedTuple):
     """A model that classifies pixels, and what is known about its origin.
 
     class_names is empty, and dataset `unknown`, for a model that this project did not log.
-    run_id: of the run that logged it, if this store knows that.
+    run_id, experiment_id: of the run that logged it, if this store knows that.
     """
 
     uri: str
     model: PyFuncModel
     model_id: str | None
     run_id: str | None
+    experiment_id: str | None
     dataset: str
     class_names: tuple[str, ...]
     image_shape: tuple[int, ...]
@@ -81,6 +82,7 @@ def load_model(reference: str) -> LoadedModel:
         model=model,
         model_id=known.model_id if known else None,
         run_id=known.source_run_id if known else None,
+        experiment_id=known.experiment_id if known else None,
         dataset=str(metadata.get("dataset", "unknown")),
         class_names=tuple(metadata.get("class_names", ())),
         image_shape=image_shape,

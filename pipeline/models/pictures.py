@@ -20,6 +20,9 @@ MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # Pillow's mode for a number of channels.
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+# Large JPEGs are decoded at down to an eighth of their size, but to at least 8 pixels for each that
+# the model takes: a quarter of the time for 9 million pixels, and at most 2 of 255 apart.
+OVERSAMPLING = 8
 
 
 class Picture(NamedTuple):
@@ -59,7 +62,7 @@ def _find(name: str, folder: Path, recursive: bool) -> Iterator[Picture]:
             raise InputError(f"the folder {name!r} holds no files{advice}")
         for file in sorted(files):
             below = file.relative_to(path)
-            yield Picture(str(Path(name) / below), file, below.parts[:-1] or (path.name,))
+            yield Picture(str(Path(name) / below), file, (path.name, *below.parts[:-1]))
         return
     # Not Path.glob, which takes no absolute patterns.
     matches = [name] if path.exists() else sorted(glob(name, root_dir=folder, recursive=True))  # noqa: PTH207
@@ -107,14 +110,14 @@ def read_picture(
 
     Raises InputError that says why it can't be read.
     """
-    if source == b"":
-        raise InputError("it is empty")
     try:
         file = BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, "r", formats) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise Image.DecompressionBombError
-            return _as_pixels(picture, *image_shape)
+            height, width, channels = image_shape
+            picture.draft(picture.mode, (OVERSAMPLING * width, OVERSAMPLING * height))
+            return _as_pixels(picture, height, width, channels)
     except InputError:
         raise
     except Image.DecompressionBombError:

@@ -150,6 +150,8 @@ def check_output(output: str, folder: Path) -> None:
 def write(predictions: Sequence[Prediction], path: Path) -> None:
     """Write the predictions to a file, whole or not at all. Raises MachineError if it can't be."""
     try:
-        write_atomically(path, FORMATS[path.suffix.lower()](predictions).encode())
+        write_atomically(
+            path, FORMATS[path.suffix.lower()](predictions).encode(errors="surrogateescape")
+        )
     except OSError as error:
         raise MachineError(f"{path} can't be written ({error.strerror})") from None

@@ -54,11 +54,15 @@ class Batches:
         top = max(one.top for one in batch)
         loop = asyncio.get_running_loop()
         try:
-            guesses = iter(await loop.run_in_executor(self.thread, classify, model, pixels, top))
+            guesses = await loop.run_in_executor(self.thread, classify, model, pixels, top)
         except Exception as error:  # such as out of memory: this batch fails, not the server
             for one in batch:
-                one.answer.set_exception(error)
+                if not one.answer.done():
+                    one.answer.set_exception(error)
             return
+        start = 0
         for one in batch:
-            if not one.answer.cancelled():
-                one.answer.set_result([next(guesses)[: one.top] for _ in one.pixels])
+            end = start + len(one.pixels)
+            if not one.answer.done():  # its request may have been cancelled
+                one.answer.set_result([guess[: one.top] for guess in guesses[start:end]])
+            start = end

@@ -42,7 +42,7 @@ def load_served(reference: str) -> Served:
             "name": name,
             "version": version,
             "run_id": model.run_id,
-            "run_page": _page(model.run_id) if model.run_id else None,
+            "run_page": run_page(model.run_id, model.experiment_id) if model.run_id else None,
             "dataset": model.dataset,
             "image_shape": model.image_shape,
             "num_classes": model.num_classes,
@@ -65,11 +65,6 @@ def _resolved(reference: str) -> str:
     return f"models:/{alias[1]}/{version.version}"
 
 
-@in_store
-def _page(run_id: str) -> str:
-    return run_page(run_id, mlflow.get_run(run_id).info.experiment_id)
-
-
 class Following:
     """The model that answers requests now: the version at which `reference` points."""
 
@@ -87,10 +82,10 @@ class Following:
             await asyncio.sleep(FOLLOW_SECONDS)
             try:
                 uri = await asyncio.to_thread(_resolved, self.reference)
-                if uri == self.served.facts["uri"]:
-                    continue
-                self.served = await asyncio.to_thread(load_served, uri)
-                print(f"{self.reference} is {uri} now", flush=True)
+                if uri != self.served.facts["uri"]:
+                    self.served = await asyncio.to_thread(load_served, uri)
+                    print(f"{self.reference} is {uri} now", flush=True)
+                said = ""
             except (InputError, StoreError) as error:
                 if str(error) != said:
                     said = str(error)

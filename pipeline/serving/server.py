@@ -44,7 +44,7 @@ def serve(reference: str, host: str, port: int, follow: bool) -> None:
     try:
         uvicorn.Server(config).run([listener])
     except Interrupted as stop:  # uvicorn raises the signal again when it has ended
-        print(f"{stop}; all requests that had begun are answered")
+        print(stop)
 
 
 def _listener(host: str, port: int) -> socket.socket:

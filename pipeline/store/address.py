@@ -35,7 +35,7 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(database) if database and not database.startswith(("file:", ":")) else None
 
 
-def run_page(run_id: str, experiment_id: str) -> str:
+def run_page(run_id: str, experiment_id: str | None) -> str:
     """The address of a run's page: on the server, or where `mlflow ui` shows it if that runs."""
     uri = mlflow.get_tracking_uri()
     # Without user and password.

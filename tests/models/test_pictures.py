@@ -178,6 +178,17 @@ def test_a_model_of_images_that_are_not_square_gets_their_proportions() -> None:
     assert tuple(pixels[12, 24]) == GREY
 
 
+def test_a_large_jpeg_that_is_decoded_smaller_looks_the_same() -> None:
+    waves = np.add.outer(np.arange(1500) ** 1.3, np.arange(1500) ** 1.2)
+    picture = Image.fromarray(
+        (np.sin(waves / 300)[..., None] * [100, 80, 60] + 128).astype(np.uint8)
+    )
+    jpeg = saved(picture, "JPEG", quality=90)
+    whole = saved(Image.open(io.BytesIO(jpeg)), "PNG")
+    difference = np.subtract(read_picture(jpeg, SHAPE), read_picture(whole, SHAPE), dtype=int)
+    assert 0 < np.abs(difference).max() <= 2
+
+
 @pytest.mark.parametrize("side", [1, 5, 32, 33, 500])
 def test_a_picture_of_any_size_is_scaled(side: int) -> None:
     pixels = read_picture(saved(Image.new("RGB", (side, side), RED), "PNG"), SHAPE)
@@ -198,7 +209,7 @@ def test_scaling_takes_all_pixels_into_account() -> None:
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8))
 DAMAGED = {
-    "it is empty": b"",
+    "it is not an image of a kind": b"",
     "it is not an image of a kind that Pillow reads": b"GIF89 is what this text begins with",
     "it is damaged: image file is truncated": saved(NOISE, "JPEG")[:-400],
     "it is damaged": KINDS["png"][:100],
