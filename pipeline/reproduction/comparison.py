@@ -51,7 +51,7 @@ class Comparison(NamedTuple):
     def _reason(self, differences: Sequence[str]) -> str:
         by_epoch = self.table.groupby("epoch")["same"].all()
         recovered = not by_epoch.all() and bool(by_epoch.loc[by_epoch.idxmin() :].any())
-        if recovered or self.same_weights:
+        if recovered or (self.same_weights and not differences):
             return (
                 "training itself was the same, as what comes after shows: these values were changed"
                 " after the run"

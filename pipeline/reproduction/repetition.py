@@ -67,6 +67,7 @@ def repeat(
         if process.poll():
             raise _failure(process.returncode, log.read_text(errors="replace"))
     (run,) = _runs(client, experiment)
+    _check_same(record, run)
     checkpoint = None
     if whole:
         file = client.download_artifacts(run.info.run_id, "checkpoint.pt", str(folder))
@@ -79,8 +80,9 @@ def _options(record: Record, ablation: str, data_dir: str | None) -> Iterator[st
     settings = record.config.as_dict() | {"ablation": ablation}
     settings |= {name: record.tags[name] for name in ("device", "precision")}
     settings |= {"data_dir": data_dir} if data_dir else {}
-    for name in record.run.data.params:
-        yield from (f"--{name.replace('_', '-')}", str(settings[name]))
+    for name, value in settings.items():
+        if name in record.run.data.params:
+            yield from (f"--{name.replace('_', '-')}", str(value))
 
 
 def _environment(record: Record, code: Path, uri: str, experiment: str) -> dict[str, str]:
