@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlflow
 import pytest
@@ -32,6 +32,9 @@ from pipeline.data import synthetic
 from pipeline.data.dataset import ImageDataset
 from pipeline.models import trial
 from pipeline.runs.provenance import code_digest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # In a command MLflow is told so before it is imported.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -76,6 +79,7 @@ needs_real_data = pytest.mark.skipif(
     not (REAL_DATA / "cifar-100-python").exists(), reason="no CIFAR-100 in $PIPELINE_DATA_DIR"
 )
 BIN = Path(sys.executable).parent
+PATIENCE = 60_000  # milliseconds until a page shows what it should
 # For tests that need a run, whatever it learns.
 TINY = ["--dataset", "synthetic", "--train-images", "300", "--epochs", "1"]
 # Small enough for seconds, large enough that the network learns something.
@@ -321,6 +325,21 @@ def pipeline(
         return Answer(int(exit_.value.code or 0), out, err)
 
     return command
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """A headless Chromium."""
+    from playwright.sync_api import expect, sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on the PATH (Debian: apt install chromium)")
+    expect.set_options(timeout=PATIENCE)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 class Study(NamedTuple):

@@ -7,7 +7,6 @@ made, of a study by `make ablation`.
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 import time
@@ -19,12 +18,10 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-from conftest import ROOT, Study, free_port, start
-from playwright.sync_api import Page, expect, sync_playwright
+from conftest import PATIENCE, ROOT, Study, free_port, start
+from playwright.sync_api import Browser, Page, expect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 VARIANTS = ("base", "bn", "dropout")
-PATIENCE = 60_000  # milliseconds until a page shows what it should
 # MLflow opens its assistant beside every page of a new visitor.
 WITHOUT_ASSISTANT = """
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
@@ -68,17 +65,11 @@ def address(server: Server) -> str:
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH (Debian: apt install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        page.set_default_timeout(PATIENCE)
-        page.add_init_script(WITHOUT_ASSISTANT)
-        expect.set_options(timeout=PATIENCE)
-        yield page
-        browser.close()
+def page(browser: Browser) -> Page:
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    page.add_init_script(WITHOUT_ASSISTANT)
+    return page
 
 
 @pytest.fixture

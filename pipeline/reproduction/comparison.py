@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from pipeline.reproduction.record import Values
 
@@ -91,10 +93,6 @@ def _shown(values: set[float]) -> str:
     return " and ".join(map(repr, sorted(values)))
 
 
-def same_states(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+def same_states(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether two state dicts hold the same tensors, bit for bit."""
-    import torch
-
-    return one.keys() == other.keys() and all(
-        torch.equal(torch.as_tensor(one[name]), torch.as_tensor(other[name])) for name in one
-    )
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from pipeline.errors import InputError
 from pipeline.machine import usable_processors
@@ -148,6 +149,10 @@ def create_app(following: Following, follow: bool) -> FastAPI:
     async def refuse_parameter(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+
+    @app.exception_handler(ClientDisconnect)
+    async def forget(_: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # which nobody reads
 
     @app.exception_handler(InputError)
     async def fail(_: Request, error: InputError) -> Response:

@@ -5,17 +5,15 @@
 
 import base64
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Study, drawn_data
+from conftest import PATIENCE, Study, drawn_data
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from test_serve import Server, serving
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LABEL = 37
 
 
@@ -26,16 +24,10 @@ def server(study: Study) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def browser_page() -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH (Debian: apt install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 800, "height": 640})
-        page.set_default_timeout(30_000)
-        expect.set_options(timeout=30_000)
-        yield page
-        browser.close()
+def browser_page(browser: Browser) -> Page:
+    page = browser.new_page(viewport={"width": 800, "height": 640})
+    page.set_default_timeout(PATIENCE)
+    return page
 
 
 @pytest.fixture
