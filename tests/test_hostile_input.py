@@ -55,11 +55,13 @@ TOGETHER = {
     "train": ("dataset", "data_dir"),
     "ablate": ("name", "data_dir"),
     "evaluate": ("model", "data_dir"),
+    "predict": ("output", "images"),
 }
 USUAL: dict[str, dict[str, str]] = {
     "train": SMALL,
     "ablate": {**SMALL, "variants": "base", "seeds": "1"},
     "evaluate": {"model": "nowhere"},
+    "predict": {"model": "nowhere", "images": str(ROOT / "README.md")},
 }
 
 
@@ -130,8 +132,10 @@ def check(
         assert answer.status != 0
         (line,) = answer.error_lines
         assert line.isprintable()
-        # It says `--batch-size` or `batch_size`, and `variant` of one of `variants`.
-        assert parameters[0].replace("_", "-").rstrip("s") in line.replace("_", "-")
+        # It says `--batch-size` or `batch_size`, and `variant` of one of `variants`. A file that is
+        # there may be an image.
+        name = "model" if parameters[0] == "images" and Path(value).is_absolute() else parameters[0]
+        assert name.replace("_", "-").rstrip("s") in line.replace("_", "-")
         assert [run.info.status for run in new] == ["FAILED"]
 
 
@@ -145,7 +149,9 @@ def test_no_parameter_reaches_a_shell(
     """All of them at once, which is one command line; the first that is looked at is told."""
     declared = PROJECT["entry_points"][entry_point]["parameters"]
     names = [name for name, about in declared.items() if about["type"] == "string"]
-    first = {"train": "device", "ablate": "lr", "evaluate": "model"}[entry_point]
+    first = {"train": "device", "ablate": "lr", "evaluate": "model", "predict": "output"}[
+        entry_point
+    ]
     names.sort(key=lambda name: name != first)
     check(project, tmp_path, entry_point, tuple(names), COMPOUND)
     tally("hostile values through mlflow run", len(names))

@@ -48,18 +48,22 @@ def find_pictures(names: Sequence[str], folder: Path, recursive: bool) -> list[P
     """
     found: dict[Path | bytes, Picture] = {}
     for name in names:
-        for picture in _standard_input(folder) if name == STDIN else _find(name, folder, recursive):
-            found.setdefault(picture.source, picture)
+        try:
+            pictures = _standard_input(folder) if name == STDIN else _find(name, folder, recursive)
+            for picture in pictures:
+                found.setdefault(picture.source, picture)
+        except OSError as error:  # a name too long, a folder that is closed
+            raise InputError(f"no image at {name!r}: {error.strerror}") from None
     return list(found.values())
 
 
 def _find(name: str, folder: Path, recursive: bool) -> Iterator[Picture]:
     path = folder / name
-    if path.is_dir():
+    if name and path.is_dir():
         files = [file for file in _files(path, recursive) if not _is_hidden(file, path)]
         if not files:
             advice = "" if recursive or not any(path.iterdir()) else "; --recursive looks deeper"
-            raise InputError(f"the folder {name!r} holds no files{advice}")
+            raise InputError(f"no image at {name!r}: the folder holds no files{advice}")
         for file in sorted(files):
             below = file.relative_to(path)
             yield Picture(str(Path(name) / below), file, (path.name, *below.parts[:-1]))
@@ -68,7 +72,7 @@ def _find(name: str, folder: Path, recursive: bool) -> Iterator[Picture]:
     matches = [name] if path.exists() else sorted(glob(name, root_dir=folder, recursive=True))  # noqa: PTH207
     matches = [match for match in matches if not (folder / match).is_dir()]
     if not matches:
-        raise InputError(f"there is no file or folder {name!r}, nor a file that it matches")
+        raise InputError(f"no image at {name!r}: no file or folder is there, and none matches")
     yield from (_named(match, folder) for match in matches)
 
 

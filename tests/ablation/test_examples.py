@@ -49,7 +49,9 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param("residual", marks=pytest.mark.thorough), "activations"]
+)
 def test_a_study_of_an_example_is_killed_continued_reused_loaded_and_evaluated(
     name: str, tmp_path: Path
 ) -> None:

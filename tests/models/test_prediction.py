@@ -156,9 +156,11 @@ def test_files_for_programs_hold_every_number(
 
 
 REFUSED = {
-    "no file": (["none.png"], "there is no file or folder 'none.png', nor a file that it matches"),
-    "no match": (["*.jpg"], "there is no file or folder '*.jpg', nor a file that it matches"),
-    "only folders": (["my photos"], "the folder 'my photos' holds no files; --recursive looks"),
+    "no file": (["none.png"], "no image at 'none.png': no file or folder is there, and none"),
+    "no match": (["*.jpg"], "no image at '*.jpg': no file or folder is there, and none matches"),
+    "no name": ([""], "no image at '': no file or folder is there"),
+    "a long name": (["x" * 10_000], "no image at 'xxx"),
+    "only folders": (["my photos"], "no image at 'my photos': the folder holds no files; --recur"),
     "top": (["my photos", "--top", "0"], "top is 0; it must be a whole number of at least 1"),
     "output": (["my photos", "--output", "o.txt"], "output is 'o.txt'; it must end in .csv or"),
     "output's folder": (["x", "--output", "no/o.csv"], "output is 'no/o.csv'; there is no folder"),
