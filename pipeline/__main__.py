@@ -10,7 +10,7 @@ import typer
 from pipeline import interruption
 from pipeline.cli import app
 from pipeline.config import check_text
-from pipeline.errors import InputError, MachineError
+from pipeline.errors import InputError, MachineError, printable
 from pipeline.interruption import Interrupted
 
 # Set unless the user has set them.
@@ -67,9 +67,7 @@ def _keep_project_status(run_id: str | None, new: str | None = None) -> None:
 
 
 def _fail(message: str, exit_status: int) -> NoReturn:
-    # User input may contain line breaks or terminal control codes.
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(exit_status)
 
 

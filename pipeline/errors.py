@@ -1,6 +1,11 @@
 """Errors that a user can act on: a one-line message and the matching exit status."""
 
 
+def printable(text: str) -> str:
+    """Escape line breaks and terminal control codes, which names given by users may contain."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class InputError(ValueError):
     """The user's input is wrong; the message says why, and what would be right."""
 

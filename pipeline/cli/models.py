@@ -5,7 +5,7 @@ import sys
 from pipeline import interruption
 from pipeline.cli import options
 from pipeline.config import AUTO, check_at_least
-from pipeline.errors import InputError
+from pipeline.errors import InputError, printable
 
 TABLE = "-"  # predictions on the terminal
 
@@ -58,14 +58,14 @@ def predict(
     unread = [one for one in predictions if one.error]
     if output != TABLE:
         prediction.write(predictions, typed_in() / output)
-        print(f"{output}: {len(predictions) - len(unread)} pictures classified")
+        print(f"{output}: {len(predictions) - len(unread)} of {len(predictions)} classified")
     elif len(unread) < len(predictions):
         print(prediction.as_table(predictions))
     accuracy, labelled = prediction.accuracy(predictions)
     if labelled:
         print(f"accuracy {accuracy:.1%}, of {labelled} pictures in folders named after a class")
     for one in unread:
-        print(f"not read: {one.file}: {one.error}", file=sys.stderr)
+        print(f"not read: {printable(one.file)}: {one.error}", file=sys.stderr)
     return 1 if unread else 0
 
 

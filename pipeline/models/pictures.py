@@ -1,8 +1,11 @@
 """Find pictures, and read any kind of picture as the pixels that a model takes."""
 
+import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cache
 from glob import glob
 from io import BytesIO
 from pathlib import Path
@@ -46,13 +49,16 @@ def find_pictures(names: Sequence[str], folder: Path, recursive: bool) -> list[P
 
     Raises InputError for a name that stands for nothing.
     """
-    found: dict[Path | bytes, Picture] = {}
+    found: dict[str | bytes, Picture] = {}
     for name in names:
         try:
             pictures = _standard_input(folder) if name == STDIN else _find(name, folder, recursive)
             for picture in pictures:
-                found.setdefault(picture.source, picture)
-        except OSError as error:  # a name too long, a folder that is closed
+                same = picture.source
+                found.setdefault(
+                    os.path.realpath(same) if isinstance(same, Path) else same, picture
+                )
+        except OSError as error:  # a name too long, a folder without read permission
             raise InputError(f"no image at {name!r}: {error.strerror}") from None
     return list(found.values())
 
@@ -60,7 +66,7 @@ def find_pictures(names: Sequence[str], folder: Path, recursive: bool) -> list[P
 def _find(name: str, folder: Path, recursive: bool) -> Iterator[Picture]:
     path = folder / name
     if name and path.is_dir():
-        files = [file for file in _files(path, recursive) if not _is_hidden(file, path)]
+        files = list(_visible(path, recursive))
         if not files:
             advice = "" if recursive or not any(path.iterdir()) else "; --recursive looks deeper"
             raise InputError(f"no image at {name!r}: the folder holds no files{advice}")
@@ -80,24 +86,25 @@ def _named(name: str, folder: Path) -> Picture:
     return Picture(name, folder / name, ((folder / name).absolute().parent.name,))
 
 
-def _files(folder: Path, recursive: bool) -> Iterable[Path]:
-    return (path for path in folder.glob("**/*" if recursive else "*") if path.is_file())
-
-
-def _is_hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+def _visible(folder: Path, recursive: bool) -> Iterator[Path]:
+    for path in folder.glob("**/*" if recursive else "*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not (hidden or path.is_dir()):
+            yield path
 
 
 def _standard_input(folder: Path) -> Iterator[Picture]:
+    if sys.stdin is None:
+        raise InputError("no image at '-': standard input is closed")
     content = sys.stdin.buffer.read()
+    lines: list[str] = []
     try:
-        lines = content.decode().splitlines()
-        listed = [line for line in lines if line and (folder / line).is_file()]
-    except (ValueError, OSError):  # not text; text that is no path
-        listed = []
-    if listed:
-        yield from (_named(line, folder) for line in lines if line)
-    else:
+        Image.open(BytesIO(content)).close()
+    except Exception:  # no picture: each of Pillow's formats raises its own kinds
+        with suppress(UnicodeDecodeError):
+            lines = [line for line in content.decode().splitlines() if line]
+    yield from (_named(line, folder) for line in lines)
+    if not lines:
         yield Picture("standard input", content)
 
 
@@ -106,17 +113,19 @@ def read_picture(
 ) -> NDArray[np.uint8]:
     """Return a picture as a model's pixels, uint8 `[H, W, C]`, which is `image_shape`.
 
-    It is turned as its EXIF data say. Of an animation the first frame is taken. Transparent parts
-    become white, unless the model takes an alpha channel. 16 bits are cut to the upper 8. The
+    It is rotated according to its EXIF data. Only an animation's first frame is used. Transparency
+    becomes white, unless the model takes an alpha channel. 16 bits are cut to the upper 8. The
     largest centred part of the model's proportions, a square if its images are square, is scaled
     by Lanczos over all pixels (docs/predict-and-serve.md says why). `formats` limits the
     kinds, by Pillow's names.
 
     Raises InputError that says why it can't be read.
     """
+    if isinstance(source, Path) and not source.is_file():  # reading a pipe may never end
+        raise InputError("there is no such file")
     try:
         file = BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file, "r", formats) as picture:
+        with Image.open(file, "r", formats or _kinds()) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise Image.DecompressionBombError
             height, width, channels = image_shape
@@ -137,8 +146,22 @@ def read_picture(
         raise InputError(" ".join(reason.split())) from None
 
 
+@cache
+def _kinds() -> tuple[str, ...]:
+    """All kinds that Pillow reads but EPS, which runs Ghostscript on the file."""
+    Image.init()
+    return tuple(Image.OPEN.keys() - {"EPS"})
+
+
+def pixel_count(file: bytes, formats: tuple[str, ...]) -> int:
+    """How many pixels a picture has, by its header; 0 if it can't be read."""
+    with suppress(Exception), Image.open(BytesIO(file), "r", formats) as picture:
+        return picture.width * picture.height
+    return 0
+
+
 def _as_pixels(picture: Image.Image, height: int, width: int, channels: int) -> NDArray[np.uint8]:
-    picture = _in_8_bits(ImageOps.exif_transpose(picture))
+    picture = ImageOps.exif_transpose(_in_8_bits(picture))
     if picture.has_transparency_data and channels in (1, 3):
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
@@ -152,7 +175,7 @@ def _as_pixels(picture: Image.Image, height: int, width: int, channels: int) -> 
 
 def _in_8_bits(picture: Image.Image) -> Image.Image:
     """Scale 16 bits to 8; Pillow would cut everything above 255 to white."""
-    if picture.mode.startswith("I;16"):
+    if picture.mode.startswith("I;16") or (picture.mode, picture.format) == ("I", "PPM"):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise InputError(

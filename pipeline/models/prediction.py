@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.errors import InputError, MachineError
+from pipeline.errors import InputError, MachineError, printable
 from pipeline.machine import usable_processors
 from pipeline.models.loading import LoadedModel
 from pipeline.models.pictures import Picture, read_picture
@@ -97,7 +97,7 @@ def accuracy(predictions: Sequence[Prediction]) -> tuple[float, int]:
 def as_table(predictions: Sequence[Prediction]) -> str:
     """The predictions as text, in columns."""
     shown = [one for one in predictions if one.guesses]
-    files, names = ["file", *(one.file for one in shown)], ["class"]
+    files, names = ["file", *(printable(one.file) for one in shown)], ["class"]
     names += [one.guesses[0].name for one in shown]
     others = [", ".join(f"{g.name} {g.probability:.1%}" for g in one.guesses[1:]) for one in shown]
     shares = ["probability", *(f"{one.guesses[0].probability:.1%}" for one in shown)]
@@ -141,8 +141,10 @@ FORMATS: dict[str, Callable[[Sequence[Prediction]], str]] = {
 def check_output(output: str, folder: Path) -> None:
     """Raise InputError unless predictions can be written to the file `output`."""
     path = folder / output
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"output is {output!r}; it must end in {' or '.join(FORMATS)}")
+    if path.suffix.lower() not in FORMATS or path.is_dir():
+        raise InputError(
+            f"output is {output!r}; it must be a file that ends in {' or '.join(FORMATS)}"
+        )
     if not path.parent.is_dir():
         raise InputError(f"output is {output!r}; there is no folder {str(path.parent)!r}")
 

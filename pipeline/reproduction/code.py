@@ -44,7 +44,7 @@ def code_of(run: Run, folder: Path) -> Iterator[Path]:
     try:
         with deferred():
             _git("worktree", "add", "--quiet", "--detach", str(worktree), commit)
-        yield worktree / PACKAGE.parent.relative_to(root)
+        yield worktree / PACKAGE.parent.resolve().relative_to(root.resolve())
     except subprocess.CalledProcessError as error:
         raise MachineError(f"git can't make a worktree: {error.stderr.strip()}") from None
     finally:

@@ -14,11 +14,20 @@ from pipeline.store.artifacts import read_artifact
 from pipeline.store.waiting import in_store
 
 COMMIT = "mlflow.source.git.commit"
+EPOCH = "val_accuracy"  # logged once in each epoch
+# Tags that say what decides the numbers; the repetition must have the same. With what to do.
+DECISIVE = {
+    "data_digest": "give the folder of the right data by --data-dir",
+    "code_digest": "its ablation's code, or what that imports, is not what it was",
+    "device": "repeat it on a machine that has it",
+    "precision": "repeat it on a machine that has it",
+    "threads": "unset what limits the threads here",
+}
 # Metrics that depend on what else the machine does.
 TIMES = ("epoch_seconds", "images_per_second")
 
-# By metric and epoch; several values if one was logged again.
-Values: TypeAlias = "dict[tuple[str, int], set[float]]"
+# By metric and epoch, with all bits (`float.hex`); several values if one was logged again.
+Values: TypeAlias = "dict[tuple[str, int], set[str]]"
 
 
 class Record(NamedTuple):
@@ -53,9 +62,13 @@ def read_record(run: Run) -> Record:
     resume.check_ended(run)
     values = read_values(mlflow.MlflowClient(), run)
     config = config_of(run)
-    epochs = min(max((epoch for _, epoch in values), default=0), config.epochs)
+    epochs = min(max((epoch for name, epoch in values if name == EPOCH), default=0), config.epochs)
     if not epochs:
         raise InputError(f"run {run_id} has no complete epoch to compare with")
+    if run.info.status == "FINISHED":  # with fewer epochs, some were deleted
+        epochs = config.epochs
+    for name in DECISIVE.keys() - tags.keys() - {"code_digest"}:  # which the first versions lack
+        raise InputError(f"run {run_id} does not say its {name}, so it can't be repeated")
     if COMMIT not in tags:
         raise InputError(
             f"run {run_id} does not name a commit; only runs of a git checkout can be repeated"
@@ -68,7 +81,7 @@ def read_record(run: Run) -> Record:
     # What the interface shows is a copy of the last values.
     for (name, epoch), found in values.items():
         if epoch == epochs:
-            found.add(run.data.metrics[name])
+            found.add(run.data.metrics[name].hex())
     return Record(run, config, values, epochs, _differences(run))
 
 
@@ -79,7 +92,7 @@ def read_values(client: mlflow.MlflowClient, run: Run) -> Values:
     for name in run.data.metrics:
         if not name.startswith("system/") and name not in TIMES:
             for metric in client.get_metric_history(run.info.run_id, name):
-                values.setdefault((name, metric.step), set()).add(metric.value)
+                values.setdefault((name, metric.step), set()).add(metric.value.hex())
     return values
 
 

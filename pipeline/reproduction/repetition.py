@@ -15,18 +15,10 @@ from sqlalchemy.engine import URL
 from tqdm import tqdm
 
 from pipeline.errors import InputError, MachineError
-from pipeline.reproduction.record import Record, Values, read_values
+from pipeline.reproduction.record import DECISIVE, EPOCH, Record, Values, read_values
 from pipeline.store.waiting import in_store
 
 LOOK_SECONDS = 0.5
-# Tags that say what decides the numbers; the repetition must have the same. With what to do.
-DECISIVE = {
-    "data_digest": "give the folder of the right data by --data-dir",
-    "code_digest": "its ablation's code, or what that imports, is not what it was",
-    "device": "repeat it on a machine that has it",
-    "precision": "repeat it on a machine that has it",
-    "threads": "unset what limits the threads here",
-}
 
 
 class Repetition(NamedTuple):
@@ -118,7 +110,7 @@ def _runs(client: mlflow.MlflowClient, experiment: str) -> list[Run]:
 @in_store
 def _complete(client: mlflow.MlflowClient, run: Run) -> int:
     """How many epochs the run has completed; all metrics of one are logged at once."""
-    return len(client.get_metric_history(run.info.run_id, "val_accuracy"))
+    return len(client.get_metric_history(run.info.run_id, EPOCH))
 
 
 def _check_same(record: Record, run: Run) -> None:
@@ -136,4 +128,4 @@ def _failure(status: int, output: str) -> Exception:
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     reason = (lines or output.splitlines() or ["it says nothing"])[-1].removeprefix("error: ")
     kind = InputError if status == InputError.exit_status else MachineError
-    return kind(f"its code can't repeat it: {reason}")
+    return kind(f"training failed: {reason}")

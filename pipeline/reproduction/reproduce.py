@@ -76,8 +76,7 @@ def reproduce(record: Record, epochs: int | None, data_dir: str | None) -> tuple
             ablation = ablation_of(record.run, folder)
             repetition = repeat(record, code, ablation, data_dir, count, folder)
         same_weights = _same_weights(record, repetition.checkpoint)
-    compared = count if epochs else None
-    comparison = compare(record.values, repetition.values, compared, same_weights)
+    comparison = compare(record.values, repetition.values, count, same_weights)
     return _record(record, repetition.values, comparison, count), comparison
 
 
@@ -85,7 +84,10 @@ def _same_weights(record: Record, checkpoint: bytes | None) -> bool | None:
     before = read_artifact(record.run.info.run_id, "checkpoint.pt") if record.is_whole else None
     if before is None or checkpoint is None:
         return None
-    states = (torch.load(io.BytesIO(one), weights_only=True) for one in (before, checkpoint))
+    try:
+        states = [torch.load(io.BytesIO(one), weights_only=True) for one in (before, checkpoint)]
+    except Exception:  # of any kind: the recorded file is no longer what torch wrote
+        return False
     return same_states(*(state["state_dict"] for state in states))
 
 
@@ -106,7 +108,7 @@ def _record(record: Record, values: Values, comparison: Comparison, epochs: int)
 def _log_values(run: Run, values: Values, epochs: int) -> None:
     """Log what was measured, for the interface to compare with the first run."""
     metrics = [
-        Metric(name, value, run.info.start_time, epoch)
+        Metric(name, float.fromhex(value), run.info.start_time, epoch)
         for (name, epoch), found in values.items()
         for value in found
         if epoch <= epochs

@@ -82,6 +82,7 @@ def create_app(following: Following, follow: bool) -> FastAPI:
         yield
         for task in tasks:
             task.cancel()
+        readers.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(
         title=following.reference,
@@ -118,6 +119,7 @@ def create_app(following: Following, follow: bool) -> FastAPI:
         seen.save(file, "PNG")
         return Response(file.getvalue(), media_type="image/png")
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     def health() -> dict[str, str]:
         """Answer that the server is up."""
@@ -143,7 +145,7 @@ def create_app(following: Following, follow: bool) -> FastAPI:
         what = {404: "there is no such page", 405: f"{request.method} is not possible here"}
         known = what.get(error.status_code)
         reason = f"{known}; POST an image to /predict, or see /docs" if known else error.detail
-        return JSONResponse({"error": reason}, error.status_code)
+        return JSONResponse({"error": reason}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def refuse_parameter(_: Request, error: RequestValidationError) -> Response:

@@ -1,12 +1,14 @@
 """Read the images of a request: one as it is, or several as base64 in JSON."""
 
+import base64
+
 import numpy as np
 from fastapi import HTTPException, Request
 from numpy.typing import NDArray
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import InputError
-from pipeline.models.pictures import read_picture
+from pipeline.models.pictures import MOST_PIXELS, pixel_count, read_picture
 from pipeline.serving.served import Served
 
 # Not all that Pillow reads: some kinds start other programs.
@@ -26,7 +28,15 @@ class Images(BaseModel):
     """The JSON body of a request: image files in base64."""
 
     model_config = ConfigDict(extra="forbid")
-    images: list[Base64Bytes] = Field(min_length=1, max_length=MOST_IMAGES)
+    images: list[str] = Field(min_length=1, max_length=MOST_IMAGES)
+
+
+def _decoded(image: str) -> bytes:
+    """An image's file, from base64 with or without the beginning of a data URL."""
+    try:
+        return base64.b64decode(image.rpartition(",")[2], validate=True)
+    except ValueError:
+        raise HTTPException(400, f"images: {image[:20]!r} is not base64; {RIGHT}") from None
 
 
 async def body_of(request: Request) -> bytes:
@@ -50,12 +60,15 @@ def read_images(body: bytes, content_type: str, served: Served) -> NDArray[np.ui
     kind = content_type.partition(";")[0].strip().lower()
     if kind == JSON:
         try:
-            images = Images.model_validate_json(body).images
+            images = [_decoded(one) for one in Images.model_validate_json(body).images]
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the body"
             raise HTTPException(400, f"{place}: {first['msg']}; {RIGHT}") from None
         files = {f"images.{number}": image for number, image in enumerate(images)}
+        if sum(pixel_count(image, KINDS) for image in images) > MOST_PIXELS:
+            limit = f"{MOST_PIXELS // 1_000_000} million pixels"
+            raise HTTPException(413, f"the images together have more than {limit}; send fewer")
     elif kind in RAW or kind.startswith("image/"):
         files = {"the body": body}
     else:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from pipeline.errors import InputError, StoreError
+from pipeline.errors import InputError
 from pipeline.models.loading import LoadedModel, load_model
 from pipeline.store.address import run_page
 from pipeline.store.failures import is_outage
@@ -77,16 +77,17 @@ class Following:
 
         If it can't be, the old one goes on serving.
         """
-        said = ""
+        said = rejected = uri = ""
         while True:
             await asyncio.sleep(FOLLOW_SECONDS)
             try:
                 uri = await asyncio.to_thread(_resolved, self.reference)
-                if uri != self.served.facts["uri"]:
+                if uri not in (self.served.facts["uri"], rejected):
                     self.served = await asyncio.to_thread(load_served, uri)
                     print(f"{self.reference} is {uri} now", flush=True)
-                said = ""
-            except (InputError, StoreError) as error:
+                    said = rejected = ""
+            except Exception as error:  # of whatever kind: this goes on looking
+                rejected = uri if isinstance(error, InputError) else ""
                 if str(error) != said:
                     said = str(error)
                     now = self.served.facts["uri"]

@@ -45,6 +45,8 @@ def serve(reference: str, host: str, port: int, follow: bool) -> None:
         uvicorn.Server(config).run([listener])
     except Interrupted as stop:  # uvicorn raises the signal again when it has ended
         print(stop)
+    except OSError as error:  # another server listens there since
+        raise _unusable(host, port, error) from None
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -62,8 +64,10 @@ def _listener(host: str, port: int) -> socket.socket:
     except socket.gaierror:
         raise InputError(f"host is {host!r}; it must be an address of this machine") from None
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise MachineError(
-            f"port {port} of {host} can't be used ({reason}); choose another"
-        ) from None
+        raise _unusable(host, port, error) from None
     return listener
+
+
+def _unusable(host: str, port: int, error: OSError) -> MachineError:
+    reason = error.strerror or error
+    return MachineError(f"port {port} of {host} can't be used ({reason}); choose another by --port")

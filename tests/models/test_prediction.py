@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,30 @@ def test_files_patterns_folders_and_duplicates(
     assert files("my photos") == [str(Path("my photos/odd[1].png"))]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_links_in_a_circle_pipes_and_names_of_nothing(
+    pipeline: Callable[..., Answer], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = next(photos.glob("*/*.png"))
+    folder = photos / "odd"
+    folder.mkdir()
+    (folder / "one\n.png").write_bytes(one.read_bytes())
+    (folder / "circle").symlink_to(folder)
+    (folder / "dangling.png").symlink_to(folder / "none")
+    os.mkfifo(folder / "pipe.png")
+    answer = pipeline("predict", "--model", MODEL, "my photos/odd/**/*.png", "my photos/odd")
+    assert answer.status == 1
+    _, only = answer.out.splitlines()
+    assert only.split("  ")[0].endswith("one\\n.png")
+    assert answer.err.count("not read: ") == 2
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"none.jpg\n")))
+    answer = pipeline("predict", "--model", MODEL, "-")
+    assert answer.status == 1
+    assert answer.err == "not read: none.jpg: there is no such file\n"
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "standard input is closed" in pipeline("predict", "--model", MODEL, "-").err
+
+
 @pytest.mark.parametrize("what", ["a picture", "names of files"])
 def test_standard_input(
     pipeline: Callable[..., Answer], photos: Path, what: str, monkeypatch: pytest.MonkeyPatch
@@ -162,7 +187,7 @@ REFUSED = {
     "a long name": (["x" * 10_000], "no image at 'xxx"),
     "only folders": (["my photos"], "no image at 'my photos': the folder holds no files; --recur"),
     "top": (["my photos", "--top", "0"], "top is 0; it must be a whole number of at least 1"),
-    "output": (["my photos", "--output", "o.txt"], "output is 'o.txt'; it must end in .csv or"),
+    "output": (["my photos", "--output", "o.txt"], "output is 'o.txt'; it must be a file that"),
     "output's folder": (["x", "--output", "no/o.csv"], "output is 'no/o.csv'; there is no folder"),
     "model": (["my photos/*/*", "--model", "models:/none@bn"], "no model at 'models:/none@bn'"),
     "nothing": ([], "Missing argument 'images'"),

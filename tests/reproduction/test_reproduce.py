@@ -17,6 +17,8 @@ import pytest
 from conftest import TINY, Answer, Study, copy_checkout, run, runs_in, start
 from mlflow.entities import Run
 
+from pipeline.reproduction.comparison import compare
+from pipeline.reproduction.record import Values
 from pipeline.reproduction.reproduce import records_of
 
 GIT = ["git", "-c", "user.name=x", "-c", "user.email=x@y"]
@@ -112,10 +114,10 @@ def test_a_metric_that_was_changed_in_the_store_is_found(made: Made) -> None:
     answer = made.reproduce()
     assert answer.status == 1
     *_, first, worst, weights, reason, _ = answer.out.splitlines()
-    assert first.startswith("differs, first in epoch 1: train_loss recorded 1.0 and 4.")
+    assert first.startswith("differs, first in epoch 1: train_loss 1.0 and 4.")
     assert worst.startswith("3 of 15 values differ, by up to ")
     assert weights == "the weights are the same"
-    assert "training itself was the same" in reason
+    assert reason.startswith("training was the same, as the weights show")
     (new,) = runs_in(made.folder, "reproduce")
     assert new.data.tags["reproduction"] == "differs"
     assert made.client.get_run(run_id).data.tags["reproduction"] == "differs"
@@ -134,7 +136,9 @@ def test_an_older_commit_is_repeated_in_a_worktree(made: Made, tmp_path: Path) -
     loop = project / "pipeline" / "training" / "loop.py"
     loop.write_text(loop.read_text().replace("lr=config.lr", "lr=config.lr / 2"))
     commit(project, "train otherwise")
-    newer = made._replace(project=project)
+    link = tmp_path / "link"  # by which the project may be reached
+    link.symlink_to(project)
+    newer = made._replace(project=link)
     answer = newer.reproduce("--epochs", "2")
     assert answer.status == 0, answer.err
     assert answer.out.splitlines()[-2] == "identical: 5 metrics of 2 epochs, bit for bit"
@@ -205,7 +209,37 @@ def test_an_ablation_whose_files_are_gone_is_repeated_from_the_runs_own(
     shutil.rmtree(code)
     answer = made.reproduce()
     assert answer.status == 0, answer.err
-    assert "identical: 5 metrics of 1 epochs, bit for bit, and so are the weights" in answer.out
+    assert "identical: 5 metrics of 1 epoch, bit for bit, and so are the weights" in answer.out
+
+
+def test_a_killed_run_is_compared_as_far_as_it_went_and_a_metric_of_ones_own_is_not(
+    made: Made,
+) -> None:
+    run_id = made.run.info.run_id
+    with sqlite3.connect(made.folder / "mlflow.db") as store:
+        store.execute("delete from metrics where step > 2")
+        for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+            last = f"select value from metrics where key = '{name}' and step = 2"
+            store.execute(f"update latest_metrics set value = ({last}) where key = '{name}'")
+        store.execute("update runs set status = 'KILLED'")
+    store.close()
+    made.client.log_metric(run_id, "my_score", 0.5, step=7)
+    answer = made.reproduce()
+    assert answer.status == 0, answer.out
+    *_, other, verdict, _ = answer.out.splitlines()
+    assert other == "not compared, since training does not log it: my_score"
+    assert verdict == "identical: 5 metrics of 2 epochs, bit for bit"
+
+
+def test_values_are_compared_bit_by_bit() -> None:
+    nan, zero = float("nan").hex(), (0.0).hex()
+    values: Values = {("loss", 1): {nan}, ("loss", 2): {zero}}
+    assert compare(values, {("loss", 1): {nan}, ("loss", 2): {zero}}, 2).is_identical
+    other = compare(values, {("loss", 1): {nan}, ("loss", 2): {(-0.0).hex()}}, 2)
+    assert list(other.table["same"]) == [True, False]
+    assert "loss 0.0 recorded, -0.0 repeated" in other.describe(())
+    gone = compare({("loss", 1): {nan}}, values, 2)
+    assert "differs, first in epoch 2: loss not recorded, 0.0 repeated" in gone.describe(())
 
 
 def test_other_data_is_refused_by_its_digest(made: Made) -> None:
@@ -236,11 +270,16 @@ def drop_commit(made: Made) -> None:
     made.client.delete_tag(made.run.info.run_id, "mlflow.source.git.commit")
 
 
+def drop_threads(made: Made) -> None:
+    made.client.delete_tag(made.run.info.run_id, "threads")
+
+
 REFUSED: dict[str, tuple[Callable[[Made], None], list[str], str]] = {
     "changed code": (tag("git_dirty", "true"), [], "had changes that are in no commit; only runs"),
     "no commit": (drop_commit, [], "does not name a commit; only runs of a git checkout can be"),
     "another commit": (tag("mlflow.source.git.commit", "0" * 40), [], "is not in"),
     "another kind": (tag("kind", "evaluate"), [], "is neither a training run nor a study"),
+    "no threads": (drop_threads, [], "does not say its threads, so it can't be repeated"),
     "nothing measured": (drop_metrics, [], "has no complete epoch to compare with"),
     "too many epochs": (lambda _: None, ["--epochs", "4"], "epochs is 4; run"),
     "no epochs": (lambda _: None, ["--epochs", "0"], "epochs is 0; it must be a whole number of"),
@@ -284,4 +323,4 @@ def test_a_study_is_repeated(original: Made, tmp_path: Path) -> None:
     made = made._replace(run=runs_in(tmp_path, "study")[0])
     answer = made.reproduce()
     assert answer.status == 0, answer.err
-    assert answer.out.count("identical: 5 metrics of 1 epochs, bit for bit, and so are") == 2
+    assert answer.out.count("identical: 5 metrics of 1 epoch, bit for bit, and so are") == 2

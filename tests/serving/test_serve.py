@@ -136,6 +136,13 @@ def test_several_images_are_sent_as_base64(
         check(prediction, probabilities, min(top, 100))
 
 
+def test_a_data_url_is_read_too(server: Server, expected: dict[str, np.ndarray]) -> None:
+    body = as_json(png(3)).replace(b'["', b'["data:image/png;base64,')
+    check(
+        server.post("/predict", body, "application/json").json()["predictions"][0], expected["2"][3]
+    )
+
+
 def test_concurrent_requests_get_their_own_answers(
     server: Server, expected: dict[str, np.ndarray]
 ) -> None:
@@ -164,6 +171,7 @@ def test_the_view_is_what_the_network_sees(server: Server) -> None:
 
 def test_health_version_and_the_api(server: Server, folder: Path) -> None:
     assert requests.get(f"{server.address}/health", timeout=60).json() == {"status": "ok"}
+    assert requests.head(f"{server.address}/health", timeout=60).status_code == 200
     version = requests.get(f"{server.address}/version", timeout=60).json()
     assert version["reference"] == MODEL
     assert version["uri"] == "models:/synthetic-cnn/2"
@@ -185,14 +193,20 @@ def test_only_this_machine_can_reach_it(server: Server) -> None:
     assert listening == {"127.0.0.1"}
 
 
-BOMB = io.BytesIO()
-Image.new("1", (10_000, 9_000)).save(BOMB, "PNG")
+def saved_black(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+BOMB = saved_black(10_000, 9_000)
+LARGE = saved_black(3_200, 3_200)
 JSON = "application/json"
 PNG = png(0)
 REFUSED: dict[str, tuple[int, str, bytes, str | None, str]] = {
     "no image": (400, "/predict", b"hello", "image/png", "it is not an image of these kinds: JPEG"),
     "cut off": (400, "/predict", PNG[:90], None, "the body can't be read: it is damaged"),
-    "too many pixels": (400, "/predict", BOMB.getvalue(), None, "more than 89 million pixels"),
+    "too many pixels": (400, "/predict", BOMB, None, "more than 89 million pixels"),
     "too large": (413, "/predict", bytes(16 * 2**20 + 1), None, "larger than 16 MiB; send smaller"),
     "empty": (400, "/predict", b"", None, "the body is empty; send an image's bytes as the body"),
     "wrong type": (415, "/predict", PNG, "text/html", "the content type is text/html; send an im"),
@@ -210,7 +224,8 @@ REFUSED: dict[str, tuple[int, str, bytes, str | None, str]] = {
     "too many": (400, "/predict", as_json(*[b"x"] * 257), JSON, "at most 256 items"),
     "another key": (400, "/predict", b'{"images": ["YQ=="], "x": 1}', JSON, "x: Extra inputs"),
     "a number": (400, "/predict", b'{"images": [1]}', JSON, "images.0: Input should be"),
-    "no base64": (400, "/predict", b'{"images": ["?"]}', JSON, "images.0"),
+    "no base64": (400, "/predict", b'{"images": ["?"]}', JSON, "images: '?' is not base64"),
+    "large together": (413, "/predict", as_json(*[LARGE] * 9), JSON, "together have more than 89"),
     "one of two": (400, "/predict", as_json(PNG, b"x"), JSON, "images.1 can't be read: it is not"),
     "top": (422, "/predict?top=0", PNG, None, "top: Input should be greater than or equal to 1"),
     "top's type": (422, "/predict?top=x", PNG, None, "top: Input should be a valid integer"),
