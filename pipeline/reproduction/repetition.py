@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 from tqdm import tqdm
 
 from pipeline.errors import InputError, MachineError
+from pipeline.interruption import deferred
 from pipeline.reproduction.record import DECISIVE, EPOCH, Record, Values, read_values
 from pipeline.store.waiting import in_store
 
@@ -95,11 +96,15 @@ def _process(
     command: list[str], environment: dict[str, str], output: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start a process, and end it with the block."""
-    with subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process:
-        try:
-            yield process
-        finally:
+    process = None
+    try:
+        with deferred():  # what has been started is known, and will be ended
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        yield process
+    finally:
+        if process:
             process.kill()  # its store is temporary: there is nothing to end properly
+            process.wait()
 
 
 @in_store

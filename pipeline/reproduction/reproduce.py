@@ -54,9 +54,10 @@ def describe(record: Record) -> Iterator[str]:
     """Say what a run was made with, and what is different here."""
     tags, config = record.tags, record.config
     yield (
-        f"{config.run_name} (run {record.run.info.run_id}): {record.epochs} epochs of"
+        f"{config.run_name} (run {record.run.info.run_id}):"
+        f" {record.epochs} epoch{'s' * (record.epochs != 1)} of"
         f" {config.dataset} (digest {tags['data_digest'][:8]}) in {tags['precision']} on"
-        f" {tags['device']}, {tags['threads']} threads"
+        f" {tags['device']}, threads: {tags['threads']}"
     )
     yield f"different here: {'; '.join(record.differences) or 'nothing that was recorded'}"
 
@@ -76,13 +77,20 @@ def reproduce(record: Record, epochs: int | None, data_dir: str | None) -> tuple
             ablation = ablation_of(record.run, folder)
             repetition = repeat(record, code, ablation, data_dir, count, folder)
         same_weights = _same_weights(record, repetition.checkpoint)
-    comparison = compare(record.values, repetition.values, count, same_weights)
-    return _record(record, repetition.values, comparison, count), comparison
+    repeated = repetition.values
+    if not record.is_whole:  # some metrics are logged only at the end
+        names = {name for name, _ in record.values}
+        repeated = {key: found for key, found in repeated.items() if key[0] in names}
+    comparison = compare(record.values, repeated, count, same_weights)
+    return _record(record, repeated, comparison, count), comparison
 
 
 def _same_weights(record: Record, checkpoint: bytes | None) -> bool | None:
-    before = read_artifact(record.run.info.run_id, "checkpoint.pt") if record.is_whole else None
-    if before is None or checkpoint is None:
+    if checkpoint is None or not record.is_whole:
+        return None
+    before = read_artifact(record.run.info.run_id, "checkpoint.pt")
+    if before is None:
+        print("not compared: the weights, since the run's checkpoint.pt is gone")
         return None
     try:
         states = [torch.load(io.BytesIO(one), weights_only=True) for one in (before, checkpoint)]
