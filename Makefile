@@ -4,10 +4,11 @@ BIN := .venv/bin
 # Tools run as `$(BIN)/python -m`: a script's first line can't hold the path of every folder, and make 3.81, which macOS
 # has, does not look for commands in the PATH that it exports. `mlflow run` does.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+COMPILE := $(BIN)/python -m uv pip compile --quiet --universal --fork-strategy fewest
 # A process for each core, whose computations then take one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help ablation test test-all bench lint ui lock clean
+.PHONY: help ablation test test-all bench lint ui ray lock clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -34,8 +35,11 @@ lint: .venv/installed ## check style, types, and that each package imports only 
 ui: .venv/installed ## open MLflow's interface on the runs, at http://127.0.0.1:5000
 	$(BIN)/python -m mlflow ui --host 127.0.0.1
 
-lock: .venv/installed ## resolve requirements.txt again from pyproject.toml
-	$(BIN)/python -m uv pip compile --quiet --universal --fork-strategy fewest --extra dev pyproject.toml -o requirements.txt
+ray: .venv/ray   ## install Ray, to train on a cluster
+
+lock: .venv/installed ## resolve requirements.txt and requirements-ray.txt again from pyproject.toml
+	$(COMPILE) --extra dev pyproject.toml -o requirements.txt
+	$(COMPILE) --extra ray -c requirements.txt pyproject.toml -o requirements-ray.txt
 	sed "s/^# requirements.txt: .*/# requirements.txt: $$(git hash-object requirements.txt)/" conda.yaml > conda.yaml.new
 	mv conda.yaml.new conda.yaml
 
@@ -46,6 +50,10 @@ lock: .venv/installed ## resolve requirements.txt again from pyproject.toml
 	@echo "Setting up .venv: about 7 GB, some minutes in which nothing is printed."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/ray: .venv/installed requirements-ray.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
 	@touch $@
 
 clean: ## remove .venv and caches; runs and models stay

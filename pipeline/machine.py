@@ -43,6 +43,12 @@ def usable_processors(root: Path = ROOT) -> int:
     return max(1, int(min(quotas)))
 
 
+def visible_gpus() -> list[str]:
+    """List the GPUs that this process may use, as in CUDA_VISIBLE_DEVICES."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",") if given else [str(n) for n in range(torch.cuda.device_count())]
+
+
 def free_memory(root: Path = ROOT) -> int:
     """Return the bytes of memory that this process may still use, within a container's limit.
 

@@ -94,10 +94,21 @@ Jobs = Annotated[
     str,
     typer.Option(
         help="Runs to train in parallel, each in a process with its share of the threads; auto: as"
-        " many as processors and free memory allow, and one on a GPU."
+        " many as processors and free memory allow, or as there are GPUs."
     ),
 ]
 
+Cluster = Annotated[
+    str,
+    typer.Option(
+        help="The Ray cluster to train on: auto (the one that this machine belongs to), HOST:PORT,"
+        " or ray://HOST:PORT; none: processes of this machine."
+    ),
+]
+GpuShare = Annotated[
+    float,
+    typer.Option(help="The part of a GPU that each run takes, above 0 to 1; 0.25: four on each."),
+]
 DryRun = Annotated[
     bool,
     typer.Option(

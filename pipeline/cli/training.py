@@ -15,6 +15,7 @@ from pipeline.study.grid import (
     REGISTER,
     REUSE,
     Grid,
+    check_cluster,
     check_margin,
     check_name,
     parse_jobs,
@@ -120,6 +121,8 @@ def ablate(
     register: options.Register = "median",
     reuse: options.Reuse = "same",
     jobs: options.Jobs = "auto",
+    cluster: options.Cluster = "none",
+    gpu_share: options.GpuShare = 1.0,
     dry_run: options.DryRun = False,
 ) -> None:
     """Train several variants with several seeds: a parent run, one child run each, a report."""
@@ -130,6 +133,7 @@ def ablate(
     check_choice("register", register, tuple(REGISTER))
     check_choice("reuse", reuse, REUSE)
     asked_jobs = parse_jobs(jobs)
+    check_cluster(cluster, gpu_share)
     if validation == "auto":
         validation = "test" if len(rates) == 1 else "holdout"
     settings: dict[str, Any] = {
@@ -146,6 +150,7 @@ def ablate(
     with interruption.deferred():
         from pipeline.ablation.loading import completed, load_ablation
         from pipeline.errors import StoreError
+        from pipeline.execution.engine import Where
         from pipeline.store.initialization import check_experiment, check_store
         from pipeline.study.dry_run import preview_study
         from pipeline.study.margin import check_effects
@@ -157,11 +162,13 @@ def ablate(
     check_effects(own, grid)
     check_store()
     experiment = check_experiment()
+    where = Where(cluster, asked_jobs, gpu_share)
+    where.connect(experiment)
     if dry_run:
-        preview_study(config, grid, reuse=reuse, asked_jobs=asked_jobs, experiment=experiment)
+        preview_study(config, grid, where, reuse=reuse, experiment=experiment)
         return
     try:
-        run_study(config, grid, name=name, register=register, reuse=reuse, asked_jobs=asked_jobs)
+        run_study(config, grid, where, name=name, register=register, reuse=reuse)
     except Interrupted as stop:
         stop.remedy = STUDY_REMEDY
         raise

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
 from importlib.metadata import version
@@ -79,6 +80,7 @@ def _provenance(analysis: Analysis) -> dict[str, str]:
         "recipe": ", ".join(f"{k} {v}" for k, v in recipe(first.config, first.tags).items()),
         "commit of the runs": ", ".join(sorted(commits)) or "unknown: not run from a git checkout",
         "device of the runs": ", ".join(sorted({_device(result) for result in analysis.results})),
+        **({"machines of the runs": machines} if (machines := _machines(analysis)) else {}),
         "time of the runs": f"{timedelta(seconds=round(seconds))}, all epochs together",
         "machine of this report": describe_machine(),
         "versions": f"Python {sys.version.split()[0]}, {packages}",
@@ -116,6 +118,16 @@ def _settings(result: RunResult) -> str:
     """A variant's settings in words; empty if its run did not record them."""
     settings = json.loads(result.tags.get("settings", "{}"))
     return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def _machines(analysis: Analysis) -> str:
+    """How many runs were trained where; empty if none says so, as of earlier versions."""
+    places = Counter(
+        f"{result.tags['node']} ({result.tags['machine']})"
+        for result in analysis.results
+        if "node" in result.tags
+    )
+    return "; ".join(f"{_count(runs, 'run')} on {place}" for place, runs in places.items())
 
 
 def _count(number: int, noun: str) -> str:

@@ -17,6 +17,7 @@ MIXTURES = {
     "device": "the device",
     "device_name": "the GPU",
     "threads": "the number of threads",
+    "machine": "the machine",
 }
 
 
@@ -237,6 +238,6 @@ def limits(analysis: Analysis) -> list[str]:
             f" {'do' if others else 'does'} not start out as in {baseline}."
         )
     for name, words in MIXTURES.items():
-        if len({result.tags.get(name) for result in analysis.results}) > 1:
+        if len({r.tags[name] for r in analysis.results if name in r.tags}) > 1:
             unknown.append(f"What difference {words} made: it was not the same for all runs.")
     return unknown

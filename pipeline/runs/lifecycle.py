@@ -1,6 +1,7 @@
 """An MLflow run's lifecycle: it starts, runs its body and ends with its true status."""
 
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -21,6 +22,8 @@ from pipeline.store.initialization import check_relative
 from pipeline.store.liveness import PROCESS, is_alive, this_process
 from pipeline.store.waiting import in_store
 from pipeline.upstream import is_generated_name, keep_status
+
+PLACE = ("machine", "node")  # the tags that say where a run was trained
 
 
 @contextmanager
@@ -63,13 +66,16 @@ class _TrueStatus:
         self, run_id: str | None, experiment_id: str | None, tags: Mapping[str, object]
     ) -> Run:
         """Start or restart the run with its tags, which identify it even if it is killed now."""
-        process = this_process()
+        process, client = this_process(), mlflow.MlflowClient()
+        here = {**versions(), "node": platform.node()}
         with deferred():  # what has begun is known, and will be ended
             if run_id:
+                before = client.get_run(run_id).data.tags
+                here |= {name: _both(before.get(name, ""), here[name]) for name in PLACE}
                 # Before it is RUNNING again: `liveness` must not look for the previous process.
                 for key, value in process.items():
-                    mlflow.MlflowClient().set_tag(run_id, key, value)
-            tags = {**tags, **process, "git_dirty": git_dirty(), **versions()}
+                    client.set_tag(run_id, key, value)
+            tags = {**tags, **process, "git_dirty": git_dirty(), **here}
             self.run = mlflow.start_run(
                 run_id=run_id,
                 experiment_id=experiment_id,
@@ -103,6 +109,11 @@ class _TrueStatus:
             with deferred(), suppress(*STORE_ERRORS):
                 buffer.close(self.run)
                 mlflow.end_run(status)
+
+
+def _both(before: str, now: str) -> str:
+    """Where a run was before and where it is now, as a tag."""
+    return "; ".join(dict.fromkeys([*before.split("; "), now] if before else [now]))
 
 
 @contextmanager

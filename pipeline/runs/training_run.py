@@ -128,6 +128,7 @@ def _tags(
         "num_classes": data.num_classes,
         "augmentation": ablation.augmentation_of(config.variant).description,
         "seed": config.seed,
+        "lr": config.lr,
         "device": device.type,
         "precision": precision,
         "threads": threads,

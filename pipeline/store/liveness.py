@@ -82,10 +82,11 @@ def mark_dead_runs() -> None:
         if not is_alive(run):
             now = mlflow.get_run(run.info.run_id)
             if now.info.status == "RUNNING" and not is_alive(now):
-                _mark_dead(now)
+                mark_dead(now)
 
 
-def _mark_dead(run: Run) -> None:
+@in_store
+def mark_dead(run: Run) -> None:
     """Set a run to KILLED, as of its last sign of life, and record the reason in a tag."""
     client = mlflow.MlflowClient()
     reason = f"its process {run.data.tags[PROCESS].split()[0]} ended without reporting it"

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from multiprocessing import parent_process
 from typing import ParamSpec, TypeVar
 
 import mlflow
@@ -43,6 +42,15 @@ def patience() -> float:
     return seconds
 
 
+_waits_from_the_start = False
+
+
+def wait_from_the_start() -> None:
+    """Wait for outages even if no run has begun here: this process works for a study that has."""
+    global _waits_from_the_start
+    _waits_from_the_start = True
+
+
 _is_inside = False  # whether a function wrapped by `in_store` is running
 
 
@@ -50,7 +58,7 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
     """Wrap a function that is safe to retry, so that it waits for an outage to end.
 
     Raises StoreOutageError, in one line, if the outage does not end in time (there is no waiting
-    before a run has begun; a study's job has one from the start), and StoreError for a lasting
+    before a run has begun, except in a process of a study), and StoreError for a lasting
     failure.
     """
 
@@ -69,7 +77,7 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
                     finally:
                         _is_inside = False
             except STORE_ERRORS as error:
-                limit = patience() if mlflow.active_run() or parent_process() else 0.0
+                limit = patience() if mlflow.active_run() or _waits_from_the_start else 0.0
                 if is_contended(error):
                     limit = max(limit, LOCK_SECONDS)
                 if not is_outage(error) or time.monotonic() - started >= limit:

@@ -13,39 +13,36 @@ from torch import nn
 from pipeline.ablation.loading import load_ablation, load_data
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
+from pipeline.execution.engine import Where
 from pipeline.machine import GIB
 from pipeline.models.trial import try_variants
-from pipeline.runs.training_run import THREADS
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.store import liveness
 from pipeline.store.waiting import in_store
 from pipeline.study.grid import Grid
-from pipeline.study.parallelism import choose_jobs
 from pipeline.study.reuse import find_cells
 from pipeline.training.batches import TrainingBatches, ValidationBatches
 from pipeline.training.cuda_graph import Step
-from pipeline.training.device import choose_device, choose_precision
+from pipeline.training.device import choose_device
 from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step, prepare
 
 STEPS = 5  # that are timed, after as many to warm up
 BESIDE_EPOCHS = 1.4  # seconds that a run takes for its start, model and figure (docs/speed.md)
 
 
-def preview_study(
-    config: Config, grid: Grid, *, reuse: str, asked_jobs: int, experiment: str
-) -> None:
+def preview_study(config: Config, grid: Grid, where: Where, *, reuse: str, experiment: str) -> None:
     """Print what `run_study` would train, and how long that takes; store nothing."""
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
     data = load_data(config)
     try_variants(config, data, grid.variants)
     cells = grid.cells(config)
-    jobs = choose_jobs(asked_jobs, len(cells), THREADS, device.type == "cuda", data.nbytes)
-    conditions = {"data_digest": data.digest, "precision": precision, "device": device.type}
+    engine = where.engine(config, len(cells), data)
+    jobs, precision = engine.jobs, engine.precision
+    conditions = {"data_digest": data.digest, "precision": precision, "device": engine.device}
     liveness.mark_dead_runs()  # which a study would continue
     known = in_store(mlflow.get_experiment_by_name)(experiment)
     found = find_cells(known.experiment_id, grid, cells, conditions, reuse) if known else {}
-    torch.set_num_threads(max(1, THREADS // jobs.number))
+    torch.set_num_threads(engine.threads[0])
+    device = choose_device(config.device)  # of this machine, also if others will train
 
     name = load_ablation(config.ablation).name
     print(f"ablation {name} on {data.name}: {data.description}")

@@ -94,6 +94,17 @@ def parse_jobs(text: str) -> int:
     return int(text)
 
 
+def check_cluster(address: str, gpu_share: float) -> None:
+    """Raise InputError unless these can be a cluster's address, and a share of a GPU."""
+    if address not in ("none", "auto") and not re.fullmatch(r"(ray://)?[^/\s]+:\d{1,5}", address):
+        raise InputError(
+            f"cluster is {address!r}; it must be none, auto, HOST:PORT such as 10.0.0.1:6379, or"
+            " ray://HOST:PORT such as ray://10.0.0.1:10001"
+        )
+    if not 0 < gpu_share <= 1:
+        raise InputError(f"gpu_share is {gpu_share:g}; it must be above 0 and at most 1")
+
+
 def parse_variants(text: str, known: Iterable[str], compared: Sequence[str]) -> list[str]:
     """Read names out of `known`, divided by commas; `auto` is those that are `compared`, or all."""
     variants = [part.strip() for part in text.split(",")]

@@ -26,8 +26,8 @@ class StudyProgress:
         self.last_line: dict[Config, float] = {}
 
     def begin(self, cell: Config) -> None:
-        """Show that a run begins."""
-        self.running[cell] = None
+        """Show that a run begins, or begins again on another node."""
+        self.running.setdefault(cell, None)
         self.last_line[cell] = time.monotonic()
         self._describe()
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
 
@@ -12,7 +12,9 @@ from mlflow.entities import Run
 from pipeline.ablation.loading import load_ablation, load_data
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
-from pipeline.errors import MachineError, StoreError
+from pipeline.errors import MachineError
+from pipeline.execution.engine import Where
+from pipeline.execution.tasks import Engine, Events, Progress, Task
 from pipeline.models import registry
 from pipeline.models.trial import try_variants
 from pipeline.report.analysis import analyse
@@ -21,15 +23,13 @@ from pipeline.report.publish import publish
 from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import code_digest, log_ablation, log_dataset
 from pipeline.runs.run_result import RunResult, recipe
-from pipeline.runs.training_run import THREADS, register_model, train_run
+from pipeline.runs.training_run import register_model
 from pipeline.statistics.intervals import Design
 from pipeline.store import liveness
 from pipeline.store.failures import first_line
 from pipeline.store.waiting import in_store
 from pipeline.study.grid import REGISTER, Grid
-from pipeline.study.jobs import Event, Progress, Task, in_parallel
 from pipeline.study.margin import Expectation, choose_design
-from pipeline.study.parallelism import Jobs, choose_jobs, share_threads
 from pipeline.study.progress import StudyProgress
 from pipeline.study.reuse import (
     check_same_recipe,
@@ -38,38 +38,40 @@ from pipeline.study.reuse import (
     given_study,
     reusable_cells,
 )
-from pipeline.training.device import choose_device, choose_precision
-from pipeline.training.state import History
 
-Events = Generator[tuple[Config, Event]]
 Failures = dict[str, str]  # the reason, by run name
 
 
 def run_study(
-    config: Config, grid: Grid, *, name: str, register: str, reuse: str, asked_jobs: int
+    config: Config,
+    grid: Grid,
+    where: Where,
+    *,
+    name: str,
+    register: str,
+    reuse: str,
 ) -> None:
     """Train every cell of the grid, and publish the report.
 
     One parent run, with a child run for each cell; all other settings are `config`'s. Cells that
     are finished already, by the same code (`reuse="same"`) or by any, are not trained again. A
-    child that fails is listed, and the others continue. `asked_jobs` of them train in parallel (0:
-    as many as the machine has room for, and one on a GPU), each with its share of the threads.
+    child that fails is listed, and the others continue. They train here or on the cluster that
+    `where` names.
 
-    Raises InputError if the study `name` (`auto`: none) has another recipe; MachineError, at the
-    end, if a child has failed.
+    Raises InputError if the study `name` (`auto`: none) has another recipe, or if the cluster can't
+    be used; MachineError, at the end, if a child has failed.
     """
     started = time.monotonic()
     cells, axes = grid.cells(config), grid.as_json()
     given = given_study()
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
     ablation = load_ablation(config.ablation)
     data = load_data(config)
     try_variants(config, data, grid.variants)
+    engine = where.engine(config, len(cells), data)
+    precision = engine.precision
     shared = recipe(config, {**data.tags, "ablation": ablation.name, "precision": precision})
     check_same_recipe(name, shared)
-    jobs = choose_jobs(asked_jobs, len(cells), THREADS, device.type == "cuda", data.nbytes)
-    choices = {"name": name, "register": register, "reuse": reuse, "jobs": asked_jobs or "auto"}
+    choices = {"name": name, "register": register, "reuse": reuse, **where.as_settings()}
     identity = {"study": name, "recipe": json.dumps(shared), "grid": axes}
     tags = {
         "kind": "study",
@@ -77,7 +79,7 @@ def run_study(
         "code_digest": code_digest(config.ablation),
         **identity,
         "plan": grid.plan,
-        "jobs_chosen": jobs.reason,
+        "jobs_chosen": engine.jobs.reason,
         **data.tags,
     }
     liveness.mark_dead_runs()  # so that they can be continued
@@ -88,19 +90,20 @@ def run_study(
     with track(run_name, _settings(config, grid) | choices, tags) as parent:
         log_dataset(data)
         log_ablation(config.ablation)
-        conditions = {"data_digest": data.digest, "precision": precision, "device": device.type}
+        conditions = {"data_digest": data.digest, "precision": precision, "device": engine.device}
         done, begun = reusable_cells(parent, grid, cells, conditions, reuse)
         design = choose_design(grid, earlier_plans(cells, data.digest))
-        finished, failures = _train(grid, cells, done, begun, design, parent, data, jobs)
+        finished, failures = _train(grid, cells, done, begun, design, parent, engine)
         results = [finished[cell] for cell in cells if cell in finished]
         if not results:
             raise MachineError(f"all {len(failures)} runs failed; {_first(failures)}")
         results = _register_models(results, data, register, list(ablation.variants))
+        threads = engine.jobs.number * engine.threads[0]
         count, again = len(results) + len(failures), sum(r.reused for r in results)
         reused_runs = f", {again} of {count} runs reused from before" if again else ""
         facts = {
             "wall time": f"{timedelta(seconds=round(time.monotonic() - started))}{reused_runs}",
-            "runs in parallel": f"{jobs.reason}; threads together: {max(THREADS, jobs.number)}",
+            "runs in parallel": f"{engine.jobs.reason}; threads together: {threads}",
             "registered models": REGISTER[register],
             "plan": grid.plan,
         }
@@ -131,8 +134,7 @@ def _train(
     begun: Mapping[Config, Run],
     design: Design,
     parent: Run,
-    data: ImageDataset,
-    jobs: Jobs,
+    engine: Engine,
 ) -> tuple[dict[Config, RunResult], Failures]:
     """Train the cells that are not done, with `seeds=auto` as many as it takes.
 
@@ -140,7 +142,7 @@ def _train(
     """
     finished, failures, expected = dict(done), Failures(), None
     if len(done) < len(cells):
-        print(jobs.reason, flush=True)
+        print(engine.jobs.reason, flush=True)
     if done:
         of_all = "" if grid.margin else f" of {len(cells)}"
         print(f"{len(done)}{of_all} runs are finished already and are reused", flush=True)
@@ -148,38 +150,21 @@ def _train(
         study_id = parent.info.run_id
         ablation = load_ablation(cells[0].ablation)
         expected = Expectation(
-            study_id, ablation, grid, cells, design, jobs.number, finished, failures
+            study_id, ablation, grid, cells, design, engine.jobs.number, finished, failures
         )
         expected.say()
-    threads = dict(zip(cells, share_threads(len(cells), jobs.number, THREADS), strict=True))
+    threads = dict(zip(cells, engine.threads, strict=True))
+
+    def time_epoch(seconds: float) -> None:
+        if expected:
+            expected.time_first_epoch(cells[0], seconds)
+
     left = [cell for cell in cells if cell not in finished]
     for stage in expected.stages() if expected else [left]:
         tasks = [Task(cell, begun.get(cell), threads[cell]) for cell in stage]
-        if jobs.number == 1:
-            events = _one_by_one(tasks, parent, data, expected)
-        else:
-            events = in_parallel(tasks, parent, jobs.number)
+        events = engine.train(tasks, parent, time_epoch)
         _follow(events, len(stage), finished, failures, expected)
     return finished, failures
-
-
-def _one_by_one(
-    tasks: Sequence[Task], parent: Run, data: ImageDataset, expected: Expectation | None
-) -> Events:
-    """Train the cells in this process, as `in_parallel` does in others."""
-    for cell, continued, threads in tasks:
-        yield cell, Progress()
-
-        def show(history: History, cell: Config = cell) -> None:
-            if expected:
-                expected.time_first_epoch(cell, history[-1]["epoch_seconds"])
-
-        try:
-            yield cell, train_run(cell, data, False, continued, parent, threads, show)
-        except StoreError:
-            raise
-        except Exception as error:  # any error is this run's alone; the others continue
-            yield cell, error
 
 
 def _follow(

@@ -94,7 +94,7 @@ def test_a_run_that_was_given_up_elsewhere_and_ends_well_says_only_that(
 ) -> None:
     def marked_meanwhile(*arguments: Any) -> str:
         (run,) = runs_in(tmp_path)
-        liveness._mark_dead(run)
+        liveness.mark_dead(run)
         return log_network(*arguments)
 
     monkeypatch.setattr("pipeline.runs.training_run.log_network", marked_meanwhile)

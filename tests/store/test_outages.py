@@ -3,16 +3,12 @@
 import os
 import re
 import shutil
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import mlflow
@@ -23,7 +19,6 @@ from conftest import (
     SMALL,
     TINY,
     Answer,
-    environment,
     forget_stores,
     free_port,
     run,
@@ -33,6 +28,7 @@ from conftest import (
 )
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
+from servers import Server, needs_postgres, postgres
 from test_resume import LEARNED
 
 from pipeline.errors import StoreOutageError
@@ -41,65 +37,6 @@ from pipeline.training.network import CNNNetwork
 
 # About a second an epoch on two cores.
 TRAIN = ["--dataset", "synthetic", "--train-images", "2000", "--variant", "bn"]
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-
-
-class Server:
-    """A tracking server on loopback that also serves the artifacts, and can be stopped."""
-
-    def __init__(self, folder: Path, store: str) -> None:
-        self.folder, self.store, self.port = folder, store, free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        options = ["--backend-store-uri", self.store, "--workers", "1", "--port", str(self.port)]
-        artifacts = ["--artifacts-destination", str(self.folder / "served")]
-        command = ["mlflow", "server", "--host", "127.0.0.1", *options, *artifacts]
-        self.process = subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=environment(self.folder),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            text=True,
-        )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
-            time.sleep(0.2)
-        raise AssertionError("the server does not start")
-
-    def stop(self) -> None:
-        if self.process:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-
-@contextmanager
-def postgres() -> Iterator[str]:
-    """A PostgreSQL server on loopback; the URI of its database."""
-    data, port = Path(mkdtemp()), free_port()  # where another user may enter
-    user: list[str] = []
-    if os.getuid() == 0:  # as root it refuses to run
-        user = ["runuser", "-u", "postgres", "--"]
-        shutil.chown(data, "postgres")
-
-    def control(*arguments: str) -> None:
-        subprocess.run([*user, *arguments], check=True, capture_output=True, cwd="/")
-
-    control(f"{POSTGRES[-1]}/initdb", "-D", str(data), "-U", "runs", "-A", "trust", "-E", "UTF8")
-    options = f"-p {port} -k {data} -c listen_addresses=127.0.0.1 -c fsync=off"
-    pg_ctl = [f"{POSTGRES[-1]}/pg_ctl", "-D", str(data), "-w"]
-    control(*pg_ctl, "-o", options, "-l", str(data / "log"), "start")
-    try:
-        yield f"postgresql://runs@127.0.0.1:{port}/postgres"
-    finally:
-        control(*pg_ctl, "-m", "immediate", "stop")
-        shutil.rmtree(data)
 
 
 @pytest.fixture
@@ -188,11 +125,6 @@ def test_a_minute_without_the_server(
     tally("outages of a server of 60 s survived", 1)
 
 
-needs_postgres = pytest.mark.skipif(
-    not POSTGRES, reason="PostgreSQL's server is not installed here"
-)
-
-
 @needs_postgres
 def test_a_study_keeps_its_runs_in_postgresql_and_its_password_to_itself(
     pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -275,7 +207,7 @@ def test_only_a_job_of_a_study_waits_for_the_store_before_a_run_has_begun(
     with pytest.raises(StoreOutageError):
         answer()
     assert calls == 1
-    monkeypatch.setattr("pipeline.store.waiting.parent_process", object)
+    monkeypatch.setattr("pipeline.store.waiting._waits_from_the_start", True)
     assert answer() == 4
 
 

@@ -13,8 +13,8 @@ import pytest
 from conftest import Answer, environment, runs_in
 from mlflow.entities import Run
 
+from pipeline.execution.parallelism import share_threads
 from pipeline.store.liveness import PROCESS
-from pipeline.study.parallelism import share_threads
 
 TINY = ["--dataset", "synthetic", "--train-images", "600", "--batch-size", "64"]
 # What `auto` chooses depends on the machine: test_machine.py.
@@ -189,7 +189,7 @@ def test_when_the_study_is_stopped_so_is_every_run(
     out, err = again.communicate()
     assert again.returncode == 0, err
     for name in ("base-seed0", "bn-seed0"):
-        assert f"{name}: {name} continues after " in out
+        assert f"{name} continues after " in out
     assert [run.info.status for run in runs_in(tmp_path, "study")] == ["FINISHED", "KILLED"]
     runs = runs_in(tmp_path, "train")
     assert [run.info.status for run in runs] == ["FINISHED"] * 4

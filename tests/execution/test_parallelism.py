@@ -10,31 +10,31 @@ import psutil
 import pytest
 from conftest import REAL_DATA, SMALL, Answer, drawn_data, needs_real_data, runs_in, start
 
+from pipeline.execution import parallelism
+from pipeline.execution.parallelism import JOB_MEMORY, choose_jobs
 from pipeline.machine import GIB
-from pipeline.study import parallelism
-from pipeline.study.parallelism import JOB_MEMORY, choose_jobs
 
 
 @pytest.mark.parametrize(
-    ("asked", "cells", "threads", "on_gpu", "processors", "free", "expected"),
+    ("asked", "cells", "threads", "gpus", "processors", "free", "expected"),
     [
-        (0, 9, 2, False, 2, 20.0, "2 jobs: one for each of 2 processors"),
-        (0, 9, 16, False, 1, 20.0, "1 job: there is 1 processor"),
-        (0, 9, 2, False, 16, 20.0, "2 jobs: one for each of 2 threads"),
-        (0, 3, 16, False, 16, 20.0, "3 jobs: one for each of 3 runs"),
-        (0, 9, 8, False, 8, 2.5, "3 jobs: 2.5 GiB of memory is free, and each takes 0.8"),
-        (0, 9, 8, False, 8, 0.2, "1 job: 0.2 GiB of memory is free, and each takes 0.8"),
-        (0, 9, 8, True, 8, 20.0, "1 job: a GPU trains one network after the other"),
-        (6, 9, 2, False, 2, 0.2, "6 jobs: as asked for"),
-        (6, 9, 2, True, 2, 0.2, "6 jobs: as asked for"),
-        (6, 3, 2, False, 2, 20.0, "3 jobs: one for each of 3 runs"),
+        (0, 9, 2, 0, 2, 20.0, "2 jobs: one for each of 2 processors"),
+        (0, 9, 16, 0, 1, 20.0, "1 job: there is 1 processor"),
+        (0, 9, 2, 0, 16, 20.0, "2 jobs: one for each of 2 threads"),
+        (0, 3, 16, 0, 16, 20.0, "3 jobs: one for each of 3 runs"),
+        (0, 9, 8, 0, 8, 2.5, "3 jobs: 2.5 GiB of memory is free, and each takes 0.8"),
+        (0, 9, 8, 0, 8, 0.2, "1 job: 0.2 GiB of memory is free, and each takes 0.8"),
+        (0, 9, 8, 1, 8, 20.0, "1 job: a GPU trains one network after the other"),
+        (6, 9, 2, 0, 2, 0.2, "6 jobs: as asked for"),
+        (6, 9, 2, 1, 2, 0.2, "6 jobs: as asked for"),
+        (6, 3, 2, 0, 2, 20.0, "3 jobs: one for each of 3 runs"),
     ],
 )
 def test_a_study_has_as_many_jobs_as_fit_and_says_why(
     asked: int,
     cells: int,
     threads: int,
-    on_gpu: bool,
+    gpus: int,
     processors: int,
     free: float,
     expected: str,
@@ -43,7 +43,7 @@ def test_a_study_has_as_many_jobs_as_fit_and_says_why(
     monkeypatch.setattr(parallelism, "usable_processors", lambda: processors)
     monkeypatch.setattr(parallelism, "free_memory", lambda: int(free * GIB))
     images = drawn_data().nbytes  # 37 MB
-    chosen = choose_jobs(asked, cells, threads, on_gpu, images)
+    chosen = choose_jobs(asked, cells, threads, gpus, 1.0, images)
     assert chosen.reason == expected
     assert chosen.number == int(expected.split()[0])
 
@@ -54,7 +54,7 @@ def test_the_reason_stands_on_the_terminal_in_the_run_and_in_the_report(
     expected = "1 job: 1.0 GiB of memory is free, and each takes 0.7"
     monkeypatch.setattr(parallelism, "usable_processors", lambda: 16)
     monkeypatch.setattr(parallelism, "free_memory", lambda: GIB)
-    monkeypatch.setattr("pipeline.study.study.THREADS", 2)
+    monkeypatch.setattr("pipeline.execution.local.THREADS", 2)
     answer = pipeline("ablate", *SMALL, "--device", "cpu", "--variants", "base,bn", "--seeds", "1")
     assert answer.status == 0, answer.err
     assert answer.out.splitlines()[0] == expected

@@ -1,0 +1,55 @@
+"""Choose what trains the runs of a study: this machine, or a Ray cluster."""
+
+import os
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from pipeline.config import Config
+from pipeline.data.dataset import ImageDataset
+from pipeline.errors import InputError
+from pipeline.execution.local import local_engine
+from pipeline.execution.tasks import Engine
+
+NONE = "none"
+
+
+class Where(NamedTuple):
+    """Where a study is to run.
+
+    cluster: `none` for this machine, else a cluster's address. jobs: how many runs at once; 0 is as
+    many as there is room for. gpu_share: the part of a GPU that a run takes.
+    """
+
+    cluster: str
+    jobs: int
+    gpu_share: float
+
+    def connect(self, experiment: str) -> None:
+        """Connect to the cluster, if there is one.
+
+        Raises InputError if that fails, or if the cluster can't reach the tracking store.
+        """
+        if self.cluster == NONE:
+            return
+        if find_spec("ray") is None:
+            raise InputError(
+                f"cluster={self.cluster} needs Ray; install it by: pip install -r"
+                " requirements-ray.txt"
+            )
+        # Ray would print what happens to its workers among the study's own lines and bars.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+        from pipeline.execution.cluster import connect
+
+        connect(self.cluster, experiment)
+
+    def engine(self, config: Config, cells: int, data: ImageDataset) -> Engine:
+        """What trains so many runs there, once connected. Raises InputError if it can't."""
+        if self.cluster == NONE:
+            return local_engine(config, cells, data, self.jobs, self.gpu_share)
+        from pipeline.execution.cluster import cluster_engine
+
+        return cluster_engine(config, cells, data, self.jobs, self.gpu_share)
+
+    def as_settings(self) -> dict[str, str | int | float]:
+        """The settings, as they are typed."""
+        return {**self._asdict(), "jobs": self.jobs or "auto"}

@@ -1,0 +1,147 @@
+"""The training of a study's runs in another process, and what that process reports.
+
+Slow imports are left to the functions, for processes that set up signal handlers first.
+"""
+
+import io
+import os
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from pipeline.config import AUTO, Config
+from pipeline.errors import InputError, MachineError, StoreError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from pipeline.data.dataset import ImageDataset
+    from pipeline.execution.parallelism import Jobs
+    from pipeline.runs.run_result import RunResult
+    from pipeline.training.state import History
+
+
+# Seconds without news from its runs after which a study checks its own sign of life.
+LOOK_SECONDS = 60
+
+
+class Progress(NamedTuple):
+    """A run's progress: complete epochs, the last one's validation accuracy, and its seconds."""
+
+    epochs: int = 0
+    val_accuracy: float = 0.0
+    epoch_seconds: float = 0.0
+
+
+# What is reported about a cell: its progress, a line it prints, or how it ended.
+Event: TypeAlias = "Progress | str | RunResult | Exception"
+Events: TypeAlias = Generator[tuple[Config, Event]]
+
+
+class Task(NamedTuple):
+    """A cell to train, an earlier study's run to continue, and the number of threads."""
+
+    cell: Config
+    continued: "Run | None"
+    threads: int
+
+
+# Called with the seconds that an epoch has taken, where no event says so.
+TimeEpoch: TypeAlias = Callable[[float], None]
+
+
+class Engine(NamedTuple):
+    """What trains the runs of a study.
+
+    threads: of each run, in running order. train: trains some of them, which belong to a parent
+    run, and yields what happens.
+    """
+
+    device: str
+    precision: str
+    jobs: "Jobs"
+    threads: Sequence[int]
+    train: Callable[[Sequence[Task], "Run", TimeEpoch], Events]
+
+
+def set_up() -> None:
+    """Import what training needs, and leave the display of progress to the study."""
+    os.environ["TQDM_DISABLE"] = "1"
+    from tqdm import tqdm
+
+    # Not a multiprocessing lock, which would leak if this process is killed.
+    tqdm.set_lock(threading.RLock())
+    from pipeline.runs import training_run  # noqa: F401
+    from pipeline.store import waiting
+
+    waiting.wait_from_the_start()
+
+
+def train(task: Task, parent: "Run", send: Callable[[Event], None]) -> "RunResult":
+    """Train one cell of the study `parent`; `send` gets its progress.
+
+    Raises InputError if the data or the code are not those that the study began with.
+    """
+    from pipeline.runs.training_run import train_run
+
+    def show(history: "History") -> None:
+        last = history[-1]
+        send(Progress(len(history), last["val_accuracy"], last["epoch_seconds"]))
+
+    cell, continued, threads = task
+    tags = parent.data.tags
+    # The same for all cells: they differ in none of the settings that decide about the data.
+    shared = replace(cell, variant=AUTO, seed=0, lr=Config.lr)
+    data = _load_checked(shared, tags["data_digest"], tags["code_digest"])
+    return train_run(cell, data, False, continued, parent, threads, show)
+
+
+def outcome(
+    training: Callable[[], "RunResult"], send: Callable[[Event], None]
+) -> "RunResult | Exception":
+    """Run a training; return its result or an error that can be sent.
+
+    `send` gets the lines that would appear on the terminal.
+    """
+    from pipeline.store.failures import first_line
+
+    lines = _Lines(send)
+    with redirect_stdout(lines), redirect_stderr(lines):
+        try:
+            return training()
+        except StoreError as error:
+            return error
+        except Exception as error:  # it may hold objects that can't be sent
+            return MachineError(first_line(error))
+
+
+@cache
+def _load_checked(config: Config, data_digest: str, code_digest: str) -> "ImageDataset":
+    from pipeline.ablation.loading import load_data
+    from pipeline.runs import provenance
+
+    data = load_data(config)
+    for what, now, begun in (
+        (data.name, data.digest, data_digest),
+        ("the code", provenance.code_digest(config.ablation), code_digest),
+    ):
+        if now != begun:
+            raise InputError(f"{what} has changed since the study began; start the study again")
+    return data
+
+
+class _Lines(io.TextIOBase):
+    """A stream that forwards each line."""
+
+    def __init__(self, send: Callable[[str], None]) -> None:
+        self.send = send
+        self.begun = ""
+
+    def write(self, text: str) -> int:
+        *lines, self.begun = (self.begun + text).split("\n")
+        for line in lines:
+            self.send(line)
+        return len(text)
