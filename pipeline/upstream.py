@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow
 import psutil
 import torch
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -66,6 +68,18 @@ def name_and_version(model_uri: str) -> list[str]:
     """
     found = get_model_name_and_version(mlflow.MlflowClient(), model_uri)  # type: ignore[no-untyped-call]
     return [str(part) for part in found]
+
+
+def download_file(artifact_uri: str, name: str) -> bytes:
+    """Fetch a file by a single request; raise whatever that kind of artifact store raises.
+
+    `mlflow.artifacts.download_artifacts` first lists the name, in case it is a folder.
+    """
+    repository = get_artifact_repository(artifact_uri)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        repository._download_file(name, str(path))  # type: ignore[no-untyped-call]
+        return path.read_bytes()
 
 
 def is_database(tracking_uri: str) -> bool:

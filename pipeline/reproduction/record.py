@@ -97,7 +97,7 @@ def read_values(client: mlflow.MlflowClient, run: Run) -> Values:
 
 
 def _differences(run: Run) -> tuple[str, ...]:
-    listed = (read_artifact(run.info.run_id, "environment.txt") or b"").decode().splitlines()
+    listed = (read_artifact(run, "environment.txt") or b"").decode().splitlines()
     then = dict(line.split("==", 1) for line in listed if "==" in line) | run.data.tags
     return tuple(
         f"{name} {value} instead of {then[name]}" if name in then else f"{name} was not recorded"

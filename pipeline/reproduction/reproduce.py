@@ -43,7 +43,7 @@ def records_of(run_id: str, epochs: int | None) -> list[Record]:
 
 
 def _of_study(study: Run) -> Sequence[str]:
-    content = read_artifact(study.info.run_id, RESULTS)
+    content = read_artifact(study, RESULTS)
     if content is None:
         raise InputError(f"study {study.info.run_id} has no {RESULTS}; it did not finish")
     table = pd.read_csv(io.BytesIO(content))
@@ -88,7 +88,7 @@ def reproduce(record: Record, epochs: int | None, data_dir: str | None) -> tuple
 def _same_weights(record: Record, checkpoint: bytes | None) -> bool | None:
     if checkpoint is None or not record.is_whole:
         return None
-    before = read_artifact(record.run.info.run_id, "checkpoint.pt")
+    before = read_artifact(record.run, "checkpoint.pt")
     if before is None:
         print("not compared: the weights, since the run's checkpoint.pt is gone")
         return None

@@ -34,7 +34,7 @@ class Checkpoints:
 
     def read(self) -> TrainingState | None:
         """Return the newest state of the run: the store's, or the one kept locally."""
-        contents = [buffer.load_state(self.run_id)]
+        contents = [buffer.load_state()]
         if self.file.exists():
             contents.append(self.file.read_bytes())
         states = [unpack(content, self.fingerprint) for content in contents if content]

@@ -77,12 +77,6 @@ def given_run() -> Run | None:
 
 
 @in_store
-def parent_of(run: Run) -> Run | None:
-    """Return the study that made a run; None if there was none, or if it has been deleted."""
-    return _look_up(run.data.tags.get(PARENT_TAG, ""))
-
-
-@in_store
 def find_run(run_id: str) -> Run | None:
     """Return a run; None if there is none of that id."""
     return _look_up(run_id)

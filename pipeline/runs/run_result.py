@@ -18,16 +18,18 @@ from mlflow.entities import Run
 from pipeline.ablation.definition import Value
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import AUTO, Config
-from pipeline.models.export import logged_models
+from pipeline.models.export import newest_model
 from pipeline.models.registry import RegisteredVersion
 from pipeline.store.artifacts import read_artifact
 from pipeline.store.waiting import in_store
 from pipeline.training.state import History
 from pipeline.upstream import shell_quote
 
-# A run's file: whether each image of the reported split was classified correctly (bool `[N]`).
-CORRECT_IMAGES = "correct.npy"
-
+# A run's file: `history`, the metrics of each epoch as JSON, and `correct`, whether each image of
+# the reported split was classified correctly (bool `[N]`). One file takes one request to read; the
+# metrics take one each. The tag says that there is one.
+RESULT_FILE = "result.npz"
+RESULT_TAG = "result_file"
 
 Booleans = npt.NDArray[np.bool_]
 
@@ -66,28 +68,48 @@ class RunResult(NamedTuple):
 
 @in_store
 def read_result(run: Run) -> RunResult:
-    """Read a finished run from the store."""
-    client = mlflow.MlflowClient()
-    history: History = []
-    for name in run.data.metrics:
-        if not name.startswith("system/"):
-            for metric in client.get_metric_history(run.info.run_id, name):
-                history += [{} for _ in range(metric.step - len(history))]
-                # MLflow stores infinity as the largest float.
-                infinite = abs(metric.value) >= sys.float_info.max
-                history[metric.step - 1][name] = math.inf if infinite else metric.value
-    file = read_artifact(run.info.run_id, CORRECT_IMAGES)
-    models = sorted(logged_models(run.info.run_id), key=lambda output: output.step)
+    """Read a finished run, as a search has found it, from the store: by two requests to a server.
+
+    Runs of earlier versions, without a RESULT_FILE, take more.
+    """
+    file = read_artifact(run, RESULT_FILE, expected=True) if RESULT_TAG in run.data.tags else None
+    history, correct = _unpack_result(file) if file else _read_metrics(run)
     return RunResult(
         run_id=run.info.run_id,
         experiment_id=run.info.experiment_id,
         config=config_of(run),
         parameters=int(run.data.tags["num_parameters"]),
-        model_uri=f"models:/{models[-1].model_id}" if models else "",
+        model_uri=newest_model(run),
         history=history,
         tags=dict(run.data.tags),
-        correct=np.load(io.BytesIO(file)) if file else None,
+        correct=correct,
     )
+
+
+def pack_result(history: History, correct: Booleans) -> bytes:
+    """Return the content of a RESULT_FILE. JSON keeps every bit of a float, and infinity."""
+    file = io.BytesIO()
+    np.savez_compressed(file, history=json.dumps(history), correct=correct)
+    return file.getvalue()
+
+
+def _unpack_result(content: bytes) -> tuple[History, Booleans]:
+    with np.load(io.BytesIO(content)) as arrays:
+        return json.loads(str(arrays["history"])), arrays["correct"]
+
+
+def _read_metrics(run: Run) -> tuple[History, Booleans | None]:
+    """Read what earlier versions logged: metrics, and later also `correct.npy`."""
+    history: History = []
+    for name in run.data.metrics:
+        if not name.startswith("system/"):
+            for metric in mlflow.MlflowClient().get_metric_history(run.info.run_id, name):
+                history += [{} for _ in range(metric.step - len(history))]
+                # MLflow stores infinity as the largest float.
+                infinite = abs(metric.value) >= sys.float_info.max
+                history[metric.step - 1][name] = math.inf if infinite else metric.value
+    file = read_artifact(run, "correct.npy")
+    return history, np.load(io.BytesIO(file)) if file else None
 
 
 def config_of(run: Run) -> Config:

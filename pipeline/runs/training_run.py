@@ -1,27 +1,25 @@
 """One training run: train a network, log it as a model, and register it."""
 
-import io
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 
 import mlflow
-import numpy as np
 import torch
 from mlflow.entities import Run
 from torch import nn
 
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
-from pipeline.data.dataset import ImageDataset, Split
+from pipeline.data.dataset import ImageDataset
 from pipeline.machine import usable_threads
 from pipeline.models import registry
 from pipeline.models.export import log_network
 from pipeline.runs import provenance, resume
 from pipeline.runs.checkpoint import Checkpoints
 from pipeline.runs.lifecycle import track
-from pipeline.runs.run_result import CORRECT_IMAGES, Booleans, RunResult
+from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG, RunResult, pack_result
 from pipeline.store import buffer
 from pipeline.store.artifacts import log_figure, replace_artifact
 from pipeline.store.waiting import in_store
@@ -87,7 +85,8 @@ def train_run(
         network, history = train_network(config, data, device, precision, state, save)
         buffer.flush()
         learning = _log_learning(config, data, history)
-        correct = _log_correct_images(network, data.test or data.validation)
+        correct = correct_images(network, data.test or data.validation).numpy()
+        in_store(replace_artifact)(pack_result(history, correct), RESULT_FILE)
         model_uri = log_network(network, network_settings(config, data), data, config.epochs)
         result = RunResult(
             run_id=run.info.run_id,
@@ -137,6 +136,7 @@ def _tags(
         "other_weights": ", ".join(_unlike_baseline(config, data, network)),
         "code_digest": provenance.code_digest(config.ablation),
         "epochs": config.epochs,
+        RESULT_TAG: RESULT_FILE,
         **data.tags,
     }
     if data.caveat:
@@ -164,15 +164,6 @@ def _last_state(config: Config, checkpoints: Checkpoints) -> TrainingState | Non
     complete = len(state.history) if state else 0
     print(f"{config.run_name} continues after {complete} of {config.epochs} epochs", flush=True)
     return state
-
-
-def _log_correct_images(network: nn.Module, split: Split) -> Booleans:
-    """Log and return which images of the reported split are classified correctly."""
-    correct: Booleans = correct_images(network, split).numpy()
-    file = io.BytesIO()
-    np.save(file, correct)
-    in_store(replace_artifact)(file.getvalue(), CORRECT_IMAGES)
-    return correct
 
 
 def _log_learning(config: Config, data: ImageDataset, history: History) -> str:

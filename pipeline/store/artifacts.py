@@ -1,15 +1,17 @@
 """The files of a run, written whole or not at all, on a local disk or on a server."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import mlflow
 import pandas as pd
+from mlflow.entities import Run
 
 from pipeline.store.waiting import in_store
-from pipeline.upstream import local_path
+from pipeline.upstream import download_file, local_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 def replace_artifact(content: bytes, name: str) -> None:
     """Store a file in the active run, replacing any of that name."""
-    folder = local_path(str(mlflow.get_artifact_uri()))
+    run = mlflow.active_run()
+    assert run
+    folder = local_path(run.info.artifact_uri)
     if folder:
         write_atomically(folder / name, content)
         return
@@ -28,17 +32,22 @@ def replace_artifact(content: bytes, name: str) -> None:
 
 
 @in_store
-def read_artifact(run_id: str, name: str) -> bytes | None:
-    """Return a run's file; None if it has none of that name."""
-    folder = local_path(mlflow.get_run(run_id).info.artifact_uri)
+def read_artifact(run: Run, name: str, expected: bool = False) -> bytes | None:
+    """Return a run's file; None if it has none of that name.
+
+    On a server the files are listed first: one that is missing may be an error that MLflow retries
+    for minutes. A file that is `expected` takes a single request.
+    """
+    address = run.info.artifact_uri
+    folder = local_path(address)
     if folder:
         path = folder / name
         return path.read_bytes() if path.exists() else None
-    if name not in {file.path for file in mlflow.MlflowClient().list_artifacts(run_id)}:
-        return None
-    with TemporaryDirectory() as temporary:
-        mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=temporary)
-        return Path(temporary, name).read_bytes()
+    if expected:
+        with suppress(Exception):  # each kind of artifact store has its own
+            return download_file(address, name)
+    listed = mlflow.MlflowClient().list_artifacts(run.info.run_id)
+    return download_file(address, name) if name in {file.path for file in listed} else None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -108,9 +108,11 @@ def save_state(content: bytes) -> bool:
     return buffer.attempt(_send_metrics) and buffer.attempt(_send_state)
 
 
-def load_state(run_id: str) -> bytes | None:
-    """Return the newest state stored by `save_state`; None if there is none."""
-    return read_artifact(run_id, STATE_FILE)
+def load_state() -> bytes | None:
+    """Return the active run's newest state stored by `save_state`; None if there is none."""
+    run = mlflow.active_run()
+    assert run
+    return read_artifact(run, STATE_FILE)
 
 
 @in_store

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -15,9 +16,9 @@ from pipeline.report.publish import REPORTED
 from pipeline.runs import provenance, resume
 from pipeline.runs.queries import (
     PARENT_TAG,
+    find_run,
     find_runs,
     given_run,
-    parent_of,
     set_parent,
     studies_named,
 )
@@ -64,6 +65,12 @@ def find_cells(
         "torch": torch.__version__,
     }
     wanted, found = {_cell(config): config for config in cells}, dict[Config, Found]()
+    study_of = cache(find_run)  # a request for each study, not for each of its runs
+
+    def is_continued(run: Run) -> bool:
+        parent_id = run.data.tags.get(PARENT_TAG)
+        return parent_id is not None and _is_continued(study_of(parent_id), grid, study_id)
+
     ablation = load_ablation(cells[0].ablation)
     for run in find_runs(experiment, same_code if reuse == "same" else conditions):
         config = wanted.get(_cell_of(run))
@@ -72,11 +79,11 @@ def find_cells(
         result = read_result(run) if config and config not in found else None
         if config and result and result.model_uri:
             result = result._replace(reused=True)
-            found[config] = Found(run, result, _is_continued(run, grid, study_id))
+            found[config] = Found(run, result, is_continued(run))
     for run in find_runs(experiment, same_code, "FAILED", "KILLED"):
         config = wanted.get(_cell_of(run))
         known = run.data.params  # else it was stopped before it began
-        if known and config and config not in found and _is_continued(run, grid, study_id):
+        if known and config and config not in found and is_continued(run):
             found[config] = Found(run, None, continued=True)
     return found
 
@@ -91,7 +98,7 @@ def reusable_cells(
     ids = parent.info.experiment_id, parent.info.run_id
     found = find_cells(ids[0], grid, cells, conditions, reuse, ids[1])
     for one in found.values():
-        if one.continued:
+        if one.continued and one.run.data.tags[PARENT_TAG] != ids[1]:
             set_parent(one.run, parent)
     finished = {cell: one.result for cell, one in found.items() if one.result}
     return finished, {cell: one.run for cell, one in found.items() if not one.result}
@@ -165,14 +172,13 @@ def _cell_of(run: Run) -> Config:
     return replace(config_of(run), ablation=name, data_dir=AUTO, device=AUTO, precision=AUTO)
 
 
-def _is_continued(run: Run, grid: Grid, study_id: str) -> bool:
-    """Whether the study of `run` is this one, or is continued by it.
+def _is_continued(maker: Run | None, grid: Grid, study_id: str) -> bool:
+    """Whether the study that made a run is this one, or is continued by it.
 
     It is continued if deleted, or if it was stopped or failed and `grid` has all its cells.
     """
-    maker = parent_of(run)
     if maker is None:
-        return PARENT_TAG in run.data.tags
+        return True
     if maker.info.run_id == study_id:
         return True
     old, new = json.loads(maker.data.tags.get("grid", "{}")), grid._asdict()

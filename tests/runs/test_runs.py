@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -34,9 +35,17 @@ from conftest import (
     status_in_the_end,
 )
 from mlflow.entities import Run
+from torch import nn
 
+from pipeline.config import Config
 from pipeline.models.export import log_network
+from pipeline.runs.queries import find_runs
+from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG, RunResult, read_result
+from pipeline.runs.training_run import train_run
+from pipeline.store.buffer import log_metrics
+from pipeline.training import loop
 from pipeline.training.network import CNNNetwork
+from pipeline.training.state import History
 
 LONG = ["--dataset", "synthetic", "--train-images", "2000", "--epochs", "1000"]
 LONG_PROJECT = ["-Pdataset=synthetic", "-Ptrain_images=2000", "-Pepochs=1000"]
@@ -336,9 +345,70 @@ def test_cpu_and_memory_are_sampled(
 
 def test_a_run_says_which_images_it_classifies_correctly(study: Study) -> None:
     for child in study.runs.values():
-        correct = np.load(study.artifact(child, "correct.npy"))
+        correct = np.load(study.artifact(child, RESULT_FILE))["correct"]
         assert correct.dtype == bool
         assert correct.mean() == pytest.approx(child.data.metrics["val_accuracy"], abs=1e-12)
+
+
+def train_with_an_infinite_metric() -> RunResult:
+    """Train for two epochs; MLflow stores infinity as the largest float."""
+
+    def train_network(*arguments: Any) -> tuple[nn.Module, History]:
+        network, history = loop.train_network(*arguments)
+        history[-1]["odd"] = math.inf
+        log_metrics({"odd": math.inf}, len(history))
+        return network, history
+
+    config = Config(variant="base", dataset="synthetic", train_images=300, epochs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.runs.training_run.train_network", train_network)
+        return train_run(config, drawn_data(300), register=False)
+
+
+def assert_same_results(read: RunResult, trained: RunResult) -> None:
+    """To the last bit; a run gets more tags than it began with."""
+    assert read.correct is not None
+    assert trained.correct is not None
+    assert read.correct.dtype == bool
+    np.testing.assert_array_equal(read.correct, trained.correct)
+    assert read._replace(tags={}, correct=None) == trained._replace(tags={}, correct=None)
+
+
+def test_a_result_is_read_as_training_returned_it() -> None:
+    trained = train_with_an_infinite_metric()
+    (found,) = find_runs("0", {})
+    assert_same_results(read_result(found), trained)
+
+
+def test_the_result_of_an_earlier_version_is_read_from_its_metrics(tmp_path: Path) -> None:
+    trained = train_with_an_infinite_metric()
+    (file,) = tmp_path.rglob(RESULT_FILE)
+    file.unlink()
+    (gone,) = find_runs("0", {})
+    assert read_result(gone).history == trained.history
+    mlflow.MlflowClient().delete_tag(trained.run_id, RESULT_TAG)
+    (first,) = find_runs("0", {})  # such versions did not record which images were correct
+    assert read_result(first).correct is None
+    assert read_result(first).history == trained.history
+    assert trained.correct is not None
+    np.save(file.with_name("correct.npy"), trained.correct)
+    assert_same_results(read_result(first), trained)
+
+
+def test_a_run_that_is_continued_beyond_its_epochs_has_the_result_of_the_last_one(
+    pipeline: Callable[..., Answer],
+) -> None:
+    assert pipeline("train", *TINY).status == 0
+    (first,) = find_runs("0", {})
+    assert pipeline("train", "--resume", first.info.run_id, "--epochs", "2").status == 0
+    (run,) = find_runs("0", {})
+    result = read_result(run)
+    assert len(result.history) == 2
+    last = {name: v for name, v in run.data.metrics.items() if not name.startswith("system/")}
+    assert result.history[-1] == last
+    assert result.correct is not None
+    assert result.correct.mean() == pytest.approx(last["val_accuracy"], abs=1e-12)
+    assert result.model_uri != read_result(first).model_uri
 
 
 def test_the_champion_is_the_best_of_those_measured_on_the_same_images(

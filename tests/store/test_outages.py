@@ -32,6 +32,8 @@ from servers import Server, needs_postgres, postgres
 from test_resume import LEARNED
 
 from pipeline.errors import StoreOutageError
+from pipeline.runs.queries import find_runs
+from pipeline.runs.run_result import RESULT_FILE, read_result
 from pipeline.store.waiting import in_store
 from pipeline.training.network import CNNNetwork
 
@@ -71,6 +73,44 @@ def wait_for_epoch(server: Server, epoch: int, process: subprocess.Popen[str]) -
                 return str(found.info.run_id)
         time.sleep(0.7)  # each look takes time from the run
     raise AssertionError(process.communicate())
+
+
+@contextmanager
+def counted_requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The addresses that this process sends requests to."""
+    sent: list[str] = []
+    send = requests.Session.send
+
+    def count(session: requests.Session, request: Any, **settings: Any) -> requests.Response:
+        sent.append(request.url)
+        return send(session, request, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(requests.Session, "send", count)
+        yield sent
+
+
+def test_a_finished_run_is_read_from_a_server_by_two_requests(
+    server: Server, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    for seed in "012":
+        assert pipeline("train", *TINY, "--seed", seed).status == 0
+    first, *others = find_runs("0", {})
+    read_result(first)  # MLflow asks what the server can do, once
+    with counted_requests(monkeypatch) as sent:
+        results = [read_result(one) for one in others]
+    assert len(sent) <= 2 * len(others), sent
+    for one, result in zip(others, results, strict=True):
+        assert result.correct is not None
+        assert result.correct.mean() == pytest.approx(one.data.metrics["val_accuracy"], abs=1e-12)
+        assert result.history[0].items() <= one.data.metrics.items()
+        assert result.model_uri
+    # A file that is gone is not an outage.
+    (file,) = (server.folder / "served").rglob(f"{results[0].run_id}/artifacts/{RESULT_FILE}")
+    file.unlink()
+    again = read_result(others[0])
+    assert (again.history, again.correct) == (results[0].history, None)
 
 
 def every_metric_once(server: Server, run_id: str, epochs: int) -> None:
