@@ -81,12 +81,12 @@ def measure(folder: Path, seconds: float, rounds: int) -> Figures:
     shape = ["--train-images", "512", "--epochs", "1"]
     _command(folder, "train", "--dataset", "synthetic", "--variant", VARIANT, *shape)
     predicted = _predict(folder, rounds)
-    ours, theirs = _free_port(), _free_port()
+    ours, theirs = free_port(), free_port()
     command = ["-m", "pipeline", "serve", "--model", MODEL, "--port", str(ours)]
     mlflow = ["-m", "mlflow", "models", "serve", "-m", MODEL, "--env-manager", "local"]
     with (
-        _server(folder, [sys.executable, *command], ours, "/health"),
-        _server(folder, [sys.executable, *mlflow, "-p", str(theirs)], theirs, "/ping"),
+        server(folder, [sys.executable, *command], ours, "/health"),
+        server(folder, [sys.executable, *mlflow, "-p", str(theirs)], theirs, "/ping"),
     ):
         loads = _loads(ours, theirs)
         outcomes: dict[str, list[Outcome]] = {load.name: [] for load in loads}
@@ -206,7 +206,8 @@ def _describe(rates: list[float], outcomes: list[Outcome]) -> Figures:
 
 
 @contextmanager
-def _server(folder: Path, command: list[str], port: int, health: str) -> Iterator[None]:
+def server(folder: Path, command: list[str], port: int, health: str) -> Iterator[None]:
+    """Run a server in `folder`, once it answers at the path `health`."""
     with (folder / f"{port}.log").open("w") as log:
         process = subprocess.Popen(
             command,
@@ -239,7 +240,8 @@ def _answers(port: int, path: str) -> bool:
         connection.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens to."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

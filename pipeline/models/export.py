@@ -12,7 +12,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import torch
-from mlflow.entities import LoggedModelStatus, Run
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -66,8 +66,7 @@ def log_network(network: nn.Module, settings: Settings, data: ImageDataset, epoc
     run = mlflow.active_run()
     assert run
     client = mlflow.MlflowClient()
-    outputs = client.get_run(run.info.run_id).outputs
-    steps = {output.model_id: output.step for output in outputs.model_outputs} if outputs else {}
+    steps = {output.model_id: output.step for output in _outputs(client.get_run(run.info.run_id))}
     made = f"source_run_id = '{run.info.run_id}'"  # even if not among the outputs yet
     for model in client.search_logged_models([run.info.experiment_id], filter_string=made):
         # Its file digests are recorded last.
@@ -146,9 +145,14 @@ def record_digests(uri: str, model_id: str) -> None:
 @in_store
 def newest_model(run: Run) -> str:
     """The URI of the last model that a run has logged and not deleted; empty if there is none."""
-    outputs = run.outputs.model_outputs if run.outputs else []
+    # Servers of earlier versions leave the outputs out of a search.
+    outputs = _outputs(run) or _outputs(mlflow.get_run(run.info.run_id))
     ids = [output.model_id for output in sorted(outputs, key=lambda output: output.step)]
     return next((f"models:/{model_id}" for model_id in reversed(ids) if _exists(model_id)), "")
+
+
+def _outputs(run: Run) -> list[LoggedModelOutput]:
+    return run.outputs.model_outputs if run.outputs else []
 
 
 def _exists(model_id: str) -> bool:

@@ -378,6 +378,8 @@ def test_a_result_is_read_as_training_returned_it() -> None:
     trained = train_with_an_infinite_metric()
     (found,) = find_runs("0", {})
     assert_same_results(read_result(found), trained)
+    # As a server of an earlier version finds it.
+    assert_same_results(read_result(Run(found.info, found.data)), trained)
 
 
 def test_the_result_of_an_earlier_version_is_read_from_its_metrics(tmp_path: Path) -> None:
