@@ -10,6 +10,7 @@ import pytest
 from conftest import forget_stores, run
 from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow.tracking.fluent import run_id_to_system_metrics_monitor
 
 from pipeline import upstream
@@ -26,6 +27,27 @@ def test_mlflow_does_not_say_whether_it_has_made_up_a_name() -> None:
     assert not upstream.is_generated_name("my-model-1")
     tags = [set(mlflow.get_run(r.info.run_id).data.tags) for r in (generated, chosen)]
     assert tags[0] == tags[1], GO + "is_generated_name"
+
+
+def test_mlflow_lists_a_file_before_it_fetches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def list_artifacts(_: object, path: str) -> list[object]:
+        asked.append(f"list {path}")
+        return []
+
+    def download(_: object, remote_file_path: str, local_path: str) -> None:
+        asked.append(f"fetch {remote_file_path}")
+        Path(local_path).write_text("content")
+
+    monkeypatch.setattr(HttpArtifactRepository, "list_artifacts", list_artifacts)
+    monkeypatch.setattr(HttpArtifactRepository, "_download_file", download)
+    assert upstream.download_file("http://127.0.0.1/run", "file") == b"content"
+    assert asked == ["fetch file"]
+    mlflow.artifacts.download_artifacts("http://127.0.0.1/run/file", dst_path=str(tmp_path))
+    assert asked[1:] == ["list file", "fetch file"], GO + "download_file"
 
 
 def test_mlflow_calls_no_status_by_name_terminated() -> None:

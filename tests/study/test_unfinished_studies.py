@@ -47,9 +47,14 @@ def test_a_child_that_fails_is_listed_and_the_others_continue(
     assert "BatchNorm" in answer.out
     assert "in one seed" in answer.out
 
-    again = pipeline(*ABLATE)
+    asked: list[str] = []
+    get_run = mlflow.get_run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow, "get_run", lambda run_id: asked.append(run_id) or get_run(run_id))
+        again = pipeline(*ABLATE)
     assert again.status == 0, again.err
     assert "3 of 4 runs are finished already" in again.out
+    assert asked.count(parent.info.run_id) == 1  # not once for each of its runs
     parents, children = by_kind(tmp_path)
     assert [run.info.status for run in parents] == ["FINISHED", "FAILED"]
     # The runs of the broken study are now children of this one, and the failed one has gone on.
