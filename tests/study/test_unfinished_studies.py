@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import mlflow
 import pandas as pd
@@ -47,13 +48,11 @@ def test_a_child_that_fails_is_listed_and_the_others_continue(
     assert "BatchNorm" in answer.out
     assert "in one seed" in answer.out
 
-    asked: list[str] = []
-    get_run = mlflow.get_run
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlflow, "get_run", lambda run_id: asked.append(run_id) or get_run(run_id))
+    with patch("mlflow.get_run", wraps=mlflow.get_run) as get_run:
         again = pipeline(*ABLATE)
     assert again.status == 0, again.err
     assert "3 of 4 runs are finished already" in again.out
+    asked = [call.args[0] for call in get_run.call_args_list]
     assert asked.count(parent.info.run_id) == 1  # not once for each of its runs
     parents, children = by_kind(tmp_path)
     assert [run.info.status for run in parents] == ["FINISHED", "FAILED"]
