@@ -48,9 +48,12 @@ def connect(address: str, experiment: str) -> None:
     own = os.environ.get("PYTHONPATH", "")
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), str(Path.cwd()), own]))
     try:
-        if address != AUTO:  # Ray itself waits for minutes
+        if address != AUTO:  # Ray itself would try for minutes
             host, _, port = address.removeprefix("ray://").rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise InputError(f"no Ray cluster answers at {address} ({error})") from None
+    try:
         with interruption.deferred():
             ray.init(
                 address,
@@ -60,12 +63,12 @@ def connect(address: str, experiment: str) -> None:
                 logging_level=logging.CRITICAL,
             )
             interruption.install()  # Ray has set a handler of its own
-    except OSError as error:  # such as a ConnectionError
-        advice = "start one by: ray start --head" if address == AUTO else first_line(error)
-        raise InputError(f"no Ray cluster answers for cluster={address}; {advice}") from None
-    except (RayError, RuntimeError, ValueError) as error:  # no token; another version
+    except (OSError, ImportError, RayError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"the Ray cluster can't be used: {reason}") from None
+        raise InputError(
+            f"cluster={address} can't be used: {reason} It takes a started cluster with the same"
+            " versions of Python and Ray, and its token (docs/clusters.md)"
+        ) from None
     nodes = living_nodes()
     if len(nodes) > 1:
         _check_shared(len(nodes), experiment)
