@@ -150,7 +150,8 @@ def _train(
     Raises StoreError, which would affect the other cells too. Before that, and on a signal, every
     task ends its run as KILLED.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # They last as long as the study: Ray might also place them on a node that dies.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     events, alive = (
         Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}) for _ in range(2)
     )
