@@ -130,9 +130,9 @@ def _record() -> list[Exchange]:
     return [one for one in sent if one not in samples[1:]]
 
 
-def sleeping_run(number: int, _task: Task, _parent: Any, events: Any, place: Any) -> None:
+def sleeping_run(number: int, _task: Task, study: Any, events: Any) -> Any:
     """Stand in for `ray_worker.train`: send what a run sends, and sleep before each checkpoint."""
-    place.enter()
+    study.place.enter()
     events.put((number, Progress()))
     seconds, recorded = pickle.loads(Path(os.environ["PIPELINE_SCALE"]).read_bytes())
     address, session = os.environ["MLFLOW_TRACKING_URI"], requests.Session()
@@ -164,7 +164,7 @@ def sleeping_run(number: int, _task: Task, _parent: Any, events: Any, place: Any
                 send(sample)
             events.put((number, Progress(epochs, 0.5, seconds / EPOCHS)))
         send(one)
-    events.put((number, SimpleNamespace()))  # where the engine expects a result
+    return SimpleNamespace()  # where the engine expects a result
 
 
 def _study(workers: int, options: argparse.Namespace, requests_of_run: int) -> Figures:
@@ -178,7 +178,7 @@ def _study(workers: int, options: argparse.Namespace, requests_of_run: int) -> F
     nodes = Cluster()
     # As if each worker had a machine with the memory that a run needs.
     nodes.add_node(num_cpus=workers, memory=workers * 2**31, include_dashboard=False)
-    ray_worker.train = sleeping_run
+    ray_worker.train = sleeping_run  # type: ignore[assignment]
     try:
         cluster.connect(nodes.address, "Default")
         cells = [replace(CONFIG, seed=seed) for seed in range(options.runs)]
@@ -186,9 +186,10 @@ def _study(workers: int, options: argparse.Namespace, requests_of_run: int) -> F
         tasks = [Task(cell, None, 1) for cell in cells]
         driver, before = psutil.Process(), _processor_seconds()
         started, begun = time.perf_counter(), sum(driver.cpu_times()[:2])
+        parent = SimpleNamespace(info=SimpleNamespace(experiment_id="0", run_id="0" * 32))
         outcomes = [
             event
-            for _, event in engine.train(tasks, SimpleNamespace(), lambda _: None)  # type: ignore[arg-type]
+            for _, event in engine.train(tasks, parent, lambda _: None)  # type: ignore[arg-type]
             if not isinstance(event, Progress)
         ]
         wall = time.perf_counter() - started

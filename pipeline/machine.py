@@ -45,8 +45,9 @@ def usable_processors(root: Path = ROOT) -> int:
 
 def visible_gpus() -> list[str]:
     """List the GPUs that this process may use, as in CUDA_VISIBLE_DEVICES."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return given.split(",") if given else [str(n) for n in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
+    return given.split(",")[:count]  # CUDA ignores what follows an invalid one
 
 
 def free_memory(root: Path = ROOT) -> int:
@@ -97,13 +98,17 @@ def _number(path: Path) -> int:
     return int(path.read_text())
 
 
+def processor() -> str:
+    """The processor's name, as the system knows it."""
+    with suppress(OSError, StopIteration), Path("/proc/cpuinfo").open() as lines:
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
 def describe_machine() -> str:
     """Describe the machine: processor, cores, memory, accelerator, system."""
-    name = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration), Path("/proc/cpuinfo").open() as lines:
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     memory = psutil.virtual_memory().total / GIB
-    parts = [name, f"{os.cpu_count()} cores", f"{memory:.0f} GiB of memory"]
+    parts = [processor(), f"{os.cpu_count()} cores", f"{memory:.0f} GiB of memory"]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     return ", ".join([*parts, f"{platform.system()} on {platform.machine()}"])

@@ -107,7 +107,9 @@ Cluster = Annotated[
 ]
 GpuShare = Annotated[
     float,
-    typer.Option(help="The part of a GPU that each run takes, above 0 to 1; 0.25: four on each."),
+    typer.Option(
+        help="The part of a GPU that each run takes, 0.01 to 1; with 0.25, a GPU trains four runs."
+    ),
 ]
 DryRun = Annotated[
     bool,

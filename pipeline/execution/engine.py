@@ -1,6 +1,7 @@
 """Choose what trains the runs of a study: this machine, or a Ray cluster."""
 
 import os
+import sys
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -33,8 +34,9 @@ class Where(NamedTuple):
             return
         if find_spec("ray") is None:
             raise InputError(
-                f"cluster={self.cluster} needs Ray; install it by: pip install -r"
-                " requirements-ray.txt"
+                f"cluster={self.cluster} needs Ray, which {sys.executable} does not have; install"
+                " it by: pip install -r requirements-ray.txt (`mlflow run` then takes"
+                " --env-manager local)"
             )
         # Ray would print what happens to its workers among the study's own lines and bars.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
@@ -43,7 +45,10 @@ class Where(NamedTuple):
         connect(self.cluster, experiment)
 
     def engine(self, config: Config, cells: int, data: ImageDataset) -> Engine:
-        """What trains so many runs there, once connected. Raises InputError if it can't."""
+        """Return what trains so many runs there; call `connect` first.
+
+        Raises InputError if the cluster can't train them.
+        """
         if self.cluster == NONE:
             return local_engine(config, cells, data, self.jobs, self.gpu_share)
         from pipeline.execution.cluster import cluster_engine

@@ -28,6 +28,7 @@ from pipeline.execution.tasks import (
     Progress,
     Task,
     outcome,
+    printing_to,
     set_up,
     train,
 )
@@ -157,10 +158,11 @@ def _work(connection: Connection, go_on: Connection, gpu: str) -> None:
             interruption.unblock()
             following.start()
             set_up()
-        parent = receive()
-        while True:
-            task = receive()
-            send(outcome(partial(train, task, parent, send), send))
+        with printing_to(send):
+            parent = receive()
+            while True:
+                task = receive()
+                send(outcome(partial(train, task, parent, send)))
 
 
 def _follow_study(go_on: Connection) -> None:

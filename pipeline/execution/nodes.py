@@ -1,6 +1,7 @@
 """The nodes of a Ray cluster: what they have, and whether they would train the same as here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import ray
@@ -10,10 +11,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, printable
-from pipeline.execution.ray_worker import this_place, versions
-from pipeline.runs.provenance import PACKAGE
+from pipeline.execution.ray_worker import differences, this_place, versions
+from pipeline.runs import provenance
 
-Facts = dict[str, str]
+A_LITTLE = 0.001  # of a GPU, to see it
+PATIENCE_SECONDS = 30  # after which a node that has not answered is named
 
 
 class Node(NamedTuple):
@@ -26,26 +28,25 @@ class Node(NamedTuple):
     memory: int
 
 
-def living_nodes() -> list[Node]:
+def usable_nodes() -> list[Node]:
     """The nodes that have processors to train with."""
     return [
         Node(
             node["NodeID"],
-            _name(node),
+            " ".join(dict.fromkeys([node["NodeManagerHostname"], node["NodeName"]])),
             *(int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU", "memory")),
         )
-        for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+        for node in living_nodes()
+        if node["Resources"].get("CPU", 0) >= 1
     ]
 
 
-def _name(node: dict[str, Any]) -> str:
-    return " ".join(dict.fromkeys([node["NodeManagerHostname"], node["NodeName"]]))
+def living_nodes() -> list[dict[str, Any]]:
+    """All nodes, as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
-def examine(
-    nodes: Sequence[Node], config: Config, data: ImageDataset, gpu_share: float
-) -> set[str]:
+def examine(nodes: Sequence[Node], config: Config, data: ImageDataset, device: str) -> set[str]:
     """Have every node load the data and say what it computes with; return their precisions.
 
     A node that lacks the data fetches it. Runs there whose processes are gone are ended.
@@ -54,49 +55,45 @@ def examine(
     """
 
     # Ray sends the code of an inner function, so it also runs where this project is missing.
-    def describe(settings: dict[str, str], *place: Any) -> Facts:
+    def describe(settings: dict[str, str], *place: Any) -> dict[str, str]:
         try:
             from pipeline.execution import ray_worker
 
             return ray_worker.describe(settings, ray_worker.Place(*place))
         except Exception as error:
-            return {"problem": str(error)}
+            return {"problem": str(error) or type(error).__name__}
 
-    ask = ray.remote(describe)
+    ask = ray.remote(describe).options(num_cpus=0, num_gpus=A_LITTLE if device == "cuda" else 0)
+    settings = replace(config, device=device).as_dict()
     answers = [
         ask.options(
-            num_cpus=0,
-            num_gpus=gpu_share,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
-        ).remote(config.as_dict(), *this_place())
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+        ).remote(settings, *this_place())
         for node in nodes
     ]
-    expected, problems, precisions = versions(config, data), [], set()
+    _, missing = ray.wait(answers, num_returns=len(answers), timeout=PATIENCE_SECONDS)
+    if missing:
+        names = ", ".join(nodes[answers.index(answer)].name for answer in missing)
+        print(f"waiting for {names}: loading the data, or busy", flush=True)
+    code = provenance.code_digest(config.ablation)
+    expected = {**versions(), "code": code, "data": data.digest}
+    problems, precisions = [], set()
     for node, answer in zip(nodes, answers, strict=True):
-        facts = _answer(answer)
-        if problem := facts.get("problem") or _differences(facts, expected):
+        facts = _facts(answer)
+        if problem := facts.get("problem") or differences(facts, expected):
             problems.append(f"{node.name}: {printable(problem.splitlines()[0])}")
         else:
             precisions.add(facts["precision"])
     if problems:
         raise InputError(
-            f"{len(problems)} of the {len(nodes)} nodes would not train the same as this machine:"
-            f" {'; '.join(problems)}; each needs the same version of this project in"
-            f" {PACKAGE.parent}, its packages and the data (docs/clusters.md)"
+            f"{len(problems)} of {len(nodes)} nodes can't train the same as this machine:"
+            f" {'; '.join(problems)} (docs/clusters.md says what a node needs)"
         )
     return precisions
 
 
-def _answer(answer: Any) -> Facts:
+def _facts(answer: Any) -> dict[str, str]:
     try:
         return dict(ray.get(answer))
     except RayError as error:  # the node has died meanwhile
-        return {"problem": str(error)}
-
-
-def _differences(facts: Facts, expected: Facts) -> str:
-    return ", ".join(
-        f"{name} {facts[name][:16]} instead of {value[:16]}"
-        for name, value in expected.items()
-        if facts[name] != value
-    )
+        return {"problem": str(error) or type(error).__name__}

@@ -26,14 +26,12 @@ def choose_jobs(
     `threads` is the number that PyTorch would use for one run; `gpus` is 0 on a CPU. Memory is what
     is free now; each job has its own copy of the images.
     """
-    if asked or gpus:
-        return smallest([on_gpus(gpus, gpu_share)], asked, cells)
     processors, free = usable_processors(), free_memory()
     memory = JOB_MEMORY + image_bytes
     needed = f"{free / GIB:.1f} GiB of memory is free, and each takes {memory / GIB:.1f}"
     limits = [
         (processors, for_each(processors, "processor")),
-        (threads, for_each(threads, "thread")),
+        on_gpus(gpus, gpu_share) if gpus else (threads, for_each(threads, "thread")),
         (max(1, free // memory), needed),
     ]
     return smallest(limits, asked, cells)
@@ -50,7 +48,7 @@ def on_gpus(gpus: int, share: float) -> Limit:
     """How many runs train at once on so many GPUs, if each takes a share of one."""
     number = gpus * int(1 / share)
     if share < 1:
-        return number, f"{gpus} GPU{'s' * (gpus > 1)}, {share:g} of one for each"
+        return number, f"{gpus} GPU{'s' * (gpus > 1)}, {share:g} of one for each run"
     if gpus > 1:
         return number, for_each(gpus, "GPU")
     return number, "a GPU trains one network after the other"

@@ -1,6 +1,6 @@
 """What runs in the processes of a Ray cluster: a study's runs, and what ends them if it dies.
 
-What is slow to import waits until the process has its place.
+Slow imports come after `Place.enter`, which sets variables that they read.
 """
 
 import os
@@ -18,23 +18,32 @@ from ray.util.queue import Queue
 
 from pipeline import interruption
 from pipeline.config import Config
+from pipeline.errors import InputError
 from pipeline.execution import tasks
-from pipeline.execution.tasks import Event, Progress, Task
+from pipeline.execution.tasks import Event, Progress, Task, outcome, printing_to, set_up
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from pipeline.data.dataset import ImageDataset
     from pipeline.runs.run_result import RunResult
 
 # Variables that a run needs wherever it trains: the tracking store and its credentials, this
 # project's own, and how threads wait for each other.
-PASSED_ON = ("MLFLOW_", "PIPELINE_", "AWS_", "AZURE_", "GOOGLE_", "DATABRICKS_", "GOMP_", "OMP_")
+PASSED_ON = (
+    "MLFLOW_",
+    "PIPELINE_",
+    "AWS_",
+    "AZURE_",
+    "GOOGLE_",
+    "DATABRICKS_",
+    "PG",
+    "GOMP_",
+    "OMP_",
+)
 NOT_PASSED_ON = {
     "MLFLOW_RUN_ID",  # of `mlflow run`: every worker would continue that run
     "OMP_NUM_THREADS",  # Ray sets it to a task's CPUs
 }
-STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 
 
 class StoppedError(Exception):
@@ -59,6 +68,19 @@ class Place(NamedTuple):
             os.chdir(self.folder)
 
 
+class Study(NamedTuple):
+    """What the tasks of a study share.
+
+    versions: that every node must have. before: ids of the runs that the study had when this
+    command began.
+    """
+
+    parent: "Run"
+    place: Place
+    versions: Mapping[str, str]
+    before: frozenset[str]
+
+
 def this_place() -> Place:
     """The place of this process."""
     import mlflow
@@ -71,19 +93,27 @@ def this_place() -> Place:
     return Place(str(Path.cwd()), {**passed, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()})
 
 
-def train(number: int, task: Task, parent: "Run", events: Queue, place: Place) -> None:
-    """Train one run of the study `parent`; put what happens into `events`, with the `number`."""
+def train(number: int, task: Task, study: Study, events: Queue) -> "RunResult | Exception":
+    """Train one run of a study, and return how it ended.
+
+    `events` gets its progress and its lines, with the `number`.
+    """
 
     def send(event: Event) -> None:
+        if isinstance(event, Progress) and event.epochs and buffer.is_taken_over():
+            # Ray could not reach this node, takes it for dead, and trains the run elsewhere.
+            os._exit(1)
         with suppress(RayError):  # the study is gone, and this process soon will be
             events.put((number, event))
 
-    place.enter()
+    study.place.enter()
     with _interruptible():
         send(Progress())
         with interruption.deferred():
-            tasks.set_up()
-        send(tasks.outcome(partial(_train_or_continue, task, parent, send), send))
+            set_up()
+            from pipeline.store import buffer
+        with printing_to(send):
+            return outcome(partial(_train_or_continue, task, study, send))
 
 
 @contextmanager
@@ -102,33 +132,38 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _train_or_continue(task: Task, parent: "Run", send: Callable[[Event], None]) -> "RunResult":
+def _train_or_continue(task: Task, study: Study, send: Callable[[Event], None]) -> "RunResult":
     """Train the task's run, or continue that of an earlier try of the same task.
 
     If Ray has started the task again, the process of the earlier try is gone.
     """
     from pipeline.runs.run_result import read_result
 
-    tries = earlier_tries(parent, task.cell)
+    if now := differences(versions(), study.versions):
+        raise InputError(f"node {platform.node()} has {now}")
+    tries = earlier_tries(task, study)
     end(tries)
     for run in tries:
         if run.info.status == "FINISHED":
             return read_result(run)
     begun = (run for run in tries if run.data.params)  # else it ended before it could be continued
-    return tasks.train(task._replace(continued=next(begun, task.continued)), parent, send)
+    return tasks.train(task._replace(continued=next(begun, task.continued)), study.parent, send)
 
 
-def earlier_tries(parent: "Run", cell: Config) -> "list[Run]":
-    """The runs of a cell of the study `parent`, newest first."""
-    from pipeline.runs.queries import PARENT_TAG, find_runs
+def earlier_tries(task: Task, study: Study) -> "list[Run]":
+    """The runs that the study has begun or continued for the task, newest first."""
+    from pipeline.runs.queries import PARENT_TAG, STATUSES, find_runs
 
+    cell, continued = task.cell, task.continued
     tags = {
-        PARENT_TAG: parent.info.run_id,
+        PARENT_TAG: study.parent.info.run_id,
         "variant": cell.variant,
         "seed": str(cell.seed),
         "lr": str(cell.lr),
     }
-    return find_runs(parent.info.experiment_id, tags, *STATUSES)
+    found = find_runs(study.parent.info.experiment_id, tags, *STATUSES)
+    others = study.before - {continued.info.run_id if continued else ""}
+    return [run for run in found if run.info.run_id not in others]
 
 
 def end(runs: "Iterable[Run]") -> None:
@@ -143,21 +178,21 @@ def end(runs: "Iterable[Run]") -> None:
 class Survivor:
     """An actor that outlives the study's process, and ends its runs if it is killed."""
 
-    def end_runs(self, alive: Queue, parent: "Run", place: Place) -> None:
+    def end_runs(self, alive: Queue, study: Study) -> None:
         """Wait until the study's process is gone, and end its runs.
 
         `alive` is empty, and ends with that process; Ray ends the workers too.
         """
         with suppress(RayError):
             alive.get()
-        place.enter()
+        study.place.enter()
         from pipeline.runs.queries import PARENT_TAG, find_runs, get_run
         from pipeline.store import waiting
 
         waiting.wait_from_the_start()
-        study_id = parent.info.run_id
-        end(find_runs(parent.info.experiment_id, {PARENT_TAG: study_id}, "RUNNING"))
-        end([get_run(study_id)])
+        info = study.parent.info
+        end([*find_runs(info.experiment_id, {PARENT_TAG: info.run_id}, "RUNNING")])
+        end([get_run(info.run_id)])
         ray.actor.exit_actor()
 
 
@@ -165,25 +200,33 @@ def describe(settings: Mapping[str, str], place: Place) -> dict[str, str]:
     """What a run in this process would compute with, once its data is here."""
     place.enter()
     from pipeline.ablation.loading import load_data
-    from pipeline.store import liveness, waiting
+    from pipeline.runs.provenance import code_digest
+    from pipeline.store import liveness
     from pipeline.training.device import choose_device, choose_precision
 
     config = Config(**settings)  # type: ignore[arg-type]
-    waiting.wait_from_the_start()
     liveness.mark_dead_runs()  # of this machine
-    precision = choose_precision(config.precision, choose_device(config.device))
-    return {**versions(config, load_data(config)), "precision": precision}
+    return {
+        **versions(),
+        "code": code_digest(config.ablation),
+        "data": load_data(config).digest,
+        "precision": choose_precision(config.precision, choose_device(config.device)),
+    }
 
 
-def versions(config: Config, data: "ImageDataset") -> dict[str, str]:
-    """What must be the same everywhere."""
+def versions() -> dict[str, str]:
+    """The versions that must be the same everywhere."""
     from pipeline.runs import provenance
 
     packages = provenance.versions()
-    return {
-        "Python": ".".join(platform.python_version_tuple()[:2]),
-        "torch": packages["torch"],
-        "numpy": packages["numpy"],
-        "code": provenance.code_digest(config.ablation),
-        data.name: data.digest,
-    }
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"Python": python, "torch": packages["torch"], "numpy": packages["numpy"]}
+
+
+def differences(here: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    """Say where a node differs: `torch 2.13.0 instead of 2.14.1`; empty if nowhere."""
+    return ", ".join(
+        f"{name} {here[name][:16]} instead of {value[:16]}"
+        for name, value in expected.items()
+        if here[name] != value
+    )

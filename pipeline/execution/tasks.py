@@ -6,8 +6,8 @@ Slow imports are left to the functions, for processes that set up signal handler
 import io
 import os
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -99,23 +99,26 @@ def train(task: Task, parent: "Run", send: Callable[[Event], None]) -> "RunResul
     return train_run(cell, data, False, continued, parent, threads, show)
 
 
-def outcome(
-    training: Callable[[], "RunResult"], send: Callable[[Event], None]
-) -> "RunResult | Exception":
-    """Run a training; return its result or an error that can be sent.
-
-    `send` gets the lines that would appear on the terminal.
-    """
+def outcome(training: Callable[[], "RunResult"]) -> "RunResult | Exception":
+    """Run a training; return its result, or an error that can be sent."""
     from pipeline.store.failures import first_line
 
+    try:
+        return training()
+    except StoreError as error:
+        return error
+    except Exception as error:  # it may hold objects that can't be sent
+        return MachineError(first_line(error))
+
+
+@contextmanager
+def printing_to(send: Callable[[str], None]) -> Iterator[None]:
+    """Send the lines that would appear on the terminal."""
     lines = _Lines(send)
     with redirect_stdout(lines), redirect_stderr(lines):
-        try:
-            return training()
-        except StoreError as error:
-            return error
-        except Exception as error:  # it may hold objects that can't be sent
-            return MachineError(first_line(error))
+        yield
+    if lines.begun:
+        send(lines.begun)
 
 
 @cache

@@ -123,7 +123,7 @@ def _settings(result: RunResult) -> str:
 def _machines(analysis: Analysis) -> str:
     """How many runs were trained where; empty if none says so, as of earlier versions."""
     places = Counter(
-        f"{result.tags['node']} ({result.tags['machine']})"
+        f"{result.tags['node']} ({result.tags['processor']})"
         for result in analysis.results
         if "node" in result.tags
     )

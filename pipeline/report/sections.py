@@ -17,7 +17,7 @@ MIXTURES = {
     "device": "the device",
     "device_name": "the GPU",
     "threads": "the number of threads",
-    "machine": "the machine",
+    "processor": "the processor",
 }
 
 

@@ -14,6 +14,7 @@ from platformdirs import user_state_path
 from pipeline.config import APPLICATION, MAX_NAME
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted, deferred
+from pipeline.machine import processor
 from pipeline.runs.provenance import environment, git_dirty, versions
 from pipeline.runs.queries import PARENT_TAG, get_run
 from pipeline.store import buffer
@@ -23,7 +24,8 @@ from pipeline.store.liveness import PROCESS, is_alive, this_process
 from pipeline.store.waiting import in_store
 from pipeline.upstream import is_generated_name, keep_status
 
-PLACE = ("machine", "node")  # the tags that say where a run was trained
+THEN = ", then "
+PLACE = ("machine", "node", "processor")  # the tags that say where a run was trained
 
 
 @contextmanager
@@ -67,7 +69,7 @@ class _TrueStatus:
     ) -> Run:
         """Start or restart the run with its tags, which identify it even if it is killed now."""
         process, client = this_process(), mlflow.MlflowClient()
-        here = {**versions(), "node": platform.node()}
+        here = {**versions(), "node": platform.node(), "processor": processor()}
         with deferred():  # what has begun is known, and will be ended
             if run_id:
                 before = client.get_run(run_id).data.tags
@@ -112,8 +114,9 @@ class _TrueStatus:
 
 
 def _both(before: str, now: str) -> str:
-    """Where a run was before and where it is now, as a tag."""
-    return "; ".join(dict.fromkeys([*before.split("; "), now] if before else [now]))
+    """Where a run was trained before, and where it is now."""
+    places = before.split(THEN) if before else []
+    return THEN.join([*places, now] if now not in places else places)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pipeline.store.initialization import deleted_experiment
 from pipeline.store.waiting import in_store
 
 MOST_RUNS = 10_000  # maximum read from a store
+STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 PARENT_TAG = "mlflow.parentRunId"
 
 

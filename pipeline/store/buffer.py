@@ -13,6 +13,7 @@ from pipeline.store.address import shown_uri
 from pipeline.store.advice import as_store_error
 from pipeline.store.artifacts import read_artifact, replace_artifact
 from pipeline.store.failures import STORE_ERRORS, is_contended, is_outage
+from pipeline.store.liveness import PROCESS, this_process
 from pipeline.store.waiting import RETRY_SECONDS, in_store, uncut
 
 METRICS_AT_ONCE = 1000  # MLflow's limit
@@ -120,6 +121,14 @@ def flush() -> None:
     """Wait until the store has all metrics and the last state of the active run."""
     _send_metrics()
     _send_state()
+
+
+def is_taken_over() -> bool:
+    """Whether another process continues the active run; False while the store does not answer."""
+    buffer, mine = _active_buffer(), this_process()[PROCESS]
+    owners: list[str] = []
+    buffer.attempt(lambda: owners.append(mlflow.get_run(buffer.run_id).data.tags[PROCESS]))
+    return owners not in ([], [mine])
 
 
 def sample_again() -> None:

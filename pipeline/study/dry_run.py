@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from pipeline.ablation.loading import load_ablation, load_data
-from pipeline.config import Config
+from pipeline.config import AUTO, Config
 from pipeline.data.dataset import ImageDataset
-from pipeline.execution.engine import Where
+from pipeline.execution.engine import NONE, Where
 from pipeline.machine import GIB
 from pipeline.models.trial import try_variants
 from pipeline.statistics import FIRST_SEEDS
@@ -23,7 +23,7 @@ from pipeline.study.grid import Grid
 from pipeline.study.reuse import find_cells
 from pipeline.training.batches import TrainingBatches, ValidationBatches
 from pipeline.training.cuda_graph import Step
-from pipeline.training.device import choose_device
+from pipeline.training.device import choose_device, choose_precision
 from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step, prepare
 
 STEPS = 5  # that are timed, after as many to warm up
@@ -36,13 +36,19 @@ def preview_study(config: Config, grid: Grid, where: Where, *, reuse: str, exper
     try_variants(config, data, grid.variants)
     cells = grid.cells(config)
     engine = where.engine(config, len(cells), data)
-    jobs, precision = engine.jobs, engine.precision
-    conditions = {"data_digest": data.digest, "precision": precision, "device": engine.device}
+    jobs = engine.jobs
+    conditions = {
+        "data_digest": data.digest,
+        "precision": engine.precision,
+        "device": engine.device,
+    }
     liveness.mark_dead_runs()  # which a study would continue
     known = in_store(mlflow.get_experiment_by_name)(experiment)
     found = find_cells(known.experiment_id, grid, cells, conditions, reuse) if known else {}
     torch.set_num_threads(engine.threads[0])
-    device = choose_device(config.device)  # of this machine, also if others will train
+    # The time is measured on this machine, also if others will train.
+    device = choose_device(config.device if where.cluster == NONE else AUTO)
+    precision = choose_precision(config.precision, device)
 
     name = load_ablation(config.ablation).name
     print(f"ablation {name} on {data.name}: {data.description}")

@@ -101,8 +101,10 @@ def check_cluster(address: str, gpu_share: float) -> None:
             f"cluster is {address!r}; it must be none, auto, HOST:PORT such as 10.0.0.1:6379, or"
             " ray://HOST:PORT such as ray://10.0.0.1:10001"
         )
-    if not 0 < gpu_share <= 1:
-        raise InputError(f"gpu_share is {gpu_share:g}; it must be above 0 and at most 1")
+    if not 0.01 <= gpu_share <= 1 or round(gpu_share, 4) != gpu_share:  # Ray's precision
+        raise InputError(
+            f"gpu_share is {gpu_share:g}; it must be 0.01 to 1, with at most 4 decimals"
+        )
 
 
 def parse_variants(text: str, known: Iterable[str], compared: Sequence[str]) -> list[str]:

@@ -139,7 +139,7 @@ def test_when_the_study_ends_so_does_every_run(
 ) -> None:
     options = [*STUDY, "--seeds", "1"]
     study = start(tmp_path, server, cluster, *options, experiment=how.name)
-    processes = [process_of(run) for run in training(server, how.name, 2)]
+    training(server, how.name, 2)
     os.killpg(study.pid, how)
     out, err = study.communicate(timeout=60)
     assert study.returncode == (-9 if how == signal.SIGKILL else 128 + how), err
