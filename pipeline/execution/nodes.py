@@ -63,11 +63,13 @@ def examine(nodes: Sequence[Node], config: Config, data: ImageDataset, device: s
         except Exception as error:
             return {"problem": str(error) or type(error).__name__}
 
-    ask = ray.remote(describe).options(num_cpus=0, num_gpus=A_LITTLE if device == "cuda" else 0)
+    ask, gpus = ray.remote(describe), A_LITTLE if device == "cuda" else 0
     settings = replace(config, device=device).as_dict()
     answers = [
         ask.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+            num_cpus=0,
+            num_gpus=gpus,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
         ).remote(settings, *this_place())
         for node in nodes
     ]

@@ -72,15 +72,18 @@ def runs_of(server: Server, experiment: str, kind: str = "train") -> list[Run]:
     return list(client.search_runs([known.experiment_id], chosen)) if known else []
 
 
-def training(server: Server, experiment: str, count: int) -> list[Run]:
+def training(
+    study: subprocess.Popen[str], server: Server, experiment: str, count: int
+) -> list[Run]:
     """Wait until so many runs have finished an epoch; return them."""
     deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and study.poll() is None:
         running = [r for r in runs_of(server, experiment) if r.info.status == "RUNNING"]
         if sum("val_loss" in run.data.metrics for run in running) == count:
             return running
         time.sleep(0.5)
-    raise AssertionError("the runs did not begin")
+    study.kill()
+    raise AssertionError(study.communicate())
 
 
 def statuses(server: Server, experiment: str, kind: str = "train") -> list[str]:
@@ -104,7 +107,7 @@ def test_a_killed_worker_costs_no_run_and_the_bits_are_those_of_a_run_alone(
     tmp_path: Path, server: Server, cluster: Any
 ) -> None:
     study = start(tmp_path, server, cluster, *STUDY, "--seeds", "2", experiment="worker")
-    victim = training(server, "worker", 2)[0]
+    victim = training(study, server, "worker", 2)[0]
     process_of(victim).kill()
     out, err = study.communicate(timeout=400)
     assert study.returncode == 0, err
@@ -139,7 +142,7 @@ def test_when_the_study_ends_so_does_every_run(
 ) -> None:
     options = [*STUDY, "--seeds", "1"]
     study = start(tmp_path, server, cluster, *options, experiment=how.name)
-    training(server, how.name, 2)
+    training(study, server, how.name, 2)
     os.killpg(study.pid, how)
     out, err = study.communicate(timeout=60)
     assert study.returncode == (-9 if how == signal.SIGKILL else 128 + how), err
