@@ -4,10 +4,10 @@
 names are the tutorial's four pieces. All load on first use, so that `python -m pipeline --help`
 does not wait for torch.
 
-Packages are layers that import only those below them: `cli`, `study` and `reproduction`, `report`,
-`runs`, `statistics` and `serving`, `models`, `training`, `ablation`, `store` and `data`. All may
-import `machine`, `upstream`, `config`, `errors` and `interruption`. docs/architecture.md has the
-map.
+Packages are layers that import only those below them: `cli`, `study` and `reproduction`, `report`
+and `execution`, `runs`, `statistics` and `serving`, `models`, `training`, `ablation`, `store` and
+`data`. All may import `machine`, `upstream`, `config`, `errors` and `interruption`.
+docs/architecture.md has the map.
 """
 
 from importlib import import_module

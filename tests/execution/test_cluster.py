@@ -12,7 +12,7 @@ from typing import Any
 import mlflow
 import psutil
 import pytest
-from conftest import environment, runs_in
+from conftest import REAL_DATA, environment, free_port, needs_real_data, runs_in
 from mlflow.entities import Run
 from servers import Server, needs_postgres, postgres
 
@@ -24,6 +24,7 @@ cluster_utils = pytest.importorskip(
 
 TINY = ["--dataset", "synthetic", "--train-images", "600", "--batch-size", "64"]
 STUDY = ["ablate", *TINY, "--epochs", "8", "--register", "none", "--variants", "base,bn"]
+STUDY += ["--seeds", "1"]
 LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
@@ -98,6 +99,12 @@ def curves(uri: str, run: Run) -> dict[str, list[float]]:
     }
 
 
+def every_epoch_once(server: Server, experiment: str) -> bool:
+    """Whether each run has each metric of 8 epochs, once."""
+    runs = runs_of(server, experiment)
+    return all(len(curve) == 8 for run in runs for curve in curves(server.uri, run).values())
+
+
 def process_of(run: Run) -> psutil.Process:
     return psutil.Process(int(run.data.tags[PROCESS].split()[0]))
 
@@ -106,7 +113,7 @@ def process_of(run: Run) -> psutil.Process:
 def test_a_killed_worker_costs_no_run_and_the_bits_are_those_of_a_run_alone(
     tmp_path: Path, server: Server, cluster: Any
 ) -> None:
-    study = start(tmp_path, server, cluster, *STUDY, "--seeds", "2", experiment="worker")
+    study = start(tmp_path, server, cluster, *STUDY, experiment="worker")
     victim = training(study, server, "worker", 2)[0]
     process_of(victim).kill()
     out, err = study.communicate(timeout=400)
@@ -115,11 +122,11 @@ def test_a_killed_worker_costs_no_run_and_the_bits_are_those_of_a_run_alone(
     assert f"{name} continues after " in out
     assert "Traceback" not in err
     assert "raylet" not in out + err
-    assert len([line for line in out.splitlines() if line.startswith("[")]) == 4
+    assert len([line for line in out.splitlines() if line.startswith("[")]) == 2
     runs = runs_of(server, "worker")
-    assert [run.info.status for run in runs] == ["FINISHED"] * 4
+    assert [run.info.status for run in runs] == ["FINISHED"] * 2
     (again,) = (run for run in runs if run.info.run_id == victim.info.run_id)
-    assert all(len(curve) == 8 for curve in curves(server.uri, again).values())
+    assert every_epoch_once(server, "worker")
     alone = tmp_path / "alone"
     alone.mkdir()
     variant, _, seed = name.partition("-seed")
@@ -136,12 +143,19 @@ def test_a_killed_worker_costs_no_run_and_the_bits_are_those_of_a_run_alone(
 
 
 @needs_postgres
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "how",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGINT, marks=pytest.mark.thorough),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.thorough),
+    ],
+    ids=lambda how: how.name,
+)
 def test_when_the_study_ends_so_does_every_run(
     how: signal.Signals, tmp_path: Path, server: Server, cluster: Any
 ) -> None:
-    options = [*STUDY, "--seeds", "1"]
-    study = start(tmp_path, server, cluster, *options, experiment=how.name)
+    study = start(tmp_path, server, cluster, *STUDY, experiment=how.name)
     training(study, server, how.name, 2)
     os.killpg(study.pid, how)
     out, err = study.communicate(timeout=60)
@@ -154,12 +168,103 @@ def test_when_the_study_ends_so_does_every_run(
         time.sleep(0.5)
     assert statuses(server, how.name) == ["KILLED"] * 2
     assert statuses(server, how.name, "study") == ["KILLED"]
-    if how != signal.SIGKILL:
-        remedy = "the same command again, which keeps what is done"
-        assert err.splitlines() == [f"error: stopped by {how.name}; continue by: {remedy}"]
-    study = start(tmp_path, server, cluster, *options, experiment=how.name)
+    if how == signal.SIGKILL:
+        return  # the default suite has no time for what the other signals show
+    remedy = "the same command again, which keeps what is done"
+    assert err.splitlines() == [f"error: stopped by {how.name}; continue by: {remedy}"]
+    study = start(tmp_path, server, cluster, *STUDY, experiment=how.name)
     out, err = study.communicate(timeout=400)
     assert study.returncode == 0, err
     for name in ("base-seed0", "bn-seed0"):
         assert f"{name} continues after " in out
     assert statuses(server, how.name) == ["FINISHED"] * 2
+
+
+@needs_postgres
+@pytest.mark.thorough
+def test_a_node_that_dies_costs_no_run(tmp_path: Path, server: Server, cluster: Any) -> None:
+    third = cluster.add_node(num_cpus=1, node_name="third")
+    options = [*STUDY[:-1], "2"]
+    study = start(tmp_path, server, cluster, *options, experiment="node")
+    training(study, server, "node", 3)
+    cluster.remove_node(third, allow_graceful=False)
+    out, err = study.communicate(timeout=500)
+    assert study.returncode == 0, err
+    assert " continues after " in out
+    assert "on 3 nodes" in out
+    assert statuses(server, "node") == ["FINISHED"] * 4
+    assert every_epoch_once(server, "node")
+
+
+@needs_postgres
+@pytest.mark.thorough
+def test_a_study_survives_a_server_that_restarts(
+    tmp_path: Path, server: Server, cluster: Any
+) -> None:
+    study = start(tmp_path, server, cluster, *STUDY, experiment="outage")
+    training(study, server, "outage", 2)
+    server.stop()
+    time.sleep(15)
+    server.start()
+    out, err = study.communicate(timeout=500)
+    assert study.returncode == 0, err
+    assert "does not answer; training continues, and its metrics wait" in out
+    assert statuses(server, "outage") == ["FINISHED"] * 2
+    assert every_epoch_once(server, "outage")
+
+
+def test_what_a_cluster_can_not_do_is_said_before_anything_runs(
+    tmp_path: Path, cluster: Any
+) -> None:
+    def refusal(*arguments: str, **variables: str) -> str:
+        """What a study says that can't begin, with nothing in the store."""
+        said = subprocess.run(
+            [sys.executable, "-m", "pipeline", "ablate", *TINY, *arguments],
+            cwd=tmp_path,
+            env=environment(tmp_path) | variables,
+            capture_output=True,
+            text=True,
+        )
+        assert said.returncode == 2, said.stderr
+        assert not (tmp_path / "mlflow.db").exists() or not runs_in(tmp_path)
+        assert "Traceback" not in said.stderr
+        return said.stderr.splitlines()[-1]
+
+    assert "cluster is 'nonsense'; it must be none, auto, HOST:PORT" in refusal(
+        "--cluster", "nonsense"
+    )
+    assert "gpu_share is 2; it must be 0.01 to 1" in refusal("--gpu-share", "2")
+    nowhere = f"127.0.0.1:{free_port()}"
+    assert f"no Ray cluster answers at {nowhere}" in refusal("--cluster", nowhere)
+    files = refusal("--cluster", cluster.address)
+    assert "nodes can't reach sqlite:///mlflow.db; start `mlflow server --host" in files
+
+
+@needs_postgres
+@needs_real_data
+@pytest.mark.thorough
+def test_a_node_that_lacks_the_data_is_named(tmp_path: Path, server: Server, cluster: Any) -> None:
+    (tmp_path / "empty").mkdir()
+    elsewhere = {"PIPELINE_DATA_DIR": str(tmp_path / "empty"), "PIPELINE_DATA_SOURCE": "file:///no"}
+    lacking = cluster.add_node(num_cpus=1, node_name="lacking", env_vars=elsewhere)
+    try:
+        options = ["ablate", "--dataset", "cifar100", "--data-dir", str(REAL_DATA)]
+        study = start(tmp_path, server, cluster, *options, experiment="lacking")
+        _, err = study.communicate(timeout=300)
+    finally:
+        cluster.remove_node(lacking)
+    assert study.returncode == 2, err
+    assert "1 of 3 nodes can't train the same as this machine: " in err
+    assert " lacking: " in err
+    assert not runs_of(server, "lacking", "study")
+
+
+def test_what_differs_on_a_node_is_named() -> None:
+    from pipeline.execution.ray_worker import differences
+
+    expected = {"Python": "3.11", "torch": "2.14.1", "code": "0123456789abcdef0"}
+    assert not differences(expected, expected)
+    other = {**expected, "torch": "2.13.0", "code": "fedcba9876543210f"}
+    assert differences(other, expected) == (
+        "torch 2.13.0 instead of 2.14.1, code fedcba9876543210 instead of 0123456789abcdef"
+    )

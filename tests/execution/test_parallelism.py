@@ -4,15 +4,18 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import Pipe
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import REAL_DATA, SMALL, Answer, drawn_data, needs_real_data, runs_in, start
 
-from pipeline.execution import parallelism
+from pipeline.config import Config
+from pipeline.execution import jobs, parallelism
 from pipeline.execution.parallelism import JOB_MEMORY, choose_jobs
-from pipeline.machine import GIB
+from pipeline.execution.tasks import Progress, Task
+from pipeline.machine import GIB, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -25,6 +28,8 @@ from pipeline.machine import GIB
         (0, 9, 8, 0, 8, 2.5, "3 jobs: 2.5 GiB of memory is free, and each takes 0.8"),
         (0, 9, 8, 0, 8, 0.2, "1 job: 0.2 GiB of memory is free, and each takes 0.8"),
         (0, 9, 8, 1, 8, 20.0, "1 job: a GPU trains one network after the other"),
+        (0, 9, 8, 2, 8, 20.0, "2 jobs: one for each of 2 GPUs"),
+        (0, 9, 8, 2, 1, 20.0, "1 job: there is 1 processor"),
         (6, 9, 2, 0, 2, 0.2, "6 jobs: as asked for"),
         (6, 9, 2, 1, 2, 0.2, "6 jobs: as asked for"),
         (6, 3, 2, 0, 2, 20.0, "3 jobs: one for each of 3 runs"),
@@ -46,6 +51,60 @@ def test_a_study_has_as_many_jobs_as_fit_and_says_why(
     chosen = choose_jobs(asked, cells, threads, gpus, 1.0, images)
     assert chosen.reason == expected
     assert chosen.number == int(expected.split()[0])
+
+
+def test_several_runs_can_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallelism, "usable_processors", lambda: 16)
+    monkeypatch.setattr(parallelism, "free_memory", lambda: 100 * GIB)
+    assert choose_jobs(0, 20, 16, 2, 0.25, 0) == (8, "8 jobs: 2 GPUs, 0.25 of one for each run")
+    assert choose_jobs(0, 20, 16, 1, 0.3, 0) == (3, "3 jobs: 1 GPU, 0.3 of one for each run")
+
+
+@pytest.mark.parametrize(
+    ("variable", "count", "expected"),
+    [(None, 2, ["0", "1"]), ("3,5", 2, ["3", "5"]), ("1,-1,2", 1, ["1"]), ("", 0, [])],
+)
+def test_only_the_visible_gpus_are_used(
+    variable: str | None, count: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert visible_gpus() == expected
+
+
+def test_each_process_sees_one_gpu_and_all_have_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Job:
+        def __init__(self, _parent: object, gpu: str) -> None:
+            self.gpu = gpu
+            seen.append(gpu)
+            self.connection, self.theirs = Pipe()
+
+        def begin(self, task: Task) -> tuple[Config, Progress]:
+            self.cell = task.cell
+            return task.cell, Progress()
+
+    monkeypatch.setattr(jobs, "_Job", Job)
+    monkeypatch.setattr(jobs, "_stop", lambda _: None)
+    tasks = [Task(Config(seed=seed), None, 1) for seed in range(4)]
+    events = jobs.in_parallel(tasks, None, 4, ["3", "5"])  # type: ignore[arg-type]
+    for _ in tasks:
+        next(events)
+    assert seen == ["3", "5", "3", "5"]
+
+
+def test_without_ray_one_line_says_how_to_install_it(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.execution.engine.find_spec", lambda _: None)
+    answer = pipeline("ablate", *SMALL, "--cluster", "auto")
+    assert answer.status == 2
+    assert "cluster=auto needs Ray" in answer.err
+    assert "pip install -r requirements-ray.txt" in answer.err
+    assert not runs_in(tmp_path)
 
 
 def test_the_reason_stands_on_the_terminal_in_the_run_and_in_the_report(
