@@ -1,6 +1,6 @@
 """Measure how a study of many short runs scales with the workers of a cluster.
 
-python -m benchmarks.scale [--workers 8,64] [--runs 1000] [--seconds 60] [--output FILE]
+python -m benchmarks.scale [--workers 64] [--runs 1000] [--seconds 60] [--output FILE]
 
 A run is a task of the engine that trains on clusters. It sends the requests of a real run, with
 files of the same size, but sleeps instead of training: what is measured is all the rest. The
@@ -35,6 +35,7 @@ EPOCHS = 30
 SAMPLE_SECONDS = 5  # between MLflow's samples of CPU and memory, as the commands set it
 SAMPLE = b'"system/'
 CONFIG = Config(dataset="synthetic", train_images=100, epochs=EPOCHS, variant="base")
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # before Ray is imported
 TARGETS = (Target("efficiency with 64 workers", "at least", 0.9, ("workers", "64", "efficiency")),)
 # Whose processor time is counted, by a word of the command.
 ROLES = {
@@ -60,7 +61,7 @@ class Exchange(NamedTuple):
 def main() -> None:
     """Measure; print a table; write the figures."""
     parser = argparse.ArgumentParser(description="Measure how a study scales on a cluster.")
-    parser.add_argument("--workers", default="8,64", help="numbers, divided by commas")
+    parser.add_argument("--workers", default="64", help="numbers, divided by commas")
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=60, help="that a run sleeps")
     parser.add_argument("--output", type=Path, help="a JSON file; by default none")
@@ -82,8 +83,8 @@ def measure(options: argparse.Namespace) -> Figures:
         with mlflow_server(folder, database) as address:
             os.environ |= {"MLFLOW_TRACKING_URI": address, "PIPELINE_SCALE": str(folder / "run")}
             recorded = _record()
-            script = pickle.dumps((options.seconds, recorded))
-            (folder / "run").write_bytes(script)
+            plain = [tuple(one) for one in recorded]  # workers don't know this module
+            (folder / "run").write_bytes(pickle.dumps((options.seconds, plain)))
             for number in options.workers.split(","):
                 workers[number] = _study(int(number), options, len(recorded))
     figures = {
@@ -134,7 +135,8 @@ def sleeping_run(number: int, _task: Task, study: Any, events: Any) -> Any:
     """Stand in for `ray_worker.train`: send what a run sends, and sleep before each checkpoint."""
     study.place.enter()
     events.put((number, Progress()))
-    seconds, recorded = pickle.loads(Path(os.environ["PIPELINE_SCALE"]).read_bytes())
+    seconds, plain = pickle.loads(Path(os.environ["PIPELINE_SCALE"]).read_bytes())
+    recorded = [Exchange(*one) for one in plain]
     address, session = os.environ["MLFLOW_TRACKING_URI"], requests.Session()
     ids: dict[str, str] = {}  # by recorded id
 
@@ -173,16 +175,18 @@ def _study(workers: int, options: argparse.Namespace, requests_of_run: int) -> F
     from ray.cluster_utils import Cluster
 
     from pipeline.ablation.loading import load_data
-    from pipeline.execution import cluster, ray_worker
+    from pipeline.execution import ray_worker
+    from pipeline.execution.engine import Where
 
     nodes = Cluster()
     # As if each worker had a machine with the memory that a run needs.
     nodes.add_node(num_cpus=workers, memory=workers * 2**31, include_dashboard=False)
     ray_worker.train = sleeping_run  # type: ignore[assignment]
     try:
-        cluster.connect(nodes.address, "Default")
+        where = Where(nodes.address, workers, 1.0)
+        where.connect("Default")
         cells = [replace(CONFIG, seed=seed) for seed in range(options.runs)]
-        engine = cluster.cluster_engine(CONFIG, options.runs, load_data(CONFIG), workers, 1.0)
+        engine = where.engine(CONFIG, options.runs, load_data(CONFIG))
         tasks = [Task(cell, None, 1) for cell in cells]
         driver, before = psutil.Process(), _processor_seconds()
         started, begun = time.perf_counter(), sum(driver.cpu_times()[:2])

@@ -6,6 +6,7 @@ Slow imports come after `Place.enter`, which sets variables that they read.
 import os
 import platform
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -20,7 +21,15 @@ from pipeline import interruption
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.execution import tasks
-from pipeline.execution.tasks import Event, Progress, Task, outcome, printing_to, set_up
+from pipeline.execution.tasks import (
+    LOOK_SECONDS,
+    Event,
+    Progress,
+    Task,
+    outcome,
+    printing_to,
+    set_up,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -98,11 +107,15 @@ def train(number: int, task: Task, study: Study, events: Queue) -> "RunResult | 
 
     `events` gets its progress and its lines, with the `number`.
     """
+    looked = time.monotonic()
 
     def send(event: Event) -> None:
-        if isinstance(event, Progress) and event.epochs and buffer.is_taken_over():
-            # Ray could not reach this node, takes it for dead, and trains the run elsewhere.
-            os._exit(1)
+        nonlocal looked
+        if isinstance(event, Progress) and time.monotonic() - looked > LOOK_SECONDS:
+            looked = time.monotonic()
+            if buffer.is_taken_over():
+                # Ray could not reach this node, takes it for dead, and trains the run elsewhere.
+                os._exit(1)
         with suppress(RayError):  # the study is gone, and this process soon will be
             events.put((number, event))
 
