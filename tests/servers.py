@@ -18,17 +18,17 @@ POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 class Server:
-    """A tracking server on loopback that also serves the artifacts, and can be stopped."""
+    """A tracking server that also serves the artifacts, and can be stopped."""
 
-    def __init__(self, folder: Path, store: str) -> None:
-        self.folder, self.store, self.port = folder, store, free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
+    def __init__(self, folder: Path, store: str, host: str = "127.0.0.1") -> None:
+        self.folder, self.store, self.host, self.port = folder, store, host, free_port()
+        self.uri = f"http://{host}:{self.port}"
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         options = ["--backend-store-uri", self.store, "--workers", "1", "--port", str(self.port)]
         artifacts = ["--artifacts-destination", str(self.folder / "served")]
-        command = ["mlflow", "server", "--host", "127.0.0.1", *options, *artifacts]
+        command = ["mlflow", "server", "--host", self.host, *options, *artifacts]
         self.process = subprocess.Popen(
             command,
             cwd=self.folder,
@@ -40,7 +40,7 @@ class Server:
         )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            with suppress(OSError), socket.create_connection((self.host, self.port), 1):
                 return
             time.sleep(0.2)
         raise AssertionError("the server does not start")

@@ -259,6 +259,44 @@ def test_a_node_that_lacks_the_data_is_named(tmp_path: Path, server: Server, clu
     assert not runs_of(server, "lacking", "study")
 
 
+@needs_postgres
+@pytest.mark.thorough
+def test_a_run_whose_workers_all_die_has_failed_and_the_others_go_on(
+    tmp_path: Path, server: Server, cluster: Any
+) -> None:
+    options = [*STUDY, "--epochs", "40"]
+    study = start(tmp_path, server, cluster, *options, experiment="tries")
+    killed = set[int]()
+    while study.poll() is None and len(killed) < 4:
+        for run in runs_of(server, "tries"):
+            process = int(run.data.tags[PROCESS].split()[0])
+            if run.data.tags["variant"] == "base" and process not in killed:
+                killed.add(process)
+                psutil.Process(process).kill()
+        time.sleep(0.5)
+    out, err = study.communicate(timeout=500)
+    assert study.returncode == 1, err
+    assert "base-seed0: failed: its worker or node died" in out
+    assert "in each of 4 tries" in out
+    states = {run.data.tags["variant"]: run.info.status for run in runs_of(server, "tries")}
+    assert states == {"base": "KILLED", "bn": "FINISHED"}
+
+
+def test_workers_get_the_store_and_its_credentials_but_not_the_run_of_mlflow_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from pipeline.execution.ray_worker import this_place
+
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "UNRELATED"):
+        monkeypatch.setenv(name, "secret")
+    mlflow.set_tracking_uri("http://10.0.0.1:5000")
+    folder, variables = this_place()
+    assert folder == str(tmp_path)
+    assert variables["MLFLOW_TRACKING_URI"] == "http://10.0.0.1:5000"
+    assert variables["MLFLOW_TRACKING_PASSWORD"] == variables["PGPASSWORD"] == "secret"
+    assert not {"MLFLOW_RUN_ID", "UNRELATED", "OMP_NUM_THREADS"} & variables.keys()
+
+
 def test_what_differs_on_a_node_is_named() -> None:
     from pipeline.execution.ray_worker import differences
 
