@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -80,7 +80,11 @@ def _provenance(analysis: Analysis) -> dict[str, str]:
         "recipe": ", ".join(f"{k} {v}" for k, v in recipe(first.config, first.tags).items()),
         "commit of the runs": ", ".join(sorted(commits)) or "unknown: not run from a git checkout",
         "device of the runs": ", ".join(sorted({_device(result) for result in analysis.results})),
-        **({"machines of the runs": machines} if (machines := _machines(analysis)) else {}),
+        **(
+            {"machines of the runs": machines}
+            if (machines := machines_of(analysis.results))
+            else {}
+        ),
         "time of the runs": f"{timedelta(seconds=round(seconds))}, all epochs together",
         "machine of this report": describe_machine(),
         "versions": f"Python {sys.version.split()[0]}, {packages}",
@@ -120,11 +124,11 @@ def _settings(result: RunResult) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
-def _machines(analysis: Analysis) -> str:
+def machines_of(results: Sequence[RunResult]) -> str:
     """How many runs were trained where; empty if none says so, as of earlier versions."""
     places = Counter(
         f"{result.tags['node']} ({result.tags['processor']})"
-        for result in analysis.results
+        for result in results
         if "node" in result.tags
     )
     return "; ".join(f"{_count(runs, 'run')} on {place}" for place, runs in places.items())

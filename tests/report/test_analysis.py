@@ -12,6 +12,7 @@ from pipeline.report.analysis import analyse
 from pipeline.report.files import effect_metrics, effects, report_files
 from pipeline.report.findings import Analysis, Setting
 from pipeline.report.learning_rates import chosen_rates
+from pipeline.report.publish import machines_of
 from pipeline.report.sections import limits
 from pipeline.statistics.intervals import Design
 from pipeline.study.grid import Grid
@@ -255,6 +256,18 @@ def test_the_limits_are_those_of_the_study() -> None:
     # Runs of earlier versions have fewer tags.
     early = [one._replace(tags={"device": "cpu", "threads": "2"}) for one in results]
     assert "(here: 30 epochs; batch size 256)" in limits(analyse(TUTORIAL, early))[0]
+
+
+def test_a_mixture_of_machines_is_named() -> None:
+    places = [{"node": "one", "processor": "Xeon"}] * 5 + [{"node": "two", "processor": "EPYC"}] * 4
+    results = [
+        run._replace(tags={**run.tags, **place})
+        for run, place in zip(study(BASE), places, strict=True)
+    ]
+    assert machines_of(results) == "5 runs on one (Xeon); 4 runs on two (EPYC)"
+    mixture = "What difference the processor made: it was not the same for all runs."
+    assert mixture in limits(analyse(TUTORIAL, results))
+    assert mixture not in limits(analyse(TUTORIAL, results[:5]))
 
 
 def test_the_order_is_balanced_over_variants() -> None:
