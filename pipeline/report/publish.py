@@ -80,11 +80,7 @@ def _provenance(analysis: Analysis) -> dict[str, str]:
         "recipe": ", ".join(f"{k} {v}" for k, v in recipe(first.config, first.tags).items()),
         "commit of the runs": ", ".join(sorted(commits)) or "unknown: not run from a git checkout",
         "device of the runs": ", ".join(sorted({_device(result) for result in analysis.results})),
-        **(
-            {"machines of the runs": machines}
-            if (machines := machines_of(analysis.results))
-            else {}
-        ),
+        "machines of the runs": machines_of(analysis.results) or "unknown, of earlier versions",
         "time of the runs": f"{timedelta(seconds=round(seconds))}, all epochs together",
         "machine of this report": describe_machine(),
         "versions": f"Python {sys.version.split()[0]}, {packages}",
