@@ -49,12 +49,17 @@ ROLES = {
 
 
 class Exchange(NamedTuple):
-    """A request to the tracking server, and what the answer named: a new run's id, or a model's."""
+    """A request to the tracking server.
+
+    file_size: bytes of a file that it uploads, whose content does not matter. created: the id of a
+    new run or model in its answer.
+    """
 
     method: str
     path: str
     content_type: str
     body: bytes
+    file_size: int
     created: str
 
 
@@ -94,7 +99,7 @@ def measure(options: argparse.Namespace) -> Figures:
         "runs": options.runs,
         "seconds": options.seconds,
         "epochs": EPOCHS,
-        "megabytes_per_run": sum(len(one.body) for one in recorded) / 1e6,
+        "megabytes_per_run": sum(one.file_size for one in recorded) / 1e6,
         "workers": workers,
     }
     return figures | {"targets": judge(TARGETS, figures)}
@@ -119,7 +124,9 @@ def _record() -> list[Exchange]:
         if request.path_url.endswith("/logged-models") and request.method == "POST":
             created = answer.json()["model"]["info"]["model_id"]
         kind = request.headers.get("Content-Type", "")
-        sent.append(Exchange(request.method, request.path_url, kind, body, created))
+        is_file = request.method == "PUT" and "/artifacts/" in request.path_url
+        size, body = (len(body), b"") if is_file else (0, body)
+        sent.append(Exchange(request.method, request.path_url, kind, body, size, created))
         return answer
 
     requests.Session.send = record  # type: ignore[assignment]
@@ -141,9 +148,10 @@ def sleeping_run(number: int, _task: Task, study: Any, events: Any) -> Any:
     ids: dict[str, str] = {}  # by recorded id
 
     def send(one: Exchange) -> None:
-        path, body = one.path, one.body
+        path, body = one.path, one.body or bytes(one.file_size)
         for before, now in ids.items():
-            path, body = path.replace(before, now), body.replace(before.encode(), now.encode())
+            path = path.replace(before, now)
+            body = body.replace(before.encode(), now.encode()) if one.body else body
         headers = {"Content-Type": one.content_type} if one.content_type else {}
         answer = session.request(one.method, address + path, data=body, headers=headers)
         answer.raise_for_status()
@@ -203,6 +211,7 @@ def _study(workers: int, options: argparse.Namespace, requests_of_run: int) -> F
         return {
             "efficiency": options.runs * options.seconds / (workers * wall),
             "wall_seconds": wall,
+            "requests_per_run": requests_of_run + options.seconds // SAMPLE_SECONDS,
             "requests_per_second": options.runs
             * (requests_of_run + options.seconds // SAMPLE_SECONDS)
             / wall,
