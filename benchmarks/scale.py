@@ -84,12 +84,15 @@ def measure(options: argparse.Namespace) -> Figures:
     workers = {}
     with TemporaryDirectory() as name, postgres() as database:
         folder = Path(name)
+        # Ray's workers import torch if they can: 64 of them would not fit into 24 GB.
+        (folder / "torch.py").write_text("raise ImportError")
         os.environ["XDG_STATE_HOME"] = name
         with mlflow_server(folder, database) as address:
             os.environ |= {"MLFLOW_TRACKING_URI": address, "PIPELINE_SCALE": str(folder / "run")}
             recorded = _record()
             plain = [tuple(one) for one in recorded]  # workers don't know this module
             (folder / "run").write_bytes(pickle.dumps((options.seconds, plain)))
+            os.chdir(folder)  # from which workers import
             for number in options.workers.split(","):
                 workers[number] = _study(int(number), options, len(recorded))
     figures = {
@@ -182,26 +185,30 @@ def _study(workers: int, options: argparse.Namespace, requests_of_run: int) -> F
     import ray
     from ray.cluster_utils import Cluster
 
-    from pipeline.ablation.loading import load_data
-    from pipeline.execution import ray_worker
-    from pipeline.execution.engine import Where
+    from pipeline.execution import cluster, ray_worker
 
     nodes = Cluster()
     # As if each worker had a machine with the memory that a run needs.
     nodes.add_node(num_cpus=workers, memory=workers * 2**31, include_dashboard=False)
     ray_worker.train = sleeping_run  # type: ignore[assignment]
     try:
-        where = Where(nodes.address, workers, 1.0)
-        where.connect("Default")
+        cluster.connect(nodes.address, "Default")
         cells = [replace(CONFIG, seed=seed) for seed in range(options.runs)]
-        engine = where.engine(CONFIG, options.runs, load_data(CONFIG))
         tasks = [Task(cell, None, 1) for cell in cells]
         driver, before = psutil.Process(), _processor_seconds()
         started, begun = time.perf_counter(), sum(driver.cpu_times()[:2])
         parent = SimpleNamespace(info=SimpleNamespace(experiment_id="0", run_id="0" * 32))
         outcomes = [
             event
-            for _, event in engine.train(tasks, parent, lambda _: None)  # type: ignore[arg-type]
+            for _, event in cluster.train_on_cluster(
+                tasks,
+                parent,  # type: ignore[arg-type]
+                lambda _: None,
+                at_once=options.runs,
+                resources={"num_cpus": 1},
+                settings={},
+                guard=nodes.head_node.node_id,
+            )
             if not isinstance(event, Progress)
         ]
         wall = time.perf_counter() - started

@@ -156,7 +156,7 @@ def cluster_engine(
         jobs._replace(reason=f"{jobs.reason}, on {len(nodes)} node{'s' * (len(nodes) > 1)}"),
         [threads] * cells,
         partial(
-            _train,
+            train_on_cluster,
             # Unless a number is asked for, Ray gets all tasks: a cluster may grow for them.
             at_once=asked_jobs or cells,
             resources={"num_cpus": threads, "num_gpus": gpu_share if gpus else 0, "memory": memory},
@@ -166,7 +166,7 @@ def cluster_engine(
     )
 
 
-def _train(
+def train_on_cluster(
     tasks: Sequence[Task],
     parent: Run,
     _time_epoch: TimeEpoch,
