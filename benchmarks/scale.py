@@ -84,15 +84,12 @@ def measure(options: argparse.Namespace) -> Figures:
     workers = {}
     with TemporaryDirectory() as name, postgres() as database:
         folder = Path(name)
-        # Ray's workers import torch if they can: 64 of them would not fit into 24 GB.
-        (folder / "torch.py").write_text("raise ImportError")
         os.environ["XDG_STATE_HOME"] = name
         with mlflow_server(folder, database) as address:
             os.environ |= {"MLFLOW_TRACKING_URI": address, "PIPELINE_SCALE": str(folder / "run")}
             recorded = _record()
             plain = [tuple(one) for one in recorded]  # workers don't know this module
             (folder / "run").write_bytes(pickle.dumps((options.seconds, plain)))
-            os.chdir(folder)  # from which workers import
             for number in options.workers.split(","):
                 workers[number] = _study(int(number), options, len(recorded))
     figures = {

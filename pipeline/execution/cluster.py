@@ -55,9 +55,7 @@ def connect(address: str, experiment: str) -> None:
     Raises InputError if there is none, or if its nodes can't reach the tracking store.
     """
     own = os.environ.get("PYTHONPATH", "")
-    # Ray's workers import torch when they start, which reads how its threads are to wait.
-    variables = {k: v for k, v in os.environ.items() if k in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    variables |= {
+    variables = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), str(Path.cwd()), own])),
         "TQDM_DISABLE": "1",  # the study shows each run's progress
     }

@@ -1,6 +1,6 @@
 """What runs in the processes of a Ray cluster: a study's runs, and what ends them if it dies.
 
-MLflow and this project's slow modules are imported after `Place.enter` has set their variables.
+Torch and MLflow are imported after `Place.enter` has set variables that they read.
 """
 
 import os
@@ -36,10 +36,14 @@ if TYPE_CHECKING:
 
     from pipeline.runs.run_result import RunResult
 
-# Variables that a run needs wherever it trains: the tracking store's and its credentials, and this
-# project's own.
-PASSED_ON = ("MLFLOW_", "PIPELINE_", "AWS_", "AZURE_", "GOOGLE_", "DATABRICKS_", "PG")
-NOT_PASSED_ON = "MLFLOW_RUN_ID"  # of `mlflow run`: every worker would continue that run
+# Variables that a run needs wherever it trains: this project's own, the tracking store's with its
+# credentials, and how torch's threads wait.
+PASSED_ON = ("PIPELINE_", "MLFLOW_", "GOMP_", "OMP_")
+PASSED_ON += ("AWS_", "AZURE_", "GOOGLE_", "DATABRICKS_", "PG")
+NOT_PASSED_ON = {
+    "MLFLOW_RUN_ID",  # of `mlflow run`: every worker would continue that run
+    "OMP_NUM_THREADS",  # Ray sets it to a task's CPUs
+}
 
 
 class StoppedError(Exception):
@@ -84,7 +88,7 @@ def this_place() -> Place:
     passed = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith(PASSED_ON) and name != NOT_PASSED_ON
+        if name.startswith(PASSED_ON) and name not in NOT_PASSED_ON
     }
     return Place(str(Path.cwd()), {**passed, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()})
 

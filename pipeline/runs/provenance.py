@@ -52,7 +52,7 @@ def git_dirty() -> str:
 @cache
 def versions() -> dict[str, str]:
     """What the last bits of a run's numbers depend on beside its code: libraries and machine."""
-    return {"torch": torch.__version__, "numpy": np.__version__, "machine": describe_machine()}
+    return {"torch": str(torch.__version__), "numpy": np.__version__, "machine": describe_machine()}
 
 
 @cache
