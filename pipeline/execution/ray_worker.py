@@ -1,6 +1,6 @@
 """What runs in the processes of a Ray cluster: a study's runs, and what ends them if it dies.
 
-Torch and MLflow are imported after `Place.enter` has set variables that they read.
+Torch is imported after `Place.enter`, which sets variables that it reads.
 """
 
 import os
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 # Variables that a run needs wherever it trains: this project's own, the tracking store's with its
 # credentials, and how torch's threads wait.
-PASSED_ON = ("PIPELINE_", "MLFLOW_", "GOMP_", "OMP_")
-PASSED_ON += ("AWS_", "AZURE_", "GOOGLE_", "DATABRICKS_", "PG")
+CREDENTIALS = ("AWS_", "AZURE_", "GOOGLE_", "DATABRICKS_", "PG")
+PASSED_ON = ("PIPELINE_", "MLFLOW_", "GOMP_", "OMP_", *CREDENTIALS)
 NOT_PASSED_ON = {
     "MLFLOW_RUN_ID",  # of `mlflow run`: every worker would continue that run
     "OMP_NUM_THREADS",  # Ray sets it to a task's CPUs
