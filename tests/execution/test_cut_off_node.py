@@ -60,6 +60,7 @@ def machines() -> Iterator[None]:
         ip("link", "delete", BRIDGE)
 
 
+@pytest.mark.timeout(1200)  # Ray's connection to a worker gives up after 6 minutes
 def test_the_runs_of_a_node_that_is_cut_off_continue_on_another(
     tmp_path: Path, machines: None
 ) -> None:
@@ -90,7 +91,7 @@ def test_the_runs_of_a_node_that_is_cut_off_continue_on_another(
             )
             training(study, server, "cut", 2)
             ip("link", "set", "cable2", "down")
-            out, err = study.communicate(timeout=500)
+            out, err = study.communicate(timeout=900)
             assert study.returncode == 0, err
             assert out.count(" continues after ") == 1
             assert [run.info.status for run in runs_of(server, "cut")] == ["FINISHED"] * 2
