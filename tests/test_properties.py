@@ -28,6 +28,7 @@ from pipeline.ablation.loading import completed
 from pipeline.config import MAX_NAME, PRECISIONS, VALIDATIONS, Config
 from pipeline.data import cifar100, cifar100_files, download
 from pipeline.errors import InputError
+from pipeline.execution.engine import Where
 from pipeline.models import trial
 from pipeline.models.evaluation import Evaluation
 from pipeline.models.registry import RegisteredVersion
@@ -330,7 +331,7 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, 
         version = RegisteredVersion("synthetic-cnn", "1", ())
         return RunResult("0" * 32, "0", config, 1, "", history, {}, registered=version)
 
-    def run_study(config: Config, grid: Grid, **choices: str) -> None:
+    def run_study(config: Config, grid: Grid, where: Where, **choices: str) -> None:
         grid.as_json()
         done.append(("ablate", config, grid, choices))
 

@@ -17,8 +17,10 @@ ONE_BY_ONE = """
 import importlib, json, pkgutil, sys
 import mlflow, pipeline
 from pipeline.__main__ import main
+ray = ("execution.cluster", "execution.nodes", "execution.ray_worker")  # not without Unix's names
 for module in pkgutil.walk_packages(pipeline.__path__, "pipeline."):
-    importlib.import_module(module.name)
+    if not module.name.endswith(ray):
+        importlib.import_module(module.name)
 for command in json.loads(sys.argv.pop()):
     if "RUN" in command:
         command[command.index("RUN")] = mlflow.last_active_run().info.run_id

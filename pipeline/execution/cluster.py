@@ -6,6 +6,7 @@ then continues after its last complete epoch.
 
 import logging
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -59,12 +60,16 @@ def connect(address: str, experiment: str) -> None:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), str(Path.cwd()), own])),
         "TQDM_DISABLE": "1",  # the study shows each run's progress
     }
+    environment: dict[str, Any] = {"env_vars": variables}
+    if " " in sys.executable and not address.startswith(CLIENT):
+        # Ray starts such workers by a shell, and does not quote the path.
+        environment["py_executable"] = shlex.quote(sys.executable)
     if address != AUTO:
         _check_answers(address)
     try:
         ray.init(
             address,
-            runtime_env={"env_vars": variables},
+            runtime_env=environment,
             log_to_driver=False,
             logging_level=logging.CRITICAL,
         )

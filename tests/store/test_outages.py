@@ -123,7 +123,7 @@ def every_metric_once(server: Server, run_id: str, epochs: int) -> None:
 
 def goes_through_an_outage(folder: Path, server: Server, seconds: float) -> None:
     """Stop the server in mid-run for so long, start it again, and look for gaps."""
-    epochs = int(12 + 1.6 * seconds)  # of a second or more each; a server takes some to start
+    epochs = int(20 + 1.6 * seconds)  # of a second or more each; a server takes some to start
     whole = ["--dataset", "synthetic", "--variant", "bn"]
     process = train(folder, server, *whole, "--epochs", str(epochs))
     run_id = wait_for_epoch(server, 2, process)
