@@ -55,11 +55,9 @@ def connect(address: str, experiment: str) -> None:
 
     Raises InputError if there is none, or if its nodes can't reach the tracking store.
     """
-    own = os.environ.get("PYTHONPATH", "")
-    variables = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), str(Path.cwd()), own])),
-        "TQDM_DISABLE": "1",  # the study shows each run's progress
-    }
+    path = [str(PACKAGE.parent), str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
+    # The study shows each run's progress.
+    variables = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "TQDM_DISABLE": "1"}
     environment: dict[str, Any] = {"env_vars": variables}
     if " " in sys.executable and not address.startswith(CLIENT):
         # Ray starts such workers by a shell, and does not quote the path.
@@ -191,13 +189,9 @@ def train_on_cluster(
     events, alive = (
         Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}) for _ in range(2)
     )
-    there = NodeAffinitySchedulingStrategy(guard, soft=True)
     outliving: dict[str, Any] = {"lifetime": "detached", "max_restarts": -1, "max_task_retries": -1}
-    survivor = (
-        ray.remote(ray_worker.Survivor)
-        .options(num_cpus=0, scheduling_strategy=there, **outliving)
-        .remote()
-    )
+    outliving["scheduling_strategy"] = NodeAffinitySchedulingStrategy(guard, soft=True)
+    survivor = ray.remote(ray_worker.Survivor).options(num_cpus=0, **outliving).remote()
     survivor.end_runs.remote(alive, study)
     train = ray.remote(ray_worker.train).options(
         **resources, max_retries=MAX_RETRIES, retry_exceptions=[ray_worker.StoppedError]
