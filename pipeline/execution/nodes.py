@@ -11,8 +11,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, printable
-from pipeline.execution.ray_worker import differences, this_place, versions
+from pipeline.execution.ray_worker import this_place, versions
 from pipeline.runs import provenance
+from pipeline.runs.run_result import differences
 
 A_LITTLE = 0.001  # of a GPU, to see it
 PATIENCE_SECONDS = 30  # after which a node that has not answered is named

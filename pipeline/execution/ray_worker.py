@@ -141,7 +141,7 @@ def _train_or_continue(task: Task, study: Study, send: Callable[[Event], None]) 
 
     If Ray has started the task again, the process of the earlier try is gone.
     """
-    from pipeline.runs.run_result import read_result
+    from pipeline.runs.run_result import differences, read_result
 
     if now := differences(versions(), study.versions):
         raise InputError(f"node {platform.node()} has {now}")
@@ -195,7 +195,7 @@ class Survivor:
 
         waiting.wait_from_the_start()
         info = study.parent.info
-        end([*find_runs(info.experiment_id, {PARENT_TAG: info.run_id}, "RUNNING")])
+        end(find_runs(info.experiment_id, {PARENT_TAG: info.run_id}, "RUNNING"))
         end([get_run(info.run_id)])
         ray.actor.exit_actor()
 
@@ -225,12 +225,3 @@ def versions() -> dict[str, str]:
     packages = provenance.versions()
     python = ".".join(platform.python_version_tuple()[:2])
     return {"Python": python, "torch": packages["torch"], "numpy": packages["numpy"]}
-
-
-def differences(here: Mapping[str, str], expected: Mapping[str, str]) -> str:
-    """Say where a node differs: `torch 2.13.0 instead of 2.14.1`; empty if nowhere."""
-    return ", ".join(
-        f"{name} {here[name][:16]} instead of {value[:16]}"
-        for name, value in expected.items()
-        if here[name] != value
-    )

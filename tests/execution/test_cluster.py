@@ -294,7 +294,7 @@ def test_workers_get_the_store_and_its_credentials_but_not_the_run_of_mlflow_run
 
 
 def test_what_differs_on_a_node_is_named() -> None:
-    from pipeline.execution.ray_worker import differences
+    from pipeline.runs.run_result import differences
 
     expected = {"Python": "3.11", "torch": "2.14.1", "code": "0123456789abcdef0"}
     assert not differences(expected, expected)
