@@ -65,7 +65,7 @@ class TrainingBatches:
             rows = slice(start, start + at_once)
             chosen = order[rows]
             drawn = AugmentationParameters(*(values[rows] for values in parameters))
-            augmented = augment(self.images[chosen], drawn, self.augmentation)
+            augmented = augment(self.images.index_select(0, chosen), drawn, self.augmentation)
             images = torch.split(augmented, self.batch_size)
             labels = torch.split(self.labels[chosen], self.batch_size)
             yield from zip(images, labels, strict=True)
