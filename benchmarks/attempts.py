@@ -13,9 +13,10 @@ from statistics import median
 from typing import NamedTuple
 
 from benchmarks.contestant import Contestant, Setup
+from pipeline.openmp import LONG, SHORT, SPINS
 
 IMAGES = 20_480
-SPIN = {"GOMP_SPINCOUNT": "1000"}  # as the commands set it
+SPIN = {SPINS: LONG}  # as the commands set it on an idle machine
 
 
 def return_memory() -> None:
@@ -23,6 +24,13 @@ def return_memory() -> None:
     import platform
 
     platform.libc_ver = lambda *_: ("another", "")
+
+
+def small_pages() -> None:
+    """Keep the heap in pages of 4 kB."""
+    import mmap
+
+    mmap.MADV_HUGEPAGE = mmap.MADV_NOHUGEPAGE  # type: ignore[misc]
 
 
 def relu_not_in_place() -> None:
@@ -75,9 +83,10 @@ def _preload(name: str) -> dict[str, str]:
 ATTEMPTS = {
     "as it is": Attempt(SPIN),
     "freed memory returned": Attempt(SPIN, return_memory),
+    "pages of 4 kB": Attempt(SPIN, small_pages),
     "jemalloc": Attempt(_preload("jemalloc"), return_memory),
     "tcmalloc": Attempt(_preload("tcmalloc_minimal"), return_memory),
-    "five times the spinning": Attempt({"GOMP_SPINCOUNT": "5000"}),
+    "short spinning": Attempt({SPINS: SHORT}),
     "OpenMP's own spinning": Attempt({}),
     "no spinning": Attempt({"OMP_WAIT_POLICY": "PASSIVE"}),
     "ReLU not in place": Attempt(SPIN, relu_not_in_place),

@@ -6,12 +6,13 @@ STARTED is when the command was issued, in seconds since 1970.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from pipeline import openmp
 
 seconds: dict[str, float] = {"first_batch": 0.0, "logging": 0.0}
 
@@ -33,7 +34,7 @@ def timed(owner: Any, name: str) -> None:
 def main() -> None:
     """Run the command; write the figures."""
     path, started = Path(sys.argv.pop(1)), float(sys.argv.pop(1))
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does, before torch is imported
+    openmp.spin_shortly()  # as the command does, before torch is imported
     import torch
 
     from pipeline.__main__ import main as run_command

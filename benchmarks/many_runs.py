@@ -23,6 +23,7 @@ from benchmarks.figures import (
     spread,
     target_lines,
 )
+from pipeline import openmp
 from pipeline.config import DEVICES, PRECISIONS, Config
 
 # The targets are for a GPU, and for this many images, variants, seeds and epochs.
@@ -47,7 +48,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a JSON file")
     options = parser.parse_args()
     # Both are read when torch and tqdm are imported, which `measure` does.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the commands set it
+    openmp.spin_shortly()
+    openmp.spin_if_idle()
     os.environ["TQDM_DISABLE"] = "1"
     figures = measure(options)
     print("\n".join(_lines(figures)))

@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.contestant import STAGES, Contestant, Setup
 from benchmarks.figures import GPU_EPOCH_SECONDS, ROOT, Figures, Target, judge, origin, spread
 from benchmarks.speed_table import table
+from pipeline.openmp import LONG, SPINS
 
 VARIANT = "dropout"  # the tutorial's last network, and the slowest
 NAMES = {
@@ -47,15 +48,15 @@ LOGGING = "share of an epoch spent logging"
 
 # Ratios are to the tutorial's loop. On a GPU they depend on the processor that feeds the loop.
 CPU_TARGETS = (
-    Target("ratio of one run, bf16", "at least", 4.5, ("contestants", "bf16", "ratio")),
-    Target("ratio of one run, fp32", "at least", 3.2, ("contestants", "fp32", "ratio")),
-    Target("ratio of runs in parallel", "at least", 5.5, ("contestants", "study", "ratio")),
+    Target("ratio of one run, bf16", "at least", 6.5, ("contestants", "bf16", "ratio")),
+    Target("ratio of one run, fp32", "at least", 4.5, ("contestants", "fp32", "ratio")),
+    Target("ratio of runs in parallel", "at least", 8, ("contestants", "study", "ratio")),
     Target(f"ratio of {STUDY}", "at least", 5.5, ("commands", STUDY, "ratio")),
     Target("ratio of validation", "at least", 8, ("contestants", "bf16", "validation_ratio")),
 )
 GPU_TARGETS = (Target(f"seconds of {EPOCH}", "at most", GPU_EPOCH_SECONDS, ("seconds", EPOCH)),)
 TARGETS = (
-    Target(f"seconds {FIRST_BATCH}", "at most", 6, ("seconds", FIRST_BATCH)),
+    Target(f"seconds {FIRST_BATCH}", "at most", 3.5, ("seconds", FIRST_BATCH)),
     Target("seconds of our own code", "at most", 1, ("seconds", OWN_CODE)),
     Target("seconds of --help", "at most", 0.5, ("seconds", "--help")),
     Target(f"seconds of {LOADING}", "at most", 0.3, ("seconds", LOADING)),
@@ -104,7 +105,7 @@ def measure(options: argparse.Namespace) -> Figures:
     def setup(precision: str, threads: int = 0) -> Setup:
         return Setup(precision, VARIANT, options.dataset, options.data_dir, options.device, threads)
 
-    ours = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}  # as the commands set it
+    ours = {SPINS: os.environ.get(SPINS, LONG)}  # as the commands set it on an idle machine
     plain = {
         "tutorial": [Contestant(setup("tutorial"), {})],
         "fp32": [Contestant(setup("fp32"), ours)],

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from pipeline import interruption
+from pipeline import interruption, openmp
 from pipeline.cli import app
 from pipeline.config import check_text
 from pipeline.errors import InputError, MachineError, printable
@@ -27,10 +27,6 @@ ENVIRONMENT = {
     # By default MLflow samples CPU and memory every 10 s; a shorter run gets none.
     "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "5",
 }
-# Torch's threads wait for each other thousands of times a second. By default they spin, and with
-# one other busy process on the machine, training takes twice as long; without any spinning, it
-# takes a tenth to a fifth longer on an idle machine (docs/LOG.md).
-SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
 
 
 def main() -> NoReturn:
@@ -38,9 +34,9 @@ def main() -> NoReturn:
     interruption.install()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a Windows console may lack "−" (cp1252)
         sys.stdout.reconfigure(errors="replace")
-    defaults = ENVIRONMENT if "OMP_WAIT_POLICY" in os.environ else ENVIRONMENT | SHORT_SPIN
-    for name, value in defaults.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    openmp.spin_shortly()
     project_run = os.environ.get("MLFLOW_RUN_ID")  # set by `mlflow run`, unset by MLflow later
     try:
         for argument in sys.argv[1:]:

@@ -1,23 +1,27 @@
 """The resources that this process may use: processors, threads, memory.
 
-In a container, processors and memory may both be less than the machine's.
+In a container, processors and memory may both be less than the machine's. torch is imported where
+it is needed: `openmp` looks at the processors first.
 """
 
 import os
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
-import torch
 
 GIB = 2**30
 ROOT = Path("/")
+LOOK_SECONDS = 0.1
 
 
 def usable_threads() -> int:
     """Count the threads to compute with: PyTorch's number, which ignores quotas, capped."""
+    import torch
+
     threads = torch.get_num_threads()
     return threads if "OMP_NUM_THREADS" in os.environ else min(threads, usable_processors())
 
@@ -27,24 +31,30 @@ def usable_processors(root: Path = ROOT) -> int:
 
     `root` is the folder that holds `proc` and `sys`. The count is rounded down, to at least 1.
     """
-    try:
-        processors = len(psutil.Process().cpu_affinity())
-    except AttributeError:  # macOS has none
-        processors = os.cpu_count() or 1
-    quotas = [float(processors)]
-    for group in _groups(root, "cpu"):
-        with suppress(OSError, ValueError):  # ValueError: the quota is `max`
-            quota, period = (group / "cpu.max").read_text().split()
-            quotas.append(int(quota) / int(period))
-        with suppress(OSError):
-            microseconds = _number(group / "cpu.cfs_quota_us")
-            if microseconds > 0:  # -1: no quota
-                quotas.append(microseconds / _number(group / "cpu.cfs_period_us"))
-    return max(1, int(min(quotas)))
+    quotas = [quota for _, quota in _quotas(root)]
+    return max(1, int(min([len(_affinity()), *quotas])))
+
+
+def idle_processors(root: Path = ROOT) -> float:
+    """Measure, for a tenth of a second, how many of the usable processors are idle.
+
+    What others do counts, also those in the same container if it has a quota.
+    """
+    groups = list(_quotas(root))
+    before = [_processor_seconds(group) for group, _ in groups]
+    started = time.monotonic()
+    busy = psutil.cpu_percent(LOOK_SECONDS, percpu=True)
+    seconds = time.monotonic() - started
+    idle: list[float] = [sum(1 - busy[processor] / 100 for processor in _affinity())]
+    for (group, quota), used in zip(groups, before, strict=True):
+        idle.append(quota - (_processor_seconds(group) - used) / seconds)
+    return max(0.0, min(idle))
 
 
 def visible_gpus() -> list[str]:
     """List the GPUs that this process may use, as in CUDA_VISIBLE_DEVICES."""
+    import torch
+
     count = torch.cuda.device_count()
     given = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
     return given.split(",")[:count]  # CUDA ignores what follows an invalid one
@@ -65,8 +75,34 @@ def free_memory(root: Path = ROOT) -> int:
         ):
             with suppress(OSError, ValueError):  # ValueError: the limit is `max`
                 left = _number(group / limit) - _number(group / used)
-                free.append(left + _cached(group / "memory.stat", cached))
+                free.append(left + _statistic(group / "memory.stat", cached))
     return max(0, min(free))
+
+
+def _affinity() -> Sequence[int]:
+    try:
+        return psutil.Process().cpu_affinity() or []
+    except AttributeError:  # macOS has none
+        return range(os.cpu_count() or 1)
+
+
+def _quotas(root: Path) -> Iterator[tuple[Path, float]]:
+    """Find the control groups that limit this process, and to how many processors."""
+    for group in _groups(root, "cpu"):
+        with suppress(OSError, ValueError):  # ValueError: the quota is `max`
+            quota, period = (group / "cpu.max").read_text().split()
+            yield group, int(quota) / int(period)
+        with suppress(OSError):
+            microseconds = _number(group / "cpu.cfs_quota_us")
+            if microseconds > 0:  # -1: no quota
+                yield group, microseconds / _number(group / "cpu.cfs_period_us")
+
+
+def _processor_seconds(group: Path) -> float:
+    """What a control group has used of the processors so far."""
+    with suppress(OSError):
+        return _number(group / "cpuacct.usage") / 1e9
+    return _statistic(group / "cpu.stat", "usage_usec") / 1e6
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
@@ -85,7 +121,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
             yield from (mount / group for group in (inner, *inner.parents))
 
 
-def _cached(statistics: Path, name: str) -> int:
+def _statistic(statistics: Path, name: str) -> int:
     with suppress(OSError):
         for line in statistics.read_text().splitlines():
             key, value = line.split()
@@ -107,6 +143,8 @@ def processor() -> str:
 
 def describe_machine() -> str:
     """Describe the machine: processor, cores, memory, accelerator, system."""
+    import torch
+
     memory = psutil.virtual_memory().total / GIB
     parts = [processor(), f"{os.cpu_count()} cores", f"{memory:.0f} GiB of memory"]
     if torch.cuda.is_available():

@@ -1,6 +1,7 @@
 """What the machine has for this process, in a container too."""
 
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -160,3 +161,52 @@ def test_a_quota_limits_the_threads_too_unless_their_number_is_given(
     assert machine.usable_threads() == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "16")
     assert machine.usable_threads() == 16
+
+
+IDLE: dict[str, tuple[dict[str, object], dict[str, object], float]] = {
+    "no quota": ({}, {}, 5.5),
+    "v2": (
+        {
+            CGROUP: "0::/job",
+            f"{TOP}/job/cpu.max": "200000 100000",
+            f"{TOP}/job/cpu.stat": "usage_usec 5000000\nuser_usec 1",
+        },
+        {f"{TOP}/job/cpu.stat": "usage_usec 5075000\nuser_usec 1"},
+        1.25,
+    ),
+    "v1": (
+        {
+            CGROUP: V1_PATHS,
+            **v1_quota("box/job", 200_000),
+            f"{TOP}/cpu/box/job/cpuacct.usage": 5 * 10**9,
+        },
+        {f"{TOP}/cpu/box/job/cpuacct.usage": 5 * 10**9 + 75 * 10**6},
+        1.25,
+    ),
+    "a quota above what is idle": (
+        {CGROUP: "0::/job", f"{TOP}/job/cpu.max": "700000 100000"},
+        {},
+        5.5,
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "later", "expected"), IDLE.values(), ids=IDLE.keys())
+def test_idle_processors_are_what_others_and_a_quota_leave(
+    files: dict[str, object],
+    later: dict[str, object],
+    expected: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = make_tree(tmp_path, files)
+
+    def cpu_percent(_seconds: float, percpu: bool) -> list[float]:
+        make_tree(root, later)
+        return [100.0, 100.0, 50.0, *[0.0] * 5, *[100.0] * 8]  # the last 8 are not ours
+
+    clock = iter([7.0, 7.1])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(psutil, "cpu_percent", cpu_percent)
+    monkeypatch.setattr(psutil, "Process", EightProcessors)
+    assert machine.idle_processors(root) == pytest.approx(expected)

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from pipeline import interruption
+from pipeline import interruption, openmp
 from pipeline.cli import options
 from pipeline.config import AUTO, Config, check_choice
 from pipeline.interruption import Interrupted
@@ -47,6 +47,7 @@ def train(
     """Train one variant as one MLflow run, and register its model."""
     settings = {name: context.params[name] for name in DEFAULT.as_dict()}
     Config(**settings)  # which checks them before anything slow is imported
+    openmp.spin_if_idle()
     with interruption.deferred():
         from pipeline.ablation.loading import completed, load_data
         from pipeline.models.trial import try_variants
@@ -147,6 +148,8 @@ def ablate(
         "validation": validation,
     }
     config, *_ = [Config(**settings, lr=rate) for rate in rates]  # which checks each rate
+    if cluster == "none":
+        openmp.spin_if_idle()
     with interruption.deferred():
         from pipeline.ablation.loading import completed, load_ablation
         from pipeline.errors import StoreError

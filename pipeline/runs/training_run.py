@@ -16,6 +16,7 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.machine import usable_threads
 from pipeline.models import registry
 from pipeline.models.export import log_network
+from pipeline.openmp import describe_spinning
 from pipeline.runs import provenance, resume
 from pipeline.runs.checkpoint import Checkpoints
 from pipeline.runs.lifecycle import track
@@ -133,6 +134,7 @@ def _tags(
         "threads": threads,
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         FAST_PATH: describe_steps(network, device, precision),
+        "spinning": describe_spinning(threads),
         "other_weights": ", ".join(_unlike_baseline(config, data, network)),
         "code_digest": provenance.code_digest(config.ablation),
         "epochs": config.epochs,
