@@ -8,11 +8,12 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import mlflow
 import psutil
@@ -149,10 +150,11 @@ def restart_system_metrics(run_id: str) -> None:
 
 
 @contextmanager
-def export_from_memory() -> Iterator[None]:
-    """Make `torch.export.save` write a whole file at once.
+def exporting_by(export: Callable[..., ExportedProgram]) -> Iterator[None]:
+    """Let MLflow call `export` for `torch.export.export`, and write the program's file at once.
 
-    On a full disk torch's own writer raises an error that does not say so, or ends the process.
+    MLflow takes no program that is exported already. On a full disk torch's own writer raises an
+    error that does not say so, or ends the process.
     """
     save = torch.export.save
 
@@ -161,11 +163,11 @@ def export_from_memory() -> Iterator[None]:
         save(program, content)
         Path(path).write_bytes(content.getvalue())
 
-    torch.export.save = save_from_memory  # type: ignore[assignment]
-    try:
+    with (
+        patch.object(torch.export, "save", save_from_memory),
+        patch.object(torch.export, "export", export),
+    ):
         yield
-    finally:
-        torch.export.save = save
 
 
 def typed_in() -> Path:

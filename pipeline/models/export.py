@@ -1,8 +1,9 @@
 """Export a trained network: its weights as a checkpoint, and a model that classifies pixels."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from copy import deepcopy
+from functools import partial
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -17,16 +18,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
+from torch.export import ExportedProgram, export
 
 from pipeline.ablation.definition import Settings
 from pipeline.data.dataset import ImageDataset
 from pipeline.models.safety import digests
 from pipeline.store.waiting import in_store
-from pipeline.upstream import export_from_memory
+from pipeline.upstream import exporting_by
 
 # On a logged model: its files' digests as JSON. The tag is in the store's database: altering the
 # files does not alter it.
 DIGESTS_TAG = "file_digests"
+
+_exported: dict[Hashable, ExportedProgram] = {}  # by the kind of network
 
 
 class PixelClassifier(nn.Module):
@@ -82,11 +86,13 @@ def log_network(network: nn.Module, settings: Settings, data: ImageDataset, epoc
         torch.save({"settings": dict(settings), "state_dict": portable.state_dict()}, content)
         checkpoint.write_bytes(content.getvalue())
         mlflow.log_artifact(str(checkpoint))
-    with export_from_memory():
+    with exporting_by(partial(_export, (type(network), *settings.items()))):
         info = mlflow.pytorch.log_model(
             name="model",
             step=epochs,
             metadata={"dataset": data.name, "class_names": list(data.class_names)},
+            # It would load the model and try the example; `trial` does so for each variant.
+            validate_serving_input=False,
             **_model(portable, data),
         )
     _run_on_cpu(str(info.model_uri), str(info.model_id))
@@ -94,9 +100,9 @@ def log_network(network: nn.Module, settings: Settings, data: ImageDataset, epoc
     return str(info.model_uri)
 
 
-def save_network(network: nn.Module, data: ImageDataset, folder: Path) -> None:
+def save_network(network: nn.Module, settings: Settings, data: ImageDataset, folder: Path) -> None:
     """Write the model that `log_network` would log to a folder."""
-    with export_from_memory():
+    with exporting_by(partial(_export, (type(network), *settings.items()))):
         mlflow.pytorch.save_model(path=str(folder), **_model(portable_network(network), data))
 
 
@@ -120,18 +126,45 @@ def _model(network: nn.Module, data: ImageDataset) -> dict[str, Any]:
     }
 
 
+def _export(
+    kind: Hashable, classifier: PixelClassifier, example: tuple[Tensor], **how: Any
+) -> ExportedProgram:
+    """Export as `torch.export.export` does, once for all networks that differ only in weights.
+
+    It takes longer than an epoch may. kind: a network's class and settings. That nothing else
+    differs is seen from what both compute from the example, to the last bit.
+    """
+    program = _exported.get(kind)
+    if program is None or not _take_weights(program, classifier, example):
+        program = _exported[kind] = export(classifier, example, **how)
+    return program
+
+
+@torch.no_grad()
+def _take_weights(
+    program: ExportedProgram, classifier: PixelClassifier, example: tuple[Tensor]
+) -> bool:
+    weights = classifier.state_dict()
+    shapes = {name: value.shape for name, value in weights.items()}
+    if shapes != {name: value.shape for name, value in program.state_dict.items()}:
+        return False
+    for name, value in program.state_dict.items():
+        value.copy_(weights[name])
+    return torch.equal(program.module()(*example), classifier(*example))
+
+
 def _run_on_cpu(uri: str, model_id: str) -> None:
     """Make a logged model run on the CPU wherever it is loaded.
 
     MLflow would use a GPU if there is one, but a pt2 program stays on the device it was exported
     on, so loading would fail.
     """
+    mlmodel = Model.load(uri)
+    mlmodel.flavors["python_function"]["config"] = {"device": "cpu"}
     with TemporaryDirectory() as folder:
-        files = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
-        mlmodel = Model.load(files)
-        mlmodel.flavors["python_function"]["config"] = {"device": "cpu"}
-        mlmodel.save(str(Path(files, "MLmodel")))
-        mlflow.MlflowClient().log_model_artifact(model_id, str(Path(files, "MLmodel")))
+        file = str(Path(folder, "MLmodel"))
+        mlmodel.save(file)
+        mlflow.MlflowClient().log_model_artifact(model_id, file)
 
 
 def record_digests(uri: str, model_id: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from pipeline.ablation.definition import Settings
 from pipeline.ablation.loading import explain, load_ablation
 from pipeline.config import Config
 from pipeline.data.augmentation import Augmentation, normalise
@@ -24,7 +25,7 @@ from pipeline.models.export import PixelClassifier, save_network
 from pipeline.models.safety import check_harmless
 from pipeline.training.batches import TrainingBatches
 from pipeline.training.device import choose_device, choose_precision
-from pipeline.training.loop import build_network, fast_step, prepare
+from pipeline.training.loop import build_network, fast_step, network_settings, prepare
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -68,7 +69,8 @@ def _try_network(config: Config, data: ImageDataset) -> None:
             f"warning: variant {name!r}: training does not reach {', '.join(unreached)}",
             file=sys.stderr,
         )
-    _attempt(name, "it can't be exported as pt2", _check_export, network, data)
+    settings = network_settings(config, data)
+    _attempt(name, "it can't be exported as pt2", _check_export, network, settings, data)
 
 
 def _check_repeated(network: nn.Module, config: Config, data: ImageDataset) -> None:
@@ -126,13 +128,13 @@ def _train_once(config: Config, data: ImageDataset) -> list[str]:
     return [n for n, one in network.named_parameters() if one.requires_grad and one.grad is None]
 
 
-def _check_export(network: nn.Module, data: ImageDataset) -> None:
+def _check_export(network: nn.Module, settings: Settings, data: ImageDataset) -> None:
     """Export the network with two images as an example, and compute three with it."""
     pixels = _pixels(data, 3)
     with TemporaryDirectory() as folder, torch.no_grad():
         files = Path(folder) / "model"
         with redirect_stderr(StringIO()):  # torch also prints the program that it can't export
-            save_network(network, data, files)
+            save_network(network, settings, data, files)
         try:
             found = mlflow.pyfunc.load_model(str(files)).predict(pixels.numpy())
         except Exception:  # of many kinds

@@ -28,7 +28,6 @@ from pipeline.training.device import choose_device, choose_precision
 from pipeline.training.loop import (
     FAST_PATH,
     build_network,
-    correct_images,
     describe_steps,
     is_stuck,
     loss_of_guess,
@@ -83,10 +82,16 @@ def train_run(
         provenance.log_dataset(data)
         provenance.log_ablation(config.ablation)
         state = _last_state(config, checkpoints) if continued else None
-        network, history = train_network(config, data, device, precision, state, save)
+        network, history, noted = train_network(config, data, device, precision, state, save)
+        correct = noted.numpy()
         buffer.flush()
         learning = _log_learning(config, data, history)
-        correct = correct_images(network, data.test or data.validation).numpy()
+        if not parent:
+            # matplotlib takes a second to import: done only when there is something to show.
+            from pipeline.runs.run_figures import learning_curves
+
+            figure = learning_curves(history, f"{config.run_name} on {data.name}")
+            log_figure(figure, "learning_curves.png")
         in_store(replace_artifact)(pack_result(history, correct), RESULT_FILE)
         model_uri = log_network(network, network_settings(config, data), data, config.epochs)
         result = RunResult(
@@ -99,6 +104,8 @@ def train_run(
             tags=run.data.tags | {"learning": learning},
             correct=correct,
         )
+        if parent:
+            buffer.drop_state()
         return register_model(result, data) if register else result
 
 
@@ -169,10 +176,7 @@ def _last_state(config: Config, checkpoints: Checkpoints) -> TrainingState | Non
 
 
 def _log_learning(config: Config, data: ImageDataset, history: History) -> str:
-    """Log the learning curves, and whether the network has learned anything: `ok` or `stuck`."""
-    # matplotlib takes a second to import: done only when there is something to show.
-    from pipeline.runs.run_figures import learning_curves
-
+    """Log whether the network has learned anything: `ok` or `stuck`."""
     guess = loss_of_guess(config, data)
     learning = "stuck" if is_stuck(history, guess, data.num_classes) else "ok"
     if learning == "stuck":
@@ -183,6 +187,4 @@ def _log_learning(config: Config, data: ImageDataset, history: History) -> str:
             file=sys.stderr,
         )
     in_store(mlflow.set_tag)("learning", learning)
-    title = f"{config.run_name} on {data.name}"
-    log_figure(learning_curves(history, title), "learning_curves.png")
     return learning

@@ -117,6 +117,12 @@ def load_state() -> bytes | None:
 
 
 @in_store
+def drop_state() -> None:
+    """Leave only an empty file of the active run's state: no store forbids to replace a file."""
+    replace_artifact(b"", STATE_FILE)
+
+
+@in_store
 def flush() -> None:
     """Wait until the store has all metrics and the last state of the active run."""
     _send_metrics()

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from pipeline.ablation.definition import Value
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
-from pipeline.data.dataset import ImageDataset, Split
+from pipeline.data.dataset import ImageDataset
 from pipeline.training import onednn
 from pipeline.training.batches import TrainingBatches, ValidationBatches
 from pipeline.training.cuda_graph import CapturedStep, Step
@@ -40,14 +40,15 @@ def train_network(
     precision: str,
     state: TrainingState | None = None,
     save: Callable[[TrainingState], None] | None = None,
-) -> tuple[nn.Module, History]:
+) -> tuple[nn.Module, History, Tensor]:
     """Train one network by its ablation's recipe, the tutorial's by default; the last epoch counts.
 
-    Returns the network, on `device`, and the metrics of each epoch, in order. Validation is always
-    in fp32, and its loss is cross-entropy: it describes the network that is registered.
+    Returns the network, on `device`; the metrics of each epoch, in order; and whether the network
+    classifies each image of the reported split correctly, bool `[N]`, on the CPU. Validation is
+    always in fp32, and its loss is cross-entropy: it describes the network that is registered.
     `epoch_seconds` covers training and validation, `images_per_second` training alone. If `data`
-    has a test split, it is read once, at the end, and the last epoch also has `test_loss` and
-    `test_accuracy`.
+    has a test split, it is the reported one: it is read once, at the end, and the last epoch also
+    has `test_loss` and `test_accuracy`.
 
     `save` is called after each epoch. Training resumed from such a `state` gives the same result,
     to the last bit, as training without a break. Raises DivergedError (see `epoch`).
@@ -72,13 +73,21 @@ def train_network(
         for n, metrics in enumerate(history, 1):
             log_metrics(metrics, n)  # any that were not logged before
     step = fast_step(network, criterion, optimizer, precision, config.batch_size)
-    validate = fast_step(network, cross_entropy, None, "fp32", VALIDATION_BATCH_SIZE)
+    plain_validate = fast_step(network, cross_entropy, None, "fp32", VALIDATION_BATCH_SIZE)
+    noted: list[Tensor] = []
+
+    def validate(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        loss, correct = plain_validate(images, labels)
+        noted.append(correct)
+        return loss, correct
+
     for n in range(len(history) + 1, config.epochs + 1):
         started = time.perf_counter()
         training.set_epoch(n)
         torch.manual_seed(stream_seed(config.seed, Stream.DROPOUT, n))
         train = epoch(network, n, True, training, criterion, optimizer, step=step)
         trained = time.perf_counter()
+        noted.clear()
         val = epoch(network, n, False, validation, cross_entropy, optimizer, step=validate)
         pace = {
             "lr": float(optimizer.param_groups[0]["lr"]),
@@ -103,6 +112,7 @@ def train_network(
             schedule = dict(scheduler.state_dict()) if scheduler else {}
             save(TrainingState(history, network.state_dict(), optimizer.state_dict(), schedule))
     if data.test:
+        noted.clear()
         batches = ValidationBatches(data.test, VALIDATION_BATCH_SIZE, device)
         test = epoch(
             network,
@@ -115,20 +125,12 @@ def train_network(
             step=validate,
         )
         history[-1] |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
+    elif not noted:  # the state was that of the last epoch
+        network.eval()
+        for images, labels in validation:
+            validate(images, labels)
     release_freed_memory()
-    return network, history
-
-
-def correct_images(network: nn.Module, split: Split) -> Tensor:
-    """Return whether `network` classifies each image of `split` correctly: bool `[N]`, on the CPU.
-
-    In the same arithmetic as in validation: the mean is the accuracy that `train_network` returns.
-    """
-    device = next(network.parameters()).device
-    network.eval()
-    step = fast_step(network, nn.CrossEntropyLoss(), None, "fp32", VALIDATION_BATCH_SIZE)
-    batches = ValidationBatches(split, VALIDATION_BATCH_SIZE, device)
-    return torch.cat([step(images, labels)[1] for images, labels in batches]).cpu()
+    return network, history, torch.cat(noted).cpu()
 
 
 def prepare(

@@ -255,6 +255,19 @@ def test_more_epochs_may_be_asked_for_and_end_as_if_asked_for_at_once(
     assert config_of(first) == config_of(second)
 
 
+def test_a_run_of_a_study_starts_again_for_more_epochs_and_ends_the_same(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    study = ["ablate", *SMALL, "--epochs", "1", "--variants", "bn", "--seeds", "1", "--jobs", "1"]
+    assert pipeline(*study).status == 0
+    (shorter,) = runs_in(tmp_path, "train")
+    answer = pipeline("train", "--resume", shorter.info.run_id, "--epochs", "2")
+    assert answer.status == 0, answer.err
+    assert "bn-seed0 continues after 0 of 2 epochs" in answer.out
+    longer = mlflow.get_run(trained(pipeline, "--variant", "bn"))
+    assert histories(tmp_path, shorter) == histories(tmp_path, longer)
+
+
 def test_a_changed_setting_is_refused_by_name_and_the_run_stays_what_it_was(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ from conftest import (
     status_in_the_end,
 )
 from mlflow.entities import Run
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config import Config
 from pipeline.models.export import log_network
@@ -353,11 +353,11 @@ def test_a_run_says_which_images_it_classifies_correctly(study: Study) -> None:
 def train_with_an_infinite_metric() -> RunResult:
     """Train for two epochs; MLflow stores infinity as the largest float."""
 
-    def train_network(*arguments: Any) -> tuple[nn.Module, History]:
-        network, history = loop.train_network(*arguments)
+    def train_network(*arguments: Any) -> tuple[nn.Module, History, Tensor]:
+        network, history, correct = loop.train_network(*arguments)
         history[-1]["odd"] = math.inf
         log_metrics({"odd": math.inf}, len(history))
-        return network, history
+        return network, history, correct
 
     config = Config(variant="base", dataset="synthetic", train_images=300, epochs=2)
     with pytest.MonkeyPatch.context() as patch:

@@ -31,7 +31,7 @@ def train(precision: str, epochs: int = 3, **more: Any) -> tuple[nn.Module, Hist
         epochs=epochs,
         batch_size=100,
     )
-    return train_network(config, load_data(config), torch.device("cuda"), precision, **more)
+    return train_network(config, load_data(config), torch.device("cuda"), precision, **more)[:2]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -111,6 +111,6 @@ ablation = Ablation(Waits, {"waits": {}}, {"synthetic": synthetic.generate})
     tags: dict[str, str] = {}
     monkeypatch.setattr("pipeline.training.loop.log_tag", tags.__setitem__)
     config = Config(str(file), "waits", "synthetic", train_images=650, epochs=2, batch_size=100)
-    _, history = train_network(config, load_data(config), torch.device("cuda"), "fp32")
+    _, history, _ = train_network(config, load_data(config), torch.device("cuda"), "fp32")
     assert history[1]["train_loss"] < history[0]["train_loss"]
     assert tags["fast_path"].startswith("none: a CUDA graph can't capture the step")

@@ -17,6 +17,7 @@ from pipeline.training.batches import TrainingBatches
 from pipeline.training.device import choose_precision
 from pipeline.training.epoch import EpochResult
 from pipeline.training.loop import train_network
+from pipeline.training.state import TrainingState
 
 CPU = torch.device("cpu")
 
@@ -184,13 +185,26 @@ def test_batches_that_are_augmented_together_are_those_that_are_augmented_alone(
         assert same.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("validation", ["test", "holdout"])
+def test_correct_images_are_those_of_the_reported_accuracy(validation: str) -> None:
+    config = Config(variant="bn", dataset="synthetic", epochs=2, train_images=600)
+    data = drawn_data(train_images=600, validation=validation)
+    states: list[TrainingState] = []
+    _, history, correct = train_network(config, data, CPU, "fp32", save=states.append)
+    reported = "test_accuracy" if data.test else "val_accuracy"
+    assert correct.float().mean().item() == pytest.approx(history[-1][reported], abs=1e-7)
+    # A run that was killed after its last epoch has nothing left to train.
+    assert torch.equal(train_network(config, data, CPU, "fp32", states[-1])[2], correct)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_repeated_gives_the_same_numbers_to_the_last_bit(precision: str) -> None:
     config = Config(variant="dropout", dataset="synthetic", epochs=2, train_images=600)
     data = drawn_data(train_images=600)
-    (first, history), (second, again) = (
+    (first, history, correct), (second, again, same) = (
         train_network(config, data, CPU, precision) for _ in range(2)
     )
+    assert torch.equal(correct, same)
     for one, other in zip(history, again, strict=True):
         for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
             assert one[name] == other[name]
@@ -214,7 +228,7 @@ def test_every_variant_learns() -> None:
     data = drawn_data(train_images=2000)
     for variant in VARIANTS:
         config = Config(variant=variant, dataset="synthetic", epochs=3, lr=0.002)
-        _, history = train_network(config, data, CPU, "fp32")
+        _, history, _ = train_network(config, data, CPU, "fp32")
         losses = [metrics["train_loss"] for metrics in history]
         assert all(later < earlier for earlier, later in pairwise(losses)), variant
 
@@ -225,6 +239,7 @@ import sys, torch
 from pipeline.config import Config
 from pipeline.ablation.loading import load_data
 from pipeline.training.loop import train_network
+from pipeline.training.state import TrainingState
 config = Config(variant="base", dataset="synthetic", train_images=100, epochs=1, batch_size=50)
 data = load_data(config)
 train_network(config, data, torch.device("cpu"), "fp32")
