@@ -159,12 +159,12 @@ def _run_on_cpu(uri: str, model_id: str) -> None:
     MLflow would use a GPU if there is one, but a pt2 program stays on the device it was exported
     on, so loading would fail.
     """
-    mlmodel = Model.load(uri)
-    mlmodel.flavors["python_function"]["config"] = {"device": "cpu"}
     with TemporaryDirectory() as folder:
-        file = str(Path(folder, "MLmodel"))
-        mlmodel.save(file)
-        mlflow.MlflowClient().log_model_artifact(model_id, file)
+        files = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
+        mlmodel = Model.load(files)
+        mlmodel.flavors["python_function"]["config"] = {"device": "cpu"}
+        mlmodel.save(str(Path(files, "MLmodel")))
+        mlflow.MlflowClient().log_model_artifact(model_id, str(Path(files, "MLmodel")))
 
 
 def record_digests(uri: str, model_id: str) -> None:
