@@ -2,7 +2,7 @@
 
 python -m benchmarks.company [--rounds 5] [--precision bf16]
 
-OpenMP's threads spin before they sleep, so many times as GOMP_SPINCOUNT says. Each way of waiting
+OpenMP's threads spin before they sleep, as many times as GOMP_SPINCOUNT says. Each way of waiting
 is a process; they train in turn, in each company, and ratios compare the same round.
 """
 

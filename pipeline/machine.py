@@ -45,6 +45,7 @@ def idle_processors(root: Path = ROOT) -> float:
     started = time.monotonic()
     busy = psutil.cpu_percent(LOOK_SECONDS, percpu=True)
     seconds = time.monotonic() - started
+    # A container's /proc may number its processors anew.
     idle: list[float] = [sum(1 - busy[processor] / 100 for processor in _affinity())]
     for (group, quota), used in zip(groups, before, strict=True):
         idle.append(quota - (_processor_seconds(group) - used) / seconds)

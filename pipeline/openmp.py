@@ -33,7 +33,8 @@ def spin_if_idle() -> None:
     """
     if WHY not in os.environ:
         return
-    threads = int(os.environ.get("OMP_NUM_THREADS", _cores()))
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # it may list levels
+    threads = int(given) if given.isdecimal() else _cores()  # as OpenMP does
     idle = idle_processors()
     is_idle = idle >= threads - TOLERATED
     os.environ[SPINS] = LONG if is_idle else SHORT

@@ -40,6 +40,18 @@ def test_threads_spin_for_long_only_where_each_has_an_idle_processor(
     assert openmp.describe_spinning(2) == why
 
 
+@pytest.mark.parametrize(("given", "threads"), [("3,2", 3), ("many", 4), ("", 4)])
+def test_the_number_of_threads_is_read_as_openmp_reads_it(
+    given: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(openmp, "_cores", lambda: 4)
+    monkeypatch.setattr(openmp, "idle_processors", lambda: 8.0)
+    openmp.spin_shortly()
+    openmp.spin_if_idle()
+    assert os.environ[openmp.WHY].endswith(f"for {threads} threads")
+
+
 @pytest.mark.parametrize("name", [openmp.SPINS, openmp.POLICY])
 def test_what_the_user_has_chosen_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "7")

@@ -36,8 +36,8 @@ def keep_freed_memory() -> None:
     """Make glibc keep the memory of freed tensors for the next ones, in huge pages.
 
     By default it returns large blocks to the system, which maps and clears them again at each step;
-    that costs a fifth to a third of the speed. Finding tensors of 8 MB in pages of 4 kB costs as
-    much again (docs/LOG.md). Other C libraries are left alone.
+    that costs a fifth to a third of the speed. Pages of 4 kB cost another 3 to 8 %, and more where
+    memory is slow (docs/LOG.md). Other C libraries are left alone.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
