@@ -46,7 +46,9 @@ def idle_processors(root: Path = ROOT) -> float:
     busy = psutil.cpu_percent(LOOK_SECONDS, percpu=True)
     seconds = time.monotonic() - started
     # A container's /proc may number its processors anew.
-    idle: list[float] = [sum(1 - busy[processor] / 100 for processor in _affinity())]
+    idle: list[float] = [
+        sum(1 - busy[processor] / 100 for processor in _affinity() if processor < len(busy))
+    ]
     for (group, quota), used in zip(groups, before, strict=True):
         idle.append(quota - (_processor_seconds(group) - used) / seconds)
     return max(0.0, min(idle))
