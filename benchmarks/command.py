@@ -11,8 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from pipeline import openmp
+from pipeline.__main__ import main as run_command
+from pipeline.imports import importing
 
 seconds: dict[str, float] = {"first_batch": 0.0, "logging": 0.0}
 
@@ -34,12 +37,13 @@ def timed(owner: Any, name: str) -> None:
 def main() -> None:
     """Run the command; write the figures."""
     path, started = Path(sys.argv.pop(1)), float(sys.argv.pop(1))
-    openmp.spin_shortly()  # as the command does, before torch is imported
-    import torch
+    openmp.spin_shortly()
+    with importing():  # as the command does
+        import torch
 
-    from pipeline.__main__ import main as run_command
-    from pipeline.runs import checkpoint
-    from pipeline.store import buffer
+        from pipeline.runs import checkpoint
+        from pipeline.store import buffer
+        from pipeline.training.loop import train_network
 
     step = torch.optim.Adam.step
 
@@ -48,13 +52,17 @@ def main() -> None:
         torch.optim.Adam.step = step  # type: ignore[method-assign]
         return step(self, *args)
 
-    torch.optim.Adam.step = first_step  # type: ignore[method-assign,assignment]
+    def training(*args: Any) -> Any:  # after the trial, which takes a step too
+        torch.optim.Adam.step = first_step  # type: ignore[method-assign,assignment]
+        return train_network(*args)
+
     # A run logs metrics and saves its state between epochs.
     timed(buffer, "log_metrics")
     timed(buffer, "save_state")
     timed(checkpoint, "pack")
     try:
-        run_command()
+        with patch("pipeline.runs.training_run.train_network", training):
+            run_command()
     finally:
         path.write_text(json.dumps(seconds))
 

@@ -8,7 +8,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -150,11 +150,11 @@ def restart_system_metrics(run_id: str) -> None:
 
 
 @contextmanager
-def exporting_by(export: Callable[..., ExportedProgram]) -> Iterator[None]:
-    """Let MLflow call `export` for `torch.export.export`, and write the program's file at once.
+def storing(program: ExportedProgram) -> Iterator[None]:
+    """Let MLflow store a program that is exported already, and write its file at once.
 
-    MLflow takes no program that is exported already. On a full disk torch's own writer raises an
-    error that does not say so, or ends the process.
+    MLflow exports whatever it stores. On a full disk torch's own writer raises an error that does
+    not say so, or ends the process.
     """
     save = torch.export.save
 
@@ -165,7 +165,7 @@ def exporting_by(export: Callable[..., ExportedProgram]) -> Iterator[None]:
 
     with (
         patch.object(torch.export, "save", save_from_memory),
-        patch.object(torch.export, "export", export),
+        patch.object(torch.export, "export", lambda *_args, **_options: program),
     ):
         yield
 

@@ -397,4 +397,5 @@ def _make_study(folder: Path) -> Answer:
     command[command.index("epochs=5")] = "epochs=3"
     answer = run(folder, *command, "-P", "lr=1e-3")
     assert answer.status == 0, answer.err
+    assert "Warning" not in answer.err  # that of a library tells users nothing
     return answer

@@ -131,7 +131,7 @@ except Exception as error:
 def test_torch_does_not_say_that_a_disk_is_full(tmp_path: Path) -> None:
     answer = run(tmp_path, "python", "-c", LIMITED)
     assert answer.status or "raised" in answer.out
-    assert "File too large" not in answer.out, GO + "exporting_by"
+    assert "File too large" not in answer.out, GO + "storing"
 
 
 def test_the_documented_way_to_a_models_version_fetches_its_files(

@@ -2,10 +2,10 @@
 
 import sys
 
-from pipeline import interruption
 from pipeline.cli import options
 from pipeline.config import AUTO, check_at_least
 from pipeline.errors import InputError, printable
+from pipeline.imports import importing
 
 TABLE = "-"  # predictions on the terminal
 
@@ -17,7 +17,7 @@ def evaluate(
     ablation: options.OwnAblation = AUTO,
 ) -> None:
     """Evaluate a model on its data set's validation split, as a new MLflow run."""
-    with interruption.deferred():
+    with importing():
         from pipeline.runs.evaluation_run import evaluate_run
         from pipeline.store.address import where_to_look
         from pipeline.store.initialization import check_experiment, check_store
@@ -43,7 +43,7 @@ def predict(
 ) -> int:
     """Classify pictures of any kind and size; exit status 1 if some can't be read."""
     check_at_least("top", top, 1)
-    with interruption.deferred():
+    with importing():
         from pipeline.models import prediction
         from pipeline.models.loading import load_model
         from pipeline.models.pictures import find_pictures
@@ -78,7 +78,7 @@ def serve(
     """Serve a model over HTTP, with a page to try it, until SIGTERM or Ctrl-C."""
     if not 0 <= port < 2**16:
         raise InputError(f"port is {port}; it must be from 0 to {2**16 - 1}")
-    with interruption.deferred():
+    with importing():
         from pipeline.serving.server import serve
         from pipeline.store.initialization import check_store
 

@@ -1,8 +1,8 @@
 """The commands on runs that have ended: compare them, repeat them."""
 
-from pipeline import interruption
 from pipeline.cli import options
 from pipeline.config import AUTO, check_at_least
+from pipeline.imports import importing
 
 
 def compare(
@@ -11,7 +11,7 @@ def compare(
     ablation: options.OwnAblation = AUTO,
 ) -> None:
     """Write a study's report on finished runs, such as three that were started separately."""
-    with interruption.deferred():
+    with importing():
         from pipeline.store.initialization import check_experiment, check_store
         from pipeline.study.compare import compare_runs
 
@@ -31,7 +31,7 @@ def reproduce(
     """
     if epochs is not None:
         check_at_least("epochs", epochs, 1)
-    with interruption.deferred():
+    with importing():
         from pipeline.reproduction.reproduce import describe, records_of, reproduce
         from pipeline.store.address import where_to_look
         from pipeline.store.initialization import check_store

@@ -7,9 +7,10 @@ from typing import Any
 
 import typer
 
-from pipeline import interruption, openmp
+from pipeline import openmp
 from pipeline.cli import options
 from pipeline.config import AUTO, Config, check_choice
+from pipeline.imports import importing
 from pipeline.interruption import Interrupted
 from pipeline.study.grid import (
     REGISTER,
@@ -48,7 +49,7 @@ def train(
     settings = {name: context.params[name] for name in DEFAULT.as_dict()}
     Config(**settings)  # which checks them before anything slow is imported
     openmp.spin_if_idle()
-    with interruption.deferred():
+    with importing():
         from pipeline.ablation.loading import completed, load_data
         from pipeline.models.trial import try_variants
         from pipeline.runs.queries import get_run, given_run
@@ -150,7 +151,7 @@ def ablate(
     config, *_ = [Config(**settings, lr=rate) for rate in rates]  # which checks each rate
     if cluster == "none":
         openmp.spin_if_idle()
-    with interruption.deferred():
+    with importing():
         from pipeline.ablation.loading import completed, load_ablation
         from pipeline.errors import StoreError
         from pipeline.execution.engine import Where
@@ -188,7 +189,7 @@ def data(
     """Fetch, verify and cache what can be downloaded; training does so too if it is missing."""
     if source:
         os.environ["PIPELINE_DATA_SOURCE"] = source
-    with interruption.deferred():
+    with importing():
         from pipeline.data import describe_sources, prepare, verify
 
     if sources:

@@ -32,6 +32,7 @@ from pipeline.execution.tasks import (
     set_up,
     train,
 )
+from pipeline.imports import importing
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -154,7 +155,7 @@ def _work(connection: Connection, go_on: Connection, gpu: str) -> None:
 
     interruption.install()
     with suppress(interruption.Interrupted, KeyboardInterrupt, EOFError):
-        with interruption.deferred():
+        with importing():
             interruption.unblock()
             following.start()
             set_up()

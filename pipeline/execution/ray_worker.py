@@ -30,6 +30,7 @@ from pipeline.execution.tasks import (
     printing_to,
     set_up,
 )
+from pipeline.imports import importing
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -113,7 +114,7 @@ def train(number: int, task: Task, study: Study, events: Queue) -> "RunResult | 
     study.place.enter()
     with _interruptible():
         send(Progress())
-        with interruption.deferred():
+        with importing():
             set_up()
             from pipeline.store import buffer
         with printing_to(send):

@@ -3,12 +3,10 @@
 import json
 from collections.abc import Hashable, Sequence
 from copy import deepcopy
-from functools import partial
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -18,13 +16,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
-from torch.export import ExportedProgram, export
+from torch.export import Dim, ExportedProgram, export
 
 from pipeline.ablation.definition import Settings
 from pipeline.data.dataset import ImageDataset
 from pipeline.models.safety import digests
 from pipeline.store.waiting import in_store
-from pipeline.upstream import exporting_by
+from pipeline.upstream import storing
 
 # On a logged model: its files' digests as JSON. The tag is in the store's database: altering the
 # files does not alter it.
@@ -86,24 +84,38 @@ def log_network(network: nn.Module, settings: Settings, data: ImageDataset, epoc
         torch.save({"settings": dict(settings), "state_dict": portable.state_dict()}, content)
         checkpoint.write_bytes(content.getvalue())
         mlflow.log_artifact(str(checkpoint))
-    with exporting_by(partial(_export, (type(network), *settings.items()))):
+    with storing(export_network(portable, settings, data)):
         info = mlflow.pytorch.log_model(
+            pytorch_model=portable,
             name="model",
             step=epochs,
             metadata={"dataset": data.name, "class_names": list(data.class_names)},
+            signature=signature(data.image_shape, data.num_classes),
+            input_example=_example(data).numpy(),
+            serialization_format="pt2",
+            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
             # It would load the model and try the example; `trial` does so for each variant.
             validate_serving_input=False,
-            **_model(portable, data),
         )
     _run_on_cpu(str(info.model_uri), str(info.model_id))
     record_digests(str(info.model_uri), str(info.model_id))
     return str(info.model_uri)
 
 
-def save_network(network: nn.Module, settings: Settings, data: ImageDataset, folder: Path) -> None:
-    """Write the model that `log_network` would log to a folder."""
-    with exporting_by(partial(_export, (type(network), *settings.items()))):
-        mlflow.pytorch.save_model(path=str(folder), **_model(portable_network(network), data))
+def export_network(network: nn.Module, settings: Settings, data: ImageDataset) -> ExportedProgram:
+    """Export a portable network in its registered form, in which it needs no code but torch's.
+
+    Exporting takes longer than an epoch may, so it is done once for all networks that differ only
+    in their weights: those of a class with the same settings. That nothing else differs is seen
+    from what both compute from an example, to the last bit.
+    """
+    # Exporting freezes the mode, and a batch size of 1: hence an example of 2 images.
+    classifier, example = PixelClassifier(network).eval(), _example(data)
+    kind = (type(network), *settings.items())
+    program = _exported.get(kind)
+    if program is None or not _take_weights(program, classifier, example):
+        program = _exported[kind] = export(classifier, (example,), dynamic_shapes=[{0: Dim.AUTO}])
+    return program
 
 
 def portable_network(network: nn.Module) -> nn.Module:
@@ -111,46 +123,20 @@ def portable_network(network: nn.Module) -> nn.Module:
     return deepcopy(network).to("cpu").to(memory_format=torch.contiguous_format)
 
 
-def _model(network: nn.Module, data: ImageDataset) -> dict[str, Any]:
-    """What MLflow is given to save a network in its registered form.
-
-    Exporting freezes its mode (hence `eval`) and a batch size of 1 (hence an example of 2 images).
-    """
+def _example(data: ImageDataset) -> Tensor:
     images = data.validation.images
-    return {
-        "pytorch_model": PixelClassifier(network).eval(),
-        "signature": signature(data.image_shape, data.num_classes),
-        "input_example": images[torch.arange(2) % len(images)].numpy(),
-        "serialization_format": "pt2",
-        "pip_requirements": [f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
-    }
-
-
-def _export(
-    kind: Hashable, classifier: PixelClassifier, example: tuple[Tensor], **how: Any
-) -> ExportedProgram:
-    """Export as `torch.export.export` does, once for all networks that differ only in weights.
-
-    It takes longer than an epoch may. kind: a network's class and settings. That nothing else
-    differs is seen from what both compute from the example, to the last bit.
-    """
-    program = _exported.get(kind)
-    if program is None or not _take_weights(program, classifier, example):
-        program = _exported[kind] = export(classifier, example, **how)
-    return program
+    return images[torch.arange(2) % len(images)]
 
 
 @torch.no_grad()
-def _take_weights(
-    program: ExportedProgram, classifier: PixelClassifier, example: tuple[Tensor]
-) -> bool:
+def _take_weights(program: ExportedProgram, classifier: PixelClassifier, example: Tensor) -> bool:
     weights = classifier.state_dict()
     shapes = {name: value.shape for name, value in weights.items()}
     if shapes != {name: value.shape for name, value in program.state_dict.items()}:
         return False
     for name, value in program.state_dict.items():
         value.copy_(weights[name])
-    return torch.equal(program.module()(*example), classifier(*example))
+    return torch.equal(program.module()(example), classifier(example))
 
 
 def _run_on_cpu(uri: str, model_id: str) -> None:

@@ -105,6 +105,11 @@ def check_harmless(folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> No
     archive = folder / "data" / "model.pt2"
     if {path.name for path in archive.parent.glob("*")} != {archive.name}:
         raise InputError("loading it could run code: data holds more than model.pt2")
+    check_archive(archive.read_bytes())
+
+
+def check_archive(archive: bytes) -> None:
+    """Raise InputError unless a pt2 archive contains no code."""
     try:
         danger = next(_dangers(archive), None)
     except Exception as error:  # whatever the readers of zip, JSON and tensors raise
@@ -113,12 +118,12 @@ def check_harmless(folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> No
         raise InputError(f"loading it could run code: its data/model.pt2 has {danger}")
 
 
-def _dangers(archive: Path) -> Iterator[str]:
+def _dangers(archive: bytes) -> Iterator[str]:
     """Yield what could run code when a pt2 archive is loaded."""
     # Read as the loader does. If that fails, it opens the file as an older format, with zipfile.
-    records = PT2ArchiveReader(str(archive))
+    records = PT2ArchiveReader(BytesIO(archive))
     names = records.get_file_names()
-    with ZipFile(archive) as same:
+    with ZipFile(BytesIO(archive)) as same:
         names += [name.partition("/")[2] for name in same.namelist()]
     yield from (f"the record {name!r}" for name in names if not RECORD.fullmatch(name))
     for kind in ("weights", "constants"):

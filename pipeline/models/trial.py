@@ -4,13 +4,9 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
 from dataclasses import replace
-from io import StringIO
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from io import BytesIO, StringIO
 from typing import TypeVar
 
-import mlflow
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,8 +17,8 @@ from pipeline.config import Config
 from pipeline.data.augmentation import Augmentation, normalise
 from pipeline.data.dataset import ImageDataset, Split
 from pipeline.errors import InputError
-from pipeline.models.export import PixelClassifier, save_network
-from pipeline.models.safety import check_harmless
+from pipeline.models.export import PixelClassifier, export_network, portable_network
+from pipeline.models.safety import check_archive
 from pipeline.training.batches import TrainingBatches
 from pipeline.training.device import choose_device, choose_precision
 from pipeline.training.loop import build_network, fast_step, network_settings, prepare
@@ -107,6 +103,11 @@ def _train_once(config: Config, data: ImageDataset) -> list[str]:
     network, criterion, optimizer = prepare(config, data, CPU)
     precision = choose_precision(config.precision, choose_device(config.device))
     step = fast_step(network, criterion, optimizer, precision, config.batch_size)
+    scheduler = None
+    if ablation.schedule:
+        scheduler = ablation.make(ablation.schedule, variant, optimizer, config.epochs)
+        if not isinstance(scheduler, LRScheduler):
+            raise InputError(f"schedule returns {scheduler!r}; it must be a scheduler of torch")
     network.train()
     for count in (1, 2) if len(data.training) % config.batch_size == 1 else (2,):
         labels = data.training.labels[torch.arange(count) % len(data.training)]
@@ -120,31 +121,29 @@ def _train_once(config: Config, data: ImageDataset) -> list[str]:
             raise InputError(
                 f"{error}; choose a batch_size that does not leave one image over"
             ) from None
-    if ablation.schedule:
-        scheduler = ablation.make(ablation.schedule, variant, optimizer, config.epochs)
-        if not isinstance(scheduler, LRScheduler):
-            raise InputError(f"schedule returns {scheduler!r}; it must be a scheduler of torch")
+    if scheduler:
         scheduler.step()
     return [n for n, one in network.named_parameters() if one.requires_grad and one.grad is None]
 
 
+@torch.no_grad()
 def _check_export(network: nn.Module, settings: Settings, data: ImageDataset) -> None:
     """Export the network with two images as an example, and compute three with it."""
-    pixels = _pixels(data, 3)
-    with TemporaryDirectory() as folder, torch.no_grad():
-        files = Path(folder) / "model"
-        with redirect_stderr(StringIO()):  # torch also prints the program that it can't export
-            save_network(network, settings, data, files)
-        try:
-            found = mlflow.pyfunc.load_model(str(files)).predict(pixels.numpy())
-        except Exception:  # of many kinds
-            raise InputError(
-                "it then takes 2 images only, as in the example; `len(x)` in a network does that,"
-                " `x.size(0)` or `torch.flatten(x, 1)` does not"
-            ) from None
-        check_harmless(files, mlflow.models.Model.load(str(files)).flavors)
-        expected = PixelClassifier(network.eval())(pixels).numpy()
-    if not np.allclose(found, expected, atol=1e-4):
+    archive = BytesIO()
+    with redirect_stderr(StringIO()):  # torch also prints the program that it can't export
+        program = export_network(portable_network(network), settings, data)
+        torch.export.save(program, archive)
+    check_archive(archive.getvalue())
+    archive.seek(0)
+    exported, pixels = torch.export.load(archive).module(), _pixels(data, 3)
+    try:
+        found = exported(pixels)
+    except Exception:  # of many kinds
+        raise InputError(
+            "it then takes 2 images only, as in the example; `len(x)` in a network does that,"
+            " `x.size(0)` or `torch.flatten(x, 1)` does not"
+        ) from None
+    if not torch.allclose(found, PixelClassifier(network)(pixels), atol=1e-4):
         raise InputError("what is exported computes other numbers than the network")
 
 

@@ -130,6 +130,7 @@ def test_a_network_that_needs_contiguous_images_gets_them(
         assert one.data.metrics[name] == pytest.approx(other.data.metrics[name], rel=1e-3)
 
 
+@pytest.mark.filterwarnings("error:Detected call of")  # torch's, if the trial steps out of order
 def test_settings_reach_what_takes_them_and_a_schedule_is_followed(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
