@@ -11,19 +11,27 @@ their tensors on the GPU.
 import argparse
 import json
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 from benchmarks.contestant import STAGES, Contestant, Setup
 from benchmarks.figures import GPU_EPOCH_SECONDS, ROOT, Figures, Target, judge, origin, spread
+from benchmarks.speed_commands import (
+    BESIDE,
+    FIRST_BATCH,
+    LEFT,
+    LOGGING,
+    ONE_RUN,
+    OWN_CODE,
+    STUDY,
+    measure_runs,
+    time_commands,
+    time_whole,
+)
 from benchmarks.speed_table import table
 from pipeline.openmp import LONG, SPINS
 
@@ -34,17 +42,7 @@ NAMES = {
     "bf16": "one run, bf16",
     "study": "a study, {cores} runs in parallel, bf16",
 }
-# What training needs before its first batch and takes seconds to import. torch.optim imports
-# torch._dynamo when an optimiser is made.
-LIBRARIES = (
-    "import torch, torch._dynamo, mlflow.pytorch, mlflow.store.tracking.sqlalchemy_store, typer"
-)
-
-# The names of what is measured, in the table and in the file.
-ONE_RUN, STUDY = "one run of 1 epoch", "a study of 4 runs of 10 epochs"
 LOADING, EPOCH = "loading the data", "training on 50,000 images, bf16"
-FIRST_BATCH, OWN_CODE = "from command to first batch", "of which our own code"
-LOGGING = "share of an epoch spent logging"
 
 # Ratios are to the tutorial's loop. On a GPU they depend on the processor that feeds the loop.
 CPU_TARGETS = (
@@ -61,6 +59,8 @@ TARGETS = (
     Target("seconds of --help", "at most", 0.5, ("seconds", "--help")),
     Target(f"seconds of {LOADING}", "at most", 0.3, ("seconds", LOADING)),
     Target(LOGGING, "at most", 0.01, ("seconds", LOGGING)),
+    Target(f"seconds of {BESIDE}", "at most", 0.4, ("run", BESIDE)),
+    Target(LEFT, "at most", 3, ("run", LEFT)),
     Target(f"MB of {ONE_RUN}", "at most", 1200, ("commands", ONE_RUN, "peak_memory_mb")),
 )
 
@@ -185,13 +185,15 @@ def measure(options: argparse.Namespace) -> Figures:
         "mflop_per_validation_image": forward_flop / 1e6,
         "matmul_gflop_per_second": {kind: rate / 1e9 for kind, rate in peak.items()},
         "contestants": contestants,
-        "commands": {} if options.quick or only_torch else _whole(options, tutorial),
+        "commands": {} if options.quick or only_torch else time_whole(options, VARIANT, tutorial),
         "seconds": {
             LOADING: spread(loading),
             EPOCH: spread([50_000 / rate for rate in training["bf16"][1:]]),
         }
-        | ({} if only_torch else _commands(options, epoch)),
+        | ({} if only_torch else time_commands(options, VARIANT, epoch)),
     }
+    if not only_torch:
+        figures["run"] = measure_runs(options, VARIANT)
     if on_cpu:
         share, ratio = median(products[1:]), contestants["bf16"]["validation_ratio"]["median"]
         figures["validation_products_share"] = share
@@ -207,106 +209,6 @@ def _rate(team: Sequence[Contestant], task: str, images: int) -> tuple[float, di
     answers = [contestant.answer() for contestant in team]
     seconds = max(answer["seconds"] for answer in answers)
     return sum(answer["images"] for answer in answers) / seconds, answers[0]["stages"]
-
-
-def _commands(options: argparse.Namespace, epoch: float) -> Figures:
-    """Time `--help`, `train` and `evaluate` as a user types them, in an empty folder.
-
-    `epoch` is the seconds that an epoch on all images takes, for comparison.
-    """
-    data = ["--dataset", options.dataset, "--data-dir", options.data_dir]
-    shape = ["--train-images", "512", "--epochs", "3", "--device", options.device]
-    train = ["train", "--variant", VARIANT, *shape, *data]
-    model = f"models:/{options.dataset}-cnn@{VARIANT}"
-    evaluate = ["-m", "pipeline", "evaluate", "--model", model, *data]
-    helps, libraries, begun, logged, evaluations = [], [], [], [], []
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "figures.json"
-        _run(
-            folder, "-c", "from pipeline.store.initialization import check_store; check_store()"
-        )  # creates it
-        for _ in range(1 if options.quick else 5):
-            helps.append(_run(folder, "-m", "pipeline", "--help")[0])
-            now = f"print(__import__('time').time() - {time.time()})"
-            libraries.append(float(_run(folder, "-c", f"{LIBRARIES}; {now}")[1]))
-            _run(folder, "-m", "benchmarks.command", str(path), str(time.time()), *train)
-            measured = json.loads(path.read_text())
-            begun.append(measured["first_batch"])
-            logged.append(measured["logging"] / 3)
-            if not options.quick:
-                evaluations.append(_run(folder, *evaluate)[0])
-    own = [total - loaded for total, loaded in zip(begun, libraries, strict=True)]
-    return {
-        "--help": spread(helps),
-        FIRST_BATCH: spread(begun),
-        OWN_CODE: spread(own),
-        "logging per epoch": spread(logged),
-        LOGGING: spread([value / epoch for value in logged]),
-    } | ({"evaluate, whole command": spread(evaluations)} if evaluations else {})
-
-
-def _whole(options: argparse.Namespace, tutorial_seconds: float) -> Figures:
-    """Time a run and a study of four as whole commands on all images, with their peak memory.
-
-    `tutorial_seconds` is the tutorial's time for an epoch, training and validation.
-    """
-    where = ["--dataset", options.dataset, "--data-dir", options.data_dir]
-    where += ["--device", options.device]
-    study = ["ablate", "--variants", VARIANT, "--seeds", "4", "--epochs", "10", *where]
-    figures = {}
-    for name, epochs, arguments in (
-        (ONE_RUN, 1, ["train", "--variant", VARIANT, "--epochs", "1", *where]),
-        (STUDY, 40, study),
-    ):
-        with TemporaryDirectory() as folder:
-            seconds, _, memory = _run(folder, "-m", "pipeline", *arguments)
-        figures[name] = {
-            "seconds": seconds,
-            "ratio": epochs * tutorial_seconds / seconds,
-            "peak_memory_mb": memory,
-        }
-    return figures
-
-
-def _run(folder: str, *arguments: str) -> tuple[float, str, float]:
-    """Run Python in `folder`; return its seconds, its output, and its peak memory in MB.
-
-    Pages that several processes share count once.
-    """
-    keep = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    environment = keep | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": folder}
-    started = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        peak = 0.0
-        while process.poll() is None:
-            peak = max(peak, _memory(process.pid))
-            time.sleep(0.02 if time.perf_counter() - started < 5 else 0.5)
-        seconds = time.perf_counter() - started
-        assert process.stdout
-        out = process.stdout.read()
-    if process.returncode:
-        raise SystemExit(f"error: {' '.join(arguments)} failed")
-    return seconds, out, peak
-
-
-def _memory(pid: int) -> float:
-    """Memory of a process and its descendants, in MB."""
-    import psutil
-
-    total = 0.0
-    with suppress(psutil.Error):
-        process = psutil.Process(pid)
-        for one in [process, *process.children(recursive=True)]:
-            with suppress(psutil.Error):
-                total += one.memory_full_info().pss / 1e6
-    return total
 
 
 if __name__ == "__main__":

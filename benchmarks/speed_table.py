@@ -52,4 +52,6 @@ def table(figures: Figures) -> str:
     for name, value in figures["seconds"].items():
         form = ".2%" if "share" in name else ".3f"
         lines.append(f"{name:42} {show(value, form):>26}")
+    for name, value in figures.get("run", {}).items():
+        lines.append(f"{name:42} {show(value, '.2f'):>26}")
     return "\n".join([*lines, "", *target_lines(figures["targets"])])

@@ -26,6 +26,8 @@ def test_the_benchmark_compares_with_the_tutorials_loop(tmp_path: Path) -> None:
     assert 0.1 < figures["validation_products_share"] < 1
     seconds = figures["seconds"]
     assert 0 < seconds["--help"]["median"] < seconds["from command to first batch"]["median"]
+    assert figures["run"]["a run beside its epochs"]["median"] > 0
+    assert 2 < figures["run"]["MB that a run leaves beside its model"]["median"] < 3
     targets = {row["what"]: row for row in figures["targets"]}
     _, told = answer.out.split("\ntarget ")
     for what, row in targets.items():
@@ -86,11 +88,12 @@ def test_variants_that_share_a_seed_count_once_in_the_interval_over_all(tmp_path
     ]
 
 
-def test_many_runs_are_timed_in_one_process_that_imports_no_mlflow(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_many_runs_are_timed_in_processes_that_import_no_mlflow(tmp_path: Path, jobs: str) -> None:
     for name in ("mlflow", "typer"):  # the first that are found
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
     arguments = ["--dataset", "synthetic", "--train-images", "200", "--epochs", "1", "--seeds", "1"]
-    more = ["--variants", "base,bn", "--output", "figures.json"]
+    more = ["--variants", "base,bn", "--jobs", jobs, "--output", "figures.json"]
     answer = run(tmp_path, "python", "-m", "benchmarks.many_runs", *arguments, *more)
     assert answer.status == 0, answer.err
     assert "Epoch 1" not in answer.err  # no progress bars, which take time
