@@ -31,6 +31,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.figures import ROOT, Figures, Target, judge, origin, show, spread, target_lines
+from pipeline.openmp import SHORT, SPINS
 
 VARIANT = "dropout"  # the tutorial's last network
 MODEL = f"models:/synthetic-cnn@{VARIANT}"
@@ -268,7 +269,7 @@ def _environment(folder: Path) -> dict[str, Any]:
     own = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(folder)}
     # `mlflow models serve` starts uvicorn by name.
     own["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), keep.get("PATH", "")])
-    return {"GOMP_SPINCOUNT": "1000", **keep, **own}
+    return {SPINS: SHORT, **keep, **own}
 
 
 def table(figures: Figures) -> str:

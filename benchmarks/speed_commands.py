@@ -15,9 +15,13 @@ from benchmarks.figures import ROOT, Figures, spread
 
 # What training needs before its first batch and takes seconds to import. torch.optim imports
 # torch._dynamo when an optimiser is made.
-LIBRARIES = (
-    "import torch, torch._dynamo, mlflow.pytorch, mlflow.store.tracking.sqlalchemy_store, typer"
-)
+LIBRARIES = """
+import time
+from pipeline.imports import importing
+with importing():
+    import torch, torch._dynamo, mlflow.pytorch, mlflow.store.tracking.sqlalchemy_store, typer
+print(time.time())
+"""
 
 # The names of what is measured, in the table and in the file.
 ONE_RUN, STUDY = "one run of 1 epoch", "a study of 4 runs of 10 epochs"
@@ -44,8 +48,8 @@ def time_commands(options: argparse.Namespace, variant: str, epoch: float) -> Fi
         )  # creates it
         for _ in range(1 if options.quick else 5):
             helps.append(_run(folder, "-m", "pipeline", "--help")[0])
-            now = f"print(__import__('time').time() - {time.time()})"
-            libraries.append(float(_run(folder, "-c", f"{LIBRARIES}; {now}")[1]))
+            started = time.time()
+            libraries.append(float(_run(folder, "-c", LIBRARIES)[1]) - started)
             _run(folder, "-m", "benchmarks.command", str(path), str(time.time()), *train)
             measured = json.loads(path.read_text())
             begun.append(measured["first_batch"])
@@ -76,7 +80,7 @@ def time_whole(options: argparse.Namespace, variant: str, tutorial_seconds: floa
         (STUDY, 40, study),
     ):
         with TemporaryDirectory() as folder:
-            seconds, _, memory = _run(folder, "-m", "pipeline", *arguments)
+            seconds, memory = _watch(folder, "-m", "pipeline", *arguments)
         figures[name] = {
             "seconds": seconds,
             "ratio": epochs * tutorial_seconds / seconds,
@@ -109,32 +113,45 @@ def measure_runs(options: argparse.Namespace, variant: str) -> Figures:
     return {BESIDE: spread(seconds), LEFT: spread([size / 1e6 for size in left])}
 
 
-def _run(folder: str, *arguments: str) -> tuple[float, str, float]:
-    """Run Python in `folder`; return its seconds, its output, and its peak memory in MB.
-
-    Pages that several processes share count once.
-    """
-    keep = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    environment = keep | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": folder}
+def _run(folder: str, *arguments: str) -> tuple[float, str]:
+    """Run Python in `folder`; return its seconds and its output."""
     started = time.perf_counter()
-    with subprocess.Popen(
+    process = _start(folder, *arguments)
+    out, _ = process.communicate()
+    return _seconds(process, started), out
+
+
+def _watch(folder: str, *arguments: str) -> tuple[float, float]:
+    """Run Python in `folder`; return its seconds, and its peak memory in MB.
+
+    Pages that several processes share count once. Looking stops the process for some milliseconds,
+    so it is done twice a second.
+    """
+    started, peak = time.perf_counter(), 0.0
+    process = _start(folder, *arguments)
+    while process.poll() is None:
+        peak = max(peak, _memory(process.pid))
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+    return _seconds(process, started), peak
+
+
+def _start(folder: str, *arguments: str) -> "subprocess.Popen[str]":
+    keep = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=folder,
-        env=environment,
+        env=keep | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": folder},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-    ) as process:
-        peak = 0.0
-        while process.poll() is None:
-            peak = max(peak, _memory(process.pid))
-            time.sleep(0.02 if time.perf_counter() - started < 5 else 0.5)
-        seconds = time.perf_counter() - started
-        assert process.stdout
-        out = process.stdout.read()
+    )
+
+
+def _seconds(process: "subprocess.Popen[str]", started: float) -> float:
     if process.returncode:
-        raise SystemExit(f"error: {' '.join(arguments)} failed")
-    return seconds, out, peak
+        raise SystemExit(f"error: {process.args!r} failed")
+    return time.perf_counter() - started
 
 
 def _memory(pid: int) -> float:

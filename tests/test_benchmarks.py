@@ -1,6 +1,7 @@
 """The benchmark measures what it says, on any machine."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,19 @@ def test_many_runs_are_timed_in_processes_that_import_no_mlflow(tmp_path: Path, 
     for variant, accuracy in figures["val_accuracy"].items():
         (line,) = (line for line in answer.out.splitlines() if f" of {variant} " in line)
         assert line.endswith(f" {accuracy:.2%}")
+
+
+@pytest.mark.parametrize(
+    "steps", [["precision", "rates"], pytest.param([], marks=pytest.mark.thorough)]
+)
+def test_the_commands_for_a_gpu_run_on_a_cpu_too(tmp_path: Path, steps: list[str]) -> None:
+    answer = run(tmp_path, "python", "-m", "benchmarks.gpu_day", "day", *steps, "--small")
+    assert answer.status == 0, answer.out
+    assert not re.search("status [^0]", answer.out)
+    day = tmp_path / "day"
+    assert json.loads((day / "origin.json").read_text())["versions"]["torch"]
+    assert json.loads((day / "many_fp32.json").read_text())["precision"] == "fp32"
+    assert "0.0003" in (day / "rates" / "report.md").read_text()
+    assert (day / "rates.db").stat().st_size
+    for name in () if steps else ("speed", "many_8"):
+        assert json.loads((day / f"{name}.json").read_text())["commit"]

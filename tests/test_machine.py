@@ -210,3 +210,14 @@ def test_idle_processors_are_what_others_and_a_quota_leave(
     monkeypatch.setattr(psutil, "cpu_percent", cpu_percent)
     monkeypatch.setattr(psutil, "Process", EightProcessors)
     assert machine.idle_processors(root) == pytest.approx(expected)
+
+
+def test_only_processors_that_the_system_lists_are_counted_as_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cpu_percent(_seconds: float, percpu: bool) -> list[float]:
+        return [100.0, 50.0, 0.0, 0.0]  # a container that lists 4 of the 8, numbered anew
+
+    monkeypatch.setattr(psutil, "cpu_percent", cpu_percent)
+    monkeypatch.setattr(psutil, "Process", EightProcessors)
+    assert machine.idle_processors(tmp_path) == 2.5
