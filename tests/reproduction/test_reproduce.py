@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,13 +153,19 @@ def test_an_older_commit_is_repeated_in_a_worktree(made: Made, tmp_path: Path) -
     assert "was made with code_digest" in answer.error_lines[0]
 
 
+def _trains(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):  # git, which has just ended
+        return "train" in process.cmdline()
+    return False
+
+
 def test_sigterm_leaves_no_process_no_worktree_and_no_run(made: Made, tmp_path: Path) -> None:
     (made.project / "ablations" / "left.py").write_text("")  # so that a worktree is needed
     try:
         process = start(tmp_path, *made.command("reproduce", made.run.info.run_id))
         deadline = time.monotonic() + 60
         children: list[psutil.Process] = []
-        while not any("train" in child.cmdline() for child in children):
+        while not any(map(_trains, children)):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.1)
