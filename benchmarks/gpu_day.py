@@ -2,9 +2,9 @@
 
 python -m benchmarks.gpu_day FOLDER [STEP …] [--small]
 
-Each step is a few commands. What they print, how long they take and the files they write go to
-FOLDER. A command that fails does not stop the others. The first steps need neither MLflow nor, with
---small, CIFAR-100 and a GPU: that tries out the commands.
+Each step is a few commands; what they print and the files they write go to FOLDER. A command that
+fails does not stop the others. Only the last three steps need MLflow. --small tries out the
+commands on a CPU and on the built-in data.
 """
 
 import argparse
@@ -52,11 +52,7 @@ def steps(folder: Path, small: bool) -> dict[str, list[tuple[str, list[str]]]]:
         ],
         "study": [study("study", "--variants", ALL_VARIANTS, "--gpu-share", "0.25", *seeds(20))],
         "rates": [
-            study(
-                "rates",
-                *("--lr", "0.0003,0.001,0.003,0.01", "--gpu-share", "0.25"),
-                *seeds(5),
-            )
+            study("rates", "--lr", "0.0003,0.001,0.003,0.01", "--gpu-share", "0.25", *seeds(5))
         ],
     }
 

@@ -1,4 +1,4 @@
-"""Time a study's training runs without MLflow: one after the other, or in processes side by side.
+"""Time a study's training runs without MLflow: one after the other, or several in parallel.
 
 python -m benchmarks.many_runs [--jobs 1] [--seeds 10] [--epochs 30] [--data-dir FOLDER]
 

@@ -15,12 +15,11 @@ def importing() -> Iterator[None]:
     Importing makes millions of objects, and looking for garbage among them takes a fifth of the
     time. They all stay, so what looks for garbage later does not go through them either.
     """
-    if "torch" in sys.modules:  # nothing slow is left
-        with deferred():
-            yield
-        return
-    gc.disable()
+    is_slow = "torch" not in sys.modules
+    if is_slow:
+        gc.disable()
     with deferred():
         yield
-    gc.freeze()
-    gc.enable()
+    if is_slow:
+        gc.freeze()
+        gc.enable()
