@@ -1,13 +1,13 @@
 """The figures of one run: learning curves, and the confusion matrix of an evaluation."""
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.data.dataset import ImageDataset
-from pipeline.models.evaluation import Integers
 from pipeline.training.state import History
 
 MOST_LABELS = 60  # on an axis of the confusion matrix; with more, only some are shown
@@ -29,7 +29,7 @@ def learning_curves(history: History, title: str) -> Figure:
     return figure
 
 
-def confusion_figure(confusion: Integers, data: ImageDataset, title: str) -> Figure:
+def confusion_figure(confusion: npt.NDArray[np.int64], data: ImageDataset, title: str) -> Figure:
     """Plot the confusion matrix, with its classes ordered by superclass, if there are any.
 
     Confusions within a superclass then fall into squares along the diagonal.
