@@ -1,4 +1,4 @@
-"""Checkpoints: the training state after each epoch, in the store or in a local file."""
+"""Checkpoints: the training state after an epoch, in the store or in a local file."""
 
 import sys
 from collections.abc import Iterator

@@ -107,6 +107,7 @@ class _TrueStatus:
             if isinstance(error, Exception):
                 with deferred(), suppress(*STORE_ERRORS):
                     mlflow.set_tag("failure", first_line(error))
+                    buffer.send_metrics()
         finally:
             with deferred(), suppress(*STORE_ERRORS):
                 buffer.close(self.run)

@@ -1,7 +1,9 @@
 """One training run: train a network, log it as a model, and register it."""
 
 import json
+import math
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -38,6 +40,9 @@ from pipeline.training.loop import (
 from pipeline.training.state import History, TrainingState, fingerprint
 
 THREADS = usable_threads()
+# Seconds between checkpoints, if not each epoch has one. An epoch takes seconds on a CPU, but on a
+# GPU only a few times what writing a checkpoint and its metrics does.
+CHECKPOINT_SECONDS = {"cuda": 1.0}
 
 
 def train_run(
@@ -68,9 +73,13 @@ def train_run(
     tags = _tags(config, data, device, precision, threads)
     run_id = continued.info.run_id if continued else None
     checkpoints = Checkpoints(fingerprint(config, tags), run_id or "")
+    pause, written = CHECKPOINT_SECONDS.get(device.type, 0.0), -math.inf
 
     def save(state: TrainingState) -> None:
-        checkpoints.write(state)
+        nonlocal written
+        if time.monotonic() - written >= pause or len(state.history) == config.epochs:
+            checkpoints.write(state)
+            written = time.monotonic()
         if show:
             show(state.history)
 

@@ -106,7 +106,7 @@ def save_state(content: bytes) -> bool:
     """
     buffer = _active_buffer()
     buffer.state = content
-    return buffer.attempt(_send_metrics) and buffer.attempt(_send_state)
+    return buffer.attempt(send_metrics) and buffer.attempt(_send_state)
 
 
 def load_state() -> bytes | None:
@@ -125,8 +125,19 @@ def drop_state() -> None:
 @in_store
 def flush() -> None:
     """Wait until the store has all metrics and the last state of the active run."""
-    _send_metrics()
+    send_metrics()
     _send_state()
+
+
+def send_metrics() -> None:
+    """Send the active run's metrics that the store does not have yet."""
+    run = mlflow.active_run()
+    assert run
+    buffer = _buffers.get(run.info.run_id)  # there is none if the run failed as it began
+    while buffer and buffer.metrics:
+        some = buffer.metrics[:METRICS_AT_ONCE]
+        mlflow.MlflowClient().log_batch(buffer.run_id, metrics=some)
+        del buffer.metrics[: len(some)]
 
 
 def is_taken_over() -> bool:
@@ -151,14 +162,6 @@ def _active_buffer() -> Buffer:
     run = mlflow.active_run()
     assert run
     return _buffers[run.info.run_id]
-
-
-def _send_metrics() -> None:
-    buffer = _active_buffer()
-    while buffer.metrics:
-        some = buffer.metrics[:METRICS_AT_ONCE]
-        mlflow.MlflowClient().log_batch(buffer.run_id, metrics=some)
-        del buffer.metrics[: len(some)]
 
 
 def _send_state() -> None:

@@ -21,6 +21,7 @@ from conftest import (
 )
 from mlflow.entities import Run
 
+from pipeline.errors import MachineError
 from pipeline.runs.run_result import config_of
 from pipeline.store import liveness
 from pipeline.training.network import CNNNetwork
@@ -253,6 +254,28 @@ def test_more_epochs_may_be_asked_for_and_end_as_if_asked_for_at_once(
     assert len(histories(tmp_path, first)["val_loss"]) == 3
     assert histories(tmp_path, first) == histories(tmp_path, second)
     assert config_of(first) == config_of(second)
+
+
+def test_where_epochs_are_short_not_each_has_a_checkpoint_and_nothing_measured_is_lost(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    def fail_in_the_third_epoch(_: object, epoch: int) -> None:
+        if epoch == 3:
+            raise MachineError("stopped")
+
+    expected = histories(tmp_path, mlflow.get_run(trained(pipeline, "--epochs", "5")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.runs.training_run.CHECKPOINT_SECONDS", {"cpu": 3600})
+        ended = trained(pipeline, "--epochs", "4")
+        patch.setattr("pipeline.training.loop.log_metrics", fail_in_the_third_epoch)
+        assert pipeline("train", *SMALL, "--epochs", "5").status == 1
+    failed = runs_in(tmp_path)[0]
+    assert [step for step, _ in histories(tmp_path, failed)["val_loss"]] == [1, 2, 3]
+    for run_id, complete in ((failed.info.run_id, 1), (ended, 4)):
+        answer = pipeline("train", "--resume", run_id, "--epochs", "5")
+        assert answer.status == 0, answer.err
+        assert f"continues after {complete} of 5 epochs" in answer.out
+        assert histories(tmp_path, mlflow.get_run(run_id)) == expected
 
 
 def test_a_run_of_a_study_starts_again_for_more_epochs_and_ends_the_same(
