@@ -21,7 +21,8 @@ from pipeline.openmp import LONG, SHORT, SPINS
 IMAGES = 5_120
 WAYS: dict[str, dict[str, str]] = {
     "1,000 spins": {SPINS: SHORT},
-    "20,000 spins": {SPINS: LONG},
+    "5,000 spins": {SPINS: LONG},
+    "20,000 spins": {SPINS: "20000"},
     "OpenMP's own": {},
 }
 SCRIPTS = {

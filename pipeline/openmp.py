@@ -14,7 +14,7 @@ import psutil
 from pipeline.machine import idle_processors, usable_processors
 
 SPINS, POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
-SHORT, LONG = "1000", "20000"
+SHORT, LONG = "1000", "5000"
 WHY = "PIPELINE_SPINNING"  # set if the choice is ours; processes that this one starts inherit it
 # Of one processor. What takes less, such as a browser, costs less than short spinning does.
 TOLERATED = 0.5

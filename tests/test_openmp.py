@@ -23,8 +23,8 @@ def _two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("idle", "spins", "why"),
     [
-        (2.0, "20000", "long: 2.0 processors were idle, for 2 threads"),
-        (1.8, "20000", "long: 1.8 processors were idle, for 2 threads"),  # a browser
+        (2.0, "5000", "long: 2.0 processors were idle, for 2 threads"),
+        (1.8, "5000", "long: 1.8 processors were idle, for 2 threads"),  # a browser
         (1.0, "1000", "short: 1.0 processors were idle, for 2 threads"),  # a compiler
         (0.1, "1000", "short: 0.1 processors were idle, for 2 threads"),  # another training
     ],
