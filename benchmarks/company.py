@@ -20,9 +20,7 @@ from pipeline.openmp import LONG, SHORT, SPINS
 
 IMAGES = 5_120
 WAYS: dict[str, dict[str, str]] = {
-    "1,000 spins": {SPINS: SHORT},
-    "5,000 spins": {SPINS: LONG},
-    "20,000 spins": {SPINS: "20000"},
+    **{f"{int(spins):,} spins": {SPINS: spins} for spins in (SHORT, LONG, "20000")},
     "OpenMP's own": {},
 }
 SCRIPTS = {

@@ -1,8 +1,8 @@
 """How PyTorch's threads wait for each other: chosen before torch is imported, which reads it once.
 
 They wait thousands of times a second. GNU's OpenMP, which PyTorch has on Linux, lets them spin for
-a while before they sleep. On an idle machine that makes a run up to a fifth faster; next to a busy
-process it makes it slower, by a seventh as chosen here and by up to two thirds with OpenMP's own
+a while before they sleep. On an idle machine longer spinning makes a run up to a fifth faster; next
+to a busy process slower, by a seventh with `LONG` and by up to two thirds with OpenMP's own
 (docs/LOG.md).
 """
 

@@ -19,6 +19,17 @@ assert gc.get_freeze_count() > 100_000
 assert gc.isenabled()
 """
 
+TRAIN = """
+import sys
+from pipeline.__main__ import main
+
+try:
+    main()
+finally:
+    assert "torch" in sys.modules
+    assert "sklearn" not in sys.modules
+"""
+
 
 def test_imports_are_not_searched_for_garbage_but_what_follows_is(tmp_path: Path) -> None:
     answer = run(tmp_path, "python", "-c", IMPORT)
@@ -26,6 +37,7 @@ def test_imports_are_not_searched_for_garbage_but_what_follows_is(tmp_path: Path
 
 
 def test_training_does_not_import_scikit_learn_which_only_evaluation_needs(tmp_path: Path) -> None:
-    code = "import sys, pipeline.runs.training_run, pipeline.report.figures\n"
-    answer = run(tmp_path, "python", "-c", f"{code}assert 'sklearn' not in sys.modules")
+    train = ["train", "--dataset", "synthetic", "--train-images", "64", "--epochs", "1"]
+    answer = run(tmp_path, "python", "-c", TRAIN, *train)
     assert answer.status == 0, answer.err
+    assert "registered as" in answer.out

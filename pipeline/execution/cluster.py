@@ -1,7 +1,7 @@
 """Train the runs of a study on a Ray cluster, where each is a task.
 
 Ray decides where a task runs, and starts it again elsewhere if its worker or node dies. The run
-then continues after its last complete epoch.
+then continues after its last checkpoint.
 """
 
 import logging

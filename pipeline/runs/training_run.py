@@ -40,8 +40,8 @@ from pipeline.training.loop import (
 from pipeline.training.state import History, TrainingState, fingerprint
 
 THREADS = usable_threads()
-# Seconds between checkpoints, if not each epoch has one. An epoch takes seconds on a CPU, but on a
-# GPU only a few times what writing a checkpoint and its metrics does.
+# The least time between checkpoints; elsewhere every epoch has one. An epoch takes seconds on a
+# CPU, but on a GPU it may take only a few times as long as writing a checkpoint and its metrics.
 CHECKPOINT_SECONDS = {"cuda": 1.0}
 
 
@@ -56,7 +56,7 @@ def train_run(
 ) -> RunResult:
     """Train one network as one MLflow run; log its model, and `register` and alias it.
 
-    `continued` is a run to continue from its last complete epoch, with the number of threads it
+    `continued` is a run to continue from its last checkpoint, with the number of threads it
     began with. `parent` is the study it belongs to. `show` is called after each epoch.
 
     Raises StoreError if the tracking store can't be used; the newest checkpoint is then in a

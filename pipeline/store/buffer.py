@@ -81,7 +81,7 @@ def close(run: Run) -> None:
 def log_metrics(metrics: Mapping[str, float], step: int = 0) -> None:
     """Log to the active run; do nothing if there is none (MLflow itself would start one).
 
-    In a tracked run they are sent with the epoch's state, because a request costs more than its
+    In a tracked run they are sent with the next state, because a request costs more than its
     content. In an outage they are buffered; outside a tracked run the caller waits.
     """
     run = mlflow.active_run()

@@ -256,7 +256,7 @@ def test_more_epochs_may_be_asked_for_and_end_as_if_asked_for_at_once(
     assert config_of(first) == config_of(second)
 
 
-def test_where_epochs_are_short_not_each_has_a_checkpoint_and_nothing_measured_is_lost(
+def test_where_epochs_are_short_not_every_one_has_a_checkpoint_but_a_failed_run_has_its_metrics(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
     def fail_in_the_third_epoch(_: object, epoch: int) -> None:
