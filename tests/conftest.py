@@ -30,6 +30,7 @@ from pipeline.ablation.loading import load_ablation, load_data, source_digest
 from pipeline.config import AUTO, Config
 from pipeline.data import synthetic
 from pipeline.data.dataset import ImageDataset
+from pipeline.errors import MachineError
 from pipeline.models import trial
 from pipeline.runs.provenance import code_digest
 
@@ -305,6 +306,19 @@ def broken_cell(variant: str, seed: int, error: BaseException) -> Iterator[None]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.runs.training_run.train_network", train_network)
+        yield
+
+
+@contextmanager
+def broken_epoch(number: int) -> Iterator[None]:
+    """Let training fail in an epoch, when its loss and accuracy have been measured."""
+
+    def log_metrics(_: Mapping[str, float], epoch: int) -> None:
+        if epoch == number:
+            raise MachineError("stopped")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.training.loop.log_metrics", log_metrics)
         yield
 
 

@@ -12,10 +12,9 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Answer, run_project, runs_in
+from conftest import ROOT, Answer, broken_epoch, run_project, runs_in
 
 from pipeline.ablation.loading import absolute, load_ablation, source_files
-from pipeline.errors import MachineError
 from pipeline.training.state import DIGEST_BYTES
 
 # 6x9 grey images of three classes, which are told apart by their brightness.
@@ -194,8 +193,7 @@ def test_a_run_with_a_schedule_continues_to_the_same_bits(
     write(tmp_path, *SGD)
     arguments = (*TRAIN, "--epochs", "4", "--lr", "0.01")
     assert pipeline(*arguments).status == 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.training.loop.log_metrics", fail_in_the_third_epoch)
+    with broken_epoch(3):
         assert pipeline(*arguments).status == 1
     stopped = runs_in(tmp_path)[0]
     assert stopped.info.status == "FAILED"
@@ -205,11 +203,6 @@ def test_a_run_with_a_schedule_continues_to_the_same_bits(
     one, other = runs_in(tmp_path)
     for name in ("train_loss", "val_loss", "val_accuracy", "lr"):
         assert one.data.metrics[name] == other.data.metrics[name], name
-
-
-def fail_in_the_third_epoch(_: object, epoch: int) -> None:
-    if epoch == 3:
-        raise MachineError("stopped")
 
 
 # What the file says, what is wrong with it, and words of the one line about it.

@@ -14,6 +14,7 @@ import torch
 from conftest import (
     SMALL,
     Answer,
+    broken_epoch,
     run_killed,
     run_project,
     runs_in,
@@ -21,7 +22,6 @@ from conftest import (
 )
 from mlflow.entities import Run
 
-from pipeline.errors import MachineError
 from pipeline.runs.run_result import config_of
 from pipeline.store import liveness
 from pipeline.training.network import CNNNetwork
@@ -259,16 +259,12 @@ def test_more_epochs_may_be_asked_for_and_end_as_if_asked_for_at_once(
 def test_where_epochs_are_short_not_every_one_has_a_checkpoint_but_a_failed_run_has_its_metrics(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    def fail_in_the_third_epoch(_: object, epoch: int) -> None:
-        if epoch == 3:
-            raise MachineError("stopped")
-
     expected = histories(tmp_path, mlflow.get_run(trained(pipeline, "--epochs", "5")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.runs.training_run.CHECKPOINT_SECONDS", {"cpu": 3600})
         ended = trained(pipeline, "--epochs", "4")
-        patch.setattr("pipeline.training.loop.log_metrics", fail_in_the_third_epoch)
-        assert pipeline("train", *SMALL, "--epochs", "5").status == 1
+        with broken_epoch(3):
+            assert pipeline("train", *SMALL, "--epochs", "5").status == 1
     failed = runs_in(tmp_path)[0]
     assert [step for step, _ in histories(tmp_path, failed)["val_loss"]] == [1, 2, 3]
     for run_id, complete in ((failed.info.run_id, 1), (ended, 4)):
