@@ -23,6 +23,7 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Mode
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
 from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
 from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
+from sqlalchemy.engine import make_url
 
 from pipeline import CNNNetwork, interruption
 from pipeline.__main__ import main
@@ -33,6 +34,8 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.errors import MachineError
 from pipeline.models import trial
 from pipeline.runs.provenance import code_digest
+from pipeline.store import initialization
+from pipeline.upstream import create_tables
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -42,6 +45,22 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 # Half a second, and always the same.
 synthetic.generate = cache(synthetic.generate)
+
+
+@cache
+def _tables() -> bytes:
+    """A store without runs. Making one takes a second, and hundreds of tests begin with one."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = Path(folder) / "mlflow.db"
+        create_tables(f"sqlite:///{database}")
+        return database.read_bytes()
+
+
+def _copy_tables(database_uri: str) -> None:
+    Path(str(make_url(database_uri).database)).write_bytes(_tables())
+
+
+initialization.create_tables = _copy_tables  # type: ignore[attr-defined]
 
 # Each takes a second; in one process a variant of the tutorial's need not be tried again.
 _try_network = trial._try_network
