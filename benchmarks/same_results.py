@@ -75,10 +75,10 @@ def _train(task: Task) -> dict[str, Any]:
     from benchmarks.figures import origin
     from pipeline.ablation.loading import load_data
     from pipeline.config import Config
+    from pipeline.randomness import Stream, seed_generators
     from pipeline.training.batches import TrainingBatches, ValidationBatches
     from pipeline.training.epoch import epoch
     from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step, prepare
-    from pipeline.training.randomness import Stream, stream_seed
 
     torch.set_num_threads(THREADS)
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # hides progress bars
@@ -97,7 +97,7 @@ def _train(task: Task) -> dict[str, Any]:
     accuracies = []
     for n in range(1, task.epochs + 1):
         fast.set_epoch(n)
-        torch.manual_seed(stream_seed(task.seed, Stream.DROPOUT, n))
+        seed_generators(task.seed, Stream.DROPOUT, n)
         epoch(network, n, True, training, criterion, optimizer, step=step)
         result = epoch(network, n, False, validation, criterion, optimizer, step=validate)
         accuracies.append(result.accuracy)

@@ -6,7 +6,8 @@ does not wait for torch.
 
 Packages are layers that import only those below them: `cli`, `study` and `reproduction`, `report`
 and `execution`, `runs`, `statistics` and `serving`, `models`, `training`, `ablation`, `store` and
-`data`. All may import `openmp`, `machine`, `upstream`, `config`, `errors` and `interruption`.
+`data`. All may import `openmp`, `machine`, `upstream`, `randomness`, `config`, `errors` and
+`interruption`.
 docs/architecture.md has the map.
 """
 

@@ -16,6 +16,7 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 # test: on the `train=False` split, as in the tutorial. holdout: on a tenth of the training split.
 VALIDATIONS = ("test", "holdout")
+MAX_SEED = 2**32 - 1  # a larger one is read as two words, which may be a smaller one's stream
 MAX_NAME = 250  # characters in a run's name in MLflow's databases
 
 
@@ -50,6 +51,8 @@ class Config:
         check_at_least("epochs", self.epochs, 1)
         check_at_least("batch_size", self.batch_size, 1)
         check_at_least("seed", self.seed, 0)
+        if self.seed > MAX_SEED:
+            raise InputError(f"seed is {self.seed}; it must be at most {MAX_SEED}")
         check_at_least("train_images", self.train_images, 0)
         if self.validation == "holdout" and self.train_images == 1:
             raise InputError("train_images is 1; a hold-out split takes at least 2 (0 takes all)")

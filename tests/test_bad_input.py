@@ -33,6 +33,7 @@ CASES = {
     "lr NaN": ("train --lr nan", ["lr is nan", "finite"]),
     "lr infinite": ("train --lr inf", ["lr is inf", "finite"]),
     "lr no number": ("train --lr fast", ["--lr", "number"]),
+    "a large seed": (f"train --seed {2**32}", [f"seed is {2**32}", f"at most {2**32 - 1}"]),
     "seed": ("train --seed -1", ["seed is -1", "at least 0"]),
     "train images": ("train --train-images -1", ["train_images is -1", "at least 0"]),
     "too many train images": (

@@ -32,6 +32,7 @@ from pipeline.execution.engine import Where
 from pipeline.models import trial
 from pipeline.models.evaluation import Evaluation
 from pipeline.models.registry import RegisteredVersion
+from pipeline.randomness import Stream, stream_seed
 from pipeline.runs import evaluation_run, training_run
 from pipeline.runs.run_result import RunResult, config_of
 from pipeline.study import study
@@ -42,7 +43,6 @@ from pipeline.study.grid import (
     parse_seeds,
     parse_variants,
 )
-from pipeline.training.randomness import Stream, stream_seed
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 Tally = Callable[[str, int], None]

@@ -35,7 +35,8 @@ class Ablation:
     augmentation) that has a parameter of its name; if there is none, those with `**settings`.
 
     network: builds a variant's network: images in, float `[N, C, H, W]` from -1 to 1; logits out,
-    `[N, num_classes]`. Its parameters `num_classes` and `in_channels` are set to fit the data.
+    `[N, num_classes]`. In training it may return several outputs, the logits first, if the
+    criterion takes them. Its parameters `num_classes` and `in_channels` are set to fit the data.
     variants: the settings of each, by name. The first is the baseline.
     datasets: functions that return the data, by name; called with `data_dir` if they take it. The
     first is the default.
@@ -44,11 +45,13 @@ class Ablation:
     `{"mixup": "mixup", "order": {"pre": "pre-activation", "post": "post-activation"}}`.
     comparisons: which variants to compare: `(treatment, control)`, or
     `(treatment, control, "what the treatment does")`. Empty means what follows from the settings.
-    criterion: builds the training loss, a mean over a batch. Validation always measures
-    cross-entropy, so that variants with different training losses can be compared.
+    criterion: builds the training loss, a module that returns the mean over a batch. Its parameters
+    are trained too. Validation always measures cross-entropy, so that variants with different
+    training losses can be compared.
     optimizer: called with the parameters and `lr`.
     schedule: called with the optimizer and the number of epochs; returns a scheduler of
-    `torch.optim.lr_scheduler` that takes a step after each epoch.
+    `torch.optim.lr_scheduler` that takes a step after each epoch, or after each batch if the
+    schedule has a parameter `steps_per_epoch`. ReduceLROnPlateau follows the validation loss.
     augmentation: builds the `Augmentation` of the training images; None leaves them as they are.
     name: ends the names of registered models; by default the name of the file.
 

@@ -22,6 +22,7 @@ from pipeline.ablation.definition import Ablation
 from pipeline.config import AUTO, Config, check_choice
 from pipeline.data.dataset import ImageDataset, check_dataset
 from pipeline.errors import InputError, MachineError
+from pipeline.randomness import Stream, seed_generators
 
 PACKAGE = Path(__file__).parents[1]
 DEFAULT_FILE = PACKAGE.parent / "ablations" / "tutorial.py"
@@ -44,6 +45,7 @@ def load_ablation(reference: str) -> Ablation:
     """
     file = DEFAULT_FILE if reference == AUTO else Path(reference)
     what = f"ablation {reference if _is_module(reference) else str(file)!r}"
+    seed_generators(0, Stream.DATA)  # the same numbers in each process that loads it
     try:
         module = importlib.import_module(reference) if _is_module(reference) else _execute(file)
         ablation = getattr(module, "ablation", None)
@@ -85,6 +87,7 @@ def load_data(config: Config) -> ImageDataset:
     """
     load = load_ablation(config.ablation).datasets[config.dataset]
     takes_folder = "data_dir" in inspect.signature(load).parameters
+    seed_generators(0, Stream.DATA)  # such as of a random split
     try:
         data = load(data_dir=config.data_dir) if takes_folder else load()
     except (InputError, MachineError):
@@ -190,8 +193,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{error.msg} ({error.filename}, line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
-    libraries = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
-    own = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
-    frame = (own or frames)[-1]
+    others = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    others += [f"{PACKAGE}{os.sep}", "<"]
+    own = [frame for frame in frames if not frame.filename.startswith(tuple(others))]
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_CHARACTERS]
-    return f"{reason} ({frame.filename}, line {frame.lineno})"
+    return f"{reason} ({own[-1].filename}, line {own[-1].lineno})" if own else reason

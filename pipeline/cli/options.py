@@ -28,7 +28,8 @@ Epochs = Annotated[int, typer.Option(help="Passes over the training images; at l
 BatchSize = Annotated[int, typer.Option(help="Images per training step; at least 1.")]
 LearningRate = Annotated[float, typer.Option(help="Learning rate; above 0.")]
 Seed = Annotated[
-    int, typer.Option(help="Decides all that is random: weights, order, augmentation; at least 0.")
+    int,
+    typer.Option(help="Decides all that is random: weights, order, augmentation; 0 to 2**32 - 1."),
 ]
 Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}; auto: cuda if there is one.")]
 Precision = Annotated[

@@ -4,27 +4,50 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
 from dataclasses import replace
+from inspect import signature
 from io import BytesIO, StringIO
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pipeline.ablation.definition import Settings
 from pipeline.ablation.loading import explain, load_ablation
 from pipeline.config import Config
 from pipeline.data.augmentation import Augmentation, normalise
-from pipeline.data.dataset import ImageDataset, Split
+from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
 from pipeline.models.export import PixelClassifier, export_network, portable_network
+from pipeline.models.repeating import (
+    DRAW,
+    KEEP,
+    check_continued,
+    check_repeated,
+    few,
+    leaves_one_over,
+    train_epochs,
+)
 from pipeline.models.safety import check_archive
+from pipeline.store.failures import first_line
 from pipeline.training.batches import TrainingBatches
 from pipeline.training.device import choose_device, choose_precision
-from pipeline.training.loop import build_network, fast_step, network_settings, prepare
+from pipeline.training.loop import (
+    build_network,
+    fast_step,
+    make_criterion,
+    network_settings,
+    prepare,
+    schedule_of,
+    unlike_baseline,
+)
+from pipeline.training.state import Parts
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
+TOLERANCE = 1e-3  # relative
+MEAN = "the mean loss of the batch"
 
 
 def try_variants(config: Config, data: ImageDataset, variants: Iterable[str]) -> None:
@@ -57,29 +80,36 @@ def _attempt(variant: str, what: str, action: Callable[..., T], *arguments: obje
 def _try_network(config: Config, data: ImageDataset) -> None:
     name = config.variant
     network = _attempt(name, "its network can't be built", build_network, config, data)
-    _attempt(name, "its initial weights can't be repeated", _check_repeated, network, config, data)
-    _attempt(name, "its network fails on images", _check_outputs, network, data)
-    unreached = _attempt(name, "it can't be trained", _train_once, config, data)
-    if unreached:
+    _attempt(name, "its initial weights can't be repeated", _check_weights, network, config, data)
+    if apart := unlike_baseline(config, data, network):
+        more = f" and {len(apart) - 1} more" if len(apart) > 1 else ""
         print(
-            f"warning: variant {name!r}: training does not reach {', '.join(unreached)}",
+            f"note: variant {name!r}: {apart[0]}{more} of its parameters can't start out as in the"
+            " baseline",
             file=sys.stderr,
         )
+    _attempt(name, "its network fails on images", _check_outputs, network, data)
+    unsaved, warnings = _attempt(name, "it can't be trained", _train_once, config, data)
+    for warning in warnings:
+        print(f"warning: variant {name!r}: {warning}", file=sys.stderr)
+    first = _attempt(name, "it can't be trained", train_epochs, config, data)
+    _attempt(name, "a run can't be repeated", check_repeated, config, data, first)
+    _attempt(name, "a run can't be continued", check_continued, config, data, first, unsaved)
     settings = network_settings(config, data)
     _attempt(name, "it can't be exported as pt2", _check_export, network, settings, data)
 
 
-def _check_repeated(network: nn.Module, config: Config, data: ImageDataset) -> None:
+def _check_weights(network: nn.Module, config: Config, data: ImageDataset) -> None:
     again = build_network(config, data).state_dict()
     for name, value in network.state_dict().items():
         if not torch.equal(value, again[name]):
-            raise InputError(f"{name} differs with the same seed; draw from torch alone")
+            raise InputError(f"{name} differs with the same seed; {DRAW}")
 
 
 @torch.no_grad()
 def _check_outputs(network: nn.Module, data: ImageDataset) -> None:
     network.eval()
-    images = normalise(_pixels(data, 2))
+    images = normalise(few(data.training, 2).images)
     for count in (2, 1):
         found, shape = network(images[:count]), (count, data.num_classes)
         if not isinstance(found, Tensor) or found.shape != shape:
@@ -94,36 +124,98 @@ def _check_outputs(network: nn.Module, data: ImageDataset) -> None:
         raise InputError("it returns other numbers at the second call, although in eval mode")
 
 
-def _train_once(config: Config, data: ImageDataset) -> list[str]:
-    """Take a step as in training, and return the parameters that it does not reach."""
-    ablation, variant = load_ablation(config.ablation), config.variant
-    augmentation = ablation.augmentation_of(variant)
+def _train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str]]:
+    """Take a step as in training.
+
+    Returns the attributes that changed and are not saved, and what is wrong without preventing it.
+    """
+    augmentation = load_ablation(config.ablation).augmentation_of(config.variant)
     if not isinstance(augmentation, Augmentation):
         raise InputError(f"augmentation returns {augmentation!r}; it must be an Augmentation")
     network, criterion, optimizer = prepare(config, data, CPU)
-    precision = choose_precision(config.precision, choose_device(config.device))
-    step = fast_step(network, criterion, optimizer, precision, config.batch_size)
-    scheduler = None
-    if ablation.schedule:
-        scheduler = ablation.make(ablation.schedule, variant, optimizer, config.epochs)
-        if not isinstance(scheduler, LRScheduler):
-            raise InputError(f"schedule returns {scheduler!r}; it must be a scheduler of torch")
+    closure = signature(type(optimizer).step).parameters.get("closure")
+    if closure and closure.default is closure.empty:
+        raise InputError(
+            f"the optimizer {type(optimizer).__name__} needs a closure to compute the loss again;"
+            " choose one whose step() takes none"
+        )
+    _check_schedule(config, optimizer, -(-len(data.training) // config.batch_size))
+    parts = Parts(network, criterion, optimizer)
+    step = fast_step(network, criterion, optimizer, _precision(config), config.batch_size)
     network.train()
-    for count in (1, 2) if len(data.training) % config.batch_size == 1 else (2,):
-        labels = data.training.labels[torch.arange(count) % len(data.training)]
-        split = Split(_pixels(data, count), labels)
-        ((images, targets),) = TrainingBatches(split, count, config.seed, CPU, augmentation)
+    for count in (1, 2) if leaves_one_over(config, data) else (2,):
+        split = few(data.training, count)
+        ((images, labels),) = TrainingBatches(split, count, config.seed, CPU, augmentation)
         try:
-            step(images, targets)
+            outputs = network(images)
+            _check_criterion(config, criterion, outputs, labels)
+            step(images, labels)
         except ValueError as error:
-            if count > 1:
+            if count > 1 or isinstance(error, InputError):
                 raise
             raise InputError(
                 f"{error}; choose a batch_size that does not leave one image over"
             ) from None
-    if scheduler:
-        scheduler.step()
-    return [n for n, one in network.named_parameters() if one.requires_grad and one.grad is None]
+    unsaved, warnings = parts.unsaved(), []
+    unreached = [
+        f"{part}{name}"
+        for part, module in (("", network), ("criterion.", criterion))
+        for name, one in module.named_parameters()
+        if one.requires_grad and one.grad is None
+    ]
+    if unreached:
+        warnings.append(f"training does not reach {', '.join(unreached)}")
+    if unsaved:
+        warnings.append(
+            f"{', '.join(unsaved)} changes in training, and a continued run begins with a new one;"
+            f" {KEEP}"
+        )
+    return unsaved, warnings
+
+
+def _check_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -> None:
+    """Raise InputError if the scheduler is made for another number of steps than it will take."""
+    scheduler, each_batch = schedule_of(config, optimizer, steps_per_epoch)
+    kind = type(scheduler).__name__
+    if each_batch and isinstance(scheduler, ReduceLROnPlateau):
+        raise InputError(
+            f"schedule returns {kind}, which takes a step after each epoch; leave its parameter"
+            " steps_per_epoch out"
+        )
+    steps = config.epochs * (steps_per_epoch if each_batch else 1)
+    planned = getattr(scheduler, "total_steps", steps)
+    if planned != steps:
+        raise InputError(
+            f"schedule returns {kind} for {planned} steps, and takes {steps}: one after each"
+            f" {'batch' if each_batch else 'epoch'}; a schedule with a parameter steps_per_epoch"
+            " takes one after each batch, others after each epoch"
+        )
+
+
+def _check_criterion(config: Config, criterion: nn.Module, outputs: object, labels: Tensor) -> None:
+    """Raise InputError unless the criterion takes what the network returns, and gives a mean."""
+    try:
+        loss: object = criterion(outputs, labels)
+    except Exception as error:
+        if isinstance(outputs, Tensor):
+            raise
+        raise InputError(
+            f"in training its network returns {type(outputs).__name__}, which the criterion"
+            f" {type(criterion).__name__} does not take ({first_line(error)}); give one that does,"
+            " or return the logits alone"
+        ) from None
+    if not isinstance(loss, Tensor) or loss.shape:
+        found = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise InputError(f"criterion returns {found}; it must return one number, {MEAN}")
+    if isinstance(outputs, Tensor):
+        twice = make_criterion(config)(torch.cat([outputs, outputs]), torch.cat([labels, labels]))
+        once = make_criterion(config)(outputs, labels)
+        if abs(once) > TOLERANCE and abs(twice - 2 * once) < TOLERANCE * abs(once):
+            raise InputError(f"criterion returns a sum over the batch; it must return {MEAN}")
+
+
+def _precision(config: Config) -> str:
+    return choose_precision(config.precision, choose_device(config.device))
 
 
 @torch.no_grad()
@@ -133,20 +225,16 @@ def _check_export(network: nn.Module, settings: Settings, data: ImageDataset) ->
     with redirect_stderr(StringIO()):  # torch also prints the program that it can't export
         program = export_network(portable_network(network), settings, data)
         torch.export.save(program, archive)
-    check_archive(archive.getvalue())
-    archive.seek(0)
-    exported, pixels = torch.export.load(archive).module(), _pixels(data, 3)
+    pixels = few(data.training, 3).images
     try:
-        found = exported(pixels)
+        program.module()(pixels)
     except Exception:  # of many kinds
         raise InputError(
-            "it then takes 2 images only, as in the example; `len(x)` in a network does that,"
-            " `x.size(0)` or `torch.flatten(x, 1)` does not"
+            "it then takes 2 images only, as in the example; `len(x)` and `int(x.shape[0])` in a"
+            " network do that, `x.size(0)` and `torch.flatten(x, 1)` do not"
         ) from None
+    check_archive(archive.getvalue())
+    archive.seek(0)
+    found = torch.export.load(archive).module()(pixels)
     if not torch.allclose(found, PixelClassifier(network)(pixels), atol=1e-4):
         raise InputError("what is exported computes other numbers than the network")
-
-
-def _pixels(data: ImageDataset, count: int) -> Tensor:
-    """The first training images, again and again if there are fewer."""
-    return data.training.images[torch.arange(count) % len(data.training)]

@@ -12,7 +12,7 @@ from pipeline.errors import MachineError, StoreError, StoreOutageError
 from pipeline.interruption import Interrupted
 from pipeline.store import buffer
 from pipeline.store.artifacts import write_atomically
-from pipeline.training.state import TrainingState, pack, unpack
+from pipeline.training.state import StateError, TrainingState, pack, unpack
 
 
 class Checkpoints:
@@ -37,11 +37,13 @@ class Checkpoints:
         contents = [buffer.load_state()]
         if self.file.exists():
             contents.append(self.file.read_bytes())
-        states = [unpack(content, self.fingerprint) for content in contents if content]
-        whole = [state for state in states if state]
-        if len(whole) < len(states):
-            print(f"the state of run {self.run_id} is damaged and not used", file=sys.stderr)
-        return max(whole, key=lambda state: len(state.history), default=None)
+        states = []
+        for content in filter(None, contents):
+            try:
+                states.append(unpack(content, self.fingerprint))
+            except StateError as error:
+                print(f"the state of run {self.run_id} {error}, and not used", file=sys.stderr)
+        return max(states, key=lambda state: len(state.history), default=None)
 
     @contextmanager
     def kept_on_failure(self) -> Iterator[None]:

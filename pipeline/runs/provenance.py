@@ -20,7 +20,7 @@ from pipeline.store.waiting import in_store
 
 PACKAGE = Path(__file__).parents[1]
 # The code that determines a run's numbers; a test checks the list against what training imports.
-RESULT_CODE = ("config.py", "data/*.py", "ablation/*.py", "training/*.py")
+RESULT_CODE = ("config.py", "randomness.py", "data/*.py", "ablation/*.py", "training/*.py")
 # MLflow limits a digest to 36 characters; tags hold all 64 of the sha256.
 DIGEST_CHARACTERS = 32
 ABLATION_FOLDER = "ablation"  # of a run's files

@@ -5,12 +5,10 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import mlflow
 import torch
 from mlflow.entities import Run
-from torch import nn
 
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
@@ -29,13 +27,13 @@ from pipeline.store.waiting import in_store
 from pipeline.training.device import choose_device, choose_precision
 from pipeline.training.loop import (
     FAST_PATH,
-    build_network,
     describe_steps,
     is_stuck,
     loss_of_guess,
     network_settings,
     prepare,
     train_network,
+    unlike_baseline,
 )
 from pipeline.training.state import History, TrainingState, fingerprint
 
@@ -151,7 +149,7 @@ def _tags(
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         FAST_PATH: describe_steps(network, device, precision),
         "spinning": describe_spinning(threads),
-        "other_weights": ", ".join(_unlike_baseline(config, data, network)),
+        "other_weights": ", ".join(unlike_baseline(config, data, network)),
         "code_digest": provenance.code_digest(config.ablation),
         "epochs": config.epochs,
         RESULT_TAG: RESULT_FILE,
@@ -162,19 +160,6 @@ def _tags(
     if device.type == "cuda":
         tags["device_name"] = torch.cuda.get_device_name(device)
     return tags
-
-
-def _unlike_baseline(config: Config, data: ImageDataset, network: nn.Module) -> list[str]:
-    """The parameters that do not start out as those of the same name and shape in the baseline."""
-    first = next(iter(load_ablation(config.ablation).variants))
-    baseline = dict(build_network(replace(config, variant=first), data).named_parameters())
-    return [
-        name
-        for name, value in network.named_parameters()
-        if name in baseline
-        and value.shape == baseline[name].shape
-        and not torch.equal(value, baseline[name])
-    ]
 
 
 def _last_state(config: Config, checkpoints: Checkpoints) -> TrainingState | None:
@@ -190,9 +175,9 @@ def _log_learning(config: Config, data: ImageDataset, history: History) -> str:
     learning = "stuck" if is_stuck(history, guess, data.num_classes) else "ok"
     if learning == "stuck":
         print(
-            f"warning: {config.run_name} has learned nothing: its training loss is still that of a"
-            f" random guess over {data.num_classes} classes, {guess:.3f}; more epochs or another"
-            " learning rate may help",
+            f"warning: {config.run_name} has learned nothing: its loss is still that of a random"
+            f" guess over {data.num_classes} classes, {math.log(data.num_classes):.3f} by"
+            " cross-entropy; more epochs or another learning rate may help",
             file=sys.stderr,
         )
     in_store(mlflow.set_tag)("learning", learning)

@@ -14,7 +14,7 @@ from pipeline.data.augmentation import (
     normalise,
 )
 from pipeline.data.dataset import Split
-from pipeline.training.randomness import Stream, stream_generator
+from pipeline.randomness import Stream, stream_generator
 
 Batch = tuple[Tensor, Tensor]
 # Augmentation launches about 40 kernels, however many images there are, and a GPU finishes those

@@ -24,14 +24,23 @@ class CapturedStep:
     step: maps images `[N, C, H, W]` and labels `[N]`, on the GPU, to two tensors. It must not
     read from the GPU, and its optimiser must be `capturable`. Each call takes one step, with the
     same result as `step`; the next call overwrites what it returns. Batches of a size other than
-    `batch_size`, such as an epoch's last one, are not captured. If capturing fails, `report` gets
-    the reason, and all steps are taken as they are.
+    `batch_size`, such as an epoch's last one, are not captured. If capturing fails, or if a step
+    changes what `held_by_python` returns, which a graph would not, `report` gets the reason, and
+    all steps are taken as they are.
     """
 
-    def __init__(self, step: Step, batch_size: int, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        step: Step,
+        batch_size: int,
+        report: Callable[[str], None],
+        held_by_python: Callable[[], bytes],
+    ) -> None:
         self.step = step
         self.batch_size = batch_size
         self.report = report
+        self.held_by_python = held_by_python
+        self.held = b""
         self.failed = False
         self.taken = 0
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -43,8 +52,14 @@ class CapturedStep:
             return self.step(images, labels)
         self.taken += 1
         if self.taken <= WARM_UP_STEPS:
-            return self._warm_up(images, labels)
+            results = self._warm_up(images, labels)
+            self.held = self.held if self.taken > 1 else self.held_by_python()
+            return results
         if self.taken == WARM_UP_STEPS + 1:
+            if self.held_by_python() != self.held:
+                self.failed = True
+                self.report("it changes what Python holds: numbers, tensors or random generators")
+                return self.step(images, labels)
             self.images, self.labels = images.clone(), labels.clone()
             try:
                 # This only records the step.

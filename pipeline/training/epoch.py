@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from operator import length_hint
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,8 @@ def plain_step(
 ) -> Step:
     """Return a function that computes a batch, and trains on it if there is an optimiser.
 
-    It returns the mean loss, and whether each prediction is correct, both on the device.
+    It returns the mean loss, and whether each prediction is correct, both on the device. A network
+    may return several outputs, of which the first is the logits; the criterion gets them all.
     """
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,13 +124,32 @@ def plain_step(
             torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"),
         ):
             outputs = model(images)
-        loss = criterion(outputs.float(), labels)
+        loss = criterion(_in_fp32(outputs), labels)
         if optimizer:
             loss.backward()
             optimizer.step()
-        return loss.detach(), outputs.argmax(dim=1) == labels
+        return loss.detach(), _logits(outputs).argmax(dim=1) == labels
 
     return step
+
+
+def _in_fp32(outputs: Any) -> Any:
+    """A network's outputs, which may be a tuple or a dictionary of tensors, in fp32."""
+    if isinstance(outputs, Tensor):
+        return outputs.float()
+    if isinstance(outputs, dict):
+        return {name: _in_fp32(one) for name, one in outputs.items()}
+    if isinstance(outputs, tuple | list):
+        parts = map(_in_fp32, outputs)
+        return type(outputs)(*parts) if hasattr(outputs, "_fields") else type(outputs)(parts)
+    return outputs
+
+
+def _logits(outputs: Any) -> Tensor:
+    """The first of a network's outputs."""
+    while not isinstance(outputs, Tensor):
+        outputs = next(iter(outputs.values() if isinstance(outputs, dict) else outputs))
+    return outputs
 
 
 def log_metrics(metrics: dict[str, float], step: int) -> None:

@@ -13,66 +13,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Answer, broken_epoch, run_project, runs_in
+from mine import SGD, TRAIN, write
 
 from pipeline.ablation.loading import absolute, load_ablation, source_files
 from pipeline.training.state import DIGEST_BYTES
-
-# 6x9 grey images of three classes, which are told apart by their brightness.
-MINE = """
-import numpy as np
-import torch
-from torch import nn
-from pipeline import Ablation, Augmentation
-from pipeline.data.arrays import from_arrays
-
-def noise():
-    random = np.random.default_rng(0)
-    labels = np.arange(120) % 3
-    images = random.integers(0, 86, (120, 6, 9), dtype=np.uint8) + labels[:, None, None] * 85
-    images = images.astype(np.uint8)
-    return from_arrays(images[:90], labels[:90], images[90:], labels[90:], ["dark", "dim", "light"])
-
-class Mine(nn.Module):
-    def __init__(self, num_classes, in_channels, width=8, activation="relu"):
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, width, 3)
-        self.activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[activation]()
-        self.fc = nn.Linear(width * 4 * 7, num_classes)
-
-    def forward(self, x):
-        x = self.activation(self.conv(x))
-        return self.fc(x.view(x.size(0), -1))
-
-ablation = Ablation(
-    network=Mine,
-    variants={"plain": {}, "wide": {"width": 16}, "tanh": {"activation": "tanh"}},
-    datasets={"noise": noise},
-    augmentation=lambda flip=True: Augmentation(flip=flip, rotation=0, padding=1),
-)
-"""
-SGD = (
-    (
-        "network=Mine,",
-        """network=Mine,
-    optimizer=lambda parameters, lr, momentum=0.0: torch.optim.SGD(parameters, lr, momentum),
-    schedule=lambda optimizer, epochs, gamma=1.0:
-        torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma),""",
-    ),
-    (
-        '"plain": {}',
-        '"plain": {"momentum": 0.5, "gamma": 0.5, "flip": False, "label_smoothing": 0.2}',
-    ),
-)
-TRAIN = ("train", "--ablation", "mine.py", "--epochs", "2", "--batch-size", "32")
-
-
-def write(folder: Path, *changes: tuple[str, str]) -> None:
-    """Write `mine.py`, with changes."""
-    text = MINE
-    for old, new in changes:
-        assert old in text, old
-        text = text.replace(old, new)
-    (folder / "mine.py").write_text(text)
 
 
 def test_any_network_and_data_are_trained_registered_loaded_and_evaluated(
@@ -282,7 +226,13 @@ WRONG = {
         ["other numbers at the second call"],
     ),
     "other randomness": (
-        [("self.fc = ", "self.scale = nn.Parameter(torch.tensor(np.random.rand())); self.fc = ")],
+        [
+            (
+                "self.fc = ",
+                "random = np.random.default_rng()\n"
+                "        self.scale = nn.Parameter(torch.tensor(random.random())); self.fc = ",
+            )
+        ],
         "",
         ["scale differs with the same seed"],
     ),
@@ -334,16 +284,92 @@ WRONG = {
         "",
         ["schedule returns None; it must be a scheduler"],
     ),
-    "a scheduler that needs a metric": (
+    "a schedule of another length": (
         [
             (
                 "network=Mine,",
                 "network=Mine, schedule=lambda optimizer, epochs:"
-                " torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),",
+                " torch.optim.lr_scheduler.OneCycleLR(optimizer, 1, total_steps=epochs * 3),",
             )
         ],
         "",
-        ["can't be trained", "metrics"],
+        ["OneCycleLR for 3 steps, and takes 1: one after each epoch", "steps_per_epoch"],
+    ),
+    "a schedule per batch of another length": (
+        [
+            (
+                "network=Mine,",
+                "network=Mine, schedule=lambda optimizer, epochs, steps_per_epoch:"
+                " torch.optim.lr_scheduler.OneCycleLR(optimizer, 1, total_steps=3),",
+            )
+        ],
+        "",
+        ["OneCycleLR for 3 steps, and takes 1: one after each batch"],
+    ),
+    "an optimizer with a closure": (
+        [
+            (
+                "network=Mine,",
+                "network=Mine, optimizer=lambda parameters, lr: torch.optim.LBFGS(parameters, lr),",
+            )
+        ],
+        "",
+        ["can't be trained", "the optimizer LBFGS needs a closure"],
+    ),
+    "nothing to train": (
+        [
+            (
+                "width * 4 * 7, num_classes)",
+                "width * 4 * 7, num_classes); self.requires_grad_(False)",
+            )
+        ],
+        "",
+        ["the network has no parameter to train"],
+    ),
+    "a sum as criterion": (
+        [
+            (
+                "network=Mine,",
+                "network=Mine, criterion=lambda: nn.CrossEntropyLoss(reduction='sum'),",
+            )
+        ],
+        "",
+        ["criterion returns a sum over the batch; it must return the mean"],
+    ),
+    "a criterion for each image": (
+        [
+            (
+                "network=Mine,",
+                "network=Mine, criterion=lambda: nn.CrossEntropyLoss(reduction='none'),",
+            )
+        ],
+        "",
+        ["criterion returns [2]; it must return one number"],
+    ),
+    "a function as criterion": (
+        [("network=Mine,", "network=Mine, criterion=lambda: nn.functional.cross_entropy,")],
+        "",
+        ["criterion returns <function cross_entropy", "must be a torch.nn.Module"],
+    ),
+    "several outputs": (
+        [
+            ("return self.fc(", "return (lambda y: (y, y) if self.training else y)(self.fc("),
+            ("-1))", "-1)))"),
+        ],
+        "",
+        [
+            "in training its network returns tuple, which the criterion CrossEntropyLoss does not",
+        ],
+    ),
+    "a fixed batch": (
+        [("x.view(x.size(0), -1)", "x.reshape(len(x), -1)")],
+        "",
+        ["can't be exported", "it then takes 2 images only", "`len(x)`"],
+    ),
+    "a fixed batch, as a number": (
+        [("x.view(x.size(0), -1)", "x.reshape(int(x.shape[0]), -1)")],
+        "",
+        ["can't be exported", "it then takes 2 images only", "`int(x.shape[0])`"],
     ),
     "no augmentation": (
         [("Augmentation(flip=flip, rotation=0, padding=1)", "None")],
@@ -404,10 +430,12 @@ def test_a_wrong_file_gets_one_line_and_leaves_no_run(
     tmp_path: Path,
 ) -> None:
     write(tmp_path, *changes)
-    answer = pipeline("train", "--ablation", reference or "mine.py", "--epochs", "1")
+    precise = ("--epochs", "1", "--precision", "bf16")
+    answer = pipeline("train", "--ablation", reference or "mine.py", *precise)
     assert answer.status == 2, answer.err
     (line,) = answer.error_lines
     assert "Traceback" not in answer.err
+    assert "/pipeline/" not in line  # the place of an error is in the user's file
     for word in words:
         assert word in line
     assert not runs_in(tmp_path)
@@ -497,6 +525,35 @@ def test_a_model_that_no_run_has_logged_can_be_evaluated(
     mlflow.MlflowClient().delete_run(trained.info.run_id)
     answer = pipeline("evaluate", "--model", "models:/noise-mine@plain", "--ablation", "mine.py")
     assert answer.status == 0, answer.err
+
+
+def test_a_variant_whose_layers_an_inserted_one_renumbers_shares_the_initial_weights(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    layers = "nn.Linear(54, 54), *inserted[kind], nn.ReLU(), nn.Linear(54, 54)"
+    layers = f"nn.Flatten(), {layers}, nn.Linear(54, num_classes)"
+    write(
+        tmp_path,
+        (
+            "\nablation = Ablation(\n    network=Mine,",
+            "\ndef stack(num_classes, kind='plain'):\n"
+            "    inserted = {'plain': [], 'drop': [nn.Dropout()], 'deep': [nn.Linear(54, 54)]}\n"
+            f"    return nn.Sequential({layers})\n\nablation = Ablation(\n    network=stack,",
+        ),
+        ('"wide": {"width": 16}, "tanh": {"activation": "tanh"}', '"drop": {"kind": "drop"}'),
+        ('"drop": {"kind": "drop"}', '"drop": {"kind": "drop"}, "deep": {"kind": "deep"}'),
+    )
+    study = ("ablate", "--ablation", "mine.py", "--seeds", "1", "--epochs", "1", "--jobs", "1")
+    answer = pipeline(*study)
+    assert answer.status == 0, answer.err
+    runs = {run.data.tags["variant"]: run for run in runs_in(tmp_path, "train")}
+    assert runs["drop"].data.tags["other_weights"] == ""
+    assert "note: variant 'drop'" not in answer.err
+    assert runs["deep"].data.tags["other_weights"] == "2.weight, 2.bias, 4.weight, 4.bias"
+    assert "note: variant 'deep': 2.weight and 3 more of its parameters" in answer.err
+    (report,) = (tmp_path / "mlruns").rglob("report.md")
+    assert "in deep, 2.weight and 3 more parameters do not start out" in report.read_text()
+    assert "in drop, " not in report.read_text()
 
 
 def test_a_parameter_that_training_does_not_reach_is_named(

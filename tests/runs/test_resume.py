@@ -32,18 +32,19 @@ TRAIN += ["--batch-size", "100", "--epochs", str(EPOCHS)]
 GO_ON = ["train", "--resume", "RUN"]
 LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 # In the order in which a run comes by them; `name:n` is the n-th time in that process. An epoch has
-# five batches, after the trial of one; what an earlier process has logged is not logged again.
+# five batches, after the trial's eleven, and one validation, after its five; what an earlier
+# process has logged is not logged again.
 MOMENTS = [
     "tables made",
     "run begun",
     "run described",
-    "in a batch:4",
-    "in validation",
+    "in a batch:14",
+    "in validation:6",
     "metrics sent",
     "state written",
     "state renamed",
-    "in a batch:9",
-    "in validation",
+    "in a batch:19",
+    "in validation:6",
     "state written",
     "state renamed",
     "figure",
@@ -61,7 +62,7 @@ MOMENTS = [
 # The same for signals that wait until a call to the store is over, and what it does is done.
 WAITED_FOR = [
     *MOMENTS[: MOMENTS.index("state renamed")],
-    *MOMENTS[MOMENTS.index("in a batch:9") : MOMENTS.index("weights")],
+    *MOMENTS[MOMENTS.index("in a batch:19") : MOMENTS.index("weights")],
     "model begun",
     "version",
     "ending",
@@ -69,7 +70,7 @@ WAITED_FOR = [
 # Lines of SQLAlchemy that a process runs while it stores metrics; some leave a transaction open if
 # they are the last ones.
 WRITES = (3150, 7150)
-FEW = ["tables made", "in a batch:9", "state written", "model named", "model stored", "alias"]
+FEW = ["tables made", "in a batch:19", "state written", "model named", "model stored", "alias"]
 
 
 def histories(folder: Path, run: Run, names: tuple[str, ...] = LEARNED) -> dict[str, Any]:
@@ -162,7 +163,7 @@ def test_a_run_that_is_killed_at_any_moment_continues_to_the_same_result(
 def test_a_run_that_is_asked_to_stop_also_while_it_writes_to_the_database_says_how_to_continue(
     tmp_path: Path, whole: tuple[Path, Run, float], number: int, tally: Callable[[str, int], None]
 ) -> None:
-    moments: list[str | float] = ["in a batch:9", *(f"in a write:{line}" for line in WRITES)]
+    moments: list[str | float] = ["in a batch:19", *(f"in a write:{line}" for line in WRITES)]
     died = go_through(tmp_path, moments, number, whole)
     assert died == len(moments)
     tally(f"{signal.Signals(number).name} survived", died)
@@ -200,7 +201,7 @@ def test_random_moments(
 def test_two_processes_do_not_continue_one_run_at_the_same_time(
     tmp_path: Path, whole: tuple[Path, Run, float]
 ) -> None:
-    kill = {"arguments": TRAIN, "at": "in a batch:9", "signal": signal.SIGKILL}
+    kill = {"arguments": TRAIN, "at": "in a batch:19", "signal": signal.SIGKILL}
     go_on = {"arguments": GO_ON, "together": True}
     _, *both = run_killed(tmp_path, [kill, go_on, go_on])
     refused, done = sorted(both, key=lambda answer: -answer["status"])
@@ -356,12 +357,14 @@ def test_a_damaged_or_foreign_state_is_not_used(
     nothing = hashlib.sha256(b"").digest()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
-    for epochs, content in enumerate((bytes(flipped), whole[:-1], nothing, disguised), start=3):
+    damaged, harmful = "is damaged", "holds more than numbers and lists of them"
+    contents = {bytes(flipped): damaged, whole[:-1]: damaged, nothing: harmful, disguised: harmful}
+    for epochs, (content, reason) in enumerate(contents.items(), start=3):
         path.write_bytes(content)
         answer = pipeline("train", "--resume", run_id, "--epochs", str(epochs))
         assert answer.status == 0, answer.err
         assert f"continues after 0 of {epochs} epochs" in answer.out
-        assert f"the state of run {run_id} is damaged and not used" in answer.err
+        assert f"the state of run {run_id} {reason}, and not used" in answer.err
     assert not (tmp_path / "executed").exists()
     after = histories(tmp_path, mlflow.get_run(run_id))
     assert all(after[name][:2] == before[name] for name in before)
@@ -371,7 +374,7 @@ def test_a_damaged_or_foreign_state_is_not_used(
 def test_mlflow_run_continues_the_run_that_it_is_given(
     tmp_path: Path, whole: tuple[Path, Run, float]
 ) -> None:
-    kill = {"arguments": TRAIN, "at": "in a batch:9", "signal": signal.SIGKILL}
+    kill = {"arguments": TRAIN, "at": "in a batch:19", "signal": signal.SIGKILL}
     run_killed(tmp_path, [kill])
     (run,) = runs_in(tmp_path)
     run_id = run.info.run_id
@@ -397,7 +400,7 @@ def test_mlflow_run_continues_beyond_the_epochs_of_a_finished_run_if_asked_for_m
 
 @pytest.mark.thorough
 def test_mlflow_run_leaves_a_run_that_it_refuses_as_it_was(tmp_path: Path) -> None:
-    kill = {"arguments": TRAIN, "at": "in a batch:9", "signal": signal.SIGKILL}
+    kill = {"arguments": TRAIN, "at": "in a batch:19", "signal": signal.SIGKILL}
     run_killed(tmp_path, [kill])
     (run,) = runs_in(tmp_path)
     refused = run_project(tmp_path, "--run-id", run.info.run_id, "-Plr=0.5")

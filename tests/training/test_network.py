@@ -1,6 +1,8 @@
 """The network is the tutorial's, in four variants."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from torch import Tensor, nn
 
 from pipeline import CNNNetwork
 from pipeline.models.export import PixelClassifier
-from pipeline.training.randomness import Stream, build_by_names, stream_seed
+from pipeline.randomness import Stream, stream_seed
+from pipeline.training.weights import build_by_names, stream_names, unlike
 
 
 class TutorialNetwork(nn.Module):
@@ -92,6 +95,10 @@ def test_the_registered_form_takes_pixels_and_returns_probabilities() -> None:
     torch.testing.assert_close(probabilities.sum(1), torch.ones(4))
 
 
+def by_names(build: Callable[[], nn.Module], seed: int, *baseline: Callable[[], nn.Module]) -> Any:
+    return build_by_names(build, seed, stream_names(build, seed, *baseline))
+
+
 class Other(nn.Module):
     """Layers that draw their weights in the ways that networks do."""
 
@@ -119,16 +126,16 @@ class Other(nn.Module):
 
 
 def test_parameters_of_any_network_start_out_equal_by_name_whatever_else_there_is() -> None:
-    plain = dict(build_by_names(Other, 3).named_parameters())
+    plain = dict(by_names(Other, 3).named_parameters())
     for build, others in (
         (Other, set()),
         (lambda: Other(extra=True), {"truncated"}),  # drawn before it belongs to the network
         (lambda: Other(zero=True), {"norm.weight"}),  # which is what this variant changes
     ):
-        network = dict(build_by_names(build, 3).named_parameters())
+        network = dict(by_names(build, 3).named_parameters())
         unequal = {name for name in plain if not torch.equal(plain[name], network[name])}
         assert unequal <= others, unequal
-    other_seed = dict(build_by_names(Other, 4).named_parameters())
+    other_seed = dict(by_names(Other, 4).named_parameters())
     drawn = {name for name in plain if not torch.equal(plain[name], other_seed[name])}
     assert drawn >= {"conv.weight", "conv.bias", "position", "attention.in_proj_weight", "late"}
     # Different streams: two parameters of one shape are not the same numbers.
@@ -136,8 +143,57 @@ def test_parameters_of_any_network_start_out_equal_by_name_whatever_else_there_i
 
 
 def test_weights_drawn_by_name_have_the_distribution_that_the_network_asks_for() -> None:
-    layers = build_by_names(lambda: nn.Sequential(nn.Linear(64, 256), nn.Linear(256, 64)), 0)
+    layers = by_names(lambda: nn.Sequential(nn.Linear(64, 256), nn.Linear(256, 64)), 0)
     values = [layers.get_parameter(f"{n}.weight").detach().flatten() for n in (0, 1)]
     for drawn, bound in zip(values, (1 / 8, 1 / 16), strict=True):  # as torch initialises them
         assert kstest(drawn / bound, "uniform", args=(-1, 2)).pvalue > 0.001
     assert abs(torch.corrcoef(torch.stack(values))[0, 1]) < 0.03
+
+
+def stack(*inserted: nn.Module) -> nn.Sequential:
+    """Layers whose numbers depend on what is inserted before the last one."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(32, 32), *inserted, nn.Linear(32, 10))
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    return cast(nn.Module, torch.compile(network))  # it compiles when it is called first
+
+
+INSERTED: dict[str, Callable[[], nn.Module]] = {
+    "dropout": lambda: stack(nn.Dropout()),
+    "two layers": lambda: stack(nn.Dropout(), nn.ReLU()),
+    "with parameters": lambda: stack(nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 33)),
+    "in a wrapper": lambda: nn.DataParallel(stack(nn.ReLU(), nn.Linear(32, 32))),
+    "compiled": lambda: compiled(stack(nn.Dropout())),
+    "compiled inside": lambda: nn.Sequential(compiled(stack(nn.Dropout()))),
+    "under another name": lambda: nn.ModuleDict({"body": stack(), "more": nn.Linear(8, 8)}),
+}
+
+
+@pytest.mark.parametrize("build", INSERTED.values(), ids=INSERTED)
+def test_layers_that_have_moved_start_out_as_in_the_baseline(
+    build: Callable[[], nn.Module],
+) -> None:
+    baseline = by_names(stack, 5)
+    network = by_names(build, 5, stack)
+    for shape in ((32, 32), (10, 32)):
+        weights = [
+            next(one for one in module.parameters() if one.shape == shape)
+            for module in (baseline, network)
+        ]
+        assert torch.equal(*weights)
+    assert not unlike(network, baseline)
+    drawn = [tuple(one.flatten()[:4].tolist()) for one in network.parameters() if one.ndim == 2]
+    assert len(set(drawn)) == len(drawn)  # no two are drawn from one stream
+
+
+def test_a_layer_whose_counterpart_is_not_clear_is_named() -> None:
+    def deep(*inserted: nn.Module) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(8, 8), *inserted, nn.ReLU(), nn.Linear(8, 8))
+
+    baseline = by_names(deep, 0)
+    network = by_names(lambda: deep(nn.Linear(8, 8)), 0, deep)
+    assert unlike(network, baseline) == ["1.weight", "1.bias", "3.weight", "3.bias"]
+    # A wider layer is another one, and needs no word.
+    wider = by_names(lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 9)), 0)
+    assert not unlike(wider, baseline)

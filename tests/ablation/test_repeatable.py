@@ -1,0 +1,293 @@
+"""A run can be repeated and continued, whatever is random in it and whatever state it has."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from conftest import Answer, broken_epoch, runs_in
+from mine import TRAIN, write
+from torch import Tensor
+
+from pipeline.ablation.loading import completed, load_ablation, load_data
+from pipeline.config import Config
+from pipeline.training.loop import make_criterion, train_network
+from pipeline.training.state import TrainingState, pack, unpack
+
+CPU = torch.device("cpu")
+LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
+CRITERION = """
+class Loss(nn.CrossEntropyLoss):
+    def __init__(self):
+        super().__init__()
+        self.setup()
+    def setup(self):
+        SETUP
+    def forward(self, x, labels):
+        FORWARD
+        return super().forward(x, labels) * factor
+
+ablation = Ablation(
+    network=Mine, criterion=lambda: Loss(),"""
+OPTIMIZER = """
+class Own(torch.optim.SGD):
+    steps = 0
+    def step(self):
+        self.steps += 1
+        self.param_groups[0]["lr"] /= self.steps
+        super().step()
+
+ablation = Ablation(
+    network=Mine, optimizer=lambda parameters, lr: Own(parameters, lr),"""
+
+
+def criterion(setup: str, forward: str) -> tuple[str, str]:
+    """A criterion of one's own that scales cross-entropy by `factor`."""
+    text = CRITERION.replace("SETUP", setup).replace("FORWARD", forward)
+    return "\nablation = Ablation(\n    network=Mine,", text
+
+
+def schedule(text: str) -> tuple[str, str]:
+    return "network=Mine,", f"network=Mine, schedule={text},"
+
+
+RATES = "torch.optim.lr_scheduler"
+COSINE = "lambda n: 0.5 * (1 + np.cos(np.pi * n / epochs))"
+# What is random, or has a state that no state dict holds.
+HARD = {
+    "numpy in forward": [
+        (
+            "x = self.activation(",
+            "mix = np.random.beta(1, 1) if self.training else 1\n"
+            "        x = mix * self.activation(",
+        ),
+    ],
+    "random in a criterion": [
+        criterion("pass", "import random; factor = random.betavariate(1, 1)")
+    ],
+    "a buffer of a criterion": [
+        criterion(
+            "self.register_buffer('mean', torch.zeros(()))",
+            "self.mean.mul_(0.9).add_(x.detach().mean() ** 2); factor = 1 + self.mean",
+        )
+    ],
+    "a buffer that is not persistent": [
+        criterion(
+            "self.register_buffer('mean', torch.zeros(()), persistent=False)",
+            "self.mean = 0.9 * self.mean + x.detach().mean() ** 2; factor = 1 + self.mean",
+        )
+    ],
+    "a tensor that is no buffer": [
+        criterion(
+            "self.mean = torch.zeros(())",
+            "self.mean = 0.9 * self.mean + x.detach().mean() ** 2; factor = 1 + self.mean",
+        )
+    ],
+    "a counter": [criterion("self.steps = 0", "self.steps += 1; factor = 1 / self.steps")],
+    "a counter that begins later": [
+        criterion("pass", "self.steps = getattr(self, 'steps', 0) + 1; factor = 1 / self.steps")
+    ],
+    "a NumPy number and an array": [
+        criterion(
+            "self.sum = np.float32(1); self.table = np.ones(3)",
+            "self.sum *= np.float32(1.1); self.table[0] += 0.1;"
+            " factor = float(self.sum) * self.table[0]",
+        )
+    ],
+    "a list of losses": [
+        criterion(
+            "self.seen = [1.0]",
+            "self.seen.append(float(x.detach().std())); factor = sum(self.seen)",
+        )
+    ],
+    "a counter in the network": [
+        (
+            "x = self.activation(",
+            "self.calls = getattr(self, 'calls', 0) + self.training\n"
+            "        x = x / (1 + self.calls)\n        x = self.activation(",
+        ),
+    ],
+    "an attribute of an optimizer": [
+        ("\nablation = Ablation(\n    network=Mine,", OPTIMIZER),
+    ],
+    "a parameter of a criterion": [
+        criterion(
+            "self.scale = nn.Parameter(torch.rand(()))",
+            "factor = self.scale.exp()",
+        )
+    ],
+    "several outputs": [
+        criterion(
+            "pass",
+            "x, (other, _) = x if self.training else (x, (x, x))\n        factor = other.std()",
+        ),
+        ("return self.fc(", "return (lambda y: (y, [y, y]) if self.training else y)(self.fc("),
+        ("-1))", "-1)))"),
+    ],
+    "a NumPy learning rate": [
+        schedule(f"lambda o, epochs: {RATES}.LambdaLR(o, {COSINE})"),
+    ],
+    "a NumPy learning rate in single precision": [
+        schedule(
+            f"lambda o, epochs: {RATES}.MultiplicativeLR(o, lambda n: np.float32(0.7))",
+        )
+    ],
+    "a schedule per batch": [
+        schedule(
+            "lambda o, epochs, steps_per_epoch:"
+            f" {RATES}.OneCycleLR(o, 0.01, epochs=epochs, steps_per_epoch=steps_per_epoch)",
+        )
+    ],
+    "a schedule by the validation loss": [
+        schedule(f"lambda o, epochs: {RATES}.ReduceLROnPlateau(o, patience=0, threshold=9)"),
+    ],
+}
+
+
+@pytest.mark.parametrize("changes", HARD.values(), ids=HARD)
+def test_training_that_is_repeated_or_continued_gives_the_same_bits(
+    changes: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    write(tmp_path, *changes)
+    file = str(tmp_path / "mine.py")
+    config = completed(Config(file, epochs=4, batch_size=32, lr=0.01))
+    data, saved = load_data(config), list[bytes]()
+
+    def train(state: TrainingState | None = None) -> tuple[list[dict[str, float]], list[Tensor]]:
+        saved.clear()
+        network, history, _ = train_network(
+            config, data, CPU, "fp32", state, lambda state: saved.append(pack(state, ""))
+        )
+        learned = [{name: epoch[name] for name in LEARNED} for epoch in history]
+        return learned, list(network.state_dict().values())
+
+    history, weights = train()
+    assert history[0]["train_loss"] != history[1]["train_loss"]
+    middle = unpack(saved[1], "")
+    for state in (None, middle):
+        again, same = train(state)
+        assert again == history
+        assert all(torch.equal(*pair) for pair in zip(weights, same, strict=True))
+
+
+def test_a_run_with_every_kind_of_state_continues_to_the_same_bits(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    kinds = ("a buffer of a criterion", "a NumPy learning rate", "a counter in the network")
+    write(tmp_path, *(change for kind in kinds for change in HARD[kind]))
+    command = (*TRAIN, "--epochs", "4", "--lr", "0.01")
+    answer = pipeline(*command)
+    assert answer.status == 0, answer.err
+    assert "warning" not in answer.err
+    with broken_epoch(3):
+        assert pipeline(*command).status == 1
+    answer = pipeline("train", "--resume", runs_in(tmp_path)[0].info.run_id)
+    assert answer.status == 0, answer.err
+    assert "continues after 2 of 4 epochs" in answer.out
+    assert "not used" not in answer.err
+    continued, whole = runs_in(tmp_path)
+    client = mlflow.MlflowClient()
+    for name in LEARNED:
+        one, other = (
+            [metric.value for metric in client.get_metric_history(run.info.run_id, name)]
+            for run in (whole, continued)
+        )
+        assert one == other, name
+
+
+# What can't be repeated or continued is named before anything is trained.
+NOT_REPEATABLE = {
+    "a generator of one's own": (
+        [
+            (
+                "x = self.activation(",
+                "mix = np.random.default_rng().random() if self.training else 1\n"
+                "        x = mix * self.activation(",
+            )
+        ],
+        ["a run can't be repeated", "differs with the same seed", "global generators"],
+    ),
+    "a generator in an attribute": (
+        [criterion("self.random = np.random.default_rng(0)", "factor = self.random.random()")],
+        [
+            "a run can't be continued",
+            "criterion.random is not saved",
+            "attributes that are numbers",
+        ],
+    ),
+    "a counter of the whole process": (
+        [criterion("pass", "Loss.steps = getattr(Loss, 'steps', 0) + 1; factor = 1 / Loss.steps")],
+        ["a run can't be repeated", "differs with the same seed"],
+    ),
+    "a learning rate of an unknown kind": (
+        [
+            (
+                "\nablation = Ablation(\n    network=Mine,",
+                "\nclass Own(torch.optim.SGD):\n    pass\n\nclass Rate(float):\n    pass\n\n"
+                "ablation = Ablation(\n    network=Mine,"
+                " optimizer=lambda parameters, lr: Own(parameters, Rate(lr)),",
+            )
+        ],
+        ["it can't be trained", "param_groups in the optimizer's state can't be saved"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), NOT_REPEATABLE.values(), ids=NOT_REPEATABLE)
+def test_what_can_not_be_repeated_or_continued_is_named_before_it_is_trained(
+    changes: list[tuple[str, str]],
+    words: list[str],
+    pipeline: Callable[..., Answer],
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, *changes)
+    answer = pipeline(*TRAIN)
+    assert answer.status == 2, answer.err
+    (line,) = answer.error_lines
+    for word in words:
+        assert word in line
+    assert not runs_in(tmp_path)
+
+
+def test_an_attribute_that_changes_and_is_not_saved_is_named_even_if_no_number_depends_on_it(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    changes = criterion(
+        "from collections import deque; self.last = deque(maxlen=9)",
+        "self.last.append(float(x.detach().mean())); factor = 1",
+    )
+    write(tmp_path, changes)
+    answer = pipeline(*TRAIN)
+    assert answer.status == 0, answer.err
+    assert "warning: variant 'plain': criterion.last changes in training" in answer.err
+
+
+def test_a_parameter_of_a_criterion_is_trained(tmp_path: Path) -> None:
+    write(tmp_path, *HARD["a parameter of a criterion"])
+    config = completed(Config(str(tmp_path / "mine.py"), epochs=1, batch_size=32))
+    states = list[TrainingState]()
+    data = load_data(config)
+    begun = make_criterion(config).state_dict()["scale"]
+    train_network(config, data, CPU, "fp32", save=states.append)
+    assert states[0].criterion["scale"] < begun  # which makes the loss smaller
+
+
+def test_data_and_an_ablation_that_draw_from_global_generators_are_the_same_every_time(
+    tmp_path: Path,
+) -> None:
+    seeds = "int(9e6 * torch.rand(1)) + np.random.randint(9**6)"
+    write(
+        tmp_path,
+        ("default_rng(0)", f"default_rng({seeds})"),
+        ("ablation = Ablation(", "SCALE = float(np.random.rand())\n\nablation = Ablation("),
+    )
+    found = set()
+    for _ in range(2):
+        load_ablation.cache_clear()
+        config = completed(Config(str(tmp_path / "mine.py")))
+        np.random.rand()  # what was drawn before does not matter
+        found.add((load_data(config).digest, sys.modules["ablation:mine"].SCALE))
+    assert len(found) == 1
