@@ -2,12 +2,15 @@
 
 python -m benchmarks.intervals [--studies 60000]
 
-Prints the figures of `pipeline/statistics/intervals.py`, and of the rules that were tried instead
-(docs/LOG.md). Takes about a minute.
+Prints the figures of `pipeline/statistics/intervals.py` and `skewness.py`, and of the rules that
+were tried instead (docs/LOG.md). Takes about a minute.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import combinations
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +35,15 @@ LAST = 50  # seeds of the last look
 LOOKS = range(2, LAST + 1)
 TWO_STAGE = Design("two-stage", "", PLANNED_ALPHA)
 STUDENT = Design("planned", "", ALPHA)  # the usual t-test
+# How differences are distributed: of all pairs of variants, which are normal, or of which each is
+# an exponential step from the one before; or exponential and independent in each comparison.
+KINDS = ("normal", "exponential", "independent")
+# `independent` is the same as `exponential` for one comparison.
+COLUMNS = [(kind, n) for n in (1, 3, 6) for kind in KINDS[: 2 if n == 1 else 3]]
+MOST = 30  # seeds of the two-stage design: the default of `max_seeds`
 SHARES = ((0.05, 0.05), (0.05, 0.01), (0.04, 0.01), (0.03, 0.02), (0.025, 0.025))
-SD, MARGINS = 0.85, (0.3, 0.5, 1.0)  # points
+SD, MARGIN, MARGINS = 0.85, 0.5, (0.3, 0.5, 1.0)  # points
+TWO_STAGE_ROW = f"two-stage, margin {MARGIN / SD:.2f} sd, to {MOST}"
 
 
 def main() -> None:
@@ -42,17 +52,23 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=60_000)
     studies = parser.parse_args().studies
     print(f"studies without effect that raise a false alarm, of {studies:,}")
-    print(f"{'':36}{'one comparison':>22}{'three, jointly':>22}")
-    print(f"{'':36}{'normal  exponential':>22}{'normal  exponential':>22}")
-    for name, looks in scenarios().items():
-        print(f"{name:36}{_alarm_cells(studies, looks)}")
+    print("e: exponential, all pairs of variants compared; i: the same, independent comparisons")
+    print(" " * 36 + "".join(f"{kind[0]} {n}".rjust(7) for kind, n in COLUMNS))
+    for name, row in zip([*scenarios(), TWO_STAGE_ROW], _columns(studies), strict=True):
+        print(f"{name:36}" + "".join(f"{cell:7.1%}" for cell in row))
     print("\nshares of the planned report, at 5 seeds, and of all later ones, up to 50")
     for planned, later in SHARES:
         looks = {5: Design("planned", "", planned)}
         looks |= dict.fromkeys(range(6, LAST + 1), Design("anytime", "", later))
         shares = f"{planned:.1%}, {later:.1%}"
         lengths = [looks[seeds].critical_t(seeds) / np.sqrt(seeds) for seeds in (5, 20)]
-        print(f"{shares:36}{_alarm_cells(studies, looks)}{lengths[0]:7.2f}{lengths[1]:7.2f}")
+        cells = [
+            false_alarms(kind, n, studies, looks)
+            for n in (1, 3)
+            for kind in ("normal", "exponential")
+        ]
+        print(f"{shares:36}" + "".join(f"{cell:9.1%}" for cell in cells), end="")
+        print(f"{lengths[0]:7.2f}{lengths[1]:7.2f}")
     print("\nother rules, one comparison; c: mean number of standard errors at 5 to 20 seeds")
     print(f"{'':36}{'normal':>9}{'exponential':>13}{'c':>7}")
     for name, normal, exponential, length in compared_rules(studies):
@@ -88,25 +104,46 @@ def t_paths(differences: Floats) -> Floats:
     return paths
 
 
-def without_effect(kind: str, comparisons: int, studies: int) -> list[Floats]:
-    """|t| paths of each comparison in studies without effect; differences of one sd or skewed."""
-    random = np.random.default_rng(0)
-    if kind == "exponential":
-        first, second = random.exponential(size=(2, studies, LAST)) - 1
-        differences = [first, second, first + second]
-    else:
-        base, bn, dropout = random.standard_normal((3, studies, LAST))
-        differences = [bn - base, dropout - bn, dropout - base]
-    return [t_paths(one) for one in differences[:comparisons]]
+def pairs_of(kind: str, comparisons: int) -> list[tuple[int, int]]:
+    """The variants of each comparison: all pairs of as many as it takes, or others each time."""
+    if kind == "independent":
+        return [(2 * n, 2 * n + 1) for n in range(comparisons)]
+    variants = next(v for v in range(2, 99) if comb(v, 2) == comparisons)
+    return list(combinations(range(variants), 2))
+
+
+def differences_without_effect(kind: str, comparisons: int, studies: int) -> Iterator[Floats]:
+    """Of each comparison, `[studies, seeds]`, with a standard deviation of 1 or more."""
+    random, pairs = np.random.default_rng(0), pairs_of(kind, comparisons)
+    variants, size = 1 + max(map(max, pairs)), (studies, LAST)
+    if kind == "independent":
+        yield from random.exponential(size=(comparisons, *size)) - 1
+        return
+    if kind == "normal":
+        values = random.standard_normal((variants, *size)) / np.sqrt(2)
+    else:  # from one variant to the next, since equal distributions have no skewed difference
+        steps = random.exponential(size=(variants - 1, *size)) - 1
+        values = np.concatenate([np.zeros((1, *size)), steps.cumsum(axis=0)])
+    for control, treatment in pairs:
+        yield values[treatment] - values[control]
+
+
+@lru_cache(maxsize=1)
+def without_effect(kind: str, comparisons: int, studies: int) -> Sequence[Floats]:
+    """|t| paths of each comparison in studies without effect."""
+    return [t_paths(one) for one in differences_without_effect(kind, comparisons, studies)]
 
 
 def scenarios() -> dict[str, dict[int, Design]]:
     """What people may do: the design of each look, by its number of seeds."""
+    after_each = {n: dict.fromkeys(range(n + 1, LAST + 1), LATER) for n in (5, 10)}
     return {
         "one planned report, at 5": {5: PLANNED},
-        "planned at 5, then after 6 to 50": {5: PLANNED} | dict.fromkeys(range(6, LAST + 1), LATER),
-        "planned at 10, then after 11 to 50": {10: PLANNED}
-        | dict.fromkeys(range(11, LAST + 1), LATER),
+        "one planned report, at 10": {10: PLANNED},
+        "one planned report, at 20": {20: PLANNED},
+        "planned at 5, then after 6 to 50": {5: PLANNED} | after_each[5],
+        "planned at 10, then after 11 to 50": {10: PLANNED} | after_each[10],
+        "planned at 4, then at 6, 9, 14, 22": {4: PLANNED} | dict.fromkeys((6, 9, 14, 22), LATER),
         "no plan, a look after 2 to 50": dict.fromkeys(LOOKS, ANYTIME),
         "t-test, one look at 5": {5: STUDENT},
         "t-test, a look after 2 to 50": dict.fromkeys(LOOKS, STUDENT),
@@ -122,13 +159,32 @@ def false_alarms(kind: str, comparisons: int, studies: int, looks: Mapping[int, 
     return float(np.any(alarms, axis=0).mean())
 
 
-def _alarm_cells(studies: int, looks: Mapping[int, Design]) -> str:
-    """False alarms with one and with three comparisons, normal and exponential."""
-    return "".join(
-        f"{false_alarms(kind, comparisons, studies, looks):11.1%}"
-        for comparisons in (1, 3)
-        for kind in ("normal", "exponential")
-    )
+def two_stage_false_alarms(kind: str, comparisons: int, studies: int) -> float:
+    """The same of `seeds=auto`: a variant gets the seeds that its widest effect needs."""
+    pairs = pairs_of(kind, comparisons)
+    critical = TWO_STAGE.critical_t(FIRST_SEEDS, comparisons)
+    differences = [*differences_without_effect(kind, comparisons, studies)]
+    sds = [one[:, :FIRST_SEEDS].std(axis=1, ddof=1) for one in differences]
+    asked = [np.ceil(np.square(critical * sd / (MARGIN / SD))) for sd in sds]
+    needed = np.full((max(map(max, pairs)) + 1, studies), FIRST_SEEDS)
+    for pair, seeds in zip(pairs, asked, strict=True):
+        for variant in pair:
+            needed[variant] = np.maximum(needed[variant], np.minimum(seeds, MOST))
+    alarms = []
+    for (first, second), one, sd in zip(pairs, differences, sds, strict=True):
+        seeds = np.minimum(needed[first], needed[second])
+        sums = np.take_along_axis(one.cumsum(axis=1), seeds[:, None] - 1, axis=1)[:, 0]
+        alarms.append(np.abs(sums) > critical * sd * np.sqrt(seeds))
+    return float(np.any(alarms, axis=0).mean())
+
+
+def _columns(studies: int) -> Iterator[tuple[float, ...]]:
+    """A row per scenario, and one for two stages, with the false alarms of each of `COLUMNS`."""
+    columns = []
+    for kind, comparisons in COLUMNS:
+        column = [false_alarms(kind, comparisons, studies, looks) for looks in scenarios().values()]
+        columns.append([*column, two_stage_false_alarms(kind, comparisons, studies)])
+    return zip(*columns, strict=True)
 
 
 def compared_rules(studies: int) -> Iterator[tuple[str, float, float, float]]:

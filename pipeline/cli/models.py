@@ -74,6 +74,7 @@ def serve(
     host: options.Host = "127.0.0.1",
     port: options.Port = 8000,
     follow: options.Follow = False,
+    allowed_hosts: options.AllowedHosts = "",
 ) -> None:
     """Serve a model over HTTP, with a page to try it, until SIGTERM or Ctrl-C."""
     if not 0 <= port < 2**16:
@@ -83,4 +84,4 @@ def serve(
         from pipeline.store.initialization import check_store
 
     check_store()
-    serve(model, host, port, follow)
+    serve(model, host, port, follow, allowed_hosts)

@@ -169,6 +169,13 @@ Port = Annotated[int, typer.Option(help="Port to listen on; 0: any that is free.
 Follow = Annotated[
     bool, typer.Option("--follow", help="Serve another version when the alias moves to it.")
 ]
+AllowedHosts = Annotated[
+    str,
+    typer.Option(
+        help="Names of this server, as behind a proxy: classify.example.org,*.lan; *: any. Without"
+        " it: localhost, this machine's name, and private addresses."
+    ),
+]
 Check = Annotated[
     bool, typer.Option("--check", help="Verify every byte of what is there; fetch nothing.")
 ]

@@ -12,12 +12,13 @@ import pandas as pd
 
 from pipeline.ablation.definition import Ablation
 from pipeline.report.contrasts import Contrast, contrasts
-from pipeline.report.findings import Analysis, Finding, Setting
+from pipeline.report.findings import Analysis, Finding, Setting, study_outcomes
 from pipeline.report.learning_rates import chosen_rates, sign_changes
 from pipeline.runs.run_result import Booleans, RunResult
 from pipeline.statistics.comparisons import Floats, Outcome, Summary, compare, summarize
 from pipeline.statistics.images import with_other_images
 from pipeline.statistics.intervals import PLANNED, Design
+from pipeline.statistics.possible import shown_comparison, with_shown
 from pipeline.statistics.sentences import sentence
 
 TARGET_STEP = 0.05  # the target accuracy is a multiple of this
@@ -26,7 +27,7 @@ TARGET_STEP = 0.05  # the target accuracy is a multiple of this
 class _Effect(NamedTuple):
     """What is compared: a treatment and a control, one number for each of `runs`' seeds.
 
-    runs: ids by seed (row), of the contrast's variants.
+    means: over these seeds, of each of the contrast's variants. runs: ids by seed (row), of these.
     """
 
     key: str  # the outcome's column
@@ -34,6 +35,7 @@ class _Effect(NamedTuple):
     contrast: Contrast
     treatment: Floats
     control: Floats
+    means: Sequence[float]
     runs: Sequence[Sequence[str]]
 
 
@@ -53,7 +55,8 @@ def analyse(ablation: Ablation, results: Sequence[RunResult], design: Design = P
     target = reachable_accuracy([r for r in results if r.config.lr == shown[r.config.variant]])
     if target is None:
         notes.append("Not every run reaches 5 %, so the time to an accuracy is not compared.")
-    outcomes = _outcomes("test" if held_out else "validation", target)
+    split, epochs = "test" if held_out else "validation", results[0].config.epochs
+    outcomes = study_outcomes(split, target, epochs)
     primary = next(iter(outcomes))
     table = results_table(results, target)
     correct = {result.run_id: result.correct for result in results}
@@ -126,20 +129,6 @@ def time_to(result: RunResult, target: float) -> tuple[float, float]:
     return math.nan, math.nan
 
 
-def _outcomes(split: str, target: float | None) -> dict[str, Outcome]:
-    """The outcomes by column, the primary one first."""
-    prefix = "test" if split == "test" else "val"
-    outcomes = {
-        f"{prefix}_accuracy": Outcome(f"{split} accuracy", "points", scale=100),
-        f"{prefix}_loss": Outcome(f"{split} loss", "nats", decimals=3, effect_of_interest=0.05),
-        "generalisation_gap": Outcome("the generalisation gap", "points", scale=100),
-    }
-    if target:
-        name = f"the time to {target:.0%} validation accuracy"
-        outcomes["epochs_to_target"] = Outcome(name, "epochs", effect_of_interest=1.0)
-    return outcomes
-
-
 def _settings(
     family: Sequence[tuple[str, dict[str, float]]],
     table: pd.DataFrame,
@@ -172,7 +161,10 @@ def _settings(
             key: [_finding(one, design, sum(map(len, each)), correct, where) for one in each[n]]
             for key, each in effects.items()
         }
-        summaries = {key: _summaries(key, rates, runs[n], design) for key, runs in usable.items()}
+        summaries = {
+            key: _summaries(key, outcomes[key], rates, runs[n], design)
+            for key, runs in usable.items()
+        }
         shown = {v: lr for v, lr in rates.items() if v in set(tables[n]["variant"])}
         settings.append(Setting(title, label, shown, tables[n], summaries, findings))
     return settings
@@ -192,11 +184,15 @@ def _with_numbers(key: str, outcome: Outcome, runs: pd.DataFrame, notes: list[st
 
 
 def _summaries(
-    key: str, variants: Iterable[str], runs: pd.DataFrame, design: Design
+    key: str, outcome: Outcome, variants: Iterable[str], runs: pd.DataFrame, design: Design
 ) -> dict[str, Summary]:
     """Summarize an outcome of each variant."""
     values = {variant: rows[key] for variant, rows in runs.groupby("variant")}
-    return {v: summarize(values[v], design) for v in variants if v in values}
+    return {
+        v: with_shown(summarize(values[v], design), outcome, design)
+        for v in variants
+        if v in values
+    }
 
 
 def _effects(
@@ -216,7 +212,8 @@ def _effects(
             )
             name = f"{one.effect} on {outcome.name}" if one.effect else outcome.name
             named = replace(outcome, name=name)
-            found.append(_Effect(key, named, one, treatment, control, ids))
+            means = list(known.mean())
+            found.append(_Effect(key, named, one, treatment, control, means, ids))
     return found
 
 
@@ -235,8 +232,9 @@ def _finding(
         images = _image_differences(effect, correct)
         if images is not None:
             result = with_other_images(result, images, design.alpha / comparisons)
-    words = sentence(f"{effect.contrast.subject}{where}", result, effect.outcome)
-    return Finding(effect.key, effect.outcome, effect.contrast, result, words)
+    shown = shown_comparison(result, effect.outcome, effect.means)
+    words = sentence(f"{effect.contrast.subject}{where}", shown, effect.outcome)
+    return Finding(effect.key, effect.outcome, effect.contrast, result, shown, words)
 
 
 def _image_differences(

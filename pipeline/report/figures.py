@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.report.findings import Analysis, Setting
+from pipeline.report.tables import can_not_tell
 from pipeline.runs.run_figures import label_epochs
 from pipeline.statistics.comparisons import Outcome, Summary
 
@@ -55,23 +56,25 @@ def study_figures(analysis: Analysis) -> dict[str, Figure]:
 
 def effects_figure(analysis: Analysis) -> Figure:
     """Each effect on the primary outcome with its 95 % interval: a forest plot."""
-    rows: list[tuple[str, float, tuple[float, float] | None, bool]] = []
+    rows: list[tuple[str, float, tuple[float, float] | None, bool, str]] = []
     for setting in analysis.settings:
         for finding in setting.findings[analysis.primary]:
-            scale, one = finding.outcome.scale, finding.comparison
+            scale, one = finding.outcome.scale, finding.shown
             where = f", lr\N{NO-BREAK SPACE}{setting.label}" if len(analysis.settings) > 1 else ""
             label = fill(finding.contrast.label + where, LONG_LABEL, break_on_hyphens=False)
             bounds = (one.interval.low * scale, one.interval.high * scale) if one.interval else None
-            rows.append((label, one.difference * scale, bounds, one.settled))
+            words = can_not_tell(one.seeds) if one.sd and not bounds else ""
+            rows.append((label, one.difference * scale, bounds, one.settled, words))
     outcome = analysis.outcomes[analysis.primary]
     lines = max(label.count("\n") for label, *_ in rows)
     height = 1.3 + (0.42 + 0.15 * lines) * len(rows)
     figure = Figure(figsize=(9, height), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=INK, linewidth=0.8)
-    for place, (_, difference, bounds, settled) in enumerate(rows):
+    for place, (_, difference, bounds, settled, words) in enumerate(rows):
         if bounds:
             axes.plot(bounds, (place, place), color=INK, linewidth=2)
+        axes.annotate(words, (difference, place), (9, 0), textcoords="offset points", va="center")
         face = INK if settled else "white"
         axes.plot(difference, place, "o", color=INK, markerfacecolor=face, markersize=8)
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
@@ -117,8 +120,8 @@ def rates_figure(analysis: Analysis) -> Figure:
             if variant in setting.summaries[analysis.primary]
         ]
         for rate, summary in points:
-            if summary.interval:
-                ends = np.multiply(summary.interval, outcome.scale)
+            if summary.shown:
+                ends = np.multiply(summary.shown, outcome.scale)
                 axes.plot((rate, rate), ends, color=looks[variant]["color"], linewidth=1)
         means = [summary.mean * outcome.scale for _, summary in points]
         axes.plot([rate for rate, _ in points], means, **looks[variant], label=variant)
@@ -184,9 +187,9 @@ def _dots(
             [place] * len(seeds), seeds, s=30, color=colour, marker=marker, alpha=0.8, zorder=2
         )
         summary: Summary | None = setting.summaries.get(key, {}).get(variant)
-        if summary and summary.interval:
+        if summary and summary.shown:
             beside = place + 0.15
-            ends = np.multiply(summary.interval, outcome.scale)
+            ends = np.multiply(summary.shown, outcome.scale)
             axes.plot((beside, beside), ends, color=INK, linewidth=2)
             axes.plot(beside, summary.mean * outcome.scale, "_", color=INK, markersize=14)
     axes.set_xticks(range(len(variants)), [fill(variant, LONG_NAME) for variant in variants])

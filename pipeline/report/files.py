@@ -84,6 +84,7 @@ def effects(analysis: Analysis) -> dict[str, object]:
                     "control": finding.contrast.sides[1],
                     "sentence": finding.sentence,
                     **asdict(finding.comparison),
+                    "shown": finding.shown.interval,
                 }
                 for finding in setting.findings[key]
             ]
@@ -101,16 +102,16 @@ def effects(analysis: Analysis) -> dict[str, object]:
 def effect_metrics(analysis: Analysis) -> dict[str, float]:
     """The effects on the primary outcome as metrics, for sorting studies.
 
-    E.g. `wide_vs_plain`, with `wide_vs_plain_low` and `_high` for the interval; `…_lr0.01` if no
-    learning rate is the main one.
+    E.g. `wide_vs_plain`, with `wide_vs_plain_low` and `_high` for the interval, if it is shown;
+    `…_lr0.01` if no learning rate is the main one.
     """
     metrics = {}
     for setting in [analysis.main] if analysis.main else analysis.by_rate:
         suffix = "" if analysis.main else f"_lr{setting.label}"
         for finding in setting.findings[analysis.primary]:
             metrics[finding.contrast.name + suffix] = finding.comparison.difference
-            if finding.comparison.interval:
-                low, high = finding.comparison.interval
+            if finding.shown.interval:
+                low, high = finding.shown.interval
                 metrics[f"{finding.contrast.name}{suffix}_low"] = low
                 metrics[f"{finding.contrast.name}{suffix}_high"] = high
     return metrics

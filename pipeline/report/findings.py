@@ -1,5 +1,6 @@
 """The records that a report is made of: each finding, each setting, the whole analysis."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,16 @@ from pipeline.statistics.intervals import Design
 
 @dataclass(frozen=True)
 class Finding:
-    """What one change did to one outcome, in numbers and as a sentence."""
+    """What one change did to one outcome, in numbers and as a sentence.
+
+    shown: the comparison with those intervals that are shown to readers.
+    """
 
     key: str  # the outcome's column
     outcome: Outcome
     contrast: Contrast
     comparison: Comparison
+    shown: Comparison
     sentence: str
 
 
@@ -86,7 +91,8 @@ class Analysis:
             interval, scale = finding.comparison.interval, finding.outcome.scale
             half = (interval.high - interval.low) / 2 * scale if interval else float("inf")
             if half > self.design.margin * (1 + 1e-9):
-                known = f"to within ± {half:.2f} {finding.outcome.unit}" if interval else "at all"
+                within = f"to within ± {half:.2f} {finding.outcome.unit}"
+                known = within if finding.shown.interval else "at all"
                 missed.append(
                     f"{finding.contrast.label} is not known to within ± {self.design.margin:g}"
                     f" {finding.outcome.unit} after {finding.comparison.seeds} seeds: {known}."
@@ -98,6 +104,11 @@ class Analysis:
         """The comparisons that were made."""
         made = (f.contrast for one in self.settings for f in one.findings[self.primary])
         return list(dict.fromkeys(made))
+
+    @property
+    def comparisons(self) -> int:
+        """How many were made of the primary outcome, with intervals that hold jointly."""
+        return sum(len(setting.findings[self.primary]) for setting in self.by_rate)
 
     @property
     def rates(self) -> str:
@@ -131,3 +142,23 @@ class Analysis:
         # Runs of earlier versions have no such tag.
         criteria = {one.tags["criterion"] for one in self.results if "criterion" in one.tags}
         return len(settings) > 1 or len(criteria) > 1
+
+
+def study_outcomes(split: str, target: float | None, epochs: int) -> dict[str, Outcome]:
+    """The outcomes by column, the primary one first."""
+    prefix = "test" if split == "test" else "val"
+    outcomes = {
+        f"{prefix}_accuracy": Outcome(f"{split} accuracy", "points", scale=100, bounds=(0, 1)),
+        f"{prefix}_loss": Outcome(
+            f"{split} loss", "nats", decimals=3, effect_of_interest=0.05, bounds=(0, math.inf)
+        ),
+        "generalisation_gap": Outcome(
+            "the generalisation gap", "points", scale=100, bounds=(-1, 1)
+        ),
+    }
+    if target:
+        name = f"the time to {target:.0%} validation accuracy"
+        outcomes["epochs_to_target"] = Outcome(
+            name, "epochs", effect_of_interest=1.0, bounds=(1, epochs)
+        )
+    return outcomes

@@ -7,6 +7,7 @@ from pipeline.report.findings import Analysis
 from pipeline.report.tables import Table, cost_table, effects_table, runs_table, variants_table
 from pipeline.statistics.intervals import LATER_ALPHA, PLANNED_ALPHA
 from pipeline.statistics.sentences import INTERVALS
+from pipeline.statistics.skewness import skewed_alarms
 
 NORMAL_SEEDS = 30  # so many may show whether differences are far from normal
 
@@ -106,7 +107,9 @@ def _effects_section(analysis: Analysis) -> Section:
         f" least 95 %: of the 5 % of errors, {100 * PLANNED_ALPHA:.0f} % are allowed in a planned"
         f" report, and {100 * LATER_ALPHA:.0f} % in all later ones together (5 % if none was"
         " planned). P values include these corrections. An effect is settled exactly if its"
-        " interval excludes 0, which is the same as p < 0.05.",
+        " interval excludes 0, which is the same as p < 0.05. Where seeds “can't tell”, the"
+        " interval has no end yet, or would include what is impossible, such as an accuracy below"
+        " 0 %.",
         "The interval accounts for the variation between seeds, on these test images. “Other images"
         " too” also allows for the choice of test images. “Correlation” is that of the two variants"
         " over the seeds, and “without pairing” the interval if they had not shared seeds. Pairing"
@@ -215,10 +218,12 @@ def limits(analysis: Analysis) -> list[str]:
             " seeds only."
         )
     if seeds < NORMAL_SEEDS:
+        alarms = ""
+        if seeds > 1 and analysis.comparisons:
+            alarms = " " + skewed_alarms(analysis.design, seeds, analysis.comparisons)
         unknown.append(
             "Whether the differences are normally distributed, as the intervals assume:"
-            f" {seeds} seed{'s' * (seeds > 1)} can't show it. In simulations with exponentially"
-            " distributed differences, 10 to 16 % of studies raised a false alarm instead of 5 %."
+            f" {seeds} seed{'s' * (seeds > 1)} can't show it.{alarms}"
         )
     unknown.append(
         "How long it takes elsewhere: times are from this machine, with whatever else ran on it."

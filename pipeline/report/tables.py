@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from pipeline.report.findings import Analysis, Finding, Setting
-from pipeline.statistics.comparisons import Outcome
+from pipeline.statistics.comparisons import Outcome, Summary
 from pipeline.statistics.intervals import Interval
 
 
@@ -44,7 +44,7 @@ def variants_table(analysis: Analysis, settings: Sequence[Setting]) -> Table:
                     str(one.seeds),
                     f"{one.mean:.1%}",
                     f"{one.sd * outcome.scale:.2f}" if one.sd is not None else "-",
-                    _interval(one.interval, outcome, signed=False),
+                    _interval_of_mean(one, outcome),
                     f"{lost.mean:.3f}" if lost else "-",
                     f"{sizes[variant]:,}",
                 ]
@@ -99,22 +99,39 @@ def runs_table(analysis: Analysis) -> Table:
     return Table(header, rows)
 
 
+def can_not_tell(seeds: int) -> str:
+    """What is shown instead of an interval that reaches impossible values, or has no end."""
+    return f"{seeds} seeds can't tell"
+
+
 def _numbers(finding: Finding) -> list[str]:
-    one, outcome = finding.comparison, finding.outcome
+    one, shown, outcome = finding.comparison, finding.shown, finding.outcome
+
+    def cell(interval: Interval | None, is_known: object) -> str:
+        if interval is None:
+            return can_not_tell(one.seeds) if is_known else "-"
+        # One decimal more than means have: whether it includes 0 must be visible.
+        return _interval(interval, outcome, f"+z,.{outcome.decimals + 1}f")
+
     return [
         str(one.seeds),
         f"{one.difference * outcome.scale:+z,.{outcome.decimals + 1}f} {outcome.unit}",
-        _interval(one.interval, outcome),
+        cell(shown.interval, one.sd),
         "-" if one.p_value is None else f"{one.p_value:.2g}",
-        _interval(one.images, outcome),
+        cell(shown.images, one.images),
         "-" if one.correlation is None else f"{one.correlation:+.2f}",
-        _interval(one.unpaired, outcome),
+        cell(shown.unpaired, one.unpaired),
     ]
 
 
-def _interval(interval: Interval | None, outcome: Outcome, *, signed: bool = True) -> str:
-    if interval is None:
+def _interval_of_mean(one: Summary, outcome: Outcome) -> str:
+    if one.shown:
+        return _interval(one.shown, outcome, f"z,.{outcome.decimals}f")
+    if not one.sd:
         return "-"
-    # An effect's interval has one decimal more: whether it includes 0 must be visible.
-    form = f"+z,.{outcome.decimals + 1}f" if signed else f"z,.{outcome.decimals}f"
+    enough = f", about {one.seeds_to_show} would" if one.seeds_to_show else ""
+    return f"{can_not_tell(one.seeds)}{enough}"
+
+
+def _interval(interval: Interval, outcome: Outcome, form: str) -> str:
     return " to ".join(format(bound * outcome.scale, form) for bound in interval)

@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +25,8 @@ from pipeline.errors import InputError
 from pipeline.machine import usable_processors
 from pipeline.models.pictures import MODES
 from pipeline.serving.batching import Batches
-from pipeline.serving.requests import JSON, Images, body_of, read_images
+from pipeline.serving.hosts import KnownHosts
+from pipeline.serving.requests import FORM, JSON, Images, body_of, read_images
 from pipeline.serving.served import Following, Served
 
 PAGES = Path(__file__).parent / "pages"
@@ -57,20 +58,31 @@ class Problem(BaseModel):
     error: str
 
 
-PROBLEMS: dict[int | str, Any] = {status: {"model": Problem} for status in (400, 413, 415, 422)}
+PROBLEMS: dict[int | str, Any] = {
+    status: {"model": Problem} for status in (400, 403, 413, 415, 422)
+}
 IMAGES_IN = {
     "requestBody": {
         "required": True,
         "content": {
             "image/*": {"schema": {"type": "string", "format": "binary"}},
+            FORM: {
+                "schema": {
+                    "type": "object",
+                    "additionalProperties": {"type": "string", "format": "binary"},
+                }
+            },
             JSON: {"schema": Images.model_json_schema()},
         },
     }
 }
 
 
-def create_app(following: Following, follow: bool) -> FastAPI:
-    """Return the application that serves a model, and keeps up with its alias if `follow`."""
+def create_app(following: Following, follow: bool, hosts: Sequence[str]) -> FastAPI:
+    """Return the application that serves a model, and keeps up with its alias if `follow`.
+
+    hosts: the names that requests may use, as of `known_hosts`.
+    """
     batches = Batches()
     readers = ThreadPoolExecutor(usable_processors(), "read")
 
@@ -91,6 +103,7 @@ def create_app(following: Following, follow: bool) -> FastAPI:
         docs_url=None,  # it would load its scripts from elsewhere
         redoc_url=None,
     )
+    app.add_middleware(KnownHosts, hosts=hosts)
 
     async def read(request: Request) -> tuple[Served, NDArray[np.uint8]]:
         served, body = following.served, await body_of(request)
@@ -100,7 +113,7 @@ def create_app(following: Following, follow: bool) -> FastAPI:
 
     @app.post("/predict", response_model=Answer, responses=PROBLEMS, openapi_extra=IMAGES_IN)
     async def predict(request: Request, top: Top = 5) -> Response:
-        """Classify an image, sent as it is, or several, as base64 in JSON."""
+        """Classify an image, sent as it is, or several, in a form or as base64 in JSON."""
         served, pixels = await read(request)
         guesses = await batches.classify(served, pixels, top)
         model = {key: served.facts[key] for key in ("name", "version", "run_id")}

@@ -1,13 +1,17 @@
-"""Read the images of a request: one as it is, or several as base64 in JSON."""
+"""Read the images of a request: one as it is, or several, in a form or as base64 in JSON."""
 
 import base64
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from fastapi import HTTPException, Request
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.http import parse_options_header
+from werkzeug.sansio import multipart
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, printable
 from pipeline.models.pictures import MOST_PIXELS, pixel_count, read_picture
 from pipeline.serving.served import Served
 
@@ -15,12 +19,14 @@ from pipeline.serving.served import Served
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MOST_BYTES = 16 * 2**20
 MOST_IMAGES = 256  # in one request
-JSON = "application/json"
-# curl's --data-binary sends the second unless it is told otherwise.
-RAW = ("application/octet-stream", "application/x-www-form-urlencoded", "")
+JSON, FORM = "application/json", "multipart/form-data"
+# What curl says of -d, which removes line breaks, and of --data-binary unless it is told otherwise.
+CURL = "application/x-www-form-urlencoded"
+RAW = ("application/octet-stream", CURL, "")
+UNBROKEN = 1024  # bytes of a JPEG, of which one in 128 is half of a line break
 RIGHT = (
-    "send an image's bytes as the body (curl --data-binary @cat.jpg), or JSON,"
-    ' {"images": ["<base64>", ...]}'
+    "send an image's bytes as the body (curl --data-binary @cat.jpg), a form with files"
+    ' (curl -F image=@cat.jpg), or JSON, {"images": ["<base64>", ...]}'
 )
 
 
@@ -29,14 +35,6 @@ class Images(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     images: list[str] = Field(min_length=1, max_length=MOST_IMAGES)
-
-
-def _decoded(image: str) -> bytes:
-    """An image's file, from base64 with or without the beginning of a data URL."""
-    try:
-        return base64.b64decode(image.rpartition(",")[2], validate=True)
-    except ValueError:
-        raise HTTPException(400, f"images: {image[:20]!r} is not base64; {RIGHT}") from None
 
 
 async def body_of(request: Request) -> bytes:
@@ -57,26 +55,103 @@ def read_images(body: bytes, content_type: str, served: Served) -> NDArray[np.ui
 
     Raises HTTPException that says what is wrong and what would be right.
     """
-    kind = content_type.partition(";")[0].strip().lower()
+    kind, options = parse_options_header(content_type)
+    kind = kind.lower()
     if kind == JSON:
-        try:
-            images = [_decoded(one) for one in Images.model_validate_json(body).images]
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the body"
-            raise HTTPException(400, f"{place}: {first['msg']}; {RIGHT}") from None
-        files = {f"images.{number}": image for number, image in enumerate(images)}
-        if sum(pixel_count(image, KINDS) for image in images) > MOST_PIXELS:
-            limit = f"{MOST_PIXELS // 1_000_000} million pixels"
-            raise HTTPException(413, f"the images together have more than {limit}; send fewer")
+        files = _files_of_json(body)
+    elif kind == FORM:
+        files = _files_of_form(body, options.get("boundary", ""))
     elif kind in RAW or kind.startswith("image/"):
         files = {"the body": body}
+        if kind == CURL and _is_stripped(body):
+            raise HTTPException(400, f"the body has no line break: curl -d removes them; {RIGHT}")
     else:
         raise HTTPException(415, f"the content type is {kind}; {RIGHT}")
+    if len(files) > 1 and sum(pixel_count(one, KINDS) for one in files.values()) > MOST_PIXELS:
+        limit = f"{MOST_PIXELS // 1_000_000} million pixels"
+        raise HTTPException(413, f"the images together have more than {limit}; send fewer")
     pixels = []
     for name, file in files.items():
         try:
             pixels.append(read_picture(file, served.model.image_shape, KINDS))
         except InputError as error:
-            raise HTTPException(400, f"{name} can't be read: {error}") from None
+            reason = error if file else "it is empty"
+            right = f"; {RIGHT}" if kind in (CURL, FORM) else ""
+            raise HTTPException(400, f"{name} can't be read: {reason}{right}") from None
     return np.stack(pixels)
+
+
+def _is_stripped(body: bytes) -> bool:
+    """Whether a JPEG has lost its line breaks: it may still be read, as other pixels."""
+    is_jpeg = body.startswith(b"\xff\xd8")
+    return is_jpeg and len(body) > UNBROKEN and not (b"\n" in body or b"\r" in body)
+
+
+def _files_of_json(body: bytes) -> Mapping[str, bytes]:
+    try:
+        images = Images.model_validate_json(body).images
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the body"
+        raise HTTPException(400, f"{place}: {first['msg']}; {RIGHT}") from None
+    files = {}
+    for number, image in enumerate(images):
+        try:
+            files[f"images.{number}"] = _from_base64(image.encode())
+        except ValueError:
+            raise HTTPException(400, f"images: {image[:20]!r} is not base64; {RIGHT}") from None
+    return files
+
+
+def _files_of_form(body: bytes, boundary: str) -> Mapping[str, bytes]:
+    """The files in a form, in fields of any name; a field without a file may hold base64."""
+    if not boundary:
+        reason = "its content type lacks the boundary, which clients add by themselves"
+        raise HTTPException(400, f"the form can't be read: {reason}; {RIGHT}")
+    files = {}
+    try:
+        for number, (part, content) in enumerate(_parts(body, boundary.encode())):
+            name = part.name
+            if isinstance(part, multipart.File):
+                if not part.filename and not content:  # no file was chosen
+                    continue
+                name = part.filename or name
+            else:
+                content = _as_file(content)
+            name = printable(name or "a field without a name")
+            files[f"{name} ({number + 1})" if name in files else name] = content
+    except RequestEntityTooLarge:
+        raise HTTPException(400, f"the form has more than {MOST_IMAGES} fields; {RIGHT}") from None
+    except ValueError:
+        raise HTTPException(400, f"the form can't be read: it is damaged; {RIGHT}") from None
+    if not files:
+        raise HTTPException(400, f"the form has no file; {RIGHT}")
+    return files
+
+
+def _parts(
+    body: bytes, boundary: bytes
+) -> Iterator[tuple[multipart.Field | multipart.File, bytes]]:
+    decoder = multipart.MultipartDecoder(boundary, max_parts=MOST_IMAGES)
+    decoder.receive_data(body)
+    decoder.receive_data(None)
+    while not isinstance(event := decoder.next_event(), multipart.Epilogue):
+        if isinstance(event, multipart.Field | multipart.File):
+            part = event
+        elif isinstance(event, multipart.Data):
+            yield part, event.data
+
+
+def _as_file(text: bytes) -> bytes:
+    """What a form's field stands for: base64, or a file sent as text (curl -F 'image=<cat.jpg')."""
+    try:
+        return _from_base64(text)
+    except ValueError:
+        return text
+
+
+def _from_base64(text: bytes) -> bytes:
+    """Decode base64, with or without line breaks and the beginning of a data URL."""
+    if text.startswith(b"data:"):
+        text = text.partition(b",")[2]
+    return base64.b64decode(b"".join(text.split()), validate=True)

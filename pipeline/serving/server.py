@@ -11,6 +11,7 @@ from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted
 from pipeline.machine import usable_threads
 from pipeline.serving.app import create_app
+from pipeline.serving.hosts import known_hosts
 from pipeline.serving.served import ALIAS, Following
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -18,21 +19,23 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 GRACE_SECONDS = 30
 
 
-def serve(reference: str, host: str, port: int, follow: bool) -> None:
+def serve(reference: str, host: str, port: int, follow: bool, allowed_hosts: str) -> None:
     """Serve the model that `reference` names until SIGTERM or Ctrl-C.
 
-    With `follow`, another version takes over when the alias in `reference` moves.
+    With `follow`, another version takes over when the alias in `reference` moves. Requests may name
+    this machine and `allowed_hosts`, separated by commas.
 
-    Raises InputError if there is no such model, or no alias to follow; MachineError if the port is
-    taken.
+    Raises InputError if there is no such model, no alias to follow, or no such name; MachineError
+    if the port is taken.
     """
     if follow and not ALIAS.fullmatch(reference):
         raise InputError(f"{reference!r} has no alias to follow; name one: models:/NAME@ALIAS")
+    hosts = known_hosts(allowed_hosts, host)
     listener = _listener(host, port)
     following = Following(reference)
     torch.set_num_threads(usable_threads())
     config = uvicorn.Config(
-        create_app(following, follow),
+        create_app(following, follow, hosts),
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=GRACE_SECONDS,

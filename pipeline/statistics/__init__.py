@@ -1,8 +1,9 @@
 """What effects are and how certain they are. Plain arrays in, small records out.
 
 `intervals` says how long an interval must be and how many seeds a margin needs, `comparisons`
-compares two variants over their seeds, `images` adds what other test images would change, and
-`sentences` puts a comparison into words.
+compares two variants over their seeds, and `images` adds what other test images would change.
+`possible` says which intervals are shown as numbers, `sentences` puts a comparison into words, and
+`skewness` says what skewed differences would do.
 
 May import nothing else of the pipeline.
 """

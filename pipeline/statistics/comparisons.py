@@ -26,16 +26,23 @@ class Outcome:
     scale: float = 1.0  # `unit`s per 1 of the metric: an accuracy of 1 is 100 points
     decimals: int = 1  # shown in `unit`
     effect_of_interest: float = 0.01  # smallest worth settling, above 0, in the metric's own unit
+    bounds: tuple[float, float] = (-np.inf, np.inf)  # what it can be in one run
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One variant over its seeds, in the unit of the metric."""
+    """One variant over its seeds, in the unit of the metric.
+
+    `possible.with_shown` fills in shown, the interval for readers: None if so few seeds can't tell;
+    and seeds_to_show, how many would, at this sd: None if more than 1,000.
+    """
 
     seeds: int
     mean: float
     sd: float | None  # n - 1 in the denominator; None for one seed
     interval: Interval | None  # of the mean, at 95 %; None for one seed, or equal numbers
+    shown: Interval | None = None
+    seeds_to_show: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,9 +82,14 @@ def summarize(values: Values, design: Design = PLANNED) -> Summary:
     if np.ptp(numbers) == 0:
         return Summary(seeds, mean, sd=None if seeds == 1 else 0.0, interval=None)
     sd = float(numbers.std(ddof=1))
+    return Summary(seeds, mean, sd, _around(mean, half_of_mean(sd, seeds, design)))
+
+
+def half_of_mean(sd: float, seeds: int, design: Design) -> float:
+    """How far the interval of a mean reaches to each side; may be infinite."""
     # One by one: nothing is settled by a mean. Student's t is an approximation in two stages.
     alone = ANYTIME if design.name == "anytime" else replace(PLANNED, alpha=ALPHA)
-    return Summary(seeds, mean, sd, _around(mean, alone.critical_t(seeds) * sd / np.sqrt(seeds)))
+    return alone.critical_t(seeds) * sd / float(np.sqrt(seeds))
 
 
 def compare(

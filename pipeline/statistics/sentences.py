@@ -39,7 +39,8 @@ def sentence(subject: str, comparison: Comparison, outcome: Outcome) -> str:
     unsettled = f"Whether {subject} change{ending} {name} is not settled: {size}"
     known = f"(95 % CI {low:+{number}} to {high:+{number}}, {seeds} seeds)"
     if comparison.interval is None:
-        known = f"in {seeds} seeds, which give no interval yet"
+        no_interval = "can't tell" if comparison.p_value else "give no interval yet"
+        known = f"in {seeds} seeds, which {no_interval}"
     interest = f"{outcome.effect_of_interest * scale:g} {outcome.unit}".rstrip()
     interest = interest.removesuffix("s") if interest.startswith("1 ") else interest
     if comparison.interval and far < outcome.effect_of_interest * scale:

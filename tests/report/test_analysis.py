@@ -1,6 +1,8 @@
 """What an analysis says about runs whose numbers are known."""
 
+import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,12 +11,14 @@ from scipy import stats
 
 from pipeline.config import Config
 from pipeline.report.analysis import analyse
+from pipeline.report.figures import effects_figure, seeds_figure
 from pipeline.report.files import effect_metrics, effects, report_files
 from pipeline.report.findings import Analysis, Setting
 from pipeline.report.learning_rates import chosen_rates
 from pipeline.report.publish import machines_of
 from pipeline.report.sections import limits
-from pipeline.statistics.intervals import Design
+from pipeline.report.tables import format_summary
+from pipeline.statistics.intervals import LATER, PLANNED, Design
 from pipeline.study.grid import Grid
 
 BASE = {"base": [0.40, 0.42, 0.41], "bn": [0.46, 0.485, 0.47], "dropout": [0.48, 0.47, 0.48]}
@@ -84,6 +88,56 @@ def test_one_seed_is_shown_without_an_interval() -> None:
     (row,) = (line for line in page.splitlines() if "| bn − base | validation accuracy" in line)
     cells = row.removesuffix(" |").split(" | ")
     assert cells[2:] == ["1", "+6.00 points", "-", "-", "-", "-", "-"]
+
+
+FEW = {
+    "base": [0.067, 0.1],
+    "bn": [0.095, 0.06],
+    "dropout": [0.11, 0.063],
+    "base_dropout": [0.055, 0.1],
+}
+
+
+def test_intervals_that_reach_impossible_values_are_shown_nowhere() -> None:
+    analysis = analyse(TUTORIAL, study(FEW))
+    setting = main(analysis)
+    raw = [one.comparison.interval for one in setting.findings["val_accuracy"]]
+    assert all(interval and interval.low < -0.1 < 0.1 < interval.high for interval in raw)
+    assert all("in 2 seeds, which can't tell. About" in line for line in analysis.headline)
+    assert len(analysis.headline) == 5
+    assert not [name for name in effect_metrics(analysis) if name.endswith(("_low", "_high"))]
+    files = report_files(analysis, "", {}, {})
+    page = files["report.md"].decode()
+    told = page.partition("## Learning curves")[0] + format_summary(analysis)
+    assert not re.search(r"[-+\d.] to [-+]?\d", told)
+    row = next(line for line in page.splitlines() if "| bn − base | validation accuracy |" in line)
+    assert row.count("2 seeds can't tell") == 2  # with pairing, and without
+    assert "2 seeds can't tell, about 3 would" in format_summary(analysis)
+    stated = json.loads(files["effects.json"])
+    assert {one["shown"] for one in stated["effects"] if one["metric"] == "val_accuracy"} == {None}
+    drawn = effects_figure(analysis).axes[0]
+    assert [text.get_text() for text in drawn.texts] == ["2 seeds can't tell"] * 5
+    assert max(abs(end) for line in drawn.lines for end in line.get_xdata()) < 10  # type: ignore[union-attr,arg-type]
+    seeds = seeds_figure(analysis, setting).axes[0]
+    low, high = seeds.get_ylim()
+    assert 0 < low < high < 20
+
+
+def test_the_limits_name_the_false_alarms_of_a_study_like_this() -> None:
+    def said(accuracies: Accuracies, design: Design = PLANNED) -> str:
+        results = study(accuracies)
+        (line,) = (one for one in limits(analyse(TUTORIAL, results, design)) if "normally" in one)
+        return line
+
+    assert "13 to 16 % of studies" in said(BASE)
+    assert "with three comparisons; " in said(BASE)
+    assert "16 to 21 % of studies" in said(BASE, LATER)
+    two = {variant: BASE[variant] for variant in ("base", "bn")}
+    assert ": simulated with one planned report at 5 seeds, and with one comparison." in said(two)
+    assert said({variant: values[:1] for variant, values in BASE.items()}).endswith(
+        "can't show it."
+    )
+    assert "(here: 5)" in said({**BASE, "base_dropout": [0.39, 0.40, 0.39]})
 
 
 def test_the_two_by_two_design_gives_the_interaction() -> None:

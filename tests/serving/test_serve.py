@@ -136,6 +136,82 @@ def test_several_images_are_sent_as_base64(
         check(prediction, probabilities, min(top, 100))
 
 
+def form(*files: tuple[str, str | None, bytes]) -> bytes:
+    """A form as curl sends it: fields with a name, a file's name or None, and content."""
+    parts = []
+    for name, file, content in files:
+        of_file = "" if file is None else f'; filename="{file}"\r\nContent-Type: image/png'
+        head = f'Content-Disposition: form-data; name="{name}"{of_file}'
+        parts.append(b"--x\r\n" + head.encode() + b"\r\n\r\n" + content + b"\r\n")
+    return b"".join(parts) + b"--x--\r\n"
+
+
+FORM = "multipart/form-data; boundary=x"
+
+
+def test_a_form_may_have_files_in_fields_of_any_name(
+    server: Server, expected: dict[str, np.ndarray]
+) -> None:
+    encoded = base64.encodebytes(png(4))  # with line breaks
+    body = form(
+        ("image", "cat.png", png(1)),
+        ("image", "cat.png", png(2, "BMP")),
+        ("", "é\"'.png", png(3, "TIFF")),
+        ("text", None, encoded),
+        ("text", None, b"data:image/png;base64," + base64.b64encode(png(5))),
+        ("as text", None, png(6)),
+        ("not chosen", "", b""),
+    )
+    for kind in (FORM, 'Multipart/Form-Data; charset=utf-8; boundary="x"'):
+        answer = server.post("/predict?top=3", body, kind)
+        assert answer.status_code == 200, answer.text
+        found = answer.json()["predictions"]
+        for number, prediction in zip((1, 2, 3, 4, 5, 6), found, strict=True):
+            check(prediction, expected["2"][number], 3)
+    first, only = (
+        server.post("/view", body, kind) for body, kind in ((body, FORM), (png(1), "image/png"))
+    )
+    assert first.content == only.content
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_what_curl_sends_is_understood(server: Server, tmp_path: Path) -> None:
+    random = np.random.default_rng(0).integers(0, 256, (120, 120, 3), dtype=np.uint8)
+    Image.fromarray(random).save(tmp_path / "cat.jpg", quality=30, optimize=True)
+    (tmp_path / "cat.txt").write_bytes(base64.encodebytes((tmp_path / "cat.jpg").read_bytes()))
+
+    def curl(*options: str) -> dict[str, Any]:
+        command = ["curl", "--silent", *options, f"{server.address}/predict"]
+        answer: dict[str, Any] = json.loads(subprocess.check_output(command, cwd=tmp_path))
+        return answer
+
+    whole = curl("--data-binary", "@cat.jpg")["predictions"]
+    assert len(whole) == 1
+    for options in (
+        ["-F", "image=@cat.jpg"],
+        ["-F", "image=<cat.jpg"],
+        ["-F", "image=<cat.txt"],
+        ["-F", "f=@cat.jpg;type=text/plain;filename=x"],
+        ["-T", "cat.jpg", "-X", "POST"],
+    ):
+        assert curl(*options)["predictions"] == whole
+    assert curl("-F", "a=@cat.jpg", "-F", "b=@cat.jpg")["predictions"] == whole * 2
+    stripped = curl("-d", "@cat.jpg")
+    assert "--data-binary @cat.jpg" in stripped["error"]
+
+
+def test_a_jpeg_without_its_line_breaks_is_refused_though_it_can_be_read(server: Server) -> None:
+    file = io.BytesIO()
+    random = np.random.default_rng(0).integers(0, 256, (120, 120, 3), dtype=np.uint8)
+    Image.fromarray(random).save(file, "JPEG", quality=30, optimize=True)
+    stripped = file.getvalue().translate(None, b"\r\n")
+    with Image.open(io.BytesIO(stripped)) as damaged:
+        assert damaged.convert("RGB").size == (120, 120)
+    answer = server.post("/predict", stripped, "application/x-www-form-urlencoded")
+    assert answer.status_code == 400
+    assert "has no line break: curl -d removes them; send an image's" in answer.json()["error"]
+
+
 def test_a_data_url_is_read_too(server: Server, expected: dict[str, np.ndarray]) -> None:
     body = as_json(png(3)).replace(b'["', b'["data:image/png;base64,')
     check(
@@ -181,7 +257,7 @@ def test_health_version_and_the_api(server: Server, folder: Path) -> None:
     api = requests.get(f"{server.address}/openapi.json", timeout=60).json()
     assert set(api["paths"]) == {"/predict", "/view", "/health", "/version"}
     content = api["paths"]["/predict"]["post"]["requestBody"]["content"]
-    assert set(content) == {"image/*", "application/json"}
+    assert set(content) == {"image/*", "multipart/form-data", "application/json"}
     page = requests.get(f"{server.address}/docs", timeout=60).text
     for path in api["paths"]:
         assert f" {path}</code>" in page
@@ -210,7 +286,94 @@ REFUSED: dict[str, tuple[int, str, bytes, str | None, str]] = {
     "too large": (413, "/predict", bytes(16 * 2**20 + 1), None, "larger than 16 MiB; send smaller"),
     "empty": (400, "/predict", b"", None, "the body is empty; send an image's bytes as the body"),
     "wrong type": (415, "/predict", PNG, "text/html", "the content type is text/html; send an im"),
-    "a form": (415, "/predict", PNG, "multipart/form-data; boundary=x", "send an image's bytes"),
+    "an encoding": (
+        415,
+        "/predict",
+        PNG,
+        "multipart/mixed; boundary=x",
+        "is multipart/mixed; send",
+    ),
+    "no form": (400, "/predict", PNG, FORM, "the form can't be read: it is damaged; send an image"),
+    "a form cut off": (
+        400,
+        "/predict",
+        form(("a", "b", PNG))[:-6],
+        FORM,
+        "can't be read: it is da",
+    ),
+    "no boundary": (
+        400,
+        "/predict",
+        PNG,
+        "multipart/form-data",
+        "lacks the boundary, which client",
+    ),
+    "no field": (400, "/predict", form(), FORM, "the form has no file; send an image's bytes"),
+    "no file": (400, "/predict", form(("a", "", b"")), FORM, "the form has no file; send an image"),
+    "empty file": (
+        400,
+        "/predict",
+        form(("a", "b.png", b"")),
+        FORM,
+        "b.png can't be read: it is em",
+    ),
+    "empty text": (
+        400,
+        "/predict",
+        form(("a", None, b"")),
+        FORM,
+        "a can't be read: it is empty; se",
+    ),
+    "empty base64": (400, "/predict", as_json(b""), JSON, "images.0 can't be read: it is empty"),
+    "a word": (
+        400,
+        "/predict",
+        form(("top", None, b"3")),
+        FORM,
+        "top can't be read: it is not an im",
+    ),
+    "one of a form": (
+        400,
+        "/predict",
+        form(("a", "b.png", PNG), ("a", "b.png", b"x")),
+        FORM,
+        "b.png (2) can't be read: it is not an image",
+    ),
+    "damaged in a form": (
+        400,
+        "/predict",
+        form(("a", "b", PNG[:90])),
+        FORM,
+        "b can't be read: it is d",
+    ),
+    "many in a form": (
+        400,
+        "/predict",
+        form(*[("a", "b", b"x")] * 257),
+        FORM,
+        "the form has more than 256 fields; send an image's bytes",
+    ),
+    "large form": (
+        413,
+        "/predict",
+        form(*[("a", "b", LARGE)] * 9),
+        FORM,
+        "together have more than 89",
+    ),
+    "bytes of a form": (
+        413,
+        "/predict",
+        form(("a", "b", bytes(2**24))),
+        FORM,
+        "larger than 16 MiB",
+    ),
+    "curl's -d": (
+        400,
+        "/predict",
+        PNG.translate(None, b"\r\n"),
+        "application/x-www-form-urlencoded",
+        "it is not an image of these kinds: JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF; send an image's",
+    ),
     "no JSON": (400, "/predict", b"{", JSON, "Invalid JSON"),
     "other JSON": (
         400,
@@ -268,6 +431,11 @@ def test_a_body_of_unknown_length_is_limited_too(server: Server) -> None:
         (["--model", "models:/none@base"], 2, "no model at 'models:/none@base'"),
         (["--model", "models:/synthetic-cnn/1", "--follow"], 2, "'models:/synthetic-cnn/1' has no"),
         (["--model", MODEL, "--port", "65536"], 2, "port is 65536; it must be from 0 to 65535"),
+        (
+            ["--model", MODEL, "--allowed-hosts", "a.org, http://b.org"],
+            2,
+            "allowed_hosts has 'http://b.org'; it must be names",
+        ),
         (["--model", MODEL, "--host", "no host"], 2, "host is 'no host'; it must be an address"),
         (["--model", MODEL, "--port", "taken"], 1, "of 127.0.0.1 can't be used"),
     ],

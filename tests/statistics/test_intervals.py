@@ -93,8 +93,8 @@ def test_the_known_critical_values() -> None:
     assert anytime_t(4, 0.05, g=1) == np.inf
 
 
-@pytest.mark.parametrize("comparisons", [1, 3])
-@pytest.mark.parametrize("what", [*scenarios()][:4])
+@pytest.mark.parametrize("comparisons", [1, 3, 6])
+@pytest.mark.parametrize("what", [one for one in scenarios() if "t-test" not in one])
 def test_looking_after_every_seed_raises_false_alarms_in_at_most_5_of_100_studies(
     what: str, comparisons: int
 ) -> None:
@@ -109,10 +109,14 @@ def test_the_usual_test_does_not_survive_looking_after_every_seed() -> None:
 @pytest.mark.parametrize(
     ("kind", "comparisons", "percentages"),
     [
-        ("normal", 1, [4.1, 4.4, 4.2, 2.6, 5.1, 33.4]),
-        ("exponential", 1, [10.5, 12.9, 10.1, 11.8, 11.7, 44.8]),
-        ("normal", 3, [3.9, 4.1, 3.9, 2.5, 4.8, 34.3]),
-        ("exponential", 3, [12.6, 16.0, 12.7, 15.8, 14.0, 51.9]),
+        ("normal", 1, [4.1, 4.1, 3.9, 4.4, 4.2, 4.1, 2.6, 5.1, 33.4]),
+        ("exponential", 1, [10.5, 8.9, 7.1, 12.9, 10.1, 11.9, 11.8, 11.7, 44.8]),
+        ("normal", 3, [3.9, 3.8, 3.6, 4.1, 3.9, 3.9, 2.5, 4.8, 34.3]),
+        ("exponential", 3, [12.6, 11.2, 8.8, 16.0, 12.7, 14.0, 15.8, 14.0, 51.9]),
+        ("independent", 3, [16.4, 14.7, 11.5, 21.1, 16.8, 18.2, 21.1, 18.3, 62.9]),
+        ("normal", 6, [3.8, 3.6, 3.4, 4.1, 3.7, 3.9, 2.3, 4.7, 35.5]),
+        ("exponential", 6, [13.7, 12.6, 9.8, 17.8, 14.3, 15.0, 17.5, 15.4, 56.3]),
+        ("independent", 6, [21.7, 20.9, 16.0, 28.5, 23.6, 23.4, 29.0, 24.3, 75.9]),
     ],
 )
 def test_the_false_alarms_are_as_stated(
