@@ -7,8 +7,9 @@ from fastapi import HTTPException, Request
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.data.pictures.pixels import MOST_PIXELS
 from pipeline.errors import InputError
-from pipeline.models.pictures import MOST_PIXELS, pixel_count, read_picture
+from pipeline.models.pictures import pixel_count, read_picture
 from pipeline.serving.served import Served
 
 # Not all that Pillow reads: some kinds start other programs.
