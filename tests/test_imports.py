@@ -37,7 +37,7 @@ def test_imports_are_not_searched_for_garbage_but_what_follows_is(tmp_path: Path
 
 
 def test_training_does_not_import_scikit_learn_which_only_evaluation_needs(tmp_path: Path) -> None:
-    train = ["train", "--dataset", "synthetic", "--train-images", "64", "--epochs", "1"]
+    train = ["train", "--dataset", "synthetic", "--train-images", "100", "--epochs", "1"]
     answer = run(tmp_path, "python", "-c", TRAIN, *train)
     assert answer.status == 0, answer.err
     assert "registered as" in answer.out

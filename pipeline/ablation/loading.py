@@ -79,11 +79,12 @@ def completed(config: Config) -> Config:
 def load_data(config: Config) -> ImageDataset:
     """Load the data set, and split it, as `config` says.
 
-    `train_images` keeps that many training images (0: all). With `validation="holdout"` a tenth of
-    those is held out by `ImageDataset.hold_out`.
+    `train_images` keeps that many training images (0: all), of each class its share. With
+    `validation="holdout"` a tenth of those is held out by `ImageDataset.hold_out`.
 
-    Raises InputError if it can't be loaded, is not what it should be, or holds fewer images than
-    asked for; MachineError if there is no network to download it.
+    Raises InputError if it can't be loaded, is not what it should be, has fewer images or more
+    classes than the images asked for, or can't be held out from; MachineError if there is no
+    network to download it.
     """
     load = load_ablation(config.ablation).datasets[config.dataset]
     takes_folder = "data_dir" in inspect.signature(load).parameters
@@ -106,8 +107,14 @@ def load_data(config: Config) -> ImageDataset:
             f"train_images is {config.train_images}; {data.name} has {len(data.training)} of them"
             " (0 takes all)"
         )
+    if 0 < config.train_images < data.num_classes:
+        raise InputError(
+            f"train_images is {config.train_images}; {data.name} has {data.num_classes} classes,"
+            " and training takes at least one image of each (0 takes all)"
+        )
     if config.train_images:
-        data = replace(data, training=data.training.first(config.train_images))
+        training = data.training.first_of_each_class(config.train_images)
+        data = replace(data, training=training)
     return data.hold_out() if config.validation == "holdout" else data
 
 

@@ -35,7 +35,10 @@ Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}; auto: cuda if 
 Precision = Annotated[
     str, typer.Option(help=f"{', '.join(PRECISIONS)}; auto: bf16 if the hardware has it.")
 ]
-TrainImages = Annotated[int, typer.Option(help="Use only the first N training images; 0 uses all.")]
+TrainImages = Annotated[
+    int,
+    typer.Option(help="Use only N training images, the first ones of each class; 0 uses all."),
+]
 Validation = Annotated[
     str,
     typer.Option(

@@ -2,7 +2,8 @@
 
 `cifar100` finds, fetches and caches the real one, and `cifar100_files` verifies and reads its
 files; `sources` and `download` are where they come from. `synthetic` draws the built-in one, and
-`arrays` makes a data set of anything else. `augmentation` does in batches what `transforms` does
+`arrays` makes a data set of anything else, `pictures` included. `strata` says which images of each
+class make a smaller split. `augmentation` does in batches what `transforms` does
 per image.
 
 May import only the shared modules (`config`, `errors`, `machine`).

@@ -3,31 +3,23 @@
 Each function reads all images into memory, and checks the data set before it returns it.
 """
 
-import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.data.dataset import ImageDataset, Split, check_dataset, size_of
+from pipeline.data.pictures.folder import Folder
+from pipeline.data.pictures.pairs import Pairs, Pictures
+from pipeline.data.pictures.pixels import MODES
 from pipeline.errors import InputError
 from pipeline.machine import GIB, free_memory
 
 REQUIRED = ("training_images", "training_labels", "validation_images", "validation_labels")
 OPTIONAL = {"class_names": str, "superclass_names": str, "superclass_of": int}
-# Pillow's 8-bit modes, and what each is read as.
-MODES = {mode: mode for mode in ("L", "LA", "RGB", "RGBA", "CMYK")} | {"1": "L", "P": "RGB"}
-
-
-class Pictures(Protocol):
-    """A map-style data set of pairs: a PIL image, and its label from 0."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Any: ...
 
 
 def from_arrays(
@@ -106,135 +98,139 @@ def from_npz(path: str | Path, digest: str | None = None) -> ImageDataset:
 
 
 def from_torchvision(
-    training: Pictures, validation: Pictures, digest: str | None = None
+    training: Pictures,
+    validation: Pictures,
+    digest: str | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    channels: int | None = None,
 ) -> ImageDataset:
     """Return the data set of two map-style ones, such as torchvision's for classification.
 
-    8-bit images keep their channels; palette images become RGB, black and white ones grey. The
-    classes are named as in their attribute `classes` if it has a name for each, else "0", "1", ...
+    Pictures become pixels as in `predict` (`pictures.pixels`), by default with their own number of
+    channels, those that torchvision's own loader reads, as in ImageFolder, with 3. Transforms may
+    change size and channels: a prediction knows nothing of them.
+
+    By default, the classes are named as in the attribute `classes` if it has a name for each, else
+    "0", "1", ... Both are looked for behind Subset, random_split and ConcatDataset. Validation may
+    have some of the classes of training only: labels are then matched by name.
 
     Raises InputError for items that are not a PIL image and an int, for images of several sizes or
-    too many for the free memory; otherwise as `from_arrays`.
+    too many for the free memory, for classes that differ, and for a target_transform that changes
+    labels if no `class_names` are given; otherwise as `from_arrays`.
     """
-    resize = "pass transform=torchvision.transforms.Resize(({}, {}))"
-    return _from_pictures(training, validation, resize, digest)
+    _check_channels(channels)
+    named = class_names is not None
+    return _from_pictures(
+        Pairs("training", training, channels, named),
+        Pairs("validation", validation, channels, named),
+        "pass transform=torchvision.transforms.Resize(({}, {}))",
+        class_names,
+        digest,
+    )
 
 
-def from_folder(folder: str | Path, digest: str | None = None) -> ImageDataset:
+def from_folder(
+    folder: str | Path, digest: str | None = None, *, channels: int | None = None
+) -> ImageDataset:
     """Return the data set in `folder/training/<class>/*` and `folder/validation/<class>/*`.
 
     Classes are numbered by name and images read by file name, both sorted, except hidden ones.
+    Classes of training may be missing in validation. Pictures become pixels as in `predict`
+    (`pictures.pixels`), with so many `channels`; by default with their own, if these are the same.
 
-    Raises InputError for a folder that is missing or empty, for classes that differ, and for a
-    file that is no image; otherwise as `from_torchvision`.
+    Raises InputError for a folder that is missing or empty, for classes of validation alone, for a
+    file that is no image, and for pictures of several sizes or numbers of channels.
     """
-    training, validation = (_Folder(Path(folder) / name) for name in ("training", "validation"))
-    return _from_pictures(training, validation, "resize the files to {}×{} pixels", digest)
-
-
-class _Folder:
-    """The images in `folder/<class>/`, read one at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self.classes = [entry.name for entry in _listed(folder) if entry.is_dir()]
-        if not self.classes:
-            raise InputError(f"{folder} has no folders; it must have one per class")
-        self.files: list[tuple[Path, int]] = []
-        for label, name in enumerate(self.classes):
-            files = _listed(folder / name)
-            if not files:
-                raise InputError(f"{folder / name} is empty; put the class's images there")
-            self.files += [(file, label) for file in files]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        path, label = self.files[index]
-        try:
-            with Image.open(path) as picture:
-                picture.load()
-                return picture, label
-        except Exception as error:  # each of Pillow's formats raises its own kinds
-            reason = getattr(error, "strerror", None) or "it is damaged, or no image"
-            raise InputError(f"cannot read {path}: {reason}") from None
-
-
-def _listed(folder: Path) -> list[Path]:
-    """What is in `folder`, sorted by name: file systems have orders of their own."""
-    try:
-        entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError(
-            f"cannot read {folder}: {error.strerror}; the images must be in training/<class>/ and"
-            " validation/<class>/"
-        ) from None
-    return [entry for entry in entries if not entry.name.startswith(".")]
+    _check_channels(channels)
+    return _from_pictures(
+        Folder(Path(folder) / "training", channels, every_class=True),
+        Folder(Path(folder) / "validation", channels, every_class=False),
+        "resize the files to {}×{} pixels",
+        None,
+        digest,
+    )
 
 
 def _from_pictures(
-    training: Pictures, validation: Pictures, resize: str, digest: str | None
+    training: Folder | Pairs,
+    validation: Folder | Pairs,
+    resize: str,
+    class_names: Sequence[str] | None,
+    digest: str | None,
 ) -> ImageDataset:
     """Read pictures into one array; `resize` is the advice if their sizes differ."""
-    one, other = (list(getattr(data, "classes", None) or ()) for data in (training, validation))
-    if one and other and one != other:
-        differing = sorted(set(map(str, one)) ^ set(map(str, other)))
-        raise InputError(
-            "the classes of training and validation must be the same; only one of them has"
-            f" {', '.join(differing) or 'this order'}"
-        )
+    places = _places(training.classes, validation.classes)
     count, first = len(training) + len(validation), len(training)
     images, labels = np.empty((0, 1, 1, 1), np.uint8), np.empty(count, np.int64)
     for row in range(count):
-        if row < first:
-            name, pixels, labels[row] = _read(f"training image {row}", training[row])
-        else:
-            index = row - first
-            name, pixels, labels[row] = _read(f"validation image {index}", validation[index])
+        source, index = (training, row) if row < first else (validation, row - first)
+        name, picture, labels[row] = source.read(index)
+        pixels = np.atleast_3d(np.asarray(picture))
         if not row:
             _check_memory(count * pixels.nbytes)
             images = np.empty((count, *pixels.shape), np.uint8)
         if pixels.shape != images.shape[1:]:
             only_channels = pixels.shape[:2] == images.shape[1:3]
-            advice = "convert all to one mode, such as RGB" if only_channels else resize
+            advice = "pass channels=3 to read all as RGB" if only_channels else resize
             raise InputError(
                 f"{name} is {size_of(pixels)} (height×width×channels) and the first image is"
                 f" {size_of(images[0])}; {advice.format(*images.shape[1:])}"
             )
         images[row] = pixels
-    classes = one or other
+    if places:
+        labels[first:] = [_in_training(label, places) for label in labels[first:].tolist()]
+    names = training.classes or validation.classes
+    if class_names is None and len(names) > labels.max(initial=-1):
+        used = set(labels[:first].tolist())
+        unused = [name for label, name in enumerate(names) if label not in used]
+        if unused and first:
+            raise InputError(
+                f"no training image is of class {unused[0]!r}; every class must have at least one:"
+                " number the others from 0 by a target_transform, and pass class_names"
+            )
+        class_names = names
     return from_arrays(
         images[:first],
         labels[:first],
         images[first:],
         labels[first:],
-        classes if len(classes) > labels.max(initial=-1) else None,
+        class_names,
         digest=digest,
     )
 
 
-def _read(name: str, item: Any) -> tuple[str, NDArray[np.uint8], int]:
-    """Return the image's file name, or `name`; its pixels `[H, W, C]`; and its label."""
-    label: Any
-    picture, label = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
-    if not isinstance(picture, Image.Image):
+def _places(training: list[str], validation: list[str]) -> list[int]:
+    """Where in the classes of training those of validation are; nothing if they are the same."""
+    if not (training and validation) or training == validation:
+        return []
+    lacking = [name for name in validation if name not in training]
+    if lacking:
         raise InputError(
-            f"{name} is a {type(picture).__name__}; it must be a PIL image and its label: leave out"
-            " transforms such as ToTensor"
+            "training must have all classes of validation; it has no"
+            f" {', '.join(lacking)}, only {', '.join(training)}"
         )
-    name = getattr(picture, "filename", "") or name
-    if picture.mode not in MODES:
+    places = [training.index(name) for name in validation]
+    if places != sorted(places):
         raise InputError(
-            f"{name} is of mode {picture.mode!r}; it must be of an 8-bit one: {', '.join(MODES)}"
+            f"the classes of training are {', '.join(training)}, and those of validation"
+            f" {', '.join(validation)}; they must be in the same order"
         )
-    try:
-        number = operator.index(label)
-    except TypeError:
-        kind = type(label).__name__
-        raise InputError(f"the label of {name} is a {kind}; it must be a class's int") from None
-    if picture.mode != MODES[picture.mode]:
-        picture = picture.convert(MODES[picture.mode])
-    return name, np.atleast_3d(np.asarray(picture)), number
+    return places
+
+
+def _in_training(label: int, places: list[int]) -> int:
+    if not 0 <= label < len(places):
+        raise InputError(
+            f"a validation label is {label}; with {len(places)} classes, labels must be from 0 to"
+            f" {len(places) - 1}"
+        )
+    return places[label]
+
+
+def _check_channels(channels: int | None) -> None:
+    if channels is not None and channels not in MODES:
+        raise InputError(f"channels is {channels!r}; it must be a number from 1 to {len(MODES)}")
 
 
 def _check_memory(needed: int) -> None:

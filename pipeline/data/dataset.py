@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import check_text
+from pipeline.data.strata import first_of_each_class, tenth_of_each_class
 from pipeline.errors import InputError
 
 
@@ -63,14 +64,16 @@ class Split:
         """Return the first `count` images as a new split."""
         return Split(self.images[:count], self.labels[:count])
 
-    def only(self, chosen: Tensor) -> "Split":
+    def first_of_each_class(self, count: int) -> "Split":
+        """Return `count` images, in order: of each class the first ones, its share of them."""
+        return self.only(first_of_each_class(self.labels.numpy(), count))
+
+    def only(self, chosen: NDArray[np.bool_]) -> "Split":
         """Return the images where the mask `chosen`, bool `[N]`, is true, in order."""
         return Split(self.images[chosen], self.labels[chosen])
 
 
 MOST_CHANNELS = 4
-HOLDOUT_SEED = 0
-HOLDOUT_STEP = 10  # hold out one in this many training images
 
 
 @dataclass(frozen=True)
@@ -130,12 +133,15 @@ class ImageDataset:
     def hold_out(self) -> "ImageDataset":
         """Hold out a tenth of the training images of each class, for model selection.
 
-        They are the same in every run: PCG64's raw output never changes.
+        They are the same in every run: at least one of each class, unless it has only that one.
+
+        Raises InputError if all have only one.
         """
-        labels = self.training.labels.numpy()
-        random = np.random.PCG64(HOLDOUT_SEED).random_raw(len(labels))
-        held_out = torch.zeros(len(labels), dtype=torch.bool)
-        held_out[np.lexsort((random, labels))[::HOLDOUT_STEP].copy()] = True
+        held_out = tenth_of_each_class(self.training.labels.numpy())
+        if not held_out.any():
+            raise InputError(
+                "no class has two training images to hold one out; use validation=test"
+            )
         return replace(
             self,
             training=self.training.only(~held_out),

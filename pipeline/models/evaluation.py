@@ -20,7 +20,8 @@ class Evaluation(NamedTuple):
     """metrics: fractions from 0 to 1, `loss` in nats.
 
     confusion: `[classes, classes]`, images by true class (row) and predicted class (column).
-    per_class and confusions: tables, the worst class and the most frequent confusion first.
+    per_class and confusions: tables, the worst class and the most frequent confusion first; of
+    classes without an image nothing is known.
     """
 
     metrics: dict[str, float]
@@ -80,17 +81,17 @@ def _per_class(confusion: Integers, data: ImageDataset) -> pd.DataFrame:
     if data.superclass_of:
         names = [data.superclass_names[coarse] for coarse in data.superclass_of]
         table.insert(1, "superclass", names)
-    table["accuracy"] = confusion.diagonal() / images
-    return table.sort_values(["accuracy", "class"], ignore_index=True)
+    table["accuracy"] = confusion.diagonal() / np.maximum(images, 1)
+    return table[images > 0].sort_values(["accuracy", "class"], ignore_index=True)
 
 
 def _confusions(confusion: Integers, data: ImageDataset, most: int = 50) -> pd.DataFrame:
     wrong = confusion - np.diag(confusion.diagonal())
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    order = np.argsort(-wrong, axis=None, kind="stable")[: min(most, np.count_nonzero(wrong))]
     true, predicted = np.unravel_index(order, wrong.shape)
     names = np.array(data.class_names)
     count = wrong[true, predicted]
-    table = pd.DataFrame(
+    return pd.DataFrame(
         {
             "class": names[true],
             "taken_for": names[predicted],
@@ -98,4 +99,3 @@ def _confusions(confusion: Integers, data: ImageDataset, most: int = 50) -> pd.D
             "fraction_of_class": count / confusion.sum(axis=1)[true],
         }
     )
-    return table[table["images"] > 0]

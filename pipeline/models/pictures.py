@@ -1,11 +1,9 @@
-"""Find pictures, and read any kind of picture as the pixels that a model takes."""
+"""Find pictures, and scale them to the size that a model takes."""
 
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import cache
 from glob import glob
 from io import BytesIO
 from pathlib import Path
@@ -13,16 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from pipeline.data.pictures.pixels import converted, opened
 from pipeline.errors import InputError
 
 STDIN = "-"
-# Pillow only warns of a picture that is larger (89 million pixels); twice as many are an error.
-MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-# Pillow's mode for a number of channels.
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 # Large JPEGs are decoded at down to an eighth of their size, but to at least 8 pixels for each that
 # the model takes: a quarter of the time for 9 million pixels, and at most 2 of 255 apart.
 OVERSAMPLING = 8
@@ -113,44 +107,19 @@ def read_picture(
 ) -> NDArray[np.uint8]:
     """Return a picture as a model's pixels, uint8 `[H, W, C]`, which is `image_shape`.
 
-    It is rotated according to its EXIF data. Only an animation's first frame is used. Transparency
-    becomes white, unless the model takes an alpha channel. 16 bits are cut to the upper 8. The
-    largest centred part of the model's proportions, a square if its images are square, is scaled
-    by Lanczos over all pixels (docs/predict-and-serve.md says why). `formats` limits the
-    kinds, by Pillow's names.
+    It is read as training reads it (`data.pictures.pixels`). The largest centred part of the
+    model's proportions, a square if its images are square, is then scaled by Lanczos over all
+    pixels (docs/predict-and-serve.md says why); a picture of the model's size stays as it is.
+    `formats` limits the kinds, by Pillow's names.
 
     Raises InputError that says why it can't be read.
     """
-    if isinstance(source, Path) and not source.is_file():  # reading a pipe may never end
-        raise InputError("there is no such file")
-    try:
-        file = BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file, "r", formats or _kinds()) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
-                raise Image.DecompressionBombError
-            height, width, channels = image_shape
-            picture.draft(picture.mode, (OVERSAMPLING * width, OVERSAMPLING * height))
-            return _as_pixels(picture, height, width, channels)
-    except InputError:
-        raise
-    except Image.DecompressionBombError:
-        limit = MOST_PIXELS // 1_000_000
-        raise InputError(f"it has more than {limit} million pixels; make it smaller") from None
-    except UnidentifiedImageError:
-        kinds = (
-            f"of these kinds: {', '.join(formats)}" if formats else "of a kind that Pillow reads"
-        )
-        raise InputError(f"it is not an image {kinds}") from None
-    except Exception as error:  # each of Pillow's formats raises its own kinds
-        reason = getattr(error, "strerror", None) or f"it is damaged: {error}"
-        raise InputError(" ".join(reason.split())) from None
-
-
-@cache
-def _kinds() -> tuple[str, ...]:
-    """All kinds that Pillow reads but EPS, which runs Ghostscript on the file."""
-    Image.init()
-    return tuple(Image.OPEN.keys() - {"EPS"})
+    height, width, channels = image_shape
+    with opened(source, formats) as picture:
+        side = OVERSAMPLING * max(height, width)  # it may still have to be turned
+        picture.draft(picture.mode, (side, side))
+        scaled = _scaled(converted(picture, channels), height, width)
+    return np.asarray(scaled).reshape(height, width, channels)
 
 
 def pixel_count(file: bytes, formats: tuple[str, ...]) -> int:
@@ -160,25 +129,8 @@ def pixel_count(file: bytes, formats: tuple[str, ...]) -> int:
     return 0
 
 
-def _as_pixels(picture: Image.Image, height: int, width: int, channels: int) -> NDArray[np.uint8]:
-    picture = ImageOps.exif_transpose(_in_8_bits(picture))
-    if picture.has_transparency_data and channels in (1, 3):
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    picture = picture.convert(MODES[channels])
+def _scaled(picture: Image.Image, height: int, width: int) -> Image.Image:
     scale = min(picture.width / width, picture.height / height)
     left, top = (picture.width - scale * width) / 2, (picture.height - scale * height) / 2
     box = (left, top, left + scale * width, top + scale * height)
-    picture = picture.resize((width, height), Image.Resampling.LANCZOS, box)
-    return np.asarray(picture).reshape(height, width, channels)
-
-
-def _in_8_bits(picture: Image.Image) -> Image.Image:
-    """Scale 16 bits to 8; Pillow would cut everything above 255 to white."""
-    if picture.mode.startswith("I;16") or (picture.mode, picture.format) == ("I", "PPM"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise InputError(
-            "its pixels are 32-bit numbers of unknown range; save it with 8 or 16 bits"
-        )
-    return picture
+    return picture.resize((width, height), Image.Resampling.LANCZOS, box)

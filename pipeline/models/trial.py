@@ -48,6 +48,7 @@ T = TypeVar("T")
 CPU = torch.device("cpu")
 TOLERANCE = 1e-3  # relative
 MEAN = "the mean loss of the batch"
+MOST_NAMES = 5  # of classes, in a warning
 
 
 def try_variants(config: Config, data: ImageDataset, variants: Iterable[str]) -> None:
@@ -55,13 +56,25 @@ def try_variants(config: Config, data: ImageDataset, variants: Iterable[str]) ->
 
     Raises InputError, naming the variant, if its network can't be built, repeated or exported, if
     it does not return finite logits `[N, num_classes]`, or if a part of its recipe fails. Prints a
-    warning if training does not reach a parameter.
+    warning if training does not reach a parameter, or if validation lacks classes.
     """
+    _warn_of_classes(data)
     baseline = next(iter(load_ablation(config.ablation).variants))
     # Each run compares its initial weights with the baseline's.
     _attempt(baseline, "its network can't be built", build_network, _of(config, baseline), data)
     for variant in variants:
         _try_network(_of(config, variant), data)
+
+
+def _warn_of_classes(data: ImageDataset) -> None:
+    present = set(data.validation.labels.tolist())
+    lacking = [repr(name) for label, name in enumerate(data.class_names) if label not in present]
+    if lacking:
+        shown = ", ".join(lacking[:MOST_NAMES])
+        more = f" and {len(lacking) - MOST_NAMES} more" if len(lacking) > MOST_NAMES else ""
+        kind = "held-out" if data.test else "validation"
+        why = ": they have only one training image" if data.test else ""
+        print(f"warning: no {kind} image is of {shown}{more}{why}", file=sys.stderr)
 
 
 def _of(config: Config, variant: str) -> Config:

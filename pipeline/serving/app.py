@@ -21,9 +21,9 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from pipeline.data.pictures.pixels import MODES
 from pipeline.errors import InputError
 from pipeline.machine import usable_processors
-from pipeline.models.pictures import MODES
 from pipeline.serving.batching import Batches
 from pipeline.serving.hosts import KnownHosts
 from pipeline.serving.requests import FORM, JSON, Images, body_of, read_images

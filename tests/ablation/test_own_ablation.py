@@ -473,7 +473,7 @@ ablation = Ablation(
 """
     )
     for variant in ("constant", "half"):
-        answer = pipeline(*TRAIN, "--variant", variant, "--train-images", "64")
+        answer = pipeline(*TRAIN, "--variant", variant, "--train-images", "100")
         assert answer.status == 0, answer.err
     half, constant = runs_in(tmp_path)
     assert constant.data.metrics["train_loss"] == pytest.approx(math.log(100), abs=1e-5)

@@ -67,7 +67,7 @@ def test_the_test_split_is_read_once_after_the_last_epoch(
 def test_a_study_of_several_learning_rates_holds_out_by_itself(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    tiny = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1", "--seeds", "1"]
+    tiny = ["--dataset", "synthetic", "--train-images", "200", "--epochs", "1", "--seeds", "1"]
     answer = pipeline("ablate", *tiny, "--variants", "base,bn", "--lr", "0.001,0.003")
     assert answer.status == 0, answer.err
     names = {run.info.run_name for run in runs_in(tmp_path, "train")}

@@ -10,6 +10,7 @@ from conftest import drawn_data
 
 from pipeline.data.dataset import Split
 from pipeline.models.evaluation import calibration_error, evaluate
+from pipeline.runs.run_figures import confusion_figure
 
 
 def probabilities(*rows: dict[int, float]) -> np.ndarray:
@@ -58,6 +59,25 @@ def test_tables_name_the_worst_class_and_the_most_frequent_confusion_first() -> 
         "fraction_of_class": 1.0,
     }
     assert last["class"] == data.class_names[8]
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_said_of_classes_without_an_image() -> None:
+    data = drawn_data(train_images=100)
+    rows = np.flatnonzero(data.validation.labels < 30)
+    split = Split(data.validation.images[rows], data.validation.labels[rows])
+    predicted = torch.nn.functional.one_hot(split.labels, 100).float().numpy()
+    predicted[np.flatnonzero(split.labels == 8)] = probabilities({99: 0.99})
+    result = evaluate(predicted, replace(data, validation=split))
+    assert all(np.isfinite(list(result.metrics.values())))
+    assert result.metrics["accuracy"] == pytest.approx(29 / 30)
+    assert sorted(result.per_class["class"]) == sorted(data.class_names[:30])
+    assert not result.per_class.isna().any(axis=None)
+    (confusion,) = result.confusions.to_dict("records")
+    assert (confusion["class"], confusion["fraction_of_class"]) == (data.class_names[8], 1)
+    figure = confusion_figure(result.confusion, data, "title")
+    (image,) = figure.axes[0].images
+    assert np.isfinite(np.asarray(image.get_array())).all()
 
 
 def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy() -> None:

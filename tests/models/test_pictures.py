@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.data.pictures.pixels import MOST_PIXELS
 from pipeline.errors import InputError
-from pipeline.models.pictures import MOST_PIXELS, read_picture
+from pipeline.models.pictures import read_picture
 
 SHAPE = (32, 32, 3)
 RED, GREEN, BLUE, GREY = (230, 20, 20), (20, 200, 20), (20, 20, 230), (90, 90, 90)

@@ -31,7 +31,7 @@ def test_runs_that_were_started_one_by_one(
             pipeline("train", "--variant", variant, "--seed", seed, *TINY)
     pipeline("train", "--variant", "base", "--seed", "0", *TINY)  # once more
     pipeline("train", "--variant", "dropout", *TINY, "--epochs", "2")
-    other_data = ["--dataset", "synthetic", "--train-images", "99", "--epochs", "1"]
+    other_data = ["--dataset", "synthetic", "--train-images", "101", "--epochs", "1"]
     pipeline("train", "--variant", "dropout", *other_data, "--validation", "holdout")
     before = {run.info.run_id: run for run in runs_in(tmp_path, "train")}
 
@@ -51,7 +51,7 @@ def test_runs_that_were_started_one_by_one(
     report = artifact(tmp_path, "report.md").read_text()
     assert f"repeated by run {newest.info.run_id[:8]}" in report
     assert "epochs 2 instead of 1" in report
-    assert "train_images 99 instead of 100, validation holdout instead of test" in report
+    assert "train_images 101 instead of 100, validation holdout instead of test" in report
     assert json.loads(artifact(tmp_path, "effects.json").read_text())["headline"]
     assert len(runs_in(tmp_path, "train")) == len(before)
 
