@@ -12,6 +12,8 @@ import pytest
 from conftest import TINY, Answer, forget_stores, run_in_process, runs_in
 from PIL import Image
 
+from pipeline.errors import InputError
+from pipeline.reproduction.code import ablation_of
 from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG
 from pipeline.store import relocation
 from pipeline.store.initialization import check_store
@@ -311,6 +313,11 @@ def test_runs_whose_files_are_gone_are_trained_again_and_get_the_aliases(
         (line,) = answer.err.splitlines()
         assert f"the files of {reference} are missing" in line
     assert pipeline("evaluate", "--model", MODEL).status == 2
+    (study_run,) = runs_in(emptied, "study")
+    assert "its files are gone" in pipeline("reproduce", study_run.info.run_id).err
+    run.data.tags["ablation_source"] = "own.py"
+    with pytest.raises(InputError, match="its ablation's file is missing in"):
+        ablation_of(run, emptied)
     # What was measured is in the database.
     assert pipeline("compare").status == 0
 

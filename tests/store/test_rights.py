@@ -10,6 +10,7 @@ import mlflow
 import pytest
 import requests
 from conftest import TINY, Answer, forget_stores
+from PIL import Image
 from servers import Server
 
 STUDY = ["ablate", *TINY, "--variants", "bn,base", "--seeds", "1", "--jobs", "1"]
@@ -125,10 +126,11 @@ def test_a_study_registers_nothing_if_asked_so_and_a_question_leaves_nothing(
 def test_runs_of_a_server_whose_artifacts_are_gone_are_trained_again(
     client: mlflow.MlflowClient, pipeline: Pipeline, server: Server, tmp_path: Path
 ) -> None:
+    Image.new("RGB", (32, 32), "red").save("picture.png")
     assert pipeline(*STUDY).status == 0
     shutil.rmtree(server.folder / "served")
     for model in ("models:/synthetic-cnn@bn", "models:/synthetic-cnn@champion"):
-        answer = pipeline("evaluate", "--model", model)
+        answer = pipeline("predict", "--model", model, "picture.png")
         assert answer.status == 2
         (line,) = answer.err.splitlines()
         assert f"the files of {model} are missing in mlflow-artifacts:/" in line
@@ -137,7 +139,8 @@ def test_runs_of_a_server_whose_artifacts_are_gone_are_trained_again(
     assert "finished, but trained again: " in answer.err
     assert "reused" not in answer.out
     for alias in ("base", "bn", "champion"):
-        assert pipeline("evaluate", "--model", f"models:/synthetic-cnn@{alias}").status == 0
+        model = f"models:/synthetic-cnn@{alias}"
+        assert pipeline("predict", "--model", model, "picture.png").status == 0
     assert "2 of 2 runs are finished already" in pipeline(*STUDY).out
 
     shutil.rmtree(next((server.folder / "served").rglob("models")))
