@@ -22,6 +22,10 @@ class DivergedError(MachineError):
     """The loss has become NaN or infinite: training has failed."""
 
 
+class RegistrationError(MachineError):
+    """The store takes runs, but refuses to register a model."""
+
+
 class StoreError(MachineError):
     """The tracking store can't be used, and waiting does not help."""
 

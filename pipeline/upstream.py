@@ -18,6 +18,7 @@ from unittest.mock import patch
 import mlflow
 import psutil
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.store.db.db_types import DATABASE_ENGINES
@@ -57,7 +58,10 @@ def local_path(address: str) -> Path | None:
 
     Neither function is documented, and no documented one parses an artifact address.
     """
-    if not is_local_uri(address):  # type: ignore[no-untyped-call]
+    try:
+        if not is_local_uri(address):  # type: ignore[no-untyped-call]
+            return None
+    except MlflowException:  # a folder of another machine: `file://machine/folder`
         return None
     return Path(local_file_uri_to_path(address))  # type: ignore[no-untyped-call]
 
@@ -81,6 +85,15 @@ def download_file(artifact_uri: str, name: str) -> bytes:
         path = Path(folder) / name
         repository._download_file(name, str(path))  # type: ignore[no-untyped-call]
         return path.read_bytes()
+
+
+def list_files(artifact_uri: str) -> list[str]:
+    """The paths of the files and folders that lie directly in a folder of artifacts.
+
+    `MlflowClient` lists those of a run or model by its id, which it looks up by another request.
+    """
+    repository = get_artifact_repository(artifact_uri)
+    return [str(file.path) for file in repository.list_artifacts()]
 
 
 def is_database(tracking_uri: str) -> bool:

@@ -22,6 +22,7 @@ from mlflow.entities import Run
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as ModelRegistryStore
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
 from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
+from mlflow.tracking._tracking_service import utils as tracking_utils
 from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
 from sqlalchemy.engine import make_url
 
@@ -291,6 +292,7 @@ def forget_stores() -> None:
     source_digest.cache_clear()
     code_digest.cache_clear()
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    tracking_utils._artifact_repos_cache.clear()  # where artifacts of a run are
     for registry in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
         registry._get_store_with_resolved_uri.cache_clear()
     for store in (TrackingStore, ModelRegistryStore):
@@ -341,6 +343,16 @@ def broken_epoch(number: int) -> Iterator[None]:
         yield
 
 
+def run_in_process(patch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run `python -m pipeline …` within this process; return its exit status."""
+    patch.setattr(sys, "argv", ["pipeline", *arguments])
+    patch.setattr(interruption, "install", lambda: None)
+    forget_stores()
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return int(exit_.value.code or 0)
+
+
 @pytest.fixture
 def pipeline(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -348,14 +360,9 @@ def pipeline(
     """`python -m pipeline …`, within this process: torch takes seconds to import."""
 
     def command(*arguments: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["pipeline", *arguments])
-        monkeypatch.setattr(interruption, "install", lambda: None)
-        forget_stores()
         capfd.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capfd.readouterr()
-        return Answer(int(exit_.value.code or 0), out, err)
+        status = run_in_process(monkeypatch, *arguments)
+        return Answer(status, *capfd.readouterr())
 
     return command
 

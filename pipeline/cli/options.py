@@ -1,5 +1,6 @@
 """The commands' options: the type of each, and its help text with unit and range."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -189,6 +190,14 @@ Sources = Annotated[
 SourceAddress = Annotated[
     str | None,
     typer.Option(help="Base address to fetch from instead of those (also: $PIPELINE_DATA_SOURCE)."),
+]
+Artifacts = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that holds the artifacts, such as mlruns; by default it is looked for next to"
+        " the database and in the current folder.",
+        show_default=False,
+    ),
 ]
 
 

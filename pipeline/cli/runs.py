@@ -34,11 +34,12 @@ def reproduce(
     with importing():
         from pipeline.reproduction.reproduce import describe, records_of, reproduce
         from pipeline.store.address import where_to_look
-        from pipeline.store.initialization import check_store
+        from pipeline.store.initialization import check_experiment_of, check_store
 
     check_store()
     status = 0
     for record in records_of(run_id, epochs):
+        check_experiment_of(record.run)  # which takes the repetition
         print("\n".join(describe(record)), flush=True)
         run, comparison = reproduce(record, epochs, data_dir)
         print(comparison.describe(record.differences))

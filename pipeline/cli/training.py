@@ -51,12 +51,17 @@ def train(
     openmp.spin_if_idle()
     with importing():
         from pipeline.ablation.loading import completed, load_data
+        from pipeline.models.registry import check_may_register
         from pipeline.models.trial import try_variants
         from pipeline.runs.queries import get_run, given_run
         from pipeline.runs.resume import configuration, is_complete
         from pipeline.runs.training_run import train_run
         from pipeline.store.address import where_to_look
-        from pipeline.store.initialization import check_experiment, check_store
+        from pipeline.store.initialization import (
+            check_experiment,
+            check_experiment_of,
+            check_store,
+        )
         from pipeline.store.liveness import mark_dead_runs
         from pipeline.training.device import choose_device
 
@@ -67,6 +72,7 @@ def train(
     if run:
         mark_dead_runs()
         run = get_run(run.info.run_id)
+        check_experiment_of(run)
         config = configuration(run, _given(context, settings, typed=resume is not None))
         if is_complete(run, config):
             print(
@@ -79,6 +85,8 @@ def train(
     config = completed(config)
     choose_device(config.device)
     data = load_data(config)
+    alone = f"ablate with variants={config.variant} seeds={config.seed}, register=none"
+    check_may_register(config.ablation, data, f"train it by {alone}")
     try_variants(config, data, [config.variant])
     result = train_run(config, data, continued=run)
     last, registered = result.history[-1], result.registered

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import mlflow
 import numpy as np
 import torch
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -21,12 +21,14 @@ from torch.export import Dim, ExportedProgram, export
 from pipeline.ablation.definition import Settings
 from pipeline.data.dataset import ImageDataset
 from pipeline.models.safety import digests
+from pipeline.store.artifacts import missing_files
 from pipeline.store.waiting import in_store
 from pipeline.upstream import storing
 
 # On a logged model: its files' digests as JSON. The tag is in the store's database: altering the
 # files does not alter it.
 DIGESTS_TAG = "file_digests"
+MODEL_FILE = "MLmodel"
 
 _exported: dict[Hashable, ExportedProgram] = {}  # by the kind of network
 
@@ -63,7 +65,8 @@ def log_network(network: nn.Module, settings: Settings, data: ImageDataset, epoc
 
     `checkpoint.pt` holds the weights for fine-tuning, and the `settings` that the network was built
     with. The model `model` classifies pixels; it is a pt2 archive, which loads without pickle and
-    without any code but torch's. A model that already exists is kept; an incomplete one is deleted.
+    without any code but torch's. A model that already exists is kept; one that is incomplete, or
+    whose files are gone, is deleted.
     """
     run = mlflow.active_run()
     assert run
@@ -72,7 +75,8 @@ def log_network(network: nn.Module, settings: Settings, data: ImageDataset, epoc
     made = f"source_run_id = '{run.info.run_id}'"  # even if not among the outputs yet
     for model in client.search_logged_models([run.info.experiment_id], filter_string=made):
         # Its file digests are recorded last.
-        if model.status != LoggedModelStatus.READY or DIGESTS_TAG not in model.tags:
+        recorded = model.status == LoggedModelStatus.READY and DIGESTS_TAG in model.tags
+        if not recorded or not is_whole(model):
             client.delete_logged_model(model.model_id)
         elif steps.get(model.model_id) == epochs:
             return str(model.model_uri)
@@ -162,22 +166,30 @@ def record_digests(uri: str, model_id: str) -> None:
 
 
 @in_store
-def newest_model(run: Run) -> str:
-    """The URI of the last model that a run has logged and not deleted; empty if there is none."""
+def newest_model(run: Run) -> LoggedModel | None:
+    """The last model that a run has logged and not deleted, if there is one."""
     # Servers of earlier versions leave the outputs out of a search.
     outputs = _outputs(run) or _outputs(mlflow.get_run(run.info.run_id))
     ids = [output.model_id for output in sorted(outputs, key=lambda output: output.step)]
-    return next((f"models:/{model_id}" for model_id in reversed(ids) if _exists(model_id)), "")
+    return next(filter(None, map(find_model, reversed(ids))), None)
+
+
+def is_whole(model: LoggedModel) -> bool:
+    """Whether the files of a logged model are there, as far as one request can tell."""
+    names = json.loads(model.tags[DIGESTS_TAG]) if DIGESTS_TAG in model.tags else [MODEL_FILE]
+    return not missing_files(model.artifact_location, names)
 
 
 def _outputs(run: Run) -> list[LoggedModelOutput]:
     return run.outputs.model_outputs if run.outputs else []
 
 
-def _exists(model_id: str) -> bool:
+@in_store
+def find_model(model_id: str) -> LoggedModel | None:
+    """A logged model by its id; None if there is none."""
     try:
-        return bool(mlflow.MlflowClient().get_logged_model(model_id))
+        return mlflow.MlflowClient().get_logged_model(model_id)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
+            return None
         raise

@@ -15,11 +15,13 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
+from tqdm import tqdm
 
 from pipeline.data.dataset import MOST_CHANNELS
 from pipeline.errors import InputError
-from pipeline.models.export import DIGESTS_TAG, signature
+from pipeline.models.export import DIGESTS_TAG, MODEL_FILE, signature
 from pipeline.models.safety import check_harmless, check_unaltered
+from pipeline.store.artifacts import missing_files
 from pipeline.store.failures import STORE_ERRORS, first_line, is_outage
 from pipeline.store.waiting import in_store
 from pipeline.upstream import name_and_version
@@ -59,12 +61,14 @@ def load_model(reference: str) -> LoadedModel:
     """
     uri = f"runs:/{reference}/model" if re.fullmatch("[0-9a-f]{32}", reference) else reference
     with TemporaryDirectory() as copy:  # so that what is loaded is what was checked
+        known = None
         try:
             address, known = _look_up(uri)
             files = Path(mlflow.artifacts.download_artifacts(address, dst_path=copy))
         except Exception as error:  # whatever the loader of a foreign address raises
             if isinstance(error, STORE_ERRORS) and is_outage(error):
                 raise
+            _check_files(reference, known)
             raise InputError(
                 f"no model at {reference!r} ({first_line(error)}); name one by a URI such as"
                 " models:/NAME@VARIANT, or by the id of its run"
@@ -72,6 +76,7 @@ def load_model(reference: str) -> LoadedModel:
         try:
             model, metadata = _load_checked(files, known.tags if known else {})
         except Exception as error:  # whatever the loader of a foreign model raises
+            _check_files(reference, known)
             raise InputError(f"the model at {uri} is rejected: {first_line(error)}") from None
     image_shape, num_classes = _shapes(model.metadata)
     versions: Iterable[ModelVersion] = ()
@@ -89,6 +94,19 @@ def load_model(reference: str) -> LoadedModel:
         num_classes=num_classes,
         versions=tuple(versions),
     )
+
+
+@in_store
+def unloadable_versions() -> tuple[int, dict[str, str]]:
+    """Load every registered version; return how many load, and why the others don't, by URI."""
+    uris = [f"models:/{v.name}/{v.version}" for v in mlflow.MlflowClient().search_model_versions()]
+    rejected = {}
+    for uri in tqdm(uris, unit="model", disable=None, leave=False):
+        try:
+            load_model(uri)
+        except InputError as error:
+            rejected[uri] = str(error)
+    return len(uris) - len(rejected), rejected
 
 
 def _look_up(uri: str) -> tuple[str, LoggedModel | None]:
@@ -117,6 +135,15 @@ def _look_up(uri: str) -> tuple[str, LoggedModel | None]:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return uri, None  # it comes from another store
+
+
+def _check_files(reference: str, known: LoggedModel | None) -> None:
+    """Raise InputError if the store knows a model whose files are gone."""
+    if known and missing_files(known.artifact_location, [MODEL_FILE]):
+        raise InputError(
+            f"the files of {reference} are missing in {known.artifact_location}; bring them back,"
+            " or repeat the command that trained it, which trains runs without files again"
+        )
 
 
 def _load_checked(files: Path, tags: Mapping[str, str]) -> tuple[PyFuncModel, dict[str, Any]]:

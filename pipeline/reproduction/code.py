@@ -14,6 +14,7 @@ from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
 from pipeline.reproduction.record import COMMIT
 from pipeline.runs.provenance import ABLATION_FOLDER, PACKAGE, git_dirty
+from pipeline.store.artifacts import missing_files
 from pipeline.store.waiting import in_store
 
 
@@ -63,6 +64,11 @@ def ablation_of(run: Run, folder: Path) -> str:
     reference = run.data.tags.get("ablation_source", AUTO)
     if not reference.endswith(".py"):
         return reference  # `auto`, or a module, which this environment has
+    if missing_files(run.info.artifact_uri, [ABLATION_FOLDER]):
+        raise InputError(
+            f"run {run.info.run_id} can't be repeated: its ablation's file is missing in"
+            f" {run.info.artifact_uri}"
+        )
     downloaded = mlflow.artifacts.download_artifacts(
         run_id=run.info.run_id, artifact_path=ABLATION_FOLDER, dst_path=str(folder)
     )

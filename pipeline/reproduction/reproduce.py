@@ -45,7 +45,10 @@ def records_of(run_id: str, epochs: int | None) -> list[Record]:
 def _of_study(study: Run) -> Sequence[str]:
     content = read_artifact(study, RESULTS)
     if content is None:
-        raise InputError(f"study {study.info.run_id} has no {RESULTS}; it did not finish")
+        raise InputError(
+            f"study {study.info.run_id} has no {RESULTS} in {study.info.artifact_uri}: it did not"
+            " finish, or its files are gone; repeat its command, or name one of its runs"
+        )
     table = pd.read_csv(io.BytesIO(content))
     return list(table.groupby("variant", sort=False)["run_id"].first())
 

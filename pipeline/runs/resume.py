@@ -1,5 +1,6 @@
 """Whether a stopped or failed run may be continued, and with which settings."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
 from pipeline.runs import provenance
 from pipeline.runs.queries import get_run
-from pipeline.runs.run_result import config_of
+from pipeline.runs.run_result import IncompleteRunError, config_of, read_result
 from pipeline.store import liveness
 
 # They say where something is, not what it is; the tags data_digest and device do.
@@ -56,8 +57,14 @@ def configuration(run: Run, given: Mapping[str, Any]) -> Config:
 
 
 def is_complete(run: Run, config: Config) -> bool:
-    """Whether the run is finished, and `config` asks for no more epochs."""
-    return run.info.status == "FINISHED" and config.epochs == config_of(run).epochs
+    """Whether the run is finished, its files are there, and `config` asks for no more epochs."""
+    if run.info.status != "FINISHED" or config.epochs != config_of(run).epochs:
+        return False
+    try:
+        return bool(read_result(run, whole=True))
+    except IncompleteRunError as error:
+        print(f"run {run.info.run_id} is finished, but trained again: {error}", file=sys.stderr)
+        return False
 
 
 def check_ended(run: Run) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import mlflow
 import numpy as np
@@ -18,7 +19,8 @@ from mlflow.entities import Run
 from pipeline.ablation.definition import Value
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import AUTO, Config
-from pipeline.models.export import newest_model
+from pipeline.errors import InputError
+from pipeline.models.export import is_whole, newest_model
 from pipeline.models.registry import RegisteredVersion
 from pipeline.store.artifacts import read_artifact
 from pipeline.store.waiting import in_store
@@ -30,6 +32,9 @@ from pipeline.upstream import shell_quote
 # metrics take one each. The tag says that there is one.
 RESULT_FILE = "result.npz"
 RESULT_TAG = "result_file"
+# The metrics of every epoch.
+LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+PACE = ("lr", "epoch_seconds", "images_per_second")
 
 Booleans = npt.NDArray[np.bool_]
 
@@ -66,20 +71,33 @@ class RunResult(NamedTuple):
         return sum(epoch["epoch_seconds"] for epoch in self.history)
 
 
+class IncompleteRunError(InputError):
+    """A finished run whose files or metrics are missing or contradict each other."""
+
+
 @in_store
-def read_result(run: Run) -> RunResult:
+def read_result(run: Run, whole: bool = False) -> RunResult:
     """Read a finished run, as a search has found it, from the store: by two requests to a server.
 
-    Runs of earlier versions, without a RESULT_FILE, take more.
+    Runs of earlier versions, without a RESULT_FILE, take more; so do those whose file is gone.
+
+    Raises IncompleteRunError if neither file nor metrics say what the run has measured. If it must
+    be `whole`, which takes one more request, also if files of the run or of its model are gone.
     """
-    file = read_artifact(run, RESULT_FILE, expected=True) if RESULT_TAG in run.data.tags else None
-    history, correct = _unpack_result(file) if file else _read_metrics(run)
+    found, model = _read_file(run), newest_model(run)
+    if whole and not found and RESULT_TAG in run.data.tags:
+        raise IncompleteRunError(f"{RESULT_FILE} is missing in {run.info.artifact_uri}")
+    if whole and not model:
+        raise IncompleteRunError("its model was deleted")
+    if whole and model and not is_whole(model):
+        raise IncompleteRunError(f"files of its model are missing in {model.artifact_location}")
+    history, correct = found or _read_metrics(run)
     return RunResult(
         run_id=run.info.run_id,
         experiment_id=run.info.experiment_id,
         config=config_of(run),
         parameters=int(run.data.tags["num_parameters"]),
-        model_uri=newest_model(run),
+        model_uri=str(model.model_uri) if model else "",
         history=history,
         tags=dict(run.data.tags),
         correct=correct,
@@ -93,21 +111,39 @@ def pack_result(history: History, correct: Booleans) -> bytes:
     return file.getvalue()
 
 
-def _unpack_result(content: bytes) -> tuple[History, Booleans]:
-    with np.load(io.BytesIO(content)) as arrays:
-        return json.loads(str(arrays["history"])), arrays["correct"]
+def _read_file(run: Run) -> tuple[History, Booleans] | None:
+    """Unpack the RESULT_FILE; None if the run has none, or only a part of one."""
+    file = read_artifact(run, RESULT_FILE, expected=True) if RESULT_TAG in run.data.tags else None
+    if not file:
+        return None
+    try:
+        with np.load(io.BytesIO(file)) as arrays:
+            return json.loads(str(arrays["history"])), arrays["correct"]
+    except (ValueError, KeyError, EOFError, BadZipFile):
+        return None
 
 
 def _read_metrics(run: Run) -> tuple[History, Booleans | None]:
-    """Read what earlier versions logged: metrics, and later also `correct.npy`."""
-    history: History = []
+    """Read what earlier versions logged: metrics, and later also `correct.npy`.
+
+    Other metrics may have been logged by hand, at any step.
+    """
+    history: History = [{} for _ in range(config_of(run).epochs)]
     for name in run.data.metrics:
         if not name.startswith("system/"):
             for metric in mlflow.MlflowClient().get_metric_history(run.info.run_id, name):
-                history += [{} for _ in range(metric.step - len(history))]
-                # MLflow stores infinity as the largest float.
-                infinite = abs(metric.value) >= sys.float_info.max
-                history[metric.step - 1][name] = math.inf if infinite else metric.value
+                if 1 <= metric.step <= len(history):
+                    # MLflow stores infinity as the largest float.
+                    infinite = abs(metric.value) >= sys.float_info.max
+                    value = math.inf if infinite else metric.value
+                    first = history[metric.step - 1].setdefault(name, value)
+                    if name in LEARNED and first != value:
+                        raise IncompleteRunError(
+                            f"it has logged two values of {name} in epoch {metric.step}"
+                        )
+    for number, epoch in enumerate(history, 1):
+        for name in {*LEARNED, *PACE} - epoch.keys():
+            raise IncompleteRunError(f"it has no {name} of epoch {number}")
     file = read_artifact(run, "correct.npy")
     return history, np.load(io.BytesIO(file)) if file else None
 

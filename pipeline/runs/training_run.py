@@ -13,6 +13,7 @@ from mlflow.entities import Run
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
+from pipeline.errors import RegistrationError
 from pipeline.machine import usable_threads
 from pipeline.models import registry
 from pipeline.models.export import log_network
@@ -58,7 +59,7 @@ def train_run(
     began with. `parent` is the study it belongs to. `show` is called after each epoch.
 
     Raises StoreError if the tracking store can't be used; the newest checkpoint is then in a
-    file or the store.
+    file or the store. Raises RegistrationError, once the run is finished, if its model is refused.
     """
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
@@ -113,11 +114,19 @@ def train_run(
         )
         if parent:
             buffer.drop_state()
-        return register_model(result, data) if register else result
+        refusal = None
+        if register:
+            try:
+                result = register_model(result, data)
+            except RegistrationError as error:  # the run itself is finished
+                refusal = error
+    if refusal:
+        raise refusal
+    return result
 
 
 def register_model(result: RunResult, data: ImageDataset) -> RunResult:
-    """Register the model of a run."""
+    """Register the model of a run. Raises RegistrationError if the store refuses that."""
     accuracy = result.history[-1]["val_accuracy"]
     version = registry.register(result.model_uri, result.config, accuracy, data)
     return result._replace(registered=version)

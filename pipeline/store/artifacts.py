@@ -1,8 +1,9 @@
 """The files of a run, written whole or not at all, on a local disk or on a server."""
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import pandas as pd
 from mlflow.entities import Run
 
 from pipeline.store.waiting import in_store
-from pipeline.upstream import download_file, local_path
+from pipeline.upstream import download_file, list_files, local_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +49,20 @@ def read_artifact(run: Run, name: str, expected: bool = False) -> bytes | None:
             return download_file(address, name)
     listed = mlflow.MlflowClient().list_artifacts(run.info.run_id)
     return download_file(address, name) if name in {file.path for file in listed} else None
+
+
+@in_store
+def missing_files(address: str, names: Collection[str]) -> list[str]:
+    """Which of these files, by path, are not in a folder of artifacts.
+
+    In the file system each is looked for. Elsewhere one request lists the folder's own content, and
+    a file below it is there if its top folder is.
+    """
+    folder = local_path(address)
+    if folder:
+        return [name for name in names if not (folder / name).exists()]
+    listed = {Path(path).name for path in list_files(address)}
+    return [name for name in names if PurePosixPath(name).parts[0] not in listed]
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -57,6 +57,12 @@ def is_outage(error: Exception) -> bool:
     return isinstance(error, requests.RequestException)
 
 
+def is_forbidden(error: Exception) -> bool:
+    """Whether a server has refused because of who asks."""
+    forbidden = getattr(error, "error_code", "") == "PERMISSION_DENIED"
+    return forbidden or "error code 403" in str(error)
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
     message = str(error).strip().removeprefix(AUTOFLUSH).strip()

@@ -1,27 +1,35 @@
 """Create the tracking store if it is new, and check that it can take runs."""
 
+import errno
 import os
 from pathlib import Path
+from urllib.parse import unquote
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import Experiment
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import make_url
 
+from pipeline.config import check_text
 from pipeline.errors import InputError, MachineError
-from pipeline.store.address import sqlite_file
+from pipeline.store.address import shown_uri, sqlite_file
 from pipeline.store.advice import as_store_error
-from pipeline.store.failures import STORE_ERRORS
+from pipeline.store.failures import STORE_ERRORS, is_forbidden
+from pipeline.store.relocation import COMMAND, check_moved, is_there, owner_of
 from pipeline.store.waiting import LOCK_SECONDS, in_store, patience
 from pipeline.upstream import connect_once, create_tables, is_database, local_path
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 DEFAULT_EXPERIMENT = "0"
+MAX_EXPERIMENT_NAME = 256  # characters in MLflow's databases; MLflow itself refuses 501
 
 
-def check_store() -> None:
-    """Create the tracking store if new; raise StoreError if it can't be used."""
+def check_store(may_be_moved: bool = False) -> None:
+    """Create the tracking store if new; raise StoreError if it can't be used.
+
+    Raises InputError if its artifacts were moved, unless it `may_be_moved`.
+    """
     patience()
     is_set = mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
     if not is_set and mlflow.get_tracking_uri().startswith("sqlite:"):
@@ -35,6 +43,8 @@ def check_store() -> None:
     except (*STORE_ERRORS, ValueError) as error:  # ValueError: bad address
         raise as_store_error(error) from None
     _open_store()
+    if not may_be_moved:
+        check_moved()
 
 
 def check_relative() -> None:
@@ -56,9 +66,11 @@ def _make_sqlite(uri: str) -> None:
     database = sqlite_file(uri)
     if database is None:
         return
+    if _has_content(database):  # in a folder that may only be read there can be no lock
+        return
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(database.with_name(f"{database.name}.lock"), timeout=LOCK_SECONDS):
-        if database.exists() and database.stat().st_size:  # SQLite leaves empty ones
+        if _has_content(database):
             return
         new = database.with_name(f"{database.name}.new")
         # And its journals: SQLite would apply old ones to the new file, and roll it back.
@@ -74,6 +86,10 @@ def _make_sqlite(uri: str) -> None:
                 left.unlink(missing_ok=True)
 
 
+def _has_content(database: Path) -> bool:
+    return database.exists() and database.stat().st_size > 0  # SQLite leaves empty ones
+
+
 @in_store
 def _open_store() -> None:
     from alembic.util import CommandError
@@ -83,7 +99,11 @@ def _open_store() -> None:
         if is_database(uri):
             connect_once(uri)
         mlflow.search_experiments(max_results=1)
-        mlflow.MlflowClient().search_registered_models(max_results=1)
+        try:
+            mlflow.MlflowClient().search_registered_models(max_results=1)
+        except MlflowException as error:
+            if not is_forbidden(error):  # one may train without a right to registered models
+                raise
     except (ImportError, CommandError, ValueError) as error:
         # Missing driver; unknown schema; bad address.
         raise as_store_error(error) from None
@@ -96,6 +116,7 @@ def check_experiment() -> str:
     Raises InputError if it can't take runs, and MachineError if it can't take artifacts.
     """
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+    check_text("MLFLOW_EXPERIMENT_NAME", name)
     if "MLFLOW_RUN_ID" in os.environ:  # `mlflow run` may use another, and passes its id
         name = ""
     number = os.environ.get("MLFLOW_EXPERIMENT_ID", "" if name else DEFAULT_EXPERIMENT)
@@ -119,22 +140,64 @@ def check_experiment() -> str:
             f" MLFLOW_EXPERIMENT_NAME is {found.experiment_id}; unset one of the two"
         )
     if found is None:
+        if len(name) > MAX_EXPERIMENT_NAME:
+            raise InputError(
+                f"MLFLOW_EXPERIMENT_NAME has {len(name)} characters ({name[:40]}…); a database"
+                f" takes {MAX_EXPERIMENT_NAME} at most"
+            )
         return name
-    artifacts = local_path(found.artifact_location)
-    if artifacts and not _is_writable(artifacts):
+    check_artifacts(found)
+    return str(found.name)
+
+
+@in_store
+def check_experiment_of(run: Run) -> None:
+    """Raise an error if the experiment of a run can't take another, or the run more."""
+    check_artifacts(mlflow.get_experiment(run.info.experiment_id))
+
+
+def check_artifacts(experiment: Experiment) -> None:
+    """Raise an error if an experiment's artifacts can't be written, or are not its own.
+
+    Creates nothing. Artifacts that are not in the file system are their server's concern.
+    """
+    database = sqlite_file(mlflow.get_tracking_uri())
+    written = database.absolute() if database else None
+    for path in (written, written.parent) if written else ():  # the folder takes its journal
+        if not os.access(path, os.W_OK):
+            raise as_store_error(PermissionError(errno.EACCES, "no right to write", str(path)))
+    folder = local_path(experiment.artifact_location or "")
+    if folder is None:
+        return
+    folder = folder.absolute()
+    keeps = f"experiment {experiment.name!r} keeps its artifacts in {folder}"
+    places = [Path.cwd(), *([database.absolute().parent] if database else [])]
+    # MLflow decodes percent signs in paths, and so keeps the artifacts of `50%20off` next to it.
+    places += [Path(unquote(str(place))) for place in places]
+    if not any(folder.resolve().is_relative_to(place.resolve()) for place in places):
+        other = owner_of(folder)
+        if other:
+            raise InputError(
+                f"{keeps}, which belongs to {other}; if {shown_uri()} was copied or moved from"
+                f" there, bring its artifacts here as well, and run: {COMMAND}. Or set"
+                " MLFLOW_EXPERIMENT_NAME to a new name"
+            )
+        if not is_there(folder.parent):
+            raise InputError(
+                f"{keeps}, which is not there; bring it back, or name its new place by: {COMMAND}"
+                " --artifacts FOLDER. Or set MLFLOW_EXPERIMENT_NAME to a new name"
+            )
+    if not _is_writable(folder):
         raise MachineError(
-            f"{artifacts} can't be written, where experiment {found.name!r} keeps its artifacts;"
+            f"{folder} can't be written, where experiment {experiment.name!r} keeps its artifacts;"
             " make it writable, or work in another folder with another MLFLOW_EXPERIMENT_NAME"
         )
-    return found.name
 
 
 def _is_writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
+    """Whether files can be written in a folder, or in the one that it would be created in."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def deleted_experiment(experiment: Experiment) -> str:

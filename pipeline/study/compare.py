@@ -16,6 +16,7 @@ from pipeline.report.publish import BY_COMPARE, REPORTED, publish
 from pipeline.runs.lifecycle import track
 from pipeline.runs.queries import experiment_id, find_runs, get_runs
 from pipeline.runs.run_result import (
+    IncompleteRunError,
     RunResult,
     config_of,
     differences,
@@ -25,6 +26,7 @@ from pipeline.runs.run_result import (
 )
 from pipeline.statistics.intervals import ALPHA, PLANNED_ALPHA, Design
 from pipeline.store import liveness
+from pipeline.store.initialization import check_experiment_of
 from pipeline.study.grid import SEEDS_AUTO, Grid
 from pipeline.study.margin import after_reports
 
@@ -52,8 +54,8 @@ def compare_runs(run_ids: Sequence[str], experiment: str, ablation: str) -> None
     found = get_runs(run_ids) if run_ids else find_runs(experiment_id(experiment), {})
     if not found:
         raise InputError(f"experiment {experiment!r} has no finished training run to compare")
-    definition, chosen, unused = comparable(found, ablation)
-    results = [read_result(run) for run in chosen]
+    definition, chosen, unused, results = _read_comparable(found, ablation)
+    check_experiment_of(chosen[0])
     configs = [result.config for result in results]
     variants, seeds = {one.variant for one in configs}, {one.seed for one in configs}
     plan = Grid(list(variants), list(seeds), list({one.lr for one in configs})).plan
@@ -69,6 +71,27 @@ def compare_runs(run_ids: Sequence[str], experiment: str, ablation: str) -> None
     tags = {"kind": "comparison"}
     with track("comparison", settings, tags, chosen[0].info.experiment_id):
         publish(analysis, unused, {}, plan + BY_COMPARE)
+
+
+def _read_comparable(
+    found: Sequence[Run], ablation: str
+) -> tuple[Ablation, list[Run], dict[str, str], list[RunResult]]:
+    """Read the runs that can be compared; those that can't be read are left out."""
+    known: dict[str, RunResult] = {}
+    unreadable: dict[str, str] = {}
+    while True:
+        definition, chosen, unused = comparable(found, ablation)
+        for run in chosen:
+            try:
+                known[run.info.run_id] = known.get(run.info.run_id) or read_result(run)
+            except IncompleteRunError as error:
+                unreadable[_name(run)] = str(error)
+                found = [one for one in found if one is not run]
+        if all(run.info.run_id in known for run in chosen):
+            return definition, chosen, unused | unreadable, [known[r.info.run_id] for r in chosen]
+        if not found:
+            name, reason = next(iter(unreadable.items()))
+            raise InputError(f"no run can be read; {name}: {reason}")
 
 
 def _design(results: Sequence[RunResult]) -> Design:

@@ -1,6 +1,7 @@
 """Which cells of a study need not be trained again, and which can be continued."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -23,6 +24,7 @@ from pipeline.runs.queries import (
     studies_named,
 )
 from pipeline.runs.run_result import (
+    IncompleteRunError,
     RunResult,
     ablation_name,
     config_of,
@@ -72,14 +74,19 @@ def find_cells(
         return parent_id is not None and _is_continued(study_of(parent_id), grid, study_id)
 
     ablation = load_ablation(cells[0].ablation)
+    incomplete: dict[Config, str] = {}
     for run in find_runs(experiment, same_code if reuse == "same" else conditions):
         config = wanted.get(_cell_of(run))
         if config and not has_settings(run.data.tags, ablation.values(config.variant)):
             continue
-        result = read_result(run) if config and config not in found else None
-        if config and result and result.model_uri:
-            result = result._replace(reused=True)
+        if config is None or config in found:
+            continue
+        try:
+            result = read_result(run, whole=True)._replace(reused=True)
             found[config] = Found(run, result, is_continued(run))
+        except IncompleteRunError as error:
+            incomplete.setdefault(config, f"{config.run_name} (run {run.info.run_id[:8]}): {error}")
+    _say_incomplete([why for config, why in incomplete.items() if config not in found])
     for run in find_runs(experiment, same_code, "FAILED", "KILLED"):
         config = wanted.get(_cell_of(run))
         known = run.data.params  # else it was stopped before it began
@@ -102,6 +109,13 @@ def reusable_cells(
             set_parent(one.run, parent)
     finished = {cell: one.result for cell, one in found.items() if one.result}
     return finished, {cell: one.run for cell, one in found.items() if not one.result}
+
+
+def _say_incomplete(reasons: Sequence[str]) -> None:
+    """Say which finished runs are trained again, and why."""
+    if reasons:
+        more = f"; and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        print(f"finished, but trained again: {reasons[0]}{more}", file=sys.stderr)
 
 
 def earlier_plans(cells: Sequence[Config], data_digest: str) -> set[str]:

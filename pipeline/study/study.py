@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from pipeline.ablation.loading import load_ablation, load_data
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
-from pipeline.errors import MachineError
+from pipeline.errors import MachineError, RegistrationError
 from pipeline.execution.engine import Where
 from pipeline.execution.tasks import Engine, Events, Progress, Task
 from pipeline.models import registry
@@ -66,6 +66,8 @@ def run_study(
     given = given_study()
     ablation = load_ablation(config.ablation)
     data = load_data(config)
+    if register != "none":
+        registry.check_may_register(config.ablation, data, "give register=none")
     try_variants(config, data, grid.variants)
     engine = where.engine(config, len(cells), data)
     precision = engine.precision
@@ -97,7 +99,7 @@ def run_study(
         results = [finished[cell] for cell in cells if cell in finished]
         if not results:
             raise MachineError(f"all {len(failures)} runs failed; {_first(failures)}")
-        results = _register_models(results, data, register, list(ablation.variants))
+        results, refusal = _register_models(results, data, register, list(ablation.variants))
         threads = engine.jobs.number * engine.threads[0]
         count, again = len(results) + len(failures), sum(r.reused for r in results)
         reused_runs = f", {again} of {count} runs reused from before" if again else ""
@@ -106,6 +108,7 @@ def run_study(
             "runs in parallel": f"{engine.jobs.reason}; threads together: {threads}",
             "registered models": REGISTER[register],
             "plan": grid.plan,
+            **({"not registered": str(refusal)} if refusal else {}),
         }
         # Another study may have reported some of these runs meanwhile.
         design = choose_design(grid, earlier_plans(cells, data.digest))
@@ -115,6 +118,11 @@ def run_study(
             raise MachineError(
                 f"{len(failures)} of {count} runs failed; {_first(failures)}; run the same command"
                 " again to retry them; finished runs are kept"
+            )
+        if refusal:
+            raise MachineError(
+                f"{refusal}; the report is published. Ask for that right and repeat the same"
+                " command, or give register=none"
             )
 
 
@@ -201,8 +209,8 @@ def _follow(
 
 def _register_models(
     results: Sequence[RunResult], data: ImageDataset, which: str, variants: Sequence[str]
-) -> list[RunResult]:
-    """Register the models that `which`, a key of REGISTER, names.
+) -> tuple[list[RunResult], RegistrationError | None]:
+    """Register the models that `which`, a key of REGISTER, names, until one is refused.
 
     The median, because a lucky seed promises more than retraining gives. It is taken at the
     variant's chosen learning rate; if none is chosen, no model is registered.
@@ -213,11 +221,18 @@ def _register_models(
             runs = [r for r in results if (r.config.variant, r.config.lr) == (variant, lr)]
             runs.sort(key=lambda result: result.history[-1]["val_accuracy"])
             chosen.add(runs[(len(runs) - 1) // 2].run_id)
-    results = [register_model(r, data) if r.run_id in chosen else r for r in results]
+    registered = list(results)
+    refusal = None
+    try:
+        for place, result in enumerate(results):
+            if result.run_id in chosen:
+                registered[place] = register_model(result, data)
+    except RegistrationError as error:
+        refusal = error
     return [  # a later one may have taken an alias
         r._replace(registered=registry.refresh(r.registered)) if r.registered else r
-        for r in results
-    ]
+        for r in registered
+    ], refusal
 
 
 def _first(failures: Failures) -> str:
