@@ -17,6 +17,7 @@ from functools import partial
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import patch
 
 from pipeline import interruption
 from pipeline.config import Config
@@ -96,13 +97,16 @@ class _Job:
         # (On Windows, terminating a process kills it.)
         not_ours, self.go_on = context.Pipe(duplex=False)
         self.process = context.Process(target=_work, args=(theirs, not_ours, gpu), daemon=True)
-        if sys.platform != "win32":
-            resource_tracker.ensure_running()  # starting it would undo the mask
-        try:
-            with interruption.inherited_blocked():
-                self.process.start()
-        except OSError as error:
-            raise MachineError(f"no process can be started for a run ({error})") from None
+        # Python itself must not find a `random.py` in the current folder; the process gets this
+        # one's path when it has started.
+        with patch.dict(os.environ, {"PYTHONSAFEPATH": "1"}):
+            if sys.platform != "win32":
+                resource_tracker.ensure_running()  # starting it would undo the mask
+            try:
+                with interruption.inherited_blocked():
+                    self.process.start()
+            except OSError as error:
+                raise MachineError(f"no process can be started for a run ({error})") from None
         theirs.close()  # so that the connection ends with the process
         not_ours.close()
         self._send(parent)

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pipeline.ablation.definition import Settings
 from pipeline.ablation.loading import explain, load_ablation
+from pipeline.ablation.recording import record_inputs
 from pipeline.config import Config
 from pipeline.data.augmentation import Augmentation, normalise
 from pipeline.data.dataset import ImageDataset, Split
@@ -34,7 +35,9 @@ def try_variants(config: Config, data: ImageDataset, variants: Iterable[str]) ->
     it does not return finite logits `[N, num_classes]`, or if a part of its recipe fails. Prints a
     warning if training does not reach a parameter.
     """
-    baseline = next(iter(load_ablation(config.ablation).variants))
+    ablation = load_ablation(config.ablation)
+    record_inputs(config, data, ablation)
+    baseline = next(iter(ablation.variants))
     # Each run compares its initial weights with the baseline's.
     _attempt(baseline, "its network can't be built", build_network, _of(config, baseline), data)
     for variant in variants:

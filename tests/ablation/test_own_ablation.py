@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import ROOT, Answer, broken_epoch, run_project, runs_in
 
-from pipeline.ablation.loading import absolute, load_ablation, source_files
+from pipeline.ablation.loading import absolute, load_ablation
+from pipeline.ablation.source import source_files
 from pipeline.training.state import DIGEST_BYTES
 
 # 6x9 grey images of three classes, which are told apart by their brightness.
