@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.ablation.source import code_digest, file_of
+from pipeline.ablation.source import file_of
+from pipeline.ablation.syntax import code_digest
 
 RECORDED = ("files", "packages", "made", "places")  # of Inputs
 MOST_NAMED = 3  # differences in one line

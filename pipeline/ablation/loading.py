@@ -15,8 +15,9 @@ from types import ModuleType
 
 from pipeline.ablation.checks import check_ablation
 from pipeline.ablation.definition import Ablation
-from pipeline.ablation.recording import DATA, IMPORT, recording
+from pipeline.ablation.recording import recording
 from pipeline.ablation.source import DEFAULT_FILE, hidden_neighbours, is_module, source_digest
+from pipeline.ablation.watching import DATA, IMPORT
 from pipeline.config import AUTO, Config, check_choice
 from pipeline.data.dataset import ImageDataset, check_dataset
 from pipeline.errors import InputError, MachineError

@@ -1,9 +1,7 @@
-"""The code of an ablation: its files, what they import, and a digest of what they compute."""
+"""The code of an ablation: its files, and what they import and name."""
 
 import ast
-import hashlib
 import importlib.util
-import inspect
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -11,8 +9,9 @@ from contextlib import suppress
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from pipeline.ablation.syntax import combined_digest, parse
 from pipeline.config import AUTO
 
 PACKAGE = Path(__file__).parents[1]
@@ -45,7 +44,10 @@ def is_module(reference: str) -> bool:
 def file_of(reference: str) -> Path:
     """The file of an ablation. Raises ImportError for a module that does not exist."""
     if is_module(reference):
-        return Path(inspect.getfile(importlib.import_module(reference)))
+        spec = importlib.util.find_spec(reference)
+        if spec is None or not spec.origin:
+            raise ImportError(f"no module named {reference!r}")
+        return Path(spec.origin)
     return DEFAULT_FILE if reference == AUTO else Path(reference)
 
 
@@ -58,6 +60,7 @@ def code_of(reference: str) -> Code:
     waiting = [file, *filter(Path.is_file, inits)]
     found, packages = set(waiting), set[str]()
     if is_installed(file):
+        code.own.append(file)
         packages.add(reference.split(".")[0])
         waiting.clear()
     while waiting:
@@ -66,7 +69,7 @@ def code_of(reference: str) -> Code:
             code.own.append(one)
         else:
             code.elsewhere[_module_path(one)] = one
-        tree = _parsed(one.read_bytes())
+        tree = parse(one.read_bytes())
         for name, path in _imported(tree, one) if tree else ():
             if path is None:
                 packages.add(name)
@@ -92,26 +95,6 @@ def source_digest(reference: str) -> str:
     return combined_digest(source_files(reference))
 
 
-def combined_digest(files: list[Path]) -> str:
-    """sha256 (hex) of what several files of Python code compute, in this order."""
-    digests = "".join(code_digest(path.read_bytes()) for path in files)
-    return hashlib.sha256(digests.encode()).hexdigest()
-
-
-def code_digest(source: bytes) -> str:
-    """sha256 (hex) of what Python code computes: comments, docstrings and formatting are left out.
-
-    It is the same in all versions of Python from 3.11 to 3.14, unlike `ast.dump`. What can't be
-    parsed is digested as it is.
-    """
-    tree = _parsed(source)
-    try:
-        content = repr(_form(tree)).encode("utf-8", "surrogatepass") if tree else source
-    except (RecursionError, ValueError):  # a thousand terms, or a number of so many digits
-        content = source
-    return hashlib.sha256(content).hexdigest()
-
-
 def is_installed(path: Path) -> bool:
     """Whether a file belongs to Python or to an installed package, which has a version."""
     return bool(INSTALLED & set(path.parts)) or str(path).startswith(STANDARD)
@@ -126,7 +109,7 @@ def hidden_neighbours(reference: str) -> list[tuple[str, Path]]:
     if is_module(reference):
         return []
     file = file_of(reference)
-    trees = {path: _parsed(path.read_bytes()) for path in source_files(reference)}
+    trees = {path: parse(path.read_bytes()) for path in source_files(reference)}
     names = {
         parts[0]
         for path, tree in trees.items()
@@ -140,57 +123,6 @@ def hidden_neighbours(reference: str) -> list[tuple[str, Path]]:
         if path.is_file()
         and (name in sys.stdlib_module_names or is_installed((_folder_of(name) or Path()) / name))
     ]
-
-
-def _parsed(source: bytes) -> ast.Module | None:
-    """Parse a file in whatever encoding it declares; None if it is no Python code."""
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def _form(node: object) -> Any:
-    """What a node computes: its type and its fields, without the empty ones.
-
-    Newer versions of Python add fields, which are empty in older code.
-    """
-    if isinstance(node, list):
-        return [_form(one) for one in node if not _is_remark(one)]
-    if isinstance(node, ast.Constant):
-        return "Constant", node.value  # `kind` tells u"" from ""
-    if isinstance(node, ast.JoinedStr):
-        return "JoinedStr", _string_parts(node)
-    if not isinstance(node, ast.AST):
-        return node
-    fields = [
-        (name, _form(value))
-        for name, value in ast.iter_fields(node)
-        if value is not None and value != [] and name != "type_comment"
-    ]
-    return type(node).__name__, [one for one in sorted(fields, key=lambda f: f[0]) if one[1] != []]
-
-
-def _string_parts(node: ast.JoinedStr) -> list[Any]:
-    """The parts of an f-string; versions of Python divide its text differently."""
-    parts: list[Any] = []
-    for part in node.values:
-        if not isinstance(part, ast.Constant):
-            parts.append(_form(part))
-        elif parts and isinstance(parts[-1], str):
-            parts[-1] += str(part.value)
-        elif part.value:
-            parts.append(str(part.value))
-    return parts
-
-
-def _is_remark(node: object) -> bool:
-    """Whether a statement is a string alone, such as a docstring."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 def _imported(tree: ast.Module, file: Path) -> Iterator[tuple[str, Path | None]]:

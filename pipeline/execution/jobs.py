@@ -38,6 +38,10 @@ from pipeline.imports import importing
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+# With any text in this variable, a process that starts does not look for Python's own modules in
+# the current folder, where a `random.py` may be. It then gets its parent's path.
+SAFE_PATH, FOR_THE_START = "PYTHONSAFEPATH", "while it starts"
+
 
 def in_parallel(tasks: Sequence[Task], parent: "Run", jobs: int, gpus: Sequence[str]) -> Events:
     """Train the cells of the study `parent` in `jobs` processes; yield their events.
@@ -97,9 +101,8 @@ class _Job:
         # (On Windows, terminating a process kills it.)
         not_ours, self.go_on = context.Pipe(duplex=False)
         self.process = context.Process(target=_work, args=(theirs, not_ours, gpu), daemon=True)
-        # Python itself must not find a `random.py` in the current folder; the process gets this
-        # one's path when it has started.
-        with patch.dict(os.environ, {"PYTHONSAFEPATH": "1"}):
+        safe = os.environ.get(SAFE_PATH) or FOR_THE_START
+        with patch.dict(os.environ, {SAFE_PATH: safe}):
             if sys.platform != "win32":
                 resource_tracker.ensure_running()  # starting it would undo the mask
             try:
@@ -140,6 +143,8 @@ def _stop(jobs: Iterable[_Job]) -> None:
 
 def _work(connection: Connection, go_on: Connection, gpu: str) -> None:
     """Train the cells received over the connection until `go_on` is closed."""
+    if os.environ.get(SAFE_PATH) == FOR_THE_START:
+        del os.environ[SAFE_PATH]  # not for what the user's code starts
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     lock = threading.RLock()  # MLflow's threads may print too

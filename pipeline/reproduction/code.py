@@ -8,7 +8,8 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Run
 
-from pipeline.ablation.source import PACKAGE, code_digest, source_files
+from pipeline.ablation.source import PACKAGE, source_files
+from pipeline.ablation.syntax import code_digest
 from pipeline.config import AUTO
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred

@@ -20,10 +20,11 @@ from pipeline.ablation.recording import inputs_of
 from pipeline.ablation.source import (
     DEFAULT_FILE,
     PACKAGE,
-    combined_digest,
+    file_of,
     source_digest,
     source_files,
 )
+from pipeline.ablation.syntax import combined_digest
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset, Split
 from pipeline.errors import InputError
@@ -125,7 +126,7 @@ def inputs_of_run(config: Config, parent: Run | None) -> Inputs:
         return inputs_of(config.ablation, config.variant)
     if now := differences_here(recorded, config.ablation):
         raise InputError(f"not as when the study began: {now}; start the study again")
-    return recorded
+    return recorded._replace(folder=str(file_of(config.ablation).parent))
 
 
 def inputs_tag(*inputs: Inputs) -> dict[str, str]:

@@ -8,7 +8,8 @@ import mlflow
 import pytest
 from conftest import ROOT, Answer, forget_stores, run, runs_in
 
-from pipeline.ablation.source import code_digest, code_of
+from pipeline.ablation.source import code_of
+from pipeline.ablation.syntax import code_digest
 from pipeline.reproduction.code import ablation_of
 from pipeline.runs import provenance
 

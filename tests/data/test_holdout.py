@@ -86,6 +86,8 @@ UNLISTED = {  # they decide no number
     "pipeline.ablation.inputs",
     "pipeline.ablation.recording",
     "pipeline.ablation.source",
+    "pipeline.ablation.syntax",
+    "pipeline.ablation.watching",
 }
 
 
