@@ -98,28 +98,23 @@ def _in_default_order(images: torch.Tensor) -> torch.Tensor:
 def inputs_of(reference: str, *variants: str) -> Inputs:
     """What was recorded in this process for a variant, or for several together."""
     record, folder = _RECORDS.get(reference) or _Record(), _folder(reference)
-    code = record.code
-    parts: dict[str, str] = {}
-    for part in (IMPORT, DATA, *variants):
-        parts |= record.parts.get(part, {})
-    modules = map(str, code.elsewhere.values())
-    sure = {path: file_digest(path) for path in modules}
-    sure |= {path: digest for path, digest in parts.items() if path not in record.kept}
-    digests = {  # what any variant may use
-        **{p: d for part in record.parts.values() for p, d in part.items() if p in record.kept},
-        **{path: file_digest(path) for path in (*_unseen(record, folder), *record.written)},
-        **sure,
-    }
-    names = _names(digests.keys() - set(map(str, code.own)), folder, code)
-    found = {name: digests[path] for name, path in names.items() if digests[path]}
-    made = {name for name in found if names[name] in record.written or _is_new(names[name], record)}
+    modules = {str(path) for path in record.code.elsewhere.values()}
+    own = {path for part in (IMPORT, DATA, *variants) for path in record.parts.get(part, {})}
+    read = {path: digest for part in record.parts.values() for path, digest in part.items()}
+    any_ones = record.kept | _unseen(record, folder)
+    made = {path for path in (*read, *any_ones) if _is_new(path, record)} | record.written
+    sure = (own - record.kept | modules) - made
+    paths = sure | any_ones | made
+    names = _names(paths - {str(path) for path in record.code.own}, folder, record.code)
+    digests = {name: read.get(path) or file_digest(path) for name, path in names.items()}
+    found = {name: digest for name, digest in digests.items() if digest}
     return Inputs(
-        files={name: digest for name, digest in found.items() if name not in made},
-        packages=versions(code.packages),
-        made={name: found[name] for name in made},
+        files={name: digest for name, digest in found.items() if names[name] not in made},
+        packages=versions(record.code.packages),
+        made={name: digest for name, digest in found.items() if names[name] in made},
         places={name: names[name] for name in found if not is_below(names[name], folder)},
         folder=folder,
-        certain=frozenset(name for name in found.keys() - made if names[name] in sure),
+        certain=frozenset(name for name in found if names[name] in sure),
     )
 
 

@@ -282,6 +282,7 @@ def test_packages_count_by_their_version_and_other_modules_by_what_they_compute(
     write(tmp_path / "mine", ("other", "import not_there"), ("both", "import blocks"))
     before = record(tmp_path / "mine")
     assert list(before.files) == ["blocks.py"]
+    assert record(tmp_path / "mine").files == before.files  # although it is imported already
     assert before.packages["fancy-nets"] == "1.0.8"
     assert before.packages["not_there"] == "(not installed)"
     assert before.packages["numpy"] == np.__version__
