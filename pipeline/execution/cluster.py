@@ -89,7 +89,7 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         if not address.startswith(CLIENT):
-            command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+            command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "health-check"]
             subprocess.run(
                 [*command, "--address", address],
                 check=True,
