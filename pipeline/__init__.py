@@ -11,7 +11,19 @@ and `execution`, `runs`, `statistics` and `serving`, `models`, `training`, `abla
 docs/architecture.md has the map.
 """
 
+import sys
 from importlib import import_module
+from importlib.machinery import PathFinder
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+    # Python has put the current folder first, for `python -m pipeline`. A `random.py` there would
+    # replace its own module, so the folder comes last, unless it is where this project is and
+    # another one is installed.
+    _folder = sys.path.pop(0)
+    _other = PathFinder.find_spec(__name__, sys.path)
+    _first = _other and _other.origin != __file__ and __file__.startswith(_folder)
+    sys.path.insert(0 if _first else len(sys.path), _folder)
+
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

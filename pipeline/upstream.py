@@ -207,7 +207,7 @@ def keep_status(run_id: str, status: str) -> None:
     # A shell, or on Windows Python's launcher, may be in between.
     with suppress(psutil.Error, StopIteration):
         parent = next(p.pid for p in psutil.Process().parents() if "run" in p.cmdline())
-    command = [sys.executable, "-c", _KEEP_STATUS, run_id, status, str(parent)]
+    command = [sys.executable, "-P", "-c", _KEEP_STATUS, run_id, status, str(parent)]
     # Nothing must wait for it: it holds neither the terminal nor the pipes of this process.
     quiet = subprocess.DEVNULL
     subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)

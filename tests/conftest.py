@@ -28,7 +28,8 @@ from sqlalchemy.engine import make_url
 
 from pipeline import CNNNetwork, interruption
 from pipeline.__main__ import main
-from pipeline.ablation.loading import load_ablation, load_data, source_digest
+from pipeline.ablation.loading import load_ablation, load_data
+from pipeline.ablation.source import source_digest
 from pipeline.config import AUTO, Config
 from pipeline.data import synthetic
 from pipeline.data.dataset import ImageDataset

@@ -1,7 +1,5 @@
 """Load an ablation's file, and the data that it names."""
 
-import ast
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -10,8 +8,6 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,19 +15,27 @@ from types import ModuleType
 
 from pipeline.ablation.checks import check_ablation
 from pipeline.ablation.definition import Ablation
+from pipeline.ablation.recording import recording
+from pipeline.ablation.source import (
+    DEFAULT_FILE,
+    PACKAGE,
+    hidden_neighbours,
+    is_module,
+    source_digest,
+)
+from pipeline.ablation.watching import DATA, IMPORT
 from pipeline.config import AUTO, Config, check_choice
 from pipeline.data.dataset import ImageDataset, check_dataset
 from pipeline.errors import InputError, MachineError
 from pipeline.randomness import Stream, seed_generators
 
-PACKAGE = Path(__file__).parents[1]
-DEFAULT_FILE = PACKAGE.parent / "ablations" / "tutorial.py"
 MOST_CHARACTERS = 400  # of an error that the user's code raises
+_FOLDERS: list[str] = []  # of the ablations that were loaded
 
 
 def absolute(reference: str, folder: Path) -> str:
     """Return a reference to an ablation that is valid in every folder; paths begin at `folder`."""
-    if reference == AUTO or _is_module(reference):
+    if reference == AUTO or is_module(reference):
         return reference
     # Not Path.expanduser, which raises for a user that does not exist.
     return str(folder / os.path.expanduser(reference))  # noqa: PTH111
@@ -44,15 +48,16 @@ def load_ablation(reference: str) -> Ablation:
     Raises InputError, with the line in question, if that fails or if it defines none.
     """
     file = DEFAULT_FILE if reference == AUTO else Path(reference)
-    what = f"ablation {reference if _is_module(reference) else str(file)!r}"
+    what = f"ablation {reference if is_module(reference) else str(file)!r}"
     seed_generators(0, Stream.DATA)  # the same numbers in each process that loads it
     try:
-        module = importlib.import_module(reference) if _is_module(reference) else _execute(file)
+        with recording(reference, IMPORT):
+            module = importlib.import_module(reference) if is_module(reference) else _execute(file)
         ablation = getattr(module, "ablation", None)
         if not isinstance(ablation, Ablation):
             raise InputError("it defines no `ablation = Ablation(...)`")
         if not ablation.name:
-            own = reference.rpartition(".")[2] if _is_module(reference) else file.stem
+            own = reference.rpartition(".")[2] if is_module(reference) else file.stem
             ablation = replace(ablation, name=re.sub("[^A-Za-z0-9_-]+", "-", own))
         check_ablation(ablation)
         source_digest(reference)  # of what was executed, even if the file changes later
@@ -73,6 +78,12 @@ def completed(config: Config) -> Config:
     dataset = next(iter(ablation.datasets)) if config.dataset == AUTO else config.dataset
     check_choice("variant", variant, ablation.variants)
     check_choice("dataset", dataset, ablation.datasets)
+    for name, neighbour in hidden_neighbours(config.ablation):
+        print(
+            f"warning: {name!r} in the ablation is the module that is installed, not {neighbour};"
+            " rename the file to import it",
+            file=sys.stderr,
+        )
     return replace(config, variant=variant, dataset=dataset)
 
 
@@ -90,7 +101,8 @@ def load_data(config: Config) -> ImageDataset:
     takes_folder = "data_dir" in inspect.signature(load).parameters
     seed_generators(0, Stream.DATA)  # such as of a random split
     try:
-        data = load(data_dir=config.data_dir) if takes_folder else load()
+        with recording(config.ablation, DATA):
+            data = load(data_dir=config.data_dir) if takes_folder else load()
     except (InputError, MachineError):
         raise
     except Exception as error:  # whatever the function raises
@@ -118,43 +130,16 @@ def load_data(config: Config) -> ImageDataset:
     return data.hold_out() if config.validation == "holdout" else data
 
 
-@cache
-def source_digest(reference: str) -> str:
-    """sha256 (hex) of an ablation's code: its file, and what that imports from its own folder."""
-    contents = [path.read_bytes() for path in source_files(reference)]
-    return hashlib.sha256(b"\0".join(contents)).hexdigest()
-
-
-def source_files(reference: str) -> list[Path]:
-    """The file of an ablation, and what it imports from its own folder, directly or not."""
-    file = DEFAULT_FILE if reference == AUTO else Path(reference)
-    if _is_module(reference):
-        file = Path(inspect.getfile(importlib.import_module(reference)))
-    found, waiting = set[Path](), {file}
-    while waiting:
-        one = waiting.pop()
-        found.add(one)
-        waiting |= {path for path in _imported(one) if _is_own(path, file.parent)} - found
-    return sorted(found)
-
-
-def _is_own(file: Path, folder: Path) -> bool:
-    """Whether a file is in the folder, and neither of this package nor of an installed one."""
-    installed = {"site-packages", "dist-packages"} & set(file.parts)
-    return folder in file.parents and PACKAGE not in file.parents and not installed
-
-
-def _is_module(reference: str) -> bool:
-    parts = reference.split(".")
-    return reference != AUTO and parts[-1] != "py" and all(part.isidentifier() for part in parts)
-
-
 def _execute(file: Path) -> ModuleType:
     """Execute a file as a module; like a script it may import its neighbours."""
     if not file.is_file():
         raise InputError("there is no such file")
     if str(file.parent) not in sys.path:
-        sys.path.insert(0, str(file.parent))
+        # Last, unlike a script's: a `random.py` there would replace Python's own module for all
+        # that is imported later, and for all in a worker, which gets this path.
+        place = min((sys.path.index(one) for one in _FOLDERS if one in sys.path), default=None)
+        sys.path.insert(len(sys.path) if place is None else place, str(file.parent))
+        _FOLDERS.append(str(file.parent))
     spec = importlib.util.spec_from_file_location(f"ablation:{file.stem}", file)
     if spec is None or spec.loader is None:
         raise InputError("it is not a Python file (*.py)")
@@ -162,37 +147,6 @@ def _execute(file: Path) -> ModuleType:
     sys.modules[module.__name__] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
-
-
-def _imported(file: Path) -> Iterator[Path]:
-    """The files that `file` imports, wherever in it the statement is."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except SyntaxError:  # it is never executed
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name.split(".") for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module.split(".") if node.module else []
-            names = [[*module, alias.name] for alias in node.names]
-        else:
-            continue
-        relative = node.level if isinstance(node, ast.ImportFrom) else 0
-        for parts in names:
-            base = file.parents[relative - 1] if relative else _folder_of(parts[0])
-            for count in range(1, len(parts) + 1) if base else ():  # a package's file is executed
-                path = base.joinpath(*parts[:count])  # type: ignore[union-attr]
-                yield from filter(Path.is_file, (path.with_suffix(".py"), path / "__init__.py"))
-
-
-def _folder_of(module: str) -> Path | None:
-    """The folder from which Python imports a top-level module."""
-    with suppress(ImportError, ValueError):  # ValueError: it is being executed
-        if spec := importlib.util.find_spec(module):
-            places = spec.submodule_search_locations or [spec.origin or ""]
-            return Path(next(iter(places))).parent
-    return None
 
 
 def explain(error: BaseException) -> str:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -26,6 +25,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import interruption
+from pipeline.ablation.source import PACKAGE
 from pipeline.config import AUTO, Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, MachineError, StoreError
@@ -34,7 +34,6 @@ from pipeline.execution.nodes import examine, living_nodes, usable_nodes
 from pipeline.execution.parallelism import JOB_MEMORY, Limit, on_gpus, smallest
 from pipeline.execution.tasks import LOOK_SECONDS, Engine, Events, Task, TimeEpoch
 from pipeline.machine import GIB
-from pipeline.runs.provenance import PACKAGE
 from pipeline.runs.queries import PARENT_TAG, STATUSES, find_runs
 from pipeline.store import buffer
 from pipeline.store.address import shown_uri
@@ -55,7 +54,8 @@ def connect(address: str, experiment: str) -> None:
 
     Raises InputError if there is none, or if its nodes can't reach the tracking store.
     """
-    path = [str(PACKAGE.parent), str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
+    # Not the current folder, which would come before Python's own modules (`Place.enter`).
+    path = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
     # The study shows each run's progress.
     variables = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "TQDM_DISABLE": "1"}
     environment: dict[str, Any] = {"env_vars": variables}
@@ -89,7 +89,7 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         if not address.startswith(CLIENT):
-            command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+            command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "health-check"]
             subprocess.run(
                 [*command, "--address", address],
                 check=True,

@@ -17,6 +17,7 @@ from functools import partial
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import patch
 
 from pipeline import interruption
 from pipeline.config import Config
@@ -36,6 +37,10 @@ from pipeline.imports import importing
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+# With any text in this variable, a process that starts does not look for Python's own modules in
+# the current folder, where a `random.py` may be. It then gets its parent's path.
+SAFE_PATH, FOR_THE_START = "PYTHONSAFEPATH", "while it starts"
 
 
 def in_parallel(tasks: Sequence[Task], parent: "Run", jobs: int, gpus: Sequence[str]) -> Events:
@@ -96,13 +101,15 @@ class _Job:
         # (On Windows, terminating a process kills it.)
         not_ours, self.go_on = context.Pipe(duplex=False)
         self.process = context.Process(target=_work, args=(theirs, not_ours, gpu), daemon=True)
-        if sys.platform != "win32":
-            resource_tracker.ensure_running()  # starting it would undo the mask
-        try:
-            with interruption.inherited_blocked():
-                self.process.start()
-        except OSError as error:
-            raise MachineError(f"no process can be started for a run ({error})") from None
+        safe = os.environ.get(SAFE_PATH) or FOR_THE_START
+        with patch.dict(os.environ, {SAFE_PATH: safe}):
+            if sys.platform != "win32":
+                resource_tracker.ensure_running()  # starting it would undo the mask
+            try:
+                with interruption.inherited_blocked():
+                    self.process.start()
+            except OSError as error:
+                raise MachineError(f"no process can be started for a run ({error})") from None
         theirs.close()  # so that the connection ends with the process
         not_ours.close()
         self._send(parent)
@@ -136,6 +143,8 @@ def _stop(jobs: Iterable[_Job]) -> None:
 
 def _work(connection: Connection, go_on: Connection, gpu: str) -> None:
     """Train the cells received over the connection until `go_on` is closed."""
+    if os.environ.get(SAFE_PATH) == FOR_THE_START:
+        del os.environ[SAFE_PATH]  # not for what the user's code starts
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     lock = threading.RLock()  # MLflow's threads may print too

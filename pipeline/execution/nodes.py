@@ -8,6 +8,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.ablation.loading import load_ablation
+from pipeline.ablation.recording import inputs_of
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, printable
@@ -56,22 +58,23 @@ def examine(nodes: Sequence[Node], config: Config, data: ImageDataset, device: s
     """
 
     # Ray sends the code of an inner function, so it also runs where this project is missing.
-    def describe(settings: dict[str, str], *place: Any) -> dict[str, str]:
+    def describe(settings: dict[str, str], recorded: Any, *place: Any) -> dict[str, str]:
         try:
             from pipeline.execution import ray_worker
 
-            return ray_worker.describe(settings, ray_worker.Place(*place))
+            return ray_worker.describe(settings, recorded, ray_worker.Place(*place))
         except Exception as error:
             return {"problem": str(error) or type(error).__name__}
 
     ask, gpus = ray.remote(describe), A_LITTLE if device == "cuda" else 0
     settings = replace(config, device=device).as_dict()
+    recorded = inputs_of(config.ablation, *load_ablation(config.ablation).variants).as_dict()
     answers = [
         ask.options(
             num_cpus=0,
             num_gpus=gpus,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
-        ).remote(settings, *this_place())
+        ).remote(settings, recorded, *this_place())
         for node in nodes
     ]
     _, missing = ray.wait(answers, num_returns=len(answers), timeout=PATIENCE_SECONDS)
@@ -83,7 +86,8 @@ def examine(nodes: Sequence[Node], config: Config, data: ImageDataset, device: s
     problems, precisions = [], set()
     for node, answer in zip(nodes, answers, strict=True):
         facts = _facts(answer)
-        if problem := facts.get("problem") or differences(facts, expected):
+        problem = facts.get("problem") or differences(facts, expected) or facts["inputs"]
+        if problem:
             problems.append(f"{node.name}: {printable(problem.splitlines()[0])}")
         else:
             precisions.add(facts["precision"])

@@ -6,6 +6,7 @@ Torch is imported after `Place.enter`, which sets variables that it reads.
 import os
 import platform
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -67,6 +68,8 @@ class Place(NamedTuple):
         os.environ.update({k: v for k, v in self.variables.items() if k not in own})
         if Path(self.folder).is_dir():
             os.chdir(self.folder)
+            if self.folder not in sys.path:
+                sys.path.append(self.folder)  # it may hold a module with the ablation
 
 
 class Study(NamedTuple):
@@ -201,9 +204,15 @@ class Survivor:
         ray.actor.exit_actor()
 
 
-def describe(settings: Mapping[str, str], place: Place) -> dict[str, str]:
-    """What a run in this process would compute with, once its data is here."""
+def describe(
+    settings: Mapping[str, str], recorded: Mapping[str, Mapping[str, str]], place: Place
+) -> dict[str, str]:
+    """What a run in this process would compute with, once its data is here.
+
+    recorded: what the study's process has found that its numbers depend on (`Inputs.as_dict`).
+    """
     place.enter()
+    from pipeline.ablation.inputs import Inputs, differences_here
     from pipeline.ablation.loading import load_data
     from pipeline.runs.provenance import code_digest
     from pipeline.store import liveness
@@ -215,6 +224,7 @@ def describe(settings: Mapping[str, str], place: Place) -> dict[str, str]:
         **versions(),
         "code": code_digest(config.ablation),
         "data": load_data(config).digest,
+        "inputs": differences_here(Inputs.from_dict(recorded), config.ablation),
         "precision": choose_precision(config.precision, choose_device(config.device)),
     }
 

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pipeline.ablation.definition import Settings
 from pipeline.ablation.loading import explain, load_ablation
+from pipeline.ablation.recording import record_inputs
 from pipeline.config import Config
 from pipeline.data.augmentation import Augmentation, normalise
 from pipeline.data.dataset import ImageDataset
@@ -59,7 +60,9 @@ def try_variants(config: Config, data: ImageDataset, variants: Iterable[str]) ->
     warning if training does not reach a parameter, or if validation lacks classes.
     """
     _warn_of_classes(data)
-    baseline = next(iter(load_ablation(config.ablation).variants))
+    ablation = load_ablation(config.ablation)
+    record_inputs(config, data, ablation)
+    baseline = next(iter(ablation.variants))
     # Each run compares its initial weights with the baseline's.
     _attempt(baseline, "its network can't be built", build_network, _of(config, baseline), data)
     for variant in variants:

@@ -8,12 +8,13 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Run
 
-from pipeline.ablation.loading import source_files
+from pipeline.ablation.source import PACKAGE, source_files
+from pipeline.ablation.syntax import code_digest
 from pipeline.config import AUTO
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
 from pipeline.reproduction.record import COMMIT
-from pipeline.runs.provenance import ABLATION_FOLDER, PACKAGE, git_dirty
+from pipeline.runs.provenance import ABLATION_FOLDER, git_dirty
 from pipeline.store.artifacts import missing_files
 from pipeline.store.waiting import in_store
 
@@ -80,5 +81,5 @@ def ablation_of(run: Run, folder: Path) -> str:
 
 
 def _contents(folder: Path, files: Iterator[Path] | list[Path]) -> dict[str, str]:
-    # As text: MLflow translates the ends of lines.
-    return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in files}
+    # What they compute: earlier versions stored them as text, with other ends of lines.
+    return {path.relative_to(folder).as_posix(): code_digest(path.read_bytes()) for path in files}

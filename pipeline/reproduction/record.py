@@ -5,10 +5,11 @@ from typing import NamedTuple, TypeAlias
 import mlflow
 from mlflow.entities import Run
 
+from pipeline.ablation.inputs import version
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.runs import resume
-from pipeline.runs.provenance import versions
+from pipeline.runs.provenance import read_inputs, versions
 from pipeline.runs.run_result import config_of
 from pipeline.store.artifacts import read_artifact
 from pipeline.store.waiting import in_store
@@ -99,8 +100,15 @@ def read_values(client: mlflow.MlflowClient, run: Run) -> Values:
 def _differences(run: Run) -> tuple[str, ...]:
     listed = (read_artifact(run, "environment.txt") or b"").decode().splitlines()
     then = dict(line.split("==", 1) for line in listed if "==" in line) | run.data.tags
-    return tuple(
+    found = [
         f"{name} {value} instead of {then[name]}" if name in then else f"{name} was not recorded"
         for name, value in versions().items()
         if then.get(name) != value
-    )
+    ]
+    if recorded := read_inputs(run, run.data.tags.get("variant", "")):
+        found += [
+            f"{name} {version(name)} instead of {before}"
+            for name, before in recorded.packages.items()
+            if name not in versions() and version(name) != before
+        ]
+    return tuple(found)

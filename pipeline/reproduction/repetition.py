@@ -14,9 +14,13 @@ from mlflow.entities import Run
 from sqlalchemy.engine import URL
 from tqdm import tqdm
 
+from pipeline.ablation.inputs import differences
+from pipeline.ablation.source import is_module
+from pipeline.config import AUTO
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
 from pipeline.reproduction.record import DECISIVE, EPOCH, Record, Values, read_values
+from pipeline.runs.provenance import read_inputs
 from pipeline.store.waiting import in_store
 
 LOOK_SECONDS = 0.5
@@ -80,8 +84,9 @@ def _options(record: Record, ablation: str, data_dir: str | None) -> Iterator[st
 
 def _environment(record: Record, code: Path, uri: str, experiment: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    # The run's code first; the current folder may hold a module with its ablation.
-    path = [str(code), *filter(None, [kept.get("PYTHONPATH")]), str(Path.cwd())]
+    path = [str(code), *filter(None, [kept.get("PYTHONPATH")])]  # the run's code first
+    if is_module(record.tags.get("ablation_source", AUTO)):
+        path.append(str(Path.cwd()))  # which may hold it
     return {
         **kept,
         "PYTHONPATH": os.pathsep.join(path),
@@ -126,6 +131,17 @@ def _check_same(record: Record, run: Run) -> None:
                 f"run {record.run.info.run_id} was made with {name} {before[:16]}, here it is"
                 f" {str(now)[:16]}; {advice}"
             )
+    variant = record.config.variant
+    then, here = read_inputs(record.run, variant), read_inputs(run, variant)
+    if then is None or here is None:  # an earlier version's, or not yet
+        return
+    # Versions of packages are shown, not enforced.
+    here = here._replace(packages=then.packages, certain=frozenset(here.files))
+    if changed := differences(then, here):
+        raise InputError(
+            f"run {record.run.info.run_id} can't be repeated: {changed}; restore what its ablation"
+            " reads"
+        )
 
 
 def _failure(status: int, output: str) -> Exception:

@@ -1,9 +1,10 @@
-"""What a run's result depends on, for its tags and inputs: code, environment and data."""
+"""What a run's result depends on, for its tags and inputs: code, environment, data and files."""
 
 import hashlib
+import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -12,31 +13,56 @@ import mlflow
 import numpy as np
 import torch
 from mlflow.data.numpy_dataset import from_numpy
+from mlflow.entities import Run
 
-from pipeline.ablation.loading import DEFAULT_FILE, source_digest, source_files
+from pipeline.ablation.inputs import NOTHING, Inputs, differences, differences_here
+from pipeline.ablation.recording import inputs_of
+from pipeline.ablation.source import (
+    DEFAULT_FILE,
+    PACKAGE,
+    file_of,
+    source_digest,
+    source_files,
+)
+from pipeline.ablation.syntax import combined_digest
+from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset, Split
+from pipeline.errors import InputError
 from pipeline.machine import describe_machine
+from pipeline.store.artifacts import read_artifact
 from pipeline.store.waiting import in_store
 
-PACKAGE = Path(__file__).parents[1]
-# The code that determines a run's numbers; a test checks the list against what training imports.
-RESULT_CODE = ("config.py", "randomness.py", "data/*.py", "ablation/*.py", "training/*.py")
+# The modules that compute a run's numbers; a test checks the list against what training imports.
+# Those that read images are not among them, since what they read is digested.
+RESULT_CODE = (
+    "ablation/definition.py",
+    "ablation/loading.py",
+    "data/augmentation.py",
+    "data/dataset.py",
+    "data/strata.py",
+    "randomness.py",
+    "training/*.py",
+)
 # MLflow limits a digest to 36 characters; tags hold all 64 of the sha256.
 DIGEST_CHARACTERS = 32
 ABLATION_FOLDER = "ablation"  # of a run's files
+# By variant, what its numbers depend on beside code and data. The tag is empty if that is nothing.
+INPUTS_FILE = "inputs.json"
+INPUTS_TAG = "inputs_digest"
 
 
 @cache
 def code_digest(ablation: str) -> str:
     """sha256 (hex) of the code that determines a run's numbers, as this process found it.
 
-    It includes the ablation's file and what that imports from its own folder.
+    It includes the ablation's file and what that imports from its own folder. Comments, docstrings
+    and formatting do not count.
 
     Runs with equal digests may be compared and reused, whatever else a commit has changed.
     """
     files = sorted(path for pattern in RESULT_CODE for path in PACKAGE.glob(pattern))
-    contents = [*(path.read_bytes() for path in files), source_digest(ablation).encode()]
-    return hashlib.sha256(b"".join(contents)).hexdigest()
+    digests = combined_digest(files) + source_digest(ablation)
+    return hashlib.sha256(digests.encode()).hexdigest()
 
 
 def git_dirty() -> str:
@@ -87,6 +113,51 @@ def log_ablation(reference: str) -> None:
     """Store the code of an ablation with the active run: its file may change."""
     files = source_files(reference)
     folder = Path(os.path.commonpath([path.parent for path in files]))
-    for path in files:
-        name = path.relative_to(folder).as_posix()
-        mlflow.log_text(path.read_text(encoding="utf-8"), f"{ABLATION_FOLDER}/{name}")
+    for path in files:  # byte by byte: a file may have any encoding
+        inner = path.parent.relative_to(folder).as_posix()
+        mlflow.log_artifact(str(path), f"{ABLATION_FOLDER}/{inner}".removesuffix("/."))
+
+
+def inputs_of_run(config: Config, parent: Run | None) -> Inputs:
+    """What was recorded for a run: in this process, or by its study, which has tried it.
+
+    Raises InputError if something has changed since the study began.
+    """
+    recorded = read_inputs(parent, config.variant) if parent else None
+    if recorded is None:
+        return inputs_of(config.ablation, config.variant)
+    if now := differences_here(recorded, config.ablation):
+        raise InputError(f"not as when the study began: {now}; start the study again")
+    return recorded._replace(folder=str(file_of(config.ablation).parent))
+
+
+def inputs_tag(*inputs: Inputs) -> dict[str, str]:
+    """The tag for what variants depend on: a digest, since the list may be too long for a tag."""
+    digests = sorted({one.digest for one in inputs} - {""})
+    return {INPUTS_TAG: hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""}
+
+
+@in_store
+def log_inputs(inputs: Mapping[str, Inputs]) -> None:
+    """Store what variants depend on with the active run, if there is anything."""
+    if any(one.digest for one in inputs.values()):
+        mlflow.log_dict({name: one.as_dict() for name, one in inputs.items()}, INPUTS_FILE)
+
+
+def read_inputs(run: Run, variant: str) -> Inputs | None:
+    """What a run has recorded for a variant; None if it has not, as those of earlier versions."""
+    tag = run.data.tags.get(INPUTS_TAG)
+    if not tag:
+        return None if tag is None else NOTHING
+    recorded = json.loads(read_artifact(run, INPUTS_FILE, expected=True) or b"{}")
+    return Inputs.from_dict(recorded[variant]) if variant in recorded else None
+
+
+def changed_inputs(run: Run, variant: str, now: Inputs) -> str:
+    """Say in one line what has changed since a run of the variant; empty if nothing has.
+
+    Runs of earlier versions have recorded nothing, and are known by their code.
+    """
+    if run.data.tags.get(INPUTS_TAG) in (None, inputs_tag(now)[INPUTS_TAG]):
+        return ""
+    return differences(read_inputs(run, variant) or NOTHING, now)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mlflow.entities import Run
 
+from pipeline.ablation.inputs import Inputs
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
@@ -73,21 +74,28 @@ def check_ended(run: Run) -> None:
         raise InputError(f"run {run.info.run_id} is still running, as {liveness.describe(run)}")
 
 
-def check(run: Run, config: Config, data: ImageDataset, device: torch.device) -> None:
+def check(
+    run: Run, config: Config, data: ImageDataset, device: torch.device, inputs: Inputs
+) -> None:
     """Raise InputError unless the run would end as it would have without the interruption."""
     check_ended(get_run(run.info.run_id))  # a study read it a while ago
     now = {
         "data_digest": data.digest,
+        "images": data.description,
         "device": device.type,
         "code_digest": provenance.code_digest(config.ablation),
         "torch": torch.__version__,
     }
     commit = run.data.tags.get("mlflow.source.git.commit", "unknown")
     for name, value in now.items():
-        before = run.data.tags[name]
+        before = run.data.tags.get(name, value)  # earlier versions had fewer
         if before != value:
             where = f" (commit {commit})" if name == "code_digest" else ""
             raise InputError(
                 f"run {run.info.run_id} began with {name} {before[:16]}{where}, here it is"
                 f" {value[:16]}; it continues only with the same"
             )
+    if changed := provenance.changed_inputs(run, config.variant, inputs):
+        raise InputError(
+            f"run {run.info.run_id} can't be continued: {changed}; it continues only with the same"
+        )

@@ -63,13 +63,14 @@ def train_run(
     """
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
+    inputs = provenance.inputs_of_run(config, parent)
     if continued:
-        resume.check(continued, config, data, device)
+        resume.check(continued, config, data, device, inputs)
         # Both affect the last bits, and auto may choose differently here.
         precision = continued.data.tags["precision"]
         threads = int(continued.data.tags["threads"])
     torch.set_num_threads(threads)
-    tags = _tags(config, data, device, precision, threads)
+    tags = _tags(config, data, device, precision, threads) | provenance.inputs_tag(inputs)
     run_id = continued.info.run_id if continued else None
     checkpoints = Checkpoints(fingerprint(config, tags), run_id or "")
     pause, written = CHECKPOINT_SECONDS.get(device.type, 0.0), -math.inf
@@ -89,6 +90,7 @@ def train_run(
         checkpoints.run_id = run.info.run_id
         provenance.log_dataset(data)
         provenance.log_ablation(config.ablation)
+        provenance.log_inputs({config.variant: inputs})
         state = _last_state(config, checkpoints) if continued else None
         network, history, noted = train_network(config, data, device, precision, state, save)
         correct = noted.numpy()

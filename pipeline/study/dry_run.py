@@ -20,7 +20,7 @@ from pipeline.statistics import FIRST_SEEDS
 from pipeline.store import liveness
 from pipeline.store.waiting import in_store
 from pipeline.study.grid import Grid
-from pipeline.study.reuse import find_cells
+from pipeline.study.reuse import Found, find_cells
 from pipeline.training.batches import TrainingBatches, ValidationBatches
 from pipeline.training.cuda_graph import Step
 from pipeline.training.device import choose_device, choose_precision
@@ -39,12 +39,16 @@ def preview_study(config: Config, grid: Grid, where: Where, *, reuse: str, exper
     jobs = engine.jobs
     conditions = {
         "data_digest": data.digest,
+        "images": data.description,
         "precision": engine.precision,
         "device": engine.device,
     }
     liveness.mark_dead_runs()  # which a study would continue
     known = in_store(mlflow.get_experiment_by_name)(experiment)
-    found = find_cells(known.experiment_id, grid, cells, conditions, reuse) if known else {}
+    found: dict[Config, Found] = {}
+    outdated: dict[Config, str] = {}
+    if known:
+        found, outdated = find_cells(known.experiment_id, grid, cells, conditions, reuse)
     torch.set_num_threads(engine.threads[0])
     # The time is measured on this machine, also if others will train.
     device = choose_device(config.device if where.cluster == NONE else AUTO)
@@ -60,7 +64,7 @@ def preview_study(config: Config, grid: Grid, where: Where, *, reuse: str, exper
         cells = [cell for cell in cells if cell.seed < FIRST_SEEDS or cell in found]
     left = 0.0
     for cell in cells:
-        state = "to train"
+        state = f"to train again: {outdated[cell]}" if cell in outdated else "to train"
         if cell in found:
             run_id = found[cell].run.info.run_id
             state = f"finished, {run_id}" if found[cell].result else f"to continue, {run_id}"

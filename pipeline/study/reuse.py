@@ -11,6 +11,7 @@ import torch
 from mlflow.entities import Run
 
 from pipeline.ablation.loading import load_ablation
+from pipeline.ablation.recording import inputs_of
 from pipeline.config import AUTO, Config
 from pipeline.errors import InputError
 from pipeline.report.publish import REPORTED
@@ -53,33 +54,43 @@ def find_cells(
     conditions: Conditions,
     reuse: str,
     study_id: str = "",
-) -> dict[Config, Found]:
+) -> tuple[dict[Config, Found], dict[Config, str]]:
     """Find the cells that are finished in the experiment, or were stopped by such a study.
 
-    Finished with the same code (`reuse="same"`) or any; continued always with the same. Changes
-    nothing. `study_id` is that of the study's run, if it has begun.
+    Finished with the same code and inputs (`reuse="same"`) or any; continued always with the same.
+    Also returns, for other cells that have been trained, what has changed since. Changes nothing.
+    `study_id` is that of the study's run, if it has begun.
     """
     if reuse == "none":
-        return {}
-    same_code = {
-        **conditions,
-        "code_digest": provenance.code_digest(cells[0].ablation),
-        "torch": torch.__version__,
-    }
+        return {}, {}
     wanted, found = {_cell(config): config for config in cells}, dict[Config, Found]()
+    outdated = dict[Config, str]()
     study_of = cache(find_run)  # a request for each study, not for each of its runs
 
     def is_continued(run: Run) -> bool:
         parent_id = run.data.tags.get(PARENT_TAG)
         return parent_id is not None and _is_continued(study_of(parent_id), grid, study_id)
 
+    known_changes: dict[tuple[str | None, ...], str] = {}  # runs of one study recorded the same
+
+    def is_outdated(run: Run, config: Config) -> bool:
+        names = ("code_digest", "torch", provenance.INPUTS_TAG)
+        key = (config.variant, *map(run.data.tags.get, names))
+        if key not in known_changes:
+            known_changes[key] = _changed(run, config)
+        if changed := known_changes[key]:
+            outdated.setdefault(config, changed)
+        return bool(changed)
+
     ablation = load_ablation(cells[0].ablation)
     incomplete: dict[Config, str] = {}
-    for run in find_runs(experiment, same_code if reuse == "same" else conditions):
+    for run in find_runs(experiment, conditions):
         config = wanted.get(_cell_of(run))
-        if config and not has_settings(run.data.tags, ablation.values(config.variant)):
-            continue
         if config is None or config in found:
+            continue
+        if not has_settings(run.data.tags, ablation.values(config.variant)):
+            continue
+        if reuse == "same" and is_outdated(run, config):
             continue
         try:
             result = read_result(run, whole=True)._replace(reused=True)
@@ -87,28 +98,31 @@ def find_cells(
         except IncompleteRunError as error:
             incomplete.setdefault(config, f"{config.run_name} (run {run.info.run_id[:8]}): {error}")
     _say_incomplete([why for config, why in incomplete.items() if config not in found])
-    for run in find_runs(experiment, same_code, "FAILED", "KILLED"):
+    for run in find_runs(experiment, conditions, "FAILED", "KILLED"):
         config = wanted.get(_cell_of(run))
         known = run.data.params  # else it was stopped before it began
-        if known and config and config not in found and is_continued(run):
+        if not (known and config and config not in found and is_continued(run)):
+            continue
+        if not is_outdated(run, config):
             found[config] = Found(run, None, continued=True)
-    return found
+    return found, {config: why for config, why in outdated.items() if config not in found}
 
 
 def reusable_cells(
     parent: Run, grid: Grid, cells: Sequence[Config], conditions: Conditions, reuse: str
-) -> tuple[dict[Config, RunResult], dict[Config, Run]]:
-    """Return the cells that are already finished, and those to continue.
+) -> tuple[dict[Config, RunResult], dict[Config, Run], dict[Config, str]]:
+    """Return the cells that are already finished, those to continue, and why others are not.
 
     Runs of a study that this one continues become this study's children.
     """
     ids = parent.info.experiment_id, parent.info.run_id
-    found = find_cells(ids[0], grid, cells, conditions, reuse, ids[1])
+    found, outdated = find_cells(ids[0], grid, cells, conditions, reuse, ids[1])
     for one in found.values():
         if one.continued and one.run.data.tags[PARENT_TAG] != ids[1]:
             set_parent(one.run, parent)
     finished = {cell: one.result for cell, one in found.items() if one.result}
-    return finished, {cell: one.run for cell, one in found.items() if not one.result}
+    begun = {cell: one.run for cell, one in found.items() if not one.result}
+    return finished, begun, outdated
 
 
 def _say_incomplete(reasons: Sequence[str]) -> None:
@@ -170,6 +184,17 @@ def check_same_recipe(name: str, recipe: Mapping[str, object]) -> None:
                 f"a study named {name!r} exists with {differences(before, recipe)}; give this one"
                 " another name"
             )
+
+
+def _changed(run: Run, config: Config) -> str:
+    """What decides the numbers of a run's cell and has changed since, in one line."""
+    tags = run.data.tags
+    if tags.get("code_digest") != provenance.code_digest(config.ablation):
+        return "the code has changed since"
+    if tags.get("torch") != torch.__version__:
+        return f"torch {torch.__version__} instead of {tags.get('torch', 'an unknown version')}"
+    inputs = inputs_of(config.ablation, config.variant)
+    return provenance.changed_inputs(run, config.variant, inputs)
 
 
 def _cell(config: Config) -> Config:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
@@ -10,6 +11,7 @@ import mlflow
 from mlflow.entities import Run
 
 from pipeline.ablation.loading import load_ablation, load_data
+from pipeline.ablation.recording import inputs_of
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import MachineError, RegistrationError
@@ -21,7 +23,13 @@ from pipeline.report.analysis import analyse
 from pipeline.report.learning_rates import chosen_rates
 from pipeline.report.publish import publish
 from pipeline.runs.lifecycle import track
-from pipeline.runs.provenance import code_digest, log_ablation, log_dataset
+from pipeline.runs.provenance import (
+    code_digest,
+    inputs_tag,
+    log_ablation,
+    log_dataset,
+    log_inputs,
+)
 from pipeline.runs.run_result import RunResult, recipe
 from pipeline.runs.training_run import register_model
 from pipeline.statistics.intervals import Design
@@ -69,6 +77,7 @@ def run_study(
     if register != "none":
         registry.check_may_register(config.ablation, data, "give register=none")
     try_variants(config, data, grid.variants)
+    inputs = {variant: inputs_of(config.ablation, variant) for variant in grid.variants}
     engine = where.engine(config, len(cells), data)
     precision = engine.precision
     shared = recipe(config, {**data.tags, "ablation": ablation.name, "precision": precision})
@@ -82,6 +91,7 @@ def run_study(
         **identity,
         "plan": grid.plan,
         "jobs_chosen": engine.jobs.reason,
+        **inputs_tag(*inputs.values()),
         **data.tags,
     }
     liveness.mark_dead_runs()  # so that they can be continued
@@ -92,8 +102,16 @@ def run_study(
     with track(run_name, _settings(config, grid) | choices, tags) as parent:
         log_dataset(data)
         log_ablation(config.ablation)
-        conditions = {"data_digest": data.digest, "precision": precision, "device": engine.device}
-        done, begun = reusable_cells(parent, grid, cells, conditions, reuse)
+        log_inputs(inputs)
+        conditions = {
+            "data_digest": data.digest,
+            "images": data.description,  # the digest is of bytes: not of a shape
+            "precision": precision,
+            "device": engine.device,
+        }
+        done, begun, outdated = reusable_cells(parent, grid, cells, conditions, reuse)
+        for why, count in Counter(outdated.values()).items():
+            print(f"{count} earlier run{'s' * (count > 1)} not reused: {why}", flush=True)
         design = choose_design(grid, earlier_plans(cells, data.digest))
         finished, failures = _train(grid, cells, done, begun, design, parent, engine)
         results = [finished[cell] for cell in cells if cell in finished]

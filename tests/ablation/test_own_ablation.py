@@ -15,7 +15,8 @@ import torch
 from conftest import ROOT, Answer, broken_epoch, run_project, runs_in
 from mine import SGD, TRAIN, write
 
-from pipeline.ablation.loading import absolute, load_ablation, source_files
+from pipeline.ablation.loading import absolute, load_ablation
+from pipeline.ablation.source import source_files
 from pipeline.training.state import DIGEST_BYTES
 
 

@@ -1,0 +1,161 @@
+"""Record what an ablation reads: while it is imported, while its parts are used, and from its data.
+
+For what no hook sees there are the names of files in the code itself (`source.Code.named`). Not
+recorded: environment variables, what other processes read, and the names in a folder none of whose
+files is read.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from pipeline.ablation.definition import Ablation
+from pipeline.ablation.inputs import Inputs, file_digest, versions
+from pipeline.ablation.source import Code, code_of, file_of
+from pipeline.ablation.watching import DATA, IMPORT, Reads, counts, is_below, place_of, watching
+from pipeline.config import Config
+from pipeline.data.augmentation import normalise
+from pipeline.data.dataset import ImageDataset
+
+
+class _Record:
+    """What an ablation has read in this process: digests by path, for each part."""
+
+    def __init__(self) -> None:
+        self.started = time.time_ns()
+        self.code = Code([], {}, [], [])
+        self.parts: dict[str, dict[str, str]] = {}
+        # What was read once and is kept, so that other variants may use it as well.
+        self.kept, self.written, self.seen = set[str](), set[str](), set[str]()
+
+
+_RECORDS: dict[str, _Record] = {}
+
+
+@contextmanager
+def recording(reference: str, part: str) -> Iterator[Reads]:
+    """Record what the ablation opens in this block; `part` is IMPORT, DATA or a variant."""
+    if part == IMPORT:
+        _RECORDS[reference] = _Record()
+    record = _RECORDS[reference]
+    with watching(part) as reads:
+        try:
+            reads.folder = _folder(reference)  # which may import the packages that a module is in
+            yield reads
+        finally:
+            record.written |= reads.written
+            record.seen |= reads.seen
+            digests = record.parts.setdefault(part, {})
+    digests |= {path: file_digest(path) for path in reads.read}
+    if part == IMPORT:
+        record.code = code_of(reference)
+
+
+def record_inputs(config: Config, data: ImageDataset, ablation: Ablation) -> None:
+    """Build what trains each variant, use it once, and record what that opens.
+
+    All variants, whichever are asked for: what one reads and keeps, another may use. It must come
+    before anything else builds one, and whatever fails is left to the trial to explain.
+    """
+    for variant in ablation.variants:
+        with recording(config.ablation, variant) as first:
+            _use(config, data, ablation, variant)
+        if first.read:
+            with recording(config.ablation, variant) as again:
+                _use(config, data, ablation, variant)
+            _RECORDS[config.ablation].kept |= first.read - again.read
+
+
+def _use(config: Config, data: ImageDataset, ablation: Ablation, variant: str) -> None:
+    facts = {"num_classes": data.num_classes, "in_channels": data.image_shape[2]}
+    with suppress(Exception):
+        ablation.augmentation_of(variant)
+    with suppress(Exception):
+        network = ablation.make(ablation.network, variant, **facts)
+        with suppress(Exception):
+            criterion = ablation.make(ablation.criterion, variant)
+            images, labels = data.training.images[:2], data.training.labels[:2]
+            criterion(network(_in_default_order(normalise(images))), labels).backward()
+        parameters = [one for one in network.parameters() if one.requires_grad]
+        arguments = ablation.arguments(ablation.optimizer, variant)
+        optimizer = ablation.optimizer(parameters, lr=config.lr, **arguments)
+        scheduler = None
+        if ablation.schedule:
+            scheduler = ablation.make(ablation.schedule, variant, optimizer, config.epochs)
+        optimizer.step()
+        if scheduler:
+            scheduler.step()
+
+
+def _in_default_order(images: torch.Tensor) -> torch.Tensor:
+    return images.clone(memory_format=torch.contiguous_format)  # which every network takes
+
+
+def inputs_of(reference: str, *variants: str) -> Inputs:
+    """What was recorded in this process for a variant, or for several together."""
+    record, folder = _RECORDS.get(reference) or _Record(), _folder(reference)
+    modules = {str(path) for path in record.code.elsewhere.values()}
+    own = {path for part in (IMPORT, DATA, *variants) for path in record.parts.get(part, {})}
+    read = {path: digest for part in record.parts.values() for path, digest in part.items()}
+    any_ones = record.kept | _unseen(record, folder)
+    made = {path for path in (*read, *any_ones) if _is_new(path, record)} | record.written
+    sure = (own - record.kept | modules) - made
+    paths = sure | any_ones | made
+    names = _names(paths - {str(path) for path in record.code.own}, folder, record.code)
+    digests = {name: read.get(path) or file_digest(path) for name, path in names.items()}
+    found = {name: digest for name, digest in digests.items() if digest}
+    return Inputs(
+        files={name: digest for name, digest in found.items() if names[name] not in made},
+        packages=versions(record.code.packages),
+        made={name: digest for name, digest in found.items() if names[name] in made},
+        places={name: names[name] for name in found if not is_below(names[name], folder)},
+        folder=folder,
+        certain=frozenset(name for name in found if names[name] in sure),
+    )
+
+
+def _unseen(record: _Record, folder: str) -> set[str]:
+    """The files that the code names, and that were not opened in a way that could be seen."""
+    paths = {place_of(str(base / text), folder) for text, base in record.code.named}
+    return {path for path in paths - record.seen if counts(path, folder) and file_digest(path)}
+
+
+def _is_new(path: str, record: _Record) -> bool:
+    """Whether a file was made or changed since the ablation began to load, also by C++."""
+    with suppress(OSError):
+        found = Path(path).stat()
+        return max(found.st_mtime_ns, found.st_ctime_ns) >= record.started
+    return False
+
+
+def _names(paths: Iterable[str], folder: str, code: Code) -> dict[str, str]:
+    """Name files such that a folder may move: relative to the ablation's, else as short as can be.
+
+    A module elsewhere is named after its package.
+    """
+    modules = {str(path): name for name, path in code.elsewhere.items()}
+    paths = sorted(paths)
+    names = {
+        Path(path).relative_to(folder).as_posix(): path for path in paths if is_below(path, folder)
+    }
+    for path in paths:
+        if not is_below(path, folder):
+            parts, count = Path(path).parts, 1
+            name = modules.get(path) or parts[-1]
+            while name in names and count < len(parts):
+                count += 1
+                name = "/".join(parts[-count:])
+            names[name] = path
+    return names
+
+
+@cache
+def _folder(reference: str) -> str:
+    try:
+        return str(file_of(reference).absolute().parent)
+    except ImportError:  # said elsewhere
+        return ""

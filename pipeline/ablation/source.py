@@ -1,0 +1,208 @@
+"""The code of an ablation: its files, and what they import and name."""
+
+import ast
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.ablation.syntax import combined_digest, parse
+from pipeline.config import AUTO
+
+PACKAGE = Path(__file__).parents[1]
+DEFAULT_FILE = PACKAGE.parent / "ablations" / "tutorial.py"
+STANDARD = sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")
+INSTALLED = {"site-packages", "dist-packages"}
+
+
+class Code(NamedTuple):
+    """The code of an ablation.
+
+    own: its file, and what that imports from its own folder, directly or not. elsewhere: what it
+    imports from other folders, by its place in its package (`nets/blocks.py`). packages: the names
+    of the top-level modules that it imports and that are installed, or nowhere. named: the strings
+    in it that may name a file, each with the folders to look in.
+    """
+
+    own: list[Path]
+    elsewhere: dict[str, Path]
+    packages: list[str]
+    named: list[tuple[str, Path]]
+
+
+def is_module(reference: str) -> bool:
+    """Whether a reference to an ablation is the name of a module, not a path or `auto`."""
+    parts = reference.split(".")
+    return reference != AUTO and parts[-1] != "py" and all(part.isidentifier() for part in parts)
+
+
+def file_of(reference: str) -> Path:
+    """The file of an ablation. Raises ImportError for a module that does not exist."""
+    if is_module(reference):
+        spec = importlib.util.find_spec(reference)
+        if spec is None or not spec.origin:
+            raise ImportError(f"no module named {reference!r}")
+        return Path(spec.origin)
+    return DEFAULT_FILE if reference == AUTO else Path(reference)
+
+
+def code_of(reference: str) -> Code:
+    """Follow the imports of an ablation, wherever in its code they are."""
+    file = file_of(reference)
+    code = Code([], {}, [], [])
+    parents = reference.count(".") if is_module(reference) else 0
+    inits = [folder / "__init__.py" for folder in file.parents[:parents]]
+    waiting = [file, *filter(Path.is_file, inits)]
+    found, packages = set(waiting), set[str]()
+    if is_installed(file):
+        code.own.append(file)
+        packages.add(reference.split(".")[0])
+        waiting.clear()
+    while waiting:
+        one = waiting.pop()
+        if one.is_relative_to(file.parent):
+            code.own.append(one)
+        else:
+            code.elsewhere[_module_path(one)] = one
+        tree = parse(one.read_bytes())
+        for name, path in _imported(tree, one) if tree else ():
+            if path is None:
+                packages.add(name)
+            elif path not in found:
+                found.add(path)
+                waiting.append(path)
+        folders = {file.parent, one.parent, Path.cwd()}
+        texts = set(_paths_in(tree)) if tree else set[str]()
+        code.named.extend((text, folder) for text in sorted(texts) for folder in sorted(folders))
+    code.own.sort()
+    code.packages.extend(sorted(packages))
+    return code
+
+
+def source_files(reference: str) -> list[Path]:
+    """The file of an ablation, and what it imports from its own folder, directly or not."""
+    return code_of(reference).own
+
+
+@cache
+def source_digest(reference: str) -> str:
+    """sha256 (hex) of what an ablation's code computes: its file, and its own folder's imports."""
+    return combined_digest(source_files(reference))
+
+
+def is_installed(path: Path) -> bool:
+    """Whether a file belongs to Python or to an installed package, which has a version."""
+    return bool(INSTALLED & set(path.parts)) or str(path).startswith(STANDARD)
+
+
+def hidden_neighbours(reference: str) -> list[tuple[str, Path]]:
+    """The names that an ablation's code imports from elsewhere, though a file beside it has them.
+
+    Its folder comes last on the path: `random.py` there must not replace Python's own module, which
+    this project needs, too.
+    """
+    if is_module(reference):
+        return []
+    file = file_of(reference)
+    trees = {path: parse(path.read_bytes()) for path in source_files(reference)}
+    names = {
+        parts[0]
+        for path, tree in trees.items()
+        for parts, level in (_statements(tree) if tree else ())
+        if not level and parts[0] not in (path.stem, PACKAGE.name)
+    }
+    return [
+        (name, path)
+        for name in sorted(names)
+        for path in (file.parent / f"{name}.py", file.parent / name / "__init__.py")
+        if path.is_file()
+        and (name in sys.stdlib_module_names or is_installed((_folder_of(name) or Path()) / name))
+    ]
+
+
+def _imported(tree: ast.Module, file: Path) -> Iterator[tuple[str, Path | None]]:
+    """What a file imports: each file of Python code, or the name of a package and None."""
+    for parts, level in _statements(tree):
+        base = file.parents[level - 1] if level else _folder_of(parts[0])
+        if level and (base / "__init__.py").is_file():  # type: ignore[operator]
+            yield parts[0], base / "__init__.py"  # type: ignore[operator]
+        if not level and (parts[0] in sys.stdlib_module_names or parts[0] == PACKAGE.name):
+            continue
+        if base is None or is_installed(base / parts[0]):
+            yield parts[0], None
+            continue
+        for count in range(1, len(parts) + 1):  # a package's file is executed, too
+            for suffix in (".py", "/__init__.py", *EXTENSION_SUFFIXES):
+                path = Path(f"{base.joinpath(*parts[:count])}{suffix}")
+                if path.is_file() and PACKAGE not in path.parents:
+                    yield parts[0], path
+
+
+def _statements(tree: ast.Module) -> Iterator[tuple[list[str], int]]:
+    """The modules that a file imports, each with its level: 0 unless the import is relative."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((alias.name.split("."), 0) for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                parts = module.split(".") if module else []
+                yield from (([*parts, alias.name], level) for alias in names)
+            case ast.Call(
+                func=ast.Attribute(attr=function) | ast.Name(id=function),
+                args=[ast.Constant(value=str(name))],
+            ) if function in ("import_module", "__import__"):
+                yield name.split("."), 0
+
+
+def _module_path(file: Path) -> str:
+    """Where a module is in its top-level package: `nets/blocks.py`."""
+    top = file.parent
+    while (top / "__init__.py").is_file():
+        top = top.parent
+    return file.relative_to(top).as_posix()
+
+
+def _folder_of(module: str) -> Path | None:
+    """The folder from which Python imports a top-level module."""
+    with suppress(ImportError, ValueError, AttributeError):  # ValueError: it is being executed
+        if spec := importlib.util.find_spec(module):
+            places = list(spec.submodule_search_locations or [spec.origin or ""])
+            return Path(places[0]).parent
+    return None
+
+
+def _paths_in(tree: ast.Module) -> Iterator[str]:
+    """The strings in the code that may name a file, which shows that C or Rust may open it.
+
+    `HERE / "weights" / "backbone.h5"` and `join(HERE, "weights", "backbone.h5")` are understood.
+    """
+    remarks = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        texts: list[str] = []
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts = [] if id(node) in remarks else [node.value]
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            texts = _joined(node)
+        elif isinstance(node, ast.Call) and len(node.args) > 1:
+            texts = _joined(*node.args)
+        text = "/".join(texts)
+        if 0 < len(text) < 256 and text.isprintable() and not text.endswith(".py"):
+            yield text
+
+
+def _joined(*nodes: ast.expr) -> list[str]:
+    """The strings at the end of a path that is put together."""
+    texts: list[str] = []
+    for node in reversed(nodes):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            right = _joined(node.right)
+            return [*(_joined(node.left) if right else []), *right, *texts]
+        if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+            break
+        texts.insert(0, node.value)
+    return texts

@@ -1,0 +1,219 @@
+"""What of an ablation's and of the project's code decides numbers, and in which encodings."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+from conftest import ROOT, Answer, forget_stores, run, runs_in
+
+from pipeline.ablation.source import code_of
+from pipeline.ablation.syntax import code_digest
+from pipeline.reproduction.code import ablation_of
+from pipeline.runs import provenance
+
+CODE = '''
+import math  # for the pi
+
+class Net:
+    """What it is."""
+    width: int = 8
+
+    def area(self, radius, factor=2.0):
+        """Its area."""
+        return f"{math.pi * radius ** 2 * factor:>{self.width}} m"
+'''
+SAME = {
+    "a comment": ("import math  # for the pi", "# pi\nimport math"),
+    "a docstring": ("Its area.", "The area of a disc."),
+    "no docstring": ('        """Its area."""\n', ""),
+    "a remark": ("    width: int = 8", '    width: int = 8\n    """In pixels."""'),
+    "formatting": ("radius, factor=2.0", "\n            radius,\n            factor=2.0,\n"),
+    "quotes": ('f"{math.pi * radius ** 2 * factor:>{self.width}} m"', "(f'{math.pi*radius**2*"
+               "factor:>{self.width}}' ' m')"),
+    "ends of lines": ("\n", "\r\n"),
+}  # fmt: skip
+OTHER = {
+    "a constant": ("radius ** 2", "radius ** 3"),
+    "an operator": ("math.pi * radius", "math.pi / radius"),
+    "a default": ("factor=2.0", "factor=2.5"),
+    "a type of number": ("width: int = 8", "width: int = 8.0"),
+    "a name": ("math.pi", "math.tau"),
+    "a string": (" m", " km"),
+    "an order": ("radius, factor=2.0", "factor, radius=2.0"),
+    "a statement": ("import math ", "import math; math.pi = 3 "),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), SAME.values(), ids=SAME)
+def test_what_computes_nothing_does_not_count(old: str, new: str) -> None:
+    assert old in CODE
+    assert code_digest(CODE.replace(old, new).encode()) == code_digest(CODE.encode())
+
+
+@pytest.mark.parametrize(("old", "new"), OTHER.values(), ids=OTHER)
+def test_what_computes_counts(old: str, new: str) -> None:
+    assert old in CODE
+    assert code_digest(CODE.replace(old, new).encode()) != code_digest(CODE.encode())
+
+
+def test_the_digest_is_the_same_in_every_version_of_python() -> None:
+    # Versions differ in the fields of a node, and in how they divide the text of an f-string.
+    expected = "d35cf26751dcbeebf5aedae81062a11f"
+    assert code_digest(CODE.encode())[:32] == expected
+
+
+def test_what_is_no_python_code_is_digested_as_it_is() -> None:
+    assert code_digest(b"def f(:") != code_digest(b"def g(:")
+    assert code_digest(b"\0") != code_digest(b"\0\0")
+    assert code_digest(b"x = " + b"1+" * 5000 + b"1") != code_digest(b"x = " + b"1+" * 5000 + b"2")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project's code, of which the digest is taken."""
+    copy = shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline")
+    monkeypatch.setattr(provenance, "PACKAGE", copy)
+    return copy
+
+
+UNCHANGED = {
+    "a mirror's address": ("data/sources.py", "www.cs.toronto.edu", "mirror.example"),
+    "a message": ("ablation/checks.py", "name at least one", "give one at least"),
+    "words": ("ablation/wording.py", "on top of", "on"),
+    "how a folder is read": ("data/arrays.py", '"training", "validation"', '"train", "val"'),
+    "a comment": ("training/loop.py", "# Validation keeps no", "# It keeps no"),
+    "a docstring": ("training/epoch.py", '"""The', '"""In short, the'),
+}
+CHANGED = {
+    "a constant": ("training/loop.py", "VALIDATION_BATCH_SIZE = 500", "VALIDATION_BATCH_SIZE = 50"),
+    "a default": ("ablation/definition.py", "weight_decay: float = 0.0", "weight_decay: float = 1"),
+    "augmentation": ("data/augmentation.py", "= 15", "= 16"),
+}
+
+
+def edited(package: Path, name: str, old: str, new: str) -> str:
+    text = (package / name).read_text()
+    assert old in text
+    (package / name).write_text(text.replace(old, new))
+    provenance.code_digest.cache_clear()
+    return provenance.code_digest("auto")
+
+
+@pytest.mark.parametrize("edit", UNCHANGED.values(), ids=UNCHANGED)
+def test_an_edit_that_decides_no_number_leaves_runs_reusable(
+    edit: tuple[str, str, str], package: Path
+) -> None:
+    before = provenance.code_digest("auto")
+    assert edited(package, *edit) == before
+
+
+@pytest.mark.parametrize("edit", CHANGED.values(), ids=CHANGED)
+def test_an_edit_that_decides_numbers_is_another_code(
+    edit: tuple[str, str, str], package: Path
+) -> None:
+    before = provenance.code_digest("auto")
+    assert edited(package, *edit) != before
+
+
+TINY = """
+import torch
+from torch import nn
+from pipeline import Ablation
+from pipeline.data import synthetic
+
+class Net(nn.Module):
+    def __init__(self, num_classes, größe=1):
+        super().__init__()
+        self.fc = nn.Linear(3 * 32 * 32, num_classes)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+ablation = Ablation(
+    network=Net, variants={"a": {}, "b": {"größe": 2}}, datasets={"synthetic": synthetic.generate},
+)
+"""
+SMALL = ("--train-images", "64", "--epochs", "1")
+ENCODINGS = {
+    "latin-1": b"# -*- coding: latin-1 -*-\n" + TINY.encode("latin-1"),
+    "a byte order mark": "\ufeff".encode() + TINY.encode(),
+    "a DOS code page": b"# coding: cp850\r\n" + TINY.replace("\n", "\r\n").encode("cp850"),
+}
+
+
+@pytest.mark.parametrize("content", ENCODINGS.values(), ids=ENCODINGS)
+def test_a_file_may_have_any_encoding_that_python_reads(
+    content: bytes, pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_bytes(content)
+    answer = pipeline("train", "--ablation", "mine.py", *SMALL)
+    assert answer.status == 0, answer.err
+    (trained,) = runs_in(tmp_path)
+    copy = mlflow.artifacts.download_artifacts(f"runs:/{trained.info.run_id}/ablation/mine.py")
+    assert Path(copy).read_bytes() == content
+    # `reproduce` uses the file while it computes the same, and otherwise the run's copy.
+    file.write_bytes(content + b"# done\n")
+    assert ablation_of(trained, tmp_path / "used") == str(file)
+    file.write_bytes(content + b"x = 1\n")
+    other = ablation_of(trained, tmp_path / "copied")
+    assert Path(other).read_bytes() == content
+    # The digest is of the text, whatever its bytes.
+    assert code_digest(content) == code_digest(TINY.encode())
+
+
+def test_a_file_that_python_can_not_decode_is_refused_in_one_line(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    for content in (TINY.encode("latin-1"), TINY.encode("utf-16"), b"# coding: no\n"):
+        (tmp_path / "mine.py").write_bytes(content)
+        answer = pipeline("train", "--ablation", "mine.py", *SMALL)
+        assert answer.status == 2
+        assert len(answer.error_lines) == 1
+        assert "mine.py" in answer.err
+        assert "Traceback" not in answer.err
+    assert not runs_in(tmp_path)
+
+
+def test_names_of_other_modules_replace_them_neither_here_nor_in_workers(tmp_path: Path) -> None:
+    # The file has the name of a standard module, and neighbours that are never meant.
+    for name in ("tempfile", "torch", "numpy", "socket", "tqdm"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was replaced')")
+    (tmp_path / "layers.py").write_text("from torch import nn\n")
+    (tmp_path / "random.py").write_text(
+        TINY.replace("from torch import nn", "from layers import nn")
+    )
+    study = ["ablate", "--ablation", "random.py", "--seeds", "1", "--jobs", "2", *SMALL]
+    answer = run(tmp_path, "python", "-m", "pipeline", *study)
+    assert answer.status == 0, answer.err + answer.out
+    assert "a-seed0: validation accuracy" in answer.err + answer.out
+    hidden = [line for line in answer.err.splitlines() if line.startswith("warning: 'torch'")]
+    assert hidden == [
+        "warning: 'torch' in the ablation is the module that is installed, not"
+        f" {tmp_path}/torch.py; rename the file to import it"
+    ]
+
+
+def test_code_from_elsewhere_and_packages_are_found_wherever_they_are_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, folder = tmp_path / "library", tmp_path / "mine"
+    for path, content in {
+        library / "nets" / "__init__.py": "from . import blocks\n",
+        library / "nets" / "blocks.py": "import PIL.Image, os\nfrom .more import x\n",
+        library / "nets" / "more.py": "x = 1\n",
+        library / "unused.py": "",
+        folder / "mine.py": "import yaml, helper\nfrom pipeline import Ablation\n",
+        folder / "helper.py": "def f():\n    from nets import blocks\n    __import__('sklearn')\n",
+    }.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    monkeypatch.syspath_prepend(library)
+    monkeypatch.syspath_prepend(folder)
+    forget_stores()
+    code = code_of(f"{folder}/mine.py")
+    assert [path.name for path in code.own] == ["helper.py", "mine.py"]
+    assert sorted(code.elsewhere) == ["nets/__init__.py", "nets/blocks.py", "nets/more.py"]
+    assert code.packages == ["PIL", "sklearn", "yaml"]
