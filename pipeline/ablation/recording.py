@@ -85,7 +85,8 @@ def _use(config: Config, data: ImageDataset, ablation: Ablation, variant: str) -
         optimizer = ablation.optimizer(parameters, lr=config.lr, **arguments)
         scheduler = None
         if ablation.schedule:
-            scheduler = ablation.make(ablation.schedule, variant, optimizer, config.epochs)
+            facts = {"steps_per_epoch": 1}
+            scheduler = ablation.make(ablation.schedule, variant, optimizer, config.epochs, **facts)
         optimizer.step()
         if scheduler:
             scheduler.step()
