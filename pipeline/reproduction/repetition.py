@@ -59,12 +59,12 @@ def repeat(
         while process.poll() is None and (whole or bar.n < epochs):
             time.sleep(LOOK_SECONDS)
             for run in _runs(client, experiment):
-                _check_same(record, run)
+                check_same(record, run)
                 bar.update(_complete(client, run) - bar.n)
         if process.poll():
             raise _failure(process.returncode, log.read_text(errors="replace"))
     (run,) = _runs(client, experiment)
-    _check_same(record, run)
+    check_same(record, run)
     checkpoint = None
     if whole:
         file = client.download_artifacts(run.info.run_id, "checkpoint.pt", str(folder))
@@ -123,7 +123,8 @@ def _complete(client: mlflow.MlflowClient, run: Run) -> int:
     return len(client.get_metric_history(run.info.run_id, EPOCH))
 
 
-def _check_same(record: Record, run: Run) -> None:
+def check_same(record: Record, run: Run) -> None:
+    """Raise InputError if a repetition does not have the data, code and files of the record."""
     for name, advice in DECISIVE.items():
         before, now = record.tags.get(name), run.data.tags.get(name)
         if before is not None and before != now:

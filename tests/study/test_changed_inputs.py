@@ -9,6 +9,10 @@ import torch
 from conftest import Answer, broken_epoch, runs_in
 
 from pipeline.ablation import inputs
+from pipeline.errors import InputError
+from pipeline.reproduction.record import Record
+from pipeline.reproduction.repetition import check_same
+from pipeline.runs.run_result import config_of
 
 FILE = """
 import json
@@ -159,3 +163,18 @@ def test_each_run_keeps_the_list_of_what_it_read_and_one_that_reads_nothing_keep
     assert tutorial.data.tags["inputs_digest"] == ""
     files = mlflow.MlflowClient().list_artifacts(tutorial.info.run_id)
     assert "inputs.json" not in {file.path for file in files}
+
+
+def test_a_repetition_that_reads_another_file_is_refused(
+    pipeline: Callable[..., Answer], folder: Path
+) -> None:
+    train = ("train", "--ablation", "mine.py", "--variant", "pretrained", "--epochs", "1")
+    assert pipeline(*train).status == 0
+    (first,) = runs_in(folder)
+    record = Record(first, config_of(first), {}, 1, ())
+    check_same(record, first)
+    save_backbone(folder, 1)
+    assert pipeline(*train).status == 0
+    again, _ = runs_in(folder)
+    with pytest.raises(InputError, match=r"can.t be repeated: backbone\.pt has changed"):
+        check_same(record, again)
