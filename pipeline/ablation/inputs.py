@@ -66,10 +66,12 @@ def differences(then: Inputs, now: Inputs) -> str:
     found = []
     known = _contents({**now.made, **now.files})
     for name, digest in then.files.items():
-        if (Path(name).name, digest) not in known:
-            here = now.files.get(name) or file_digest(then.places.get(name, f"{now.folder}/{name}"))
-            if here != digest:
-                found.append(f"{name} has changed since" if here else f"{name} is missing now")
+        here = now.files.get(name, "")
+        if not here and (Path(name).name, digest) in known:
+            continue
+        here = here or file_digest(then.places.get(name, f"{now.folder}/{name}"))
+        if here != digest:
+            found.append(f"{name} has changed since" if here else f"{name} is missing now")
     known = _contents({**then.made, **then.files})
     for name in sorted(now.certain - then.files.keys()):
         if (Path(name).name, now.files[name]) not in known:

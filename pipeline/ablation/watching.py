@@ -31,6 +31,7 @@ SYSTEM = tuple(
     f"{folder}/"
     for folder in ("/proc", "/sys", "/dev", "/etc", "/run", "/usr/share", "/usr/lib", "/System")
 )
+MEDIA = ("/dev/shm/", "/run/media/")  # where a user's files may be, all the same
 NOT_READ = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -98,6 +99,8 @@ def counts(path: str, folder: str) -> bool:
     if one.suffix in (".lock", ".log", ".tmp") or one.name.startswith("mlflow.db"):
         return False
     if is_below(path, folder):
+        return True
+    if path.startswith(MEDIA):
         return True
     hidden = path.startswith((f"{Path.home()}{os.sep}.", f"{Path.home()}{os.sep}Library"))
     return not path.startswith(SYSTEM) and (not hidden or one.suffix in WEIGHTS | {".py"})

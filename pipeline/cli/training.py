@@ -177,7 +177,7 @@ def ablate(
     where = Where(cluster, asked_jobs, gpu_share)
     where.connect(experiment)
     if dry_run:
-        preview_study(config, grid, where, reuse=reuse, experiment=experiment)
+        preview_study(config, grid, where, register=register, reuse=reuse, experiment=experiment)
         return
     try:
         run_study(config, grid, where, name=name, register=register, reuse=reuse)

@@ -21,7 +21,10 @@ from pipeline.training.state import TrainingState, pack, unpack
 CPU = torch.device("cpu")
 EPOCHS = 2  # that are trained, repeated and continued
 TIMES = ("epoch_seconds", "images_per_second")
-DRAW = "draw random numbers from the global generators of torch, NumPy or Python, which are seeded"
+DRAW = (
+    "draw random numbers from the global generators of torch, NumPy or Python, which are seeded,"
+    " and keep state in the network, criterion or optimizer"
+)
 KEEP = (
     "keep what changes in buffers, or in attributes that are numbers, tensors, arrays, lists or"
     " dictionaries"
@@ -61,7 +64,7 @@ def train_epochs(config: Config, data: ImageDataset, state: TrainingState | None
     short = replace(config, batch_size=2, epochs=epochs)
     precision = choose_precision(config.precision, choose_device(config.device))
     with redirect_stderr(StringIO()), suppress(_EnoughError, DivergedError):
-        train_network(short, small, CPU, precision, state, save)
+        train_network(short, small, CPU, precision, state, save, steps_of(config, data))
     return Trained(middle, last)
 
 
@@ -153,6 +156,11 @@ def _named(place: str, key: object) -> str:
         return place
     words = (place, *(key if isinstance(key, tuple) else (str(key),)))
     return ".".join(filter(None, words))
+
+
+def steps_of(config: Config, data: ImageDataset) -> int:
+    """How many steps an epoch has."""
+    return -(-len(data.training) // config.batch_size)
 
 
 def leaves_one_over(config: Config, data: ImageDataset) -> bool:

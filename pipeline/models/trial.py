@@ -6,7 +6,7 @@ from contextlib import redirect_stderr
 from dataclasses import replace
 from inspect import signature
 from io import BytesIO, StringIO
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +28,14 @@ from pipeline.models.repeating import (
     check_repeated,
     few,
     leaves_one_over,
+    steps_of,
     train_epochs,
 )
 from pipeline.models.safety import check_archive
 from pipeline.store.failures import first_line
 from pipeline.training.batches import TrainingBatches
 from pipeline.training.device import choose_device, choose_precision
+from pipeline.training.epoch import mapped
 from pipeline.training.loop import (
     build_network,
     fast_step,
@@ -155,7 +157,7 @@ def _train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str
             f"the optimizer {type(optimizer).__name__} needs a closure to compute the loss again;"
             " choose one whose step() takes none"
         )
-    _check_schedule(config, optimizer, -(-len(data.training) // config.batch_size))
+    _check_schedule(config, optimizer, steps_of(config, data))
     parts = Parts(network, criterion, optimizer)
     step = fast_step(network, criterion, optimizer, _precision(config), config.batch_size)
     network.train()
@@ -198,6 +200,11 @@ def _check_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) 
             f"schedule returns {kind}, which takes a step after each epoch; leave its parameter"
             " steps_per_epoch out"
         )
+    if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != "min":
+        raise InputError(
+            f"schedule returns {kind} with mode {scheduler.mode!r}; it follows the validation loss,"
+            " which should fall: leave mode out"
+        )
     steps = config.epochs * (steps_per_epoch if each_batch else 1)
     planned = getattr(scheduler, "total_steps", steps)
     if planned != steps:
@@ -223,11 +230,15 @@ def _check_criterion(config: Config, criterion: nn.Module, outputs: object, labe
     if not isinstance(loss, Tensor) or loss.shape:
         found = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise InputError(f"criterion returns {found}; it must return one number, {MEAN}")
-    if isinstance(outputs, Tensor):
-        twice = make_criterion(config)(torch.cat([outputs, outputs]), torch.cat([labels, labels]))
-        once = make_criterion(config)(outputs, labels)
-        if abs(once) > TOLERANCE and abs(twice - 2 * once) < TOLERANCE * abs(once):
-            raise InputError(f"criterion returns a sum over the batch; it must return {MEAN}")
+    twice = make_criterion(config)(_twice(outputs), _twice(labels))
+    once = make_criterion(config)(outputs, labels)
+    if abs(once) > TOLERANCE and abs(twice - 2 * once) < TOLERANCE * abs(once):
+        raise InputError(f"criterion returns a sum over the batch; it must return {MEAN}")
+
+
+def _twice(outputs: Any) -> Any:
+    """The outputs for each image twice."""
+    return mapped(lambda one: torch.cat([one, one]), outputs)
 
 
 def _precision(config: Config) -> str:
@@ -242,6 +253,7 @@ def _check_export(network: nn.Module, settings: Settings, data: ImageDataset) ->
         program = export_network(portable_network(network), settings, data)
         torch.export.save(program, archive)
     pixels = few(data.training, 3).images
+    program.module()(pixels[:2])
     try:
         program.module()(pixels)
     except Exception:  # of many kinds

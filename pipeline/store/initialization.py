@@ -183,9 +183,10 @@ def check_artifacts(experiment: Experiment) -> None:
                 " MLFLOW_EXPERIMENT_NAME to a new name"
             )
         if not is_there(folder.parent):
+            by_name = f", or name its new place by: {COMMAND} --artifacts FOLDER" * bool(database)
             raise InputError(
-                f"{keeps}, which is not there; bring it back, or name its new place by: {COMMAND}"
-                " --artifacts FOLDER. Or set MLFLOW_EXPERIMENT_NAME to a new name"
+                f"{keeps}, which is not there; bring it back{by_name}. Or set"
+                " MLFLOW_EXPERIMENT_NAME to a new name"
             )
     if not _is_writable(folder):
         raise MachineError(

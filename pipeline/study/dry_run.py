@@ -15,6 +15,7 @@ from pipeline.config import AUTO, Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.execution.engine import NONE, Where
 from pipeline.machine import GIB
+from pipeline.models import registry
 from pipeline.models.trial import try_variants
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.store import liveness
@@ -30,9 +31,13 @@ STEPS = 5  # that are timed, after as many to warm up
 BESIDE_EPOCHS = 1.4  # seconds that a run takes for its start, model and figure (docs/speed.md)
 
 
-def preview_study(config: Config, grid: Grid, where: Where, *, reuse: str, experiment: str) -> None:
+def preview_study(
+    config: Config, grid: Grid, where: Where, *, register: str, reuse: str, experiment: str
+) -> None:
     """Print what `run_study` would train, and how long that takes; store nothing."""
     data = load_data(config)
+    if register != "none":
+        registry.check_may_register(config.ablation, data, "give register=none")
     try_variants(config, data, grid.variants)
     cells = grid.cells(config)
     engine = where.engine(config, len(cells), data)

@@ -124,7 +124,7 @@ def plain_step(
             torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"),
         ):
             outputs = model(images)
-        loss = criterion(_in_fp32(outputs), labels)
+        loss = criterion(mapped(Tensor.float, outputs), labels)
         if optimizer:
             loss.backward()
             optimizer.step()
@@ -133,14 +133,14 @@ def plain_step(
     return step
 
 
-def _in_fp32(outputs: Any) -> Any:
-    """A network's outputs, which may be a tuple or a dictionary of tensors, in fp32."""
+def mapped(function: Callable[[Tensor], Tensor], outputs: Any) -> Any:
+    """Apply a function to each tensor of a network's outputs, in tuples, lists and dictionaries."""
     if isinstance(outputs, Tensor):
-        return outputs.float()
+        return function(outputs)
     if isinstance(outputs, dict):
-        return {name: _in_fp32(one) for name, one in outputs.items()}
+        return {name: mapped(function, one) for name, one in outputs.items()}
     if isinstance(outputs, tuple | list):
-        parts = map(_in_fp32, outputs)
+        parts = [mapped(function, one) for one in outputs]
         return type(outputs)(*parts) if hasattr(outputs, "_fields") else type(outputs)(parts)
     return outputs
 

@@ -45,6 +45,7 @@ def train_network(
     precision: str,
     state: TrainingState | None = None,
     save: Callable[[TrainingState], None] | None = None,
+    steps_per_epoch: int | None = None,
 ) -> tuple[nn.Module, History, Tensor]:
     """Train one network by its ablation's recipe, the tutorial's by default; the last epoch counts.
 
@@ -57,13 +58,16 @@ def train_network(
 
     `save` is called after each epoch. Training resumed from such a `state` gives the same result,
     to the last bit, as training without a break. Raises DivergedError (see `epoch`).
+
+    steps_per_epoch: for a schedule that takes a step after each batch; of the data, by default.
     """
     network, criterion, optimizer = prepare(config, data, device)
     augmentation = load_ablation(config.ablation).augmentation_of(config.variant)
     training = TrainingBatches(data.training, config.batch_size, config.seed, device, augmentation)
     validation = ValidationBatches(data.validation, VALIDATION_BATCH_SIZE, device)
     cross_entropy = nn.CrossEntropyLoss()
-    scheduler, each_batch = schedule_of(config, optimizer, len(training))
+    steps = steps_per_epoch or len(training)
+    scheduler, each_batch = schedule_of(config, optimizer, steps)
     parts = Parts(network, criterion, optimizer, scheduler)
 
     history: History = []

@@ -72,7 +72,7 @@ class Parts:
     ) -> None:
         self.network, self.criterion = network, criterion
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.begun = {path: _pickled(value) for path, value in self._attributes()}
+        self.begun = {path: _digest(value) for path, value in self._attributes()}
 
     def state(self, history: History) -> TrainingState:
         """The state now. It shares its tensors, which the next step changes."""
@@ -108,26 +108,34 @@ class Parts:
     def held_by_python(self) -> bytes:
         """What Python holds of all this, and a CUDA graph would repeat as it was at its capture.
 
-        Numbers in attributes, the places of tensors, and the states of the random generators.
+        Numbers, where tensors are on the network's device, tensors elsewhere, and the states of the
+        random generators.
         """
-        values = [value for _, value in self._attributes()]
-        tensors = [*self.network.buffers(), *self.criterion.buffers()]
-        tensors += [value for value in values if isinstance(value, Tensor)]
-        numbers = [one for one in values if not isinstance(one, Tensor) and _is_plain(one)]
-        places = [tensor.data_ptr() for tensor in tensors]
-        return pickle.dumps((numbers, places, random.getstate(), np.random.get_state()))
+        device = next(self.network.parameters()).device
+        values: list[Any] = [value for _, value in self._attributes()]
+        for module in (self.network, self.criterion):
+            values += [*module.parameters(), *module.buffers()]
+        for held in self.optimizer.state.values():
+            values += held.values()
+        values += [{**group, "params": None} for group in self.optimizer.param_groups]
+        seen = [
+            one.data_ptr() if isinstance(one, Tensor) and one.device == device else _digest(one)
+            for one in values
+        ]
+        return pickle.dumps((seen, random.getstate(), np.random.get_state()))
 
     def _changed(self) -> Iterator[tuple[Path, Any]]:
         for path, value in self._attributes():
-            now = _pickled(value)
-            if now and now != self.begun.get(path):
+            if _digest(value) != self.begun.get(path):
                 yield path, value
 
     def _attributes(self) -> Iterator[tuple[Path, Any]]:
         """All that the parts hold and their state dicts leave out."""
+        modules = (self.network, self.criterion)
+        saved = {id(one) for module in modules for one in (*module.modules(), *module.parameters())}
         for part, owner, held, known in self._owners():
             for name, value in held.items():
-                if name not in known:
+                if name not in known and not _is_reference(value, saved):
                     yield (part, owner, name), value
 
     def _owners(self) -> Iterator[tuple[str, str, MutableMapping[str, Any], Set[str]]]:
@@ -141,10 +149,25 @@ class Parts:
         yield "optimizer", "", vars(self.optimizer), OF_OPTIMIZERS
 
 
-def _pickled(value: object) -> bytes:
-    with suppress(Exception):  # not all can be
-        return pickle.dumps(value)
-    return b""
+def _digest(value: object) -> bytes:
+    """sha256 of a value's content; of an object that can't be pickled, of what it holds."""
+    try:
+        content = pickle.dumps(value)
+    except Exception:  # of many kinds
+        held = getattr(value, "__dict__", {})
+        with suppress(Exception):
+            held = {name: pickle.dumps(one) for name, one in held.items() if not callable(one)}
+        content = repr(sorted(held)).encode() + b"".join(
+            one for one in held.values() if isinstance(one, bytes)
+        )
+    return hashlib.sha256(content).digest()
+
+
+def _is_reference(value: object, saved: Set[int]) -> bool:
+    """Whether a value is, or lists, only modules and parameters that are saved anyway."""
+    if isinstance(value, list | tuple) and value:
+        return all(_is_reference(one, saved) for one in value)
+    return id(value) in saved
 
 
 @torch.no_grad()

@@ -76,15 +76,17 @@ def named_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
 def counterparts(network: nn.Module, baseline: nn.Module) -> dict[str, str]:
     """The baseline's name of each parameter that is also in the baseline.
 
-    If a kind of parameter is there as often but under other names (an inserted layer renumbers
-    those after it), that is the one at the same place in their order; else the one of the same name
-    and shape.
+    If a kind of parameter is there as often but under other names, either numbers (an inserted
+    layer renumbers those after it) or all of them, that is the one at the same place in their
+    order; else the one of the same name and shape.
     """
     kinds = _by_kind(baseline)
     found: dict[str, str] = {}
     for kind, names in _by_kind(network).items():
         others = kinds.get(kind, [])
-        if len(names) == len(others) and set(names) != set(others):
+        numbered = any(part.isdigit() for name in names for part in name.split("."))
+        moved = set(names) != set(others) and (numbered or not set(names) & set(others))
+        if moved and len(names) == len(others):
             found |= zip(names, others, strict=True)
     theirs = named_parameters(baseline)
     left = {name: theirs[name].shape for name in theirs.keys() - found.values()}
@@ -95,19 +97,28 @@ def counterparts(network: nn.Module, baseline: nn.Module) -> dict[str, str]:
 
 
 def unlike(network: nn.Module, baseline: nn.Module) -> list[str]:
-    """The parameters that do not start out as in the baseline, although it has such ones.
+    """The parameters and buffers that do not start out as in the baseline, although it has such.
 
-    Either its counterpart has other values, or it is not clear which that is: the kind of parameter
-    is there less often or more often, and under other names.
+    Either its counterpart has other values, or it is not clear which that is: the baseline has one
+    of that shape which is nowhere else.
     """
     ours, theirs = named_parameters(network), named_parameters(baseline)
     shared = counterparts(network, baseline)
-    apart = [name for name, other in shared.items() if not torch.equal(ours[name], theirs[other])]
-    kinds = _by_kind(baseline)
-    for kind, names in _by_kind(network).items():
-        if set(kinds.get(kind, [])) - set(shared.values()):
-            apart += [name for name in names if name not in shared]
-    return [name for name in ours if name in apart]
+    left = {theirs[name].shape for name in theirs.keys() - shared.values()}
+    apart = [
+        name
+        for name, value in ours.items()
+        if not torch.equal(value, theirs[shared[name]] if name in shared else value)
+        or (name not in shared and value.shape in left)
+    ]
+    buffers = dict(baseline.named_buffers())
+    return apart + [
+        name
+        for name, value in network.named_buffers()
+        if name in buffers
+        and value.shape == buffers[name].shape
+        and not torch.equal(value, buffers[name])
+    ]
 
 
 def _by_kind(network: nn.Module) -> Mapping[Kind, list[str]]:

@@ -296,6 +296,31 @@ WRONG = {
         "",
         ["OneCycleLR for 3 steps, and takes 1: one after each epoch", "steps_per_epoch"],
     ),
+    "a schedule that follows a rise": (
+        [
+            (
+                "network=Mine,",
+                "network=Mine, schedule=lambda optimizer, epochs:"
+                " torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode='max'),",
+            )
+        ],
+        "",
+        ["ReduceLROnPlateau with mode 'max'; it follows the validation loss"],
+    ),
+    "a sum over several outputs": (
+        [
+            (
+                "\nablation = Ablation(\n    network=Mine,",
+                "\nclass Loss(nn.CrossEntropyLoss):\n    def forward(self, x, labels):\n"
+                "        return super().forward(x[0], labels) + super().forward(x[1], labels)\n\n"
+                "ablation = Ablation(\n    network=Mine, criterion=lambda: Loss(reduction='sum'),",
+            ),
+            ("return self.fc(", "return (lambda y: (y, y) if self.training else y)(self.fc("),
+            ("-1))", "-1)))"),
+        ],
+        "",
+        ["criterion returns a sum over the batch"],
+    ),
     "a schedule per batch of another length": (
         [
             (

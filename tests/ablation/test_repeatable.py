@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import torch
 from conftest import Answer, broken_epoch, runs_in
 from mine import TRAIN, write
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.ablation.loading import completed, load_ablation, load_data
 from pipeline.config import Config
+from pipeline.models.trial import try_variants
+from pipeline.training.epoch import plain_step
 from pipeline.training.loop import make_criterion, train_network
-from pipeline.training.state import TrainingState, pack, unpack
+from pipeline.training.state import Parts, TrainingState, pack, unpack
 
 CPU = torch.device("cpu")
 LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
@@ -263,6 +266,57 @@ def test_an_attribute_that_changes_and_is_not_saved_is_named_even_if_no_number_d
     answer = pipeline(*TRAIN)
     assert answer.status == 0, answer.err
     assert "warning: variant 'plain': criterion.last changes in training" in answer.err
+
+
+def test_a_schedule_per_batch_is_tried_with_the_steps_that_it_will_have(tmp_path: Path) -> None:
+    one = f"{RATES}.OneCycleLR(o, 0.01, total_steps=epochs * steps_per_epoch, pct_start=0.1)"
+    write(tmp_path, schedule(f"lambda o, epochs, steps_per_epoch: {one}"))
+    config = completed(Config(str(tmp_path / "mine.py"), epochs=5, batch_size=9))
+    try_variants(config, load_data(config), ["plain"])  # of 2 steps, a tenth would be none
+
+
+class Counted(nn.Module):
+    """A linear layer with what a CUDA graph would not see change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.recurrent = nn.GRU(3, 3)
+        self.listed = [self.layer]
+        self.box = SimpleNamespace(count=0, function=lambda: None)
+        self.counts = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.box.count += self.counts
+        logits: Tensor = self.recurrent(self.layer(x))[0]
+        return logits
+
+
+class Decaying(torch.optim.SGD):
+    """Its learning rate is a number that Python changes."""
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        super().step()
+        self.param_groups[0]["lr"] *= 0.5
+
+
+@pytest.mark.parametrize("what", ["nothing", "an object", "the rate", "a draw"])
+def test_what_a_step_changes_in_python_is_seen(what: str) -> None:
+    network, criterion = Counted(), nn.CrossEntropyLoss()
+    kind = Decaying if what == "the rate" else torch.optim.SGD
+    optimizer = kind(network.parameters(), 0.1)
+    parts = Parts(network, criterion, optimizer)
+    network.counts = what == "an object"
+    step = plain_step(network, criterion, optimizer, "fp32")
+    images, labels = torch.ones(2, 4), torch.zeros(2, dtype=torch.int64)
+    step(images, labels)
+    held = parts.held_by_python()
+    step(images, labels)
+    if what == "a draw":
+        np.random.rand()
+    assert (parts.held_by_python() == held) == (what == "nothing")
+    # A list of layers that are saved anyway, as recurrent ones hold, is no reason to warn.
+    assert parts.unsaved() == (["network.box"] if what == "an object" else [])
 
 
 def test_a_parameter_of_a_criterion_is_trained(tmp_path: Path) -> None:

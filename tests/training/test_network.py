@@ -9,6 +9,7 @@ import torch
 from conftest import VARIANTS, network_of
 from scipy.stats import kstest
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from pipeline import CNNNetwork
 from pipeline.models.export import PixelClassifier
@@ -194,6 +195,31 @@ def test_a_layer_whose_counterpart_is_not_clear_is_named() -> None:
     baseline = by_names(deep, 0)
     network = by_names(lambda: deep(nn.Linear(8, 8)), 0, deep)
     assert unlike(network, baseline) == ["1.weight", "1.bias", "3.weight", "3.bias"]
+    # A layer that keeps its name is the same one, whatever else has gone or come.
+    kept = by_names(lambda: layers("b", "c", "d"), 0, lambda: layers("a", "b", "c"))
+    first = by_names(lambda: layers("a", "b", "c"), 0)
+    assert torch.equal(kept["b"].weight, first["b"].weight)
+    assert unlike(kept, first) == ["d.weight", "d.bias"]
     # A wider layer is another one, and needs no word.
     wider = by_names(lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 9)), 0)
     assert not unlike(wider, baseline)
+
+
+def layers(*names: str) -> nn.ModuleDict:
+    return nn.ModuleDict({name: nn.Linear(8, 8) for name in names})
+
+
+def test_what_a_variant_draws_otherwise_is_named_wherever_it_is() -> None:
+    def projected(deep: bool = False) -> nn.Module:
+        network = nn.Sequential(nn.Linear(8, 8))
+        if deep:
+            network.append(nn.Linear(8, 3))
+        network.register_buffer("projection", torch.randn(8))
+        return network
+
+    baseline = by_names(projected, 0)
+    other = by_names(lambda: projected(deep=True), 0, projected)
+    assert unlike(other, baseline) == ["projection"]
+
+    normed = by_names(lambda: nn.Sequential(weight_norm(nn.Linear(8, 8))), 0, projected)
+    assert unlike(normed, baseline) == ["0.parametrizations.weight.original1"]

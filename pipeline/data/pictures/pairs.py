@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset
+from torchvision.datasets.vision import StandardTransform
 
 from pipeline.data.pictures.pixels import converted, read_file
 from pipeline.errors import InputError
@@ -105,6 +106,9 @@ def _class_names(data: object, split: str, named: bool) -> list[str]:
 def _renumbering(data: object, classes: list[Any]) -> str:
     """What makes labels other numbers than the places in `classes`; nothing if they are these."""
     places = list(range(len(classes)))
+    joint = getattr(data, "transforms", None)
+    if classes and joint is not None and not isinstance(joint, StandardTransform):
+        return "transforms"
     transform = getattr(data, "target_transform", None)
     if classes and transform is not None:
         try:
