@@ -176,8 +176,12 @@ def newest_model(run: Run) -> LoggedModel | None:
 
 def is_whole(model: LoggedModel) -> bool:
     """Whether the files of a logged model are there, as far as one request can tell."""
-    names = json.loads(model.tags[DIGESTS_TAG]) if DIGESTS_TAG in model.tags else [MODEL_FILE]
-    return not missing_files(model.artifact_location, names)
+    return not missing_files(model.artifact_location, file_names(model))
+
+
+def file_names(model: LoggedModel) -> list[str]:
+    """The files of a logged model, by path, as far as the store knows them."""
+    return list(json.loads(model.tags.get(DIGESTS_TAG, f'["{MODEL_FILE}"]')))
 
 
 def _outputs(run: Run) -> list[LoggedModelOutput]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pipeline.data.dataset import MOST_CHANNELS
 from pipeline.errors import InputError
-from pipeline.models.export import DIGESTS_TAG, MODEL_FILE, signature
+from pipeline.models.export import DIGESTS_TAG, file_names, signature
 from pipeline.models.safety import check_harmless, check_unaltered
 from pipeline.store.artifacts import missing_files
 from pipeline.store.failures import STORE_ERRORS, first_line, is_outage
@@ -138,8 +138,9 @@ def _look_up(uri: str) -> tuple[str, LoggedModel | None]:
 
 
 def _check_files(reference: str, known: LoggedModel | None) -> None:
-    """Raise InputError if the store knows a model whose files are gone."""
-    if known and missing_files(known.artifact_location, [MODEL_FILE]):
+    """Raise InputError if the store knows a model of which no file is left."""
+    names = file_names(known) if known else []
+    if known and missing_files(known.artifact_location, names) == names:
         raise InputError(
             f"the files of {reference} are missing in {known.artifact_location}; bring them back,"
             " or repeat the command that trained it, which trains runs without files again"
