@@ -213,6 +213,18 @@ def test_a_folder_may_move_with_its_files_and_files_may_move_alone(tmp_path: Pat
     assert differences(before, record(tmp_path / "two")) == "sizes.yaml has changed since"
 
 
+def test_files_of_one_name_that_change_places_have_changed(tmp_path: Path) -> None:
+    write(tmp_path, ("both", "(HERE / 'a/w.txt').read_text(), (HERE / 'b/w.txt').read_text()"))
+    for content, other in (("one", "two"), ("two", "one")):
+        for folder, text in (("a", content), ("b", other)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / "w.txt").write_text(text)
+        if content == "one":
+            before = record(tmp_path)
+    changes = "a/w.txt has changed since, b/w.txt has changed since"
+    assert differences(before, record(tmp_path)) == changes
+
+
 def test_a_link_counts_by_what_it_leads_to(tmp_path: Path) -> None:
     write(tmp_path, ("both", "(HERE / 'w.json').read_text()"))
     for name in ("one", "two"):

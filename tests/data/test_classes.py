@@ -221,6 +221,16 @@ def test_a_target_transform_makes_names_untrue(
     assert named.class_names == ("a", "b", "c")
 
 
+def test_transforms_of_both_picture_and_label_may_make_names_untrue() -> None:
+    changed = animals()
+    vars(changed)["transforms"] = lambda picture, label: (picture, 2 - label)
+    with refused(
+        "the transforms of training numbers the classes differently from its `classes`; pass"
+        " class_names, in the order of the labels"
+    ):
+        from_torchvision(changed, animals())
+
+
 @pytest.mark.parametrize("transform", [int, lambda label: label, np.int64])
 def test_a_target_transform_that_keeps_the_labels_keeps_the_names(transform: Any) -> None:
     data = animals(target_transform=transform)

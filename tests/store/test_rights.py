@@ -70,7 +70,11 @@ def test_who_may_not_register_is_told_before_anything_is_trained(
     parts: tuple[str, ...], client: mlflow.MlflowClient, pipeline: Pipeline, server: Server
 ) -> None:
     before = all_runs(client)
-    for command, way_out in ((STUDY, "give register=none"), (["train", *TINY], "ablate with")):
+    for command, way_out in (
+        (STUDY, "give register=none"),
+        ([*STUDY, "--dry-run"], "give register=none"),
+        (["train", *TINY], "ablate with"),
+    ):
         with forbidden(*parts):
             answer = pipeline(*command)
         assert answer.status == 2
