@@ -145,7 +145,7 @@ def test_a_study_that_is_killed_continues_every_cell_where_it_was(
     tmp_path: Path, number: int, tally: Callable[[str, int], None]
 ) -> None:
     # In the second child's second epoch.
-    kill = {"arguments": STUDY, "at": "in a batch:9", "signal": number}
+    kill = {"arguments": STUDY, "at": "in a batch:7", "signal": number}
     killed, last = run_killed(tmp_path, [kill, {"arguments": STUDY}])
     assert killed["status"] == 128 + number
     assert last["status"] == 0, last["err"]
