@@ -76,10 +76,10 @@ def _use(config: Config, data: ImageDataset, ablation: Ablation, variant: str) -
         ablation.augmentation_of(variant)
     with suppress(Exception):
         network = ablation.make(ablation.network, variant, **facts)
+        images = _in_default_order(normalise(data.training.images[:2]))
         with suppress(Exception):
             criterion = ablation.make(ablation.criterion, variant)
-            images, labels = data.training.images[:2], data.training.labels[:2]
-            criterion(network(_in_default_order(normalise(images))), labels).backward()
+            criterion(network(images), data.training.labels[:2]).backward()
         parameters = [one for one in network.parameters() if one.requires_grad]
         arguments = ablation.arguments(ablation.optimizer, variant)
         optimizer = ablation.optimizer(parameters, lr=config.lr, **arguments)
@@ -90,6 +90,7 @@ def _use(config: Config, data: ImageDataset, ablation: Ablation, variant: str) -
         optimizer.step()
         if scheduler:
             scheduler.step()
+        network.eval()(images)
 
 
 def _in_default_order(images: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ what torch and torchvision open in C++.
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, wraps
@@ -72,7 +73,9 @@ class Reads:
                 # This project reads data, but builds parts only for the ablation.
                 return self.part != DATA or PACKAGE not in Path(file).parents
             frame = frame.f_back
-        return False
+        # A thread's frames do not lead to the code that has started it.
+        is_thread = threading.current_thread() is not threading.main_thread()
+        return is_thread and self.part != DATA and is_below(path, self.folder)
 
 
 _ACTIVE: list[Reads] = []

@@ -128,6 +128,7 @@ def _check_weights(network: nn.Module, config: Config, data: ImageDataset) -> No
 def _check_outputs(network: nn.Module, data: ImageDataset) -> None:
     network.eval()
     images = normalise(few(data.training, 2).images)
+    answers = list[Tensor]()
     for count in (2, 1):
         found, shape = network(images[:count]), (count, data.num_classes)
         if not isinstance(found, Tensor) or found.shape != shape:
@@ -138,6 +139,13 @@ def _check_outputs(network: nn.Module, data: ImageDataset) -> None:
             )
         if not found.isfinite().all():
             raise InputError("it returns numbers that are not finite")
+        answers.append(found[:1])
+    in_two, alone = answers
+    if not torch.allclose(in_two, alone, rtol=TOLERANCE, atol=TOLERANCE):
+        raise InputError(
+            "in eval mode its answer to an image depends on the others in the batch, so a"
+            " prediction would depend on what else is predicted"
+        )
     if not torch.equal(network(images), network(images)):
         raise InputError("it returns other numbers at the second call, although in eval mode")
 
@@ -151,6 +159,8 @@ def _train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str
     if not isinstance(augmentation, Augmentation):
         raise InputError(f"augmentation returns {augmentation!r}; it must be an Augmentation")
     network, criterion, optimizer = prepare(config, data, CPU)
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(f"optimizer returns {optimizer!r}; it must be a torch.optim.Optimizer")
     closure = signature(type(optimizer).step).parameters.get("closure")
     if closure and closure.default is closure.empty:
         raise InputError(
@@ -181,6 +191,13 @@ def _train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str
         for name, one in module.named_parameters()
         if one.requires_grad and one.grad is None
     ]
+    held = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    every = (*network.named_parameters(), *criterion.named_parameters())
+    unheld = [name for name, one in every if one.requires_grad and id(one) not in held]
+    if unheld:
+        warnings.append(f"the optimizer does not hold {', '.join(unheld)}")
+    if all(group["lr"] != config.lr for group in optimizer.param_groups):
+        warnings.append(f"no group of the optimizer's parameters has the lr {config.lr:g}")
     if unreached:
         warnings.append(f"training does not reach {', '.join(unreached)}")
     if unsaved:
@@ -230,15 +247,18 @@ def _check_criterion(config: Config, criterion: nn.Module, outputs: object, labe
     if not isinstance(loss, Tensor) or loss.shape:
         found = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise InputError(f"criterion returns {found}; it must return one number, {MEAN}")
-    twice = make_criterion(config)(_twice(outputs), _twice(labels))
-    once = make_criterion(config)(outputs, labels)
-    if abs(once) > TOLERANCE and abs(twice - 2 * once) < TOLERANCE * abs(once):
+    once, *more = [
+        float(make_criterion(config)(_repeated(outputs, times), _repeated(labels, times)).detach())
+        for times in (1, 2, 3)
+    ]
+    ratios = [loss / once for loss in more] if abs(once) > TOLERANCE else []
+    if ratios and all(abs(r - times) < 0.1 * times for times, r in enumerate(ratios, 2)):
         raise InputError(f"criterion returns a sum over the batch; it must return {MEAN}")
 
 
-def _twice(outputs: Any) -> Any:
-    """The outputs for each image twice."""
-    return mapped(lambda one: torch.cat([one, one]), outputs)
+def _repeated(outputs: Any, times: int) -> Any:
+    """The outputs for several times as many images, which are the same."""
+    return mapped(lambda one: torch.cat([one] * times), outputs)
 
 
 def _precision(config: Config) -> str:
@@ -261,7 +281,13 @@ def _check_export(network: nn.Module, settings: Settings, data: ImageDataset) ->
             "it then takes 2 images only, as in the example; `len(x)` and `int(x.shape[0])` in a"
             " network do that, `x.size(0)` and `torch.flatten(x, 1)` do not"
         ) from None
-    check_archive(archive.getvalue())
+    try:
+        check_archive(archive.getvalue())
+    except InputError as error:
+        raise InputError(
+            f"{error}, so the model would not be loaded; leave out conditions on the batch's size"
+            " and operators that are not torch's"
+        ) from None
     archive.seek(0)
     found = torch.export.load(archive).module()(pixels)
     if not torch.allclose(found, PixelClassifier(network)(pixels), atol=1e-4):

@@ -55,14 +55,21 @@ def read_artifact(run: Run, name: str, expected: bool = False) -> bytes | None:
 def missing_files(address: str, names: Collection[str]) -> list[str]:
     """Which of these files, by path, are not in a folder of artifacts.
 
-    In the file system each is looked for. Elsewhere one request lists the folder's own content, and
-    a file below it is there if its top folder is.
+    In the file system each is looked for, and an empty one counts as missing. Elsewhere one request
+    lists the folder's own content, and a file below it is there if its top folder is.
     """
     folder = local_path(address)
     if folder:
-        return [name for name in names if not (folder / name).exists()]
+        return [name for name in names if not _has_content(folder / name)]
     listed = {Path(path).name for path in list_files(address)}
     return [name for name in names if PurePosixPath(name).parts[0] not in listed]
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.is_dir() or path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -226,6 +226,21 @@ WRONG = {
         "",
         ["other numbers at the second call"],
     ),
+    "other images": (
+        [("x = self.activation(", "x = x - x.mean(0, keepdim=True)\n        x = self.activation(")],
+        "",
+        ["in eval mode its answer to an image depends on the others"],
+    ),
+    "an optimizer that is none": (
+        [("network=Mine,", "network=Mine, optimizer=lambda parameters, lr: None,")],
+        "",
+        ["optimizer returns None; it must be a torch.optim.Optimizer"],
+    ),
+    "a condition on the batch": (
+        [("x = self.activation(", "assert x.shape[0] <= 32\n        x = self.activation(")],
+        "",
+        ["can't be exported", "leave out conditions on the batch's size"],
+    ),
     "other randomness": (
         [
             (
@@ -589,6 +604,22 @@ def test_a_parameter_that_training_does_not_reach_is_named(
     answer = pipeline(*TRAIN)
     assert answer.status == 0
     assert "does not reach unused.weight, unused.bias" in answer.err
+
+
+def test_an_optimizer_that_does_not_train_the_network_is_named(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    write(
+        tmp_path,
+        (
+            "network=Mine,",
+            "network=Mine, optimizer=lambda parameters, lr: torch.optim.SGD(parameters[:1], 0.5),",
+        ),
+    )
+    answer = pipeline(*TRAIN)
+    assert answer.status == 0, answer.err
+    assert "the optimizer does not hold conv.bias, fc.weight, fc.bias" in answer.err
+    assert "no group of the optimizer's parameters has the lr 0.001" in answer.err
 
 
 def test_a_batch_of_one_image_left_over_is_refused_where_it_fails(

@@ -82,7 +82,7 @@ UNCHANGED = {
     "a mirror's address": ("data/sources.py", "www.cs.toronto.edu", "mirror.example"),
     "a message": ("ablation/checks.py", "name at least one", "give one at least"),
     "words": ("ablation/wording.py", "on top of", "on"),
-    "how a folder is read": ("data/arrays.py", '"training", "validation"', '"train", "val"'),
+    "how a folder is read": ("data/arrays.py", '/ "training"', '/ "train"'),
     "a comment": ("training/loop.py", "# Validation keeps no", "# It keeps no"),
     "a docstring": ("training/epoch.py", '"""The', '"""In short, the'),
 }
@@ -135,7 +135,7 @@ ablation = Ablation(
     network=Net, variants={"a": {}, "b": {"größe": 2}}, datasets={"synthetic": synthetic.generate},
 )
 """
-SMALL = ("--train-images", "64", "--epochs", "1")
+SMALL = ("--train-images", "100", "--epochs", "1")
 ENCODINGS = {
     "latin-1": b"# -*- coding: latin-1 -*-\n" + TINY.encode("latin-1"),
     "a byte order mark": "\ufeff".encode() + TINY.encode(),

@@ -409,8 +409,10 @@ def test_names_are_used_if_there_is_one_for_each_class() -> None:
         return from_torchvision(*pairs).class_names
 
     assert names(list(NAMES), NAMES) == NAMES
-    assert names(NAMES, None) == names(None, NAMES) == NAMES
-    assert names(NAMES[:2], None) == names([], []) == ("0", "1", "2")
+    assert names(NAMES[:2], NAMES[:2]) == names([], []) == ("0", "1", "2")
+    for split, pair in (("training", (NAMES, None)), ("validation", (None, NAMES))):
+        with refused(f"only {split} names its classes; pass class_names, in the order …"):
+            names(*pair)
 
 
 def test_images_of_two_sizes_are_refused_with_the_transform_that_helps() -> None:

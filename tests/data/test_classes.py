@@ -221,6 +221,20 @@ def test_a_target_transform_makes_names_untrue(
     assert named.class_names == ("a", "b", "c")
 
 
+def test_a_class_has_one_label_in_training_and_validation_also_if_the_user_names_it(
+    folder: Callable[..., ImageFolder],
+) -> None:
+    def merged(label: int) -> int:
+        return [0, 0, 1][label]
+
+    training = folder(*ANIMALS, target_transform=merged)
+    names = ["pet", "bird"]
+    assert from_torchvision(training, training, class_names=names).class_names == ("pet", "bird")
+    for validation in (folder("cat", "emu", target_transform=merged), folder(*ANIMALS)):
+        with refused("class 'emu' has label 1 in training and …"):
+            from_torchvision(training, validation, class_names=names)
+
+
 def test_transforms_of_both_picture_and_label_may_make_names_untrue() -> None:
     changed = animals()
     vars(changed)["transforms"] = lambda picture, label: (picture, 2 - label)

@@ -157,7 +157,7 @@ def test_each_run_keeps_the_list_of_what_it_read_and_one_that_reads_nothing_keep
         assert list(recorded[variant]["files"]) == ["backbone.pt"] * (variant == "pretrained")
         assert recorded[variant]["packages"].keys() == {"numpy"}
         assert len(run.data.tags["inputs_digest"]) == 64
-    tiny = ("--dataset", "synthetic", "--train-images", "64", "--epochs", "1")
+    tiny = ("--dataset", "synthetic", "--train-images", "100", "--epochs", "1")
     assert pipeline("train", *tiny).status == 0
     tutorial, *_ = runs_in(folder, "train")
     assert tutorial.data.tags["inputs_digest"] == ""

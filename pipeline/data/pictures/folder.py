@@ -17,7 +17,11 @@ class Folder:
 
     def __init__(self, folder: Path, channels: int | None, every_class: bool) -> None:
         self.channels = channels
-        self.classes = [entry.name for entry in _listed(folder) if entry.is_dir()]
+        listed = _listed(folder)
+        for entry in listed:
+            if entry.is_symlink() and not entry.exists():
+                raise InputError(f"{entry} leads to nothing; restore what it links to")
+        self.classes = [entry.name for entry in listed if entry.is_dir()]
         if not self.classes:
             raise InputError(f"{folder} has no folders; it must have one per class")
         self.files: list[tuple[Path, int]] = []

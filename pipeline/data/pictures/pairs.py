@@ -7,6 +7,7 @@ for how files are read. torchvision's own loader neither turns a picture nor kee
 import operator
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -33,6 +34,7 @@ class Pairs:
     """The pictures of the split `name`, and the names of its classes; none if they are unknown.
 
     channels: what the user asks for, if anything. named: whether the user has named the classes.
+    numbers: the label of each of the data set's own classes, as far as that is known.
 
     Raises InputError if labels don't number the data set's own names, unless the user has.
     """
@@ -41,6 +43,7 @@ class Pairs:
         self.name = name
         self.channels = channels
         self.classes = _class_names(data, name, named)
+        self.numbers = _numbers(data)
         self.data = _reading_alike(data, channels)
 
     def __len__(self) -> int:
@@ -101,6 +104,33 @@ def _class_names(data: object, split: str, named: bool) -> list[str]:
             " class_names, in the order of the labels"
         )
     return [] if changed_by else _as_text(own)
+
+
+def check_numbers(training: Pairs, validation: Pairs) -> None:
+    """Raise InputError if a class has other labels in validation than in training."""
+    one, other = training.numbers, validation.numbers
+    for name in one.keys() & other.keys():
+        if one[name] != other[name]:
+            raise InputError(
+                f"class {name!r} has label {one[name]} in training and {other[name]} in validation;"
+                " give both the same classes and target_transform"
+            )
+
+
+def _numbers(data: object) -> dict[str, int]:
+    while isinstance(data, Subset):
+        data = data.dataset
+    if isinstance(data, ConcatDataset):
+        return {k: v for part in data.datasets for k, v in _numbers(part).items()}
+    classes: Any = getattr(data, "classes", ())
+    classes = classes.tolist() if hasattr(classes, "tolist") else classes
+    names = _as_text(list(classes)) if isinstance(classes, (list, tuple)) else []
+    transform = getattr(data, "target_transform", None) or int
+    found = {}
+    for place, name in enumerate(names):
+        with suppress(Exception):  # whatever it raises for a number, it is not known
+            found[name] = operator.index(transform(place))
+    return found
 
 
 def _renumbering(data: object, classes: list[Any]) -> str:
