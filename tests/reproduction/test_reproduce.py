@@ -21,6 +21,7 @@ from mlflow.entities import Run
 from pipeline.reproduction.comparison import compare
 from pipeline.reproduction.record import Values
 from pipeline.reproduction.reproduce import records_of
+from pipeline.store.relocation import relocate
 
 GIT = ["git", "-c", "user.name=x", "-c", "user.email=x@y"]
 SHORT = ["--dataset", "synthetic", "--train-images", "300", "--epochs", "3", "--variant", "bn"]
@@ -75,6 +76,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def made(original: Made, tmp_path: Path) -> Made:
     """The same, with a copy of the store, which a test may change."""
     shutil.copy(original.folder / "mlflow.db", tmp_path)
+    shutil.copytree(original.folder / "mlruns", tmp_path / "mlruns")
+    relocate()
     return original._replace(folder=tmp_path)
 
 

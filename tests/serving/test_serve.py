@@ -496,6 +496,7 @@ def test_an_alias_is_followed_without_a_request_that_fails(
 def test_an_altered_model_is_neither_served_nor_followed(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
+    assert run(copy, "python", "-m", "pipeline", "relocate").status == 0
     client = mlflow.MlflowClient(f"sqlite:///{copy}/mlflow.db")
     files = client.get_model_version_download_uri("synthetic-cnn", "1")
     program = Path(files, "data", "model.pt2")
