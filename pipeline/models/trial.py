@@ -140,14 +140,14 @@ def _check_outputs(network: nn.Module, data: ImageDataset) -> None:
         if not found.isfinite().all():
             raise InputError("it returns numbers that are not finite")
         answers.append(found[:1])
+    if not torch.equal(network(images), network(images)):
+        raise InputError("it returns other numbers at the second call, although in eval mode")
     in_two, alone = answers
     if not torch.allclose(in_two, alone, rtol=TOLERANCE, atol=TOLERANCE):
         raise InputError(
             "in eval mode its answer to an image depends on the others in the batch, so a"
             " prediction would depend on what else is predicted"
         )
-    if not torch.equal(network(images), network(images)):
-        raise InputError("it returns other numbers at the second call, although in eval mode")
 
 
 def _train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str]]:
