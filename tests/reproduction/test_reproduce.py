@@ -135,7 +135,7 @@ def test_a_metric_that_was_changed_in_the_store_is_found(made: Made) -> None:
 def test_an_older_commit_is_repeated_in_a_worktree(made: Made, tmp_path: Path) -> None:
     project = tmp_path / "newer project"
     subprocess.run([*GIT, "clone", "--quiet", str(made.project), str(project)], check=True)
-    module = project / "pipeline" / "training" / "randomness.py"
+    module = project / "pipeline" / "randomness.py"
     module.write_text(module.read_text().replace("(seed, ", "(seed + 1, "))
     loop = project / "pipeline" / "training" / "loop.py"
     loop.write_text(loop.read_text().replace("lr=config.lr", "lr=config.lr / 2"))
