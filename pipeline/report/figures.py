@@ -74,7 +74,15 @@ def effects_figure(analysis: Analysis) -> Figure:
     for place, (_, difference, bounds, settled, words) in enumerate(rows):
         if bounds:
             axes.plot(bounds, (place, place), color=INK, linewidth=2)
-        axes.annotate(words, (difference, place), (9, 0), textcoords="offset points", va="center")
+        right, align = (-9, "right") if difference > 0 else (9, "left")  # into the picture
+        axes.annotate(
+            words,
+            (difference, place),
+            (right, 0),
+            textcoords="offset points",
+            va="center",
+            ha=align,
+        )
         face = INK if settled else "white"
         axes.plot(difference, place, "o", color=INK, markerfacecolor=face, markersize=8)
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
