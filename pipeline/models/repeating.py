@@ -107,7 +107,7 @@ def check_continued(
     if first.middle is None or first.last is None or len(first.last.history) < EPOCHS:
         return
     if place := _differs(first.last, train_epochs(config, data, first.middle).last):
-        cause = f" ({', '.join(unsaved)} is not saved)" if unsaved else ""
+        cause = f" (not saved: {', '.join(unsaved)})" if unsaved else ""
         raise InputError(
             f"{place} differs if it is stopped after an epoch and continued{cause}; {KEEP}"
         )

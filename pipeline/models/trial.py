@@ -167,6 +167,7 @@ def _train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str
             f"the optimizer {type(optimizer).__name__} needs a closure to compute the loss again;"
             " choose one whose step() takes none"
         )
+    warnings = _neglected(config, network, criterion, optimizer)
     _check_schedule(config, optimizer, steps_of(config, data))
     parts = Parts(network, criterion, optimizer)
     step = fast_step(network, criterion, optimizer, _precision(config), config.batch_size)
@@ -184,21 +185,9 @@ def _train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str
             raise InputError(
                 f"{error}; choose a batch_size that does not leave one image over"
             ) from None
-    unsaved, warnings = parts.unsaved(), []
-    unreached = [
-        f"{part}{name}"
-        for part, module in (("", network), ("criterion.", criterion))
-        for name, one in module.named_parameters()
-        if one.requires_grad and one.grad is None
-    ]
-    held = {id(one) for group in optimizer.param_groups for one in group["params"]}
-    every = (*network.named_parameters(), *criterion.named_parameters())
-    unheld = [name for name, one in every if one.requires_grad and id(one) not in held]
-    if unheld:
-        warnings.append(f"the optimizer does not hold {', '.join(unheld)}")
-    if all(group["lr"] != config.lr for group in optimizer.param_groups):
-        warnings.append(f"no group of the optimizer's parameters has the lr {config.lr:g}")
-    if unreached:
+    unsaved = parts.unsaved()
+    trained = _trained(network, criterion)
+    if unreached := [name for name, one in trained.items() if one.grad is None]:
         warnings.append(f"training does not reach {', '.join(unreached)}")
     if unsaved:
         warnings.append(
@@ -206,6 +195,27 @@ def _train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str
             f" {KEEP}"
         )
     return unsaved, warnings
+
+
+def _neglected(
+    config: Config, network: nn.Module, criterion: nn.Module, optimizer: Optimizer
+) -> list[str]:
+    """Say which parameters a new optimizer does not train, and whether it ignores `lr`."""
+    held = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    missing = [name for name, one in _trained(network, criterion).items() if id(one) not in held]
+    warnings = [f"the optimizer does not hold {', '.join(missing)}"] if missing else []
+    if all(group.get("lr") != config.lr for group in optimizer.param_groups):
+        warnings.append(f"no group of the optimizer's parameters has the lr {config.lr:g}")
+    return warnings
+
+
+def _trained(network: nn.Module, criterion: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are to be trained, by name."""
+    named = (
+        *network.named_parameters(),
+        *((f"criterion.{name}", one) for name, one in criterion.named_parameters()),
+    )
+    return {name: one for name, one in named if one.requires_grad}
 
 
 def _check_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -> None:
