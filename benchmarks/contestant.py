@@ -70,8 +70,9 @@ def _serve(connection: Connection, setup: Setup) -> None:
     from pipeline.config import Config
     from pipeline.data.dataset import Split
     from pipeline.training.batches import TrainingBatches, ValidationBatches
+    from pipeline.training.building.parts import prepare
     from pipeline.training.epoch import epoch
-    from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step, prepare
+    from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step
 
     if setup.patch:
         setup.patch()

@@ -77,8 +77,9 @@ def _train(task: Task) -> dict[str, Any]:
     from pipeline.config import Config
     from pipeline.randomness import Stream, seed_generators
     from pipeline.training.batches import TrainingBatches, ValidationBatches
+    from pipeline.training.building.parts import prepare
     from pipeline.training.epoch import epoch
-    from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step, prepare
+    from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step
 
     torch.set_num_threads(THREADS)
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # hides progress bars
@@ -97,7 +98,7 @@ def _train(task: Task) -> dict[str, Any]:
     accuracies = []
     for n in range(1, task.epochs + 1):
         fast.set_epoch(n)
-        seed_generators(task.seed, Stream.DROPOUT, n)
+        seed_generators(task.seed, Stream.STEPS, n)
         epoch(network, n, True, training, criterion, optimizer, step=step)
         result = epoch(network, n, False, validation, criterion, optimizer, step=validate)
         accuracies.append(result.accuracy)

@@ -1,6 +1,6 @@
-"""Seeds of separate random streams: data, weights, criterion, image order, augmentation, dropout.
+"""Seeds of separate random streams, so that one can't shift another.
 
-So variants differ only in what their settings change.
+Variants differ only in what their settings change.
 """
 
 import random
@@ -11,12 +11,12 @@ import torch
 
 
 class Stream(IntEnum):
-    """What a stream of random numbers is for. `DROPOUT`: all that is drawn in a training step."""
+    """What a stream of random numbers is for. `STEPS`: all that networks and criteria draw."""
 
     WEIGHTS = 0
     ORDER = 1
     AUGMENTATION = 2
-    DROPOUT = 3
+    STEPS = 3
     CRITERION = 4
     DATA = 5
 
@@ -33,7 +33,7 @@ def stream_seed(seed: int, stream: Stream, epoch: int = 0) -> int:
     """Return a 64-bit seed for one stream in one epoch of the run with seed `seed`.
 
     Each epoch has its own seeds instead of continuing where the last one stopped: a variant that
-    draws more (dropout) can't shift another stream, and an epoch can be repeated alone. numpy's
+    draws more can't shift another stream, and an epoch can be repeated alone. numpy's
     SeedSequence mixes the three numbers; its results are guaranteed to be the same everywhere.
     """
     return int(np.random.SeedSequence([seed, stream, epoch]).generate_state(1, np.uint64)[0])

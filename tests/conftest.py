@@ -34,7 +34,7 @@ from pipeline.config import AUTO, Config
 from pipeline.data import synthetic
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import MachineError
-from pipeline.models import trial
+from pipeline.models.trial import variants as trial
 from pipeline.runs.provenance import code_digest
 from pipeline.store import initialization
 from pipeline.upstream import create_tables

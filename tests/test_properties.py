@@ -26,12 +26,13 @@ from pipeline.__main__ import main
 from pipeline.ablation import loading
 from pipeline.ablation.loading import completed
 from pipeline.config import MAX_NAME, PRECISIONS, VALIDATIONS, Config
-from pipeline.data import cifar100, cifar100_files, download
+from pipeline.data import cifar100, cifar100_files
+from pipeline.data.fetching import download
 from pipeline.errors import InputError
 from pipeline.execution.engine import Where
-from pipeline.models import trial
 from pipeline.models.evaluation import Evaluation
 from pipeline.models.registry import RegisteredVersion
+from pipeline.models.trial import variants as trial
 from pipeline.randomness import Stream, stream_seed
 from pipeline.runs import evaluation_run, training_run
 from pipeline.runs.run_result import RunResult, config_of

@@ -11,15 +11,9 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-import torch
-
-from pipeline.ablation.definition import Ablation
 from pipeline.ablation.inputs import Inputs, file_digest, versions
 from pipeline.ablation.source import Code, code_of, file_of
 from pipeline.ablation.watching import DATA, IMPORT, Reads, counts, is_below, place_of, watching
-from pipeline.config import Config
-from pipeline.data.augmentation import normalise
-from pipeline.data.dataset import ImageDataset
 
 
 class _Record:
@@ -55,46 +49,9 @@ def recording(reference: str, part: str) -> Iterator[Reads]:
         record.code = code_of(reference)
 
 
-def record_inputs(config: Config, data: ImageDataset, ablation: Ablation) -> None:
-    """Build what trains each variant, use it once, and record what that opens.
-
-    All variants, whichever are asked for: what one reads and keeps, another may use. It must come
-    before anything else builds one, and whatever fails is left to the trial to explain.
-    """
-    for variant in ablation.variants:
-        with recording(config.ablation, variant) as first:
-            _use(config, data, ablation, variant)
-        if first.read:
-            with recording(config.ablation, variant) as again:
-                _use(config, data, ablation, variant)
-            _RECORDS[config.ablation].kept |= first.read - again.read
-
-
-def _use(config: Config, data: ImageDataset, ablation: Ablation, variant: str) -> None:
-    facts = {"num_classes": data.num_classes, "in_channels": data.image_shape[2]}
-    with suppress(Exception):
-        ablation.augmentation_of(variant)
-    with suppress(Exception):
-        network = ablation.make(ablation.network, variant, **facts)
-        images = _in_default_order(normalise(data.training.images[:2]))
-        with suppress(Exception):
-            criterion = ablation.make(ablation.criterion, variant)
-            criterion(network(images), data.training.labels[:2]).backward()
-        parameters = [one for one in network.parameters() if one.requires_grad]
-        arguments = ablation.arguments(ablation.optimizer, variant)
-        optimizer = ablation.optimizer(parameters, lr=config.lr, **arguments)
-        scheduler = None
-        if ablation.schedule:
-            facts = {"steps_per_epoch": 1}
-            scheduler = ablation.make(ablation.schedule, variant, optimizer, config.epochs, **facts)
-        optimizer.step()
-        if scheduler:
-            scheduler.step()
-        network.eval()(images)
-
-
-def _in_default_order(images: torch.Tensor) -> torch.Tensor:
-    return images.clone(memory_format=torch.contiguous_format)  # which every network takes
+def keep(reference: str, paths: Iterable[str]) -> None:
+    """Note files that were read once and are kept, so that every variant may use them."""
+    _RECORDS[reference].kept |= set(paths)
 
 
 def inputs_of(reference: str, *variants: str) -> Inputs:

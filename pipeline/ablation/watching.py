@@ -27,7 +27,7 @@ SETTINGS = {".json", ".yaml", ".yml", ".toml", ".ini", ".cfg"}
 # Of a library's caches, tokens and lists in the home's hidden folders, only these count.
 WEIGHTS = {".pt", ".pth", ".pt2", ".bin", ".ckpt", ".safetensors", ".npy", ".npz", ".h5", ".pkl"}
 # These keep what they have compiled, or which fonts there are.
-KEEPING = ("torch._inductor", "torch._dynamo", "torch._functorch", "triton", "numba", "matplotlib")
+KEEPING = ("torch._", "triton", "numba", "matplotlib")
 SYSTEM = tuple(
     f"{folder}/"
     for folder in ("/proc", "/sys", "/dev", "/etc", "/run", "/usr/share", "/usr/lib", "/System")

@@ -16,9 +16,9 @@ def relocate(artifacts: options.Artifacts = None) -> int:
     """
     with importing():
         from pipeline.models.loading import unloadable_versions
-        from pipeline.store import relocation
         from pipeline.store.initialization import check_store
         from pipeline.store.liveness import mark_dead_runs
+        from pipeline.store.moving import relocation
 
     if artifacts and not artifacts.is_dir():
         raise InputError(f"artifacts is {str(artifacts)!r}, which is not a folder")

@@ -52,7 +52,7 @@ def train(
     with importing():
         from pipeline.ablation.loading import completed, load_data
         from pipeline.models.registry import check_may_register
-        from pipeline.models.trial import try_variants
+        from pipeline.models.trial.variants import try_variants
         from pipeline.runs.queries import get_run, given_run
         from pipeline.runs.resume import configuration, is_complete
         from pipeline.runs.training_run import train_run

@@ -35,6 +35,6 @@ def verify(data_dir: str) -> str:
 
 def describe_sources() -> str:
     """List the sources of what can be downloaded, and how long each takes."""
-    from pipeline.data import download, sources
+    from pipeline.data.fetching import download, sources
 
     return "\n".join(download.describe(sources.chosen_sources()))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.dataset import ImageDataset, Split, check_dataset, size_of
 from pipeline.data.pictures.folder import Folder
-from pipeline.data.pictures.pairs import Pairs, Pictures, check_numbers
+from pipeline.data.pictures.pairs import Pairs, Pictures, check_classes
 from pipeline.data.pictures.pixels import MODES
 from pipeline.errors import InputError
 from pipeline.machine import GIB, free_memory
@@ -123,13 +123,7 @@ def from_torchvision(
     named = class_names is not None
     one = Pairs("training", training, channels, named)
     other = Pairs("validation", validation, channels, named)
-    if not named and bool(one.classes) != bool(other.classes):
-        known = "training" if one.classes else "validation"
-        raise InputError(
-            f"only {known} names its classes; pass class_names, in the order of the labels"
-        )
-    if not (one.classes and other.classes):  # else labels are matched by name
-        check_numbers(one, other)
+    check_classes(one, other, named)
     return _from_pictures(
         one,
         other,

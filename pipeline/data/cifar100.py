@@ -10,7 +10,7 @@ import torch
 from pipeline.data import cifar100_files
 from pipeline.data.cifar100_files import DIGESTS, Splits, cache_folder, locate
 from pipeline.data.dataset import ImageDataset, Split
-from pipeline.data.sources import ARCHIVE, chosen_sources
+from pipeline.data.fetching.sources import ARCHIVE, chosen_sources
 from pipeline.errors import InputError
 
 # Superclasses and their classes. Labels, fine and coarse, are ranks in alphabetical order.
@@ -81,7 +81,7 @@ def check(data_dir: str = "auto") -> list[str]:
 
 def _download(root: Path) -> Splits:
     """Fetch the files into `root` from the first source that has the right images."""
-    from pipeline.data.download import download  # rarely needed, and slow to import
+    from pipeline.data.fetching.download import download  # rarely needed, and slow to import
 
     sources = chosen_sources()
     download(sources, root)

@@ -19,7 +19,7 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from pipeline.data.dataset import Split
-from pipeline.data.sources import ARCHIVE, PARQUET, UNPACKED, File
+from pipeline.data.fetching.sources import ARCHIVE, PARQUET, UNPACKED, File
 from pipeline.errors import InputError
 
 # `Split.digest` of training and validation: images and fine labels in the original order.

@@ -41,7 +41,7 @@ RESULT_CODE = (
     "data/dataset.py",
     "data/strata.py",
     "randomness.py",
-    "training/*.py",
+    "training/**/*.py",
 )
 # MLflow limits a digest to 36 characters; tags hold all 64 of the sha256.
 DIGEST_CHARACTERS = 32

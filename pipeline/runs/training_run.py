@@ -25,17 +25,9 @@ from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG, RunResult, pack_re
 from pipeline.store import buffer
 from pipeline.store.artifacts import log_figure, replace_artifact
 from pipeline.store.waiting import in_store
+from pipeline.training.building.parts import network_settings, prepare, unlike_baseline
 from pipeline.training.device import choose_device, choose_precision
-from pipeline.training.loop import (
-    FAST_PATH,
-    describe_steps,
-    is_stuck,
-    loss_of_guess,
-    network_settings,
-    prepare,
-    train_network,
-    unlike_baseline,
-)
+from pipeline.training.loop import FAST_PATH, describe_steps, is_stuck, loss_of_guess, train_network
 from pipeline.training.state import History, TrainingState, fingerprint
 
 THREADS = usable_threads()

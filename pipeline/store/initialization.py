@@ -16,7 +16,7 @@ from pipeline.errors import InputError, MachineError
 from pipeline.store.address import shown_uri, sqlite_file
 from pipeline.store.advice import as_store_error
 from pipeline.store.failures import STORE_ERRORS, is_forbidden
-from pipeline.store.relocation import COMMAND, check_moved, is_there, owner_of
+from pipeline.store.moving.detection import COMMAND, check_moved, is_there, owner_of
 from pipeline.store.waiting import LOCK_SECONDS, in_store, patience
 from pipeline.upstream import connect_once, create_tables, is_database, local_path
 

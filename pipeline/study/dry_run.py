@@ -16,16 +16,17 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.execution.engine import NONE, Where
 from pipeline.machine import GIB
 from pipeline.models import registry
-from pipeline.models.trial import try_variants
+from pipeline.models.trial.variants import try_variants
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.store import liveness
 from pipeline.store.waiting import in_store
 from pipeline.study.grid import Grid
 from pipeline.study.reuse import Found, find_cells
 from pipeline.training.batches import TrainingBatches, ValidationBatches
+from pipeline.training.building.parts import prepare
 from pipeline.training.cuda_graph import Step
 from pipeline.training.device import choose_device, choose_precision
-from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step, prepare
+from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step
 
 STEPS = 5  # that are timed, after as many to warm up
 BESIDE_EPOCHS = 1.4  # seconds that a run takes for its start, model and figure (docs/speed.md)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from pipeline.config import AUTO, MAX_NAME, Config, check_choice
+from pipeline.config import AUTO, MAX_NAME, MAX_SEED, Config, check_choice
 from pipeline.errors import InputError
 from pipeline.statistics import FIRST_SEEDS
 
@@ -145,9 +145,10 @@ def parse_seeds(text: str) -> list[int]:
             seeds = list(range(min(int(text), MAX_SEEDS + 1)))
     except ValueError:
         seeds = []
-    if not 0 < len(set(seeds)) == len(seeds) <= MAX_SEEDS or min(seeds) < 0:
+    different = 0 < len(set(seeds)) == len(seeds) <= MAX_SEEDS
+    if not different or not 0 <= min(seeds) <= max(seeds) <= MAX_SEED:
         raise InputError(
             f"seeds is {text!r}; it must be a count (5), a range (0-9), a list (0,3,7) or auto;"
-            f" seeds are different whole numbers from 0, at most {MAX_SEEDS} of them"
+            f" seeds are different whole numbers from 0 to {MAX_SEED}, at most {MAX_SEEDS} of them"
         )
     return seeds

@@ -13,14 +13,12 @@ from mlflow.entities import Run
 from pipeline.ablation.loading import load_ablation, load_data
 from pipeline.ablation.recording import inputs_of
 from pipeline.config import Config
-from pipeline.data.dataset import ImageDataset
-from pipeline.errors import MachineError, RegistrationError
+from pipeline.errors import MachineError
 from pipeline.execution.engine import Where
 from pipeline.execution.tasks import Engine, Events, Progress, Task
 from pipeline.models import registry
-from pipeline.models.trial import try_variants
+from pipeline.models.trial.variants import try_variants
 from pipeline.report.analysis import analyse
-from pipeline.report.learning_rates import chosen_rates
 from pipeline.report.publish import publish
 from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import (
@@ -31,7 +29,6 @@ from pipeline.runs.provenance import (
     log_inputs,
 )
 from pipeline.runs.run_result import RunResult, recipe
-from pipeline.runs.training_run import register_model
 from pipeline.statistics.intervals import Design
 from pipeline.store import liveness
 from pipeline.store.failures import first_line
@@ -39,6 +36,7 @@ from pipeline.store.waiting import in_store
 from pipeline.study.grid import REGISTER, Grid
 from pipeline.study.margin import Expectation, choose_design
 from pipeline.study.progress import StudyProgress
+from pipeline.study.registration import register_models
 from pipeline.study.reuse import (
     check_same_recipe,
     check_same_study,
@@ -117,7 +115,7 @@ def run_study(
         results = [finished[cell] for cell in cells if cell in finished]
         if not results:
             raise MachineError(f"all {len(failures)} runs failed; {_first(failures)}")
-        results, refusal = _register_models(results, data, register, list(ablation.variants))
+        results, refusal = register_models(results, data, register, list(ablation.variants))
         threads = engine.jobs.number * engine.threads[0]
         count, again = len(results) + len(failures), sum(r.reused for r in results)
         reused_runs = f", {again} of {count} runs reused from before" if again else ""
@@ -223,34 +221,6 @@ def _follow(
                 case Exception():
                     failures[cell.run_name] = first_line(event)
                     progress.end(cell, f"failed: {failures[cell.run_name]}", failed=True)
-
-
-def _register_models(
-    results: Sequence[RunResult], data: ImageDataset, which: str, variants: Sequence[str]
-) -> tuple[list[RunResult], RegistrationError | None]:
-    """Register the models that `which`, a key of REGISTER, names, until one is refused.
-
-    The median, because a lucky seed promises more than retraining gives. It is taken at the
-    variant's chosen learning rate; if none is chosen, no model is registered.
-    """
-    chosen = {result.run_id for result in results} if which == "all" else set[str]()
-    if which == "median":
-        for variant, lr in (chosen_rates(variants, results, []) or {}).items():
-            runs = [r for r in results if (r.config.variant, r.config.lr) == (variant, lr)]
-            runs.sort(key=lambda result: result.history[-1]["val_accuracy"])
-            chosen.add(runs[(len(runs) - 1) // 2].run_id)
-    registered = list(results)
-    refusal = None
-    try:
-        for place, result in enumerate(results):
-            if result.run_id in chosen:
-                registered[place] = register_model(result, data)
-    except RegistrationError as error:
-        refusal = error
-    return [  # a later one may have taken an alias
-        r._replace(registered=registry.refresh(r.registered)) if r.registered else r
-        for r in registered
-    ], refusal
 
 
 def _first(failures: Failures) -> str:

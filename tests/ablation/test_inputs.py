@@ -14,9 +14,10 @@ from PIL import Image
 from torch import nn
 
 from pipeline.ablation.inputs import Inputs, differences, differences_here
-from pipeline.ablation.loading import completed, load_ablation, load_data
-from pipeline.ablation.recording import inputs_of, record_inputs
+from pipeline.ablation.loading import completed, load_data
+from pipeline.ablation.recording import inputs_of
 from pipeline.config import Config
+from pipeline.models.trial.reading import record_inputs
 
 FILE = """
 import functools, io, json, os, pickle, runpy, sqlite3
@@ -88,7 +89,7 @@ def record(folder: Path, variant: str = "plain") -> Inputs:
     forget_stores()
     config = completed(Config(ablation=str(folder / "mine.py")))
     data = load_data(config)
-    record_inputs(config, data, load_ablation(config.ablation))
+    record_inputs(config, data)
     return inputs_of(config.ablation, variant)
 
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from pipeline.ablation.loading import completed, load_ablation, load_data
 from pipeline.config import Config
-from pipeline.models.trial import try_variants
+from pipeline.models.trial.variants import try_variants
+from pipeline.training.building.parts import make_criterion
 from pipeline.training.epoch import plain_step
-from pipeline.training.loop import make_criterion, train_network
+from pipeline.training.loop import train_network
 from pipeline.training.state import Parts, TrainingState, pack, unpack
 
 CPU = torch.device("cpu")

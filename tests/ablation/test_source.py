@@ -79,7 +79,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 UNCHANGED = {
-    "a mirror's address": ("data/sources.py", "www.cs.toronto.edu", "mirror.example"),
+    "a mirror's address": ("data/fetching/sources.py", "www.cs.toronto.edu", "mirror.example"),
     "a message": ("ablation/checks.py", "name at least one", "give one at least"),
     "words": ("ablation/wording.py", "on top of", "on"),
     "how a folder is read": ("data/arrays.py", '/ "training"', '/ "train"'),

@@ -20,9 +20,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.data import cifar100, cifar100_files, sources
+from pipeline.data import cifar100, cifar100_files
 from pipeline.data.dataset import Split
-from pipeline.data.sources import File
+from pipeline.data.fetching import sources
+from pipeline.data.fetching.sources import File
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]  # images and fine labels, by the file's name
 

@@ -16,8 +16,9 @@ import pytest
 import torch
 from conftest import REAL_DATA, Answer, free_port, needs_real_data, project_address, run, runs_in
 
-from pipeline.data import cifar100, cifar100_files, sources
-from pipeline.data.sources import ARCHIVE, PARQUET, Source
+from pipeline.data import cifar100, cifar100_files
+from pipeline.data.fetching import sources
+from pipeline.data.fetching.sources import ARCHIVE, PARQUET, Source
 from pipeline.errors import InputError
 
 ARRAYS = lookalike.draw()

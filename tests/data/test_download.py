@@ -9,8 +9,9 @@ import pytest
 from conftest import Answer
 from lookalike import Server
 
-from pipeline.data import cifar100, download, sources
-from pipeline.data.sources import Source
+from pipeline.data import cifar100
+from pipeline.data.fetching import download, sources
+from pipeline.data.fetching.sources import Source
 from pipeline.errors import MachineError
 
 ARRAYS = lookalike.draw()

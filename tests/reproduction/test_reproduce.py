@@ -21,7 +21,7 @@ from mlflow.entities import Run
 from pipeline.reproduction.comparison import compare
 from pipeline.reproduction.record import Values
 from pipeline.reproduction.reproduce import records_of
-from pipeline.store.relocation import relocate
+from pipeline.store.moving.relocation import relocate
 
 GIT = ["git", "-c", "user.name=x", "-c", "user.email=x@y"]
 SHORT = ["--dataset", "synthetic", "--train-images", "300", "--epochs", "3", "--variant", "bn"]

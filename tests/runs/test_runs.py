@@ -234,7 +234,7 @@ def test_a_loss_that_becomes_infinite_later_leaves_the_last_good_epoch(
             optimizer.param_groups[0]["params"][0].data[0] = math.nan  # of the first convolution
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.models.trial.try_variants", lambda *_: None)
+        patch.setattr("pipeline.models.trial.variants.try_variants", lambda *_: None)
         patch.setattr(torch.optim.Adam, "step", lose_a_weight)
         answer = pipeline("train", *SMALL, "--batch-size", "100")
     assert "the loss is nan in epoch 2 (T), batch 3 of 6" in answer.error_lines[0]

@@ -15,8 +15,8 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.reproduction.code import ablation_of
 from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG
-from pipeline.store import relocation
 from pipeline.store.initialization import check_store
+from pipeline.store.moving import relocation
 
 STUDY = ["ablate", *TINY, "--variants", "base,bn", "--seeds", "1", "--jobs", "1"]
 MODEL = "models:/synthetic-cnn@bn"

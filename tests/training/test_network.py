@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from pipeline import CNNNetwork
 from pipeline.models.export import PixelClassifier
 from pipeline.randomness import Stream, stream_seed
-from pipeline.training.weights import build_by_names, stream_names, unlike
+from pipeline.training.building.weights import build_by_names, stream_names, unlike
 
 
 class TutorialNetwork(nn.Module):

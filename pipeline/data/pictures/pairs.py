@@ -106,11 +106,21 @@ def _class_names(data: object, split: str, named: bool) -> list[str]:
     return [] if changed_by else _as_text(own)
 
 
-def check_numbers(training: Pairs, validation: Pairs) -> None:
-    """Raise InputError if a class has other labels in validation than in training."""
+def check_classes(training: Pairs, validation: Pairs, named: bool) -> None:
+    """Raise InputError if a class may have other labels in validation than in training.
+
+    If both name their classes, labels are matched by name. named: whether the user has named them.
+    """
+    if training.classes and validation.classes:
+        return
+    if not named and (training.classes or validation.classes):
+        known = "training" if training.classes else "validation"
+        raise InputError(
+            f"only {known} names its classes; pass class_names, in the order of the labels"
+        )
     one, other = training.numbers, validation.numbers
-    for name in one.keys() & other.keys():
-        if one[name] != other[name]:
+    for name in one:
+        if one[name] != other.get(name, one[name]):
             raise InputError(
                 f"class {name!r} has label {one[name]} in training and {other[name]} in validation;"
                 " give both the same classes and target_transform"

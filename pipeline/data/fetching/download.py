@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from pipeline.data.sources import File, Source
+from pipeline.data.fetching.sources import File, Source
 from pipeline.errors import MachineError
 
 # Seconds. A user without a network should know within 10, of which startup takes 5.

@@ -62,9 +62,8 @@ def train_epochs(config: Config, data: ImageDataset, state: TrainingState | None
     has_schedule = load_ablation(config.ablation).schedule is not None
     epochs = config.epochs if has_schedule else max(config.epochs, EPOCHS)
     short = replace(config, batch_size=2, epochs=epochs)
-    precision = choose_precision(config.precision, choose_device(config.device))
     with redirect_stderr(StringIO()), suppress(_EnoughError, DivergedError):
-        train_network(short, small, CPU, precision, state, save, steps_of(config, data))
+        train_network(short, small, CPU, precision_of(config), state, save, steps_of(config, data))
     return Trained(middle, last)
 
 
@@ -158,13 +157,18 @@ def _named(place: str, key: object) -> str:
     return ".".join(filter(None, words))
 
 
+def precision_of(config: Config) -> str:
+    """The precision of the run, on its own device; it is tried on the CPU."""
+    return choose_precision(config.precision, choose_device(config.device))
+
+
 def steps_of(config: Config, data: ImageDataset) -> int:
     """How many steps an epoch has."""
     return -(-len(data.training) // config.batch_size)
 
 
 def leaves_one_over(config: Config, data: ImageDataset) -> bool:
-    """Whether the last batch of an epoch has one image, with which BatchNorm may fail."""
+    """Whether the last batch of an epoch has one image, with which some layers fail."""
     return len(data.training) % config.batch_size == 1
 
 

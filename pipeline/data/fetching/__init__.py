@@ -1,0 +1,1 @@
+"""Where CIFAR-100 can be had (`sources`), and fetching it, resumed and verified (`download`)."""

@@ -1,0 +1,153 @@
+"""Whether what trains a network fits it and the loop: a step, criterion, optimizer, schedule."""
+
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from pipeline.ablation.loading import load_ablation
+from pipeline.config import Config
+from pipeline.data.augmentation import Augmentation
+from pipeline.data.dataset import ImageDataset
+from pipeline.errors import InputError
+from pipeline.models.trial.repeating import (
+    CPU,
+    KEEP,
+    few,
+    leaves_one_over,
+    precision_of,
+    steps_of,
+)
+from pipeline.store.failures import first_line
+from pipeline.training.batches import TrainingBatches
+from pipeline.training.building.parts import make_criterion, prepare, schedule_of
+from pipeline.training.epoch import mapped
+from pipeline.training.loop import fast_step
+from pipeline.training.state import Parts
+
+TOLERANCE = 1e-3  # below which a loss says nothing of its relation to another one
+MEAN = "the mean loss of the batch"
+
+
+def train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str]]:
+    """Take a step as in training.
+
+    Returns the attributes that changed and are not saved, and what is wrong without preventing it.
+    """
+    augmentation = load_ablation(config.ablation).augmentation_of(config.variant)
+    if not isinstance(augmentation, Augmentation):
+        raise InputError(f"augmentation returns {augmentation!r}; it must be an Augmentation")
+    network, criterion, optimizer = prepare(config, data, CPU)
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(f"optimizer returns {optimizer!r}; it must be a torch.optim.Optimizer")
+    closure = signature(type(optimizer).step).parameters.get("closure")
+    if closure and closure.default is closure.empty:
+        raise InputError(
+            f"the optimizer {type(optimizer).__name__} needs a closure to compute the loss again;"
+            " choose one whose step() takes none"
+        )
+    warnings = _neglected(config, network, criterion, optimizer)
+    _check_schedule(config, optimizer, steps_of(config, data))
+    parts = Parts(network, criterion, optimizer)
+    step = fast_step(network, criterion, optimizer, precision_of(config), config.batch_size)
+    network.train()
+    for count in (1, 2) if leaves_one_over(config, data) else (2,):
+        split = few(data.training, count)
+        ((images, labels),) = TrainingBatches(split, count, config.seed, CPU, augmentation)
+        try:
+            outputs = network(images)
+            _check_criterion(config, criterion, outputs, labels)
+            step(images, labels)
+        except ValueError as error:
+            if count > 1 or isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{error}; choose a batch_size that does not leave one image over"
+            ) from None
+    unsaved = parts.unsaved()
+    trained = _trained(network, criterion)
+    if unreached := [name for name, one in trained.items() if one.grad is None]:
+        warnings.append(f"training does not reach {', '.join(unreached)}")
+    if unsaved:
+        warnings.append(
+            f"{', '.join(unsaved)} changes in training, and a continued run begins with a new one;"
+            f" {KEEP}"
+        )
+    return unsaved, warnings
+
+
+def _neglected(
+    config: Config, network: nn.Module, criterion: nn.Module, optimizer: Optimizer
+) -> list[str]:
+    """Say which parameters a new optimizer does not train, and whether it ignores `lr`."""
+    held = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    missing = [name for name, one in _trained(network, criterion).items() if id(one) not in held]
+    warnings = [f"the optimizer does not hold {', '.join(missing)}"] if missing else []
+    if all(group.get("lr") != config.lr for group in optimizer.param_groups):
+        warnings.append(f"no group of the optimizer's parameters has the lr {config.lr:g}")
+    return warnings
+
+
+def _trained(network: nn.Module, criterion: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are to be trained, by name."""
+    named = (
+        *network.named_parameters(),
+        *((f"criterion.{name}", one) for name, one in criterion.named_parameters()),
+    )
+    return {name: one for name, one in named if one.requires_grad}
+
+
+def _check_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -> None:
+    """Raise InputError if the scheduler is made for another number of steps than it will take."""
+    scheduler, each_batch = schedule_of(config, optimizer, steps_per_epoch)
+    kind = type(scheduler).__name__
+    if each_batch and isinstance(scheduler, ReduceLROnPlateau):
+        raise InputError(
+            f"schedule returns {kind}, which takes a step after each epoch; leave its parameter"
+            " steps_per_epoch out"
+        )
+    if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != "min":
+        raise InputError(
+            f"schedule returns {kind} with mode {scheduler.mode!r}; it follows the validation loss,"
+            " which should fall: leave mode out"
+        )
+    steps = config.epochs * (steps_per_epoch if each_batch else 1)
+    planned = getattr(scheduler, "total_steps", steps)
+    if planned != steps:
+        raise InputError(
+            f"schedule returns {kind} for {planned} steps, and takes {steps}: one after each"
+            f" {'batch' if each_batch else 'epoch'}; a schedule with a parameter steps_per_epoch"
+            " takes one after each batch, others after each epoch"
+        )
+
+
+def _check_criterion(config: Config, criterion: nn.Module, outputs: object, labels: Tensor) -> None:
+    """Raise InputError unless the criterion takes what the network returns, and gives a mean."""
+    try:
+        loss: object = criterion(outputs, labels)
+    except Exception as error:
+        if isinstance(outputs, Tensor):
+            raise
+        raise InputError(
+            f"in training its network returns {type(outputs).__name__}, which the criterion"
+            f" {type(criterion).__name__} does not take ({first_line(error)}); give one that does,"
+            " or return the logits alone"
+        ) from None
+    if not isinstance(loss, Tensor) or loss.shape:
+        found = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise InputError(f"criterion returns {found}; it must return one number, {MEAN}")
+    once, *more = [
+        float(make_criterion(config)(_repeated(outputs, times), _repeated(labels, times)).detach())
+        for times in (1, 2, 3)
+    ]
+    ratios = [loss / once for loss in more] if abs(once) > TOLERANCE else []
+    if ratios and all(abs(r - times) < 0.1 * times for times, r in enumerate(ratios, 2)):
+        raise InputError(f"criterion returns a sum over the batch; it must return {MEAN}")
+
+
+def _repeated(outputs: Any, times: int) -> Any:
+    """The outputs for several times as many images, which are the same."""
+    return mapped(lambda one: torch.cat([one] * times), outputs)

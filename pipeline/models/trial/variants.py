@@ -1,0 +1,163 @@
+"""Try each variant on a few images before any training: what fails now would fail after hours."""
+
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr
+from dataclasses import replace
+from io import BytesIO, StringIO
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.ablation.definition import Settings
+from pipeline.ablation.loading import explain, load_ablation
+from pipeline.config import Config
+from pipeline.data.augmentation import normalise
+from pipeline.data.dataset import ImageDataset
+from pipeline.errors import InputError
+from pipeline.models.export import PixelClassifier, export_network, portable_network
+from pipeline.models.safety import check_archive
+from pipeline.models.trial.reading import record_inputs
+from pipeline.models.trial.recipe import train_once
+from pipeline.models.trial.repeating import (
+    DRAW,
+    check_continued,
+    check_repeated,
+    few,
+    train_epochs,
+)
+from pipeline.training.building.parts import (
+    build_network,
+    network_settings,
+    unlike_baseline,
+)
+
+T = TypeVar("T")
+TOLERANCE = 1e-3  # between the answers to one image in two batches
+MOST_NAMES = 5  # of classes, in a warning
+
+
+def try_variants(config: Config, data: ImageDataset, variants: Iterable[str]) -> None:
+    """Build, train and export the network of each variant, on up to three images.
+
+    Raises InputError, naming the variant, if its network can't be built, repeated or exported, if
+    it does not return finite logits `[N, num_classes]`, or if a part of its recipe fails. Prints a
+    warning if training does not reach a parameter, or if validation lacks classes.
+    """
+    _warn_of_classes(data)
+    ablation = load_ablation(config.ablation)
+    record_inputs(config, data)
+    baseline = next(iter(ablation.variants))
+    # Each run compares its initial weights with the baseline's.
+    _attempt(baseline, "its network can't be built", build_network, _of(config, baseline), data)
+    for variant in variants:
+        _try_network(_of(config, variant), data)
+
+
+def _warn_of_classes(data: ImageDataset) -> None:
+    present = set(data.validation.labels.tolist())
+    lacking = [repr(name) for label, name in enumerate(data.class_names) if label not in present]
+    if lacking:
+        shown = ", ".join(lacking[:MOST_NAMES])
+        more = f" and {len(lacking) - MOST_NAMES} more" if len(lacking) > MOST_NAMES else ""
+        kind = "held-out" if data.test else "validation"
+        why = ": they have only one training image" if data.test else ""
+        print(f"warning: no {kind} image is of {shown}{more}{why}", file=sys.stderr)
+
+
+def _of(config: Config, variant: str) -> Config:
+    return replace(config, variant=variant)
+
+
+def _attempt(variant: str, what: str, action: Callable[..., T], *arguments: object) -> T:
+    """Return what `action` returns, or say in one line what fails."""
+    try:
+        return action(*arguments)
+    except Exception as error:  # whatever the user's code raises
+        reason = str(error) if isinstance(error, InputError) else explain(error)
+        raise InputError(f"variant {variant!r}: {what}: {reason}") from None
+
+
+def _try_network(config: Config, data: ImageDataset) -> None:
+    name = config.variant
+    network = _attempt(name, "its network can't be built", build_network, config, data)
+    _attempt(name, "its initial weights can't be repeated", _check_weights, network, config, data)
+    if apart := unlike_baseline(config, data, network):
+        more = f" and {len(apart) - 1} more" if len(apart) > 1 else ""
+        print(
+            f"note: variant {name!r}: {apart[0]}{more} of its parameters can't start out as in the"
+            " baseline",
+            file=sys.stderr,
+        )
+    _attempt(name, "its network fails on images", _check_outputs, network, data)
+    unsaved, warnings = _attempt(name, "it can't be trained", train_once, config, data)
+    for warning in warnings:
+        print(f"warning: variant {name!r}: {warning}", file=sys.stderr)
+    first = _attempt(name, "it can't be trained", train_epochs, config, data)
+    _attempt(name, "a run can't be repeated", check_repeated, config, data, first)
+    _attempt(name, "a run can't be continued", check_continued, config, data, first, unsaved)
+    settings = network_settings(config, data)
+    _attempt(name, "it can't be exported as pt2", _check_export, network, settings, data)
+
+
+def _check_weights(network: nn.Module, config: Config, data: ImageDataset) -> None:
+    again = build_network(config, data).state_dict()
+    for name, value in network.state_dict().items():
+        if not torch.equal(value, again[name]):
+            raise InputError(f"{name} differs with the same seed; {DRAW}")
+
+
+@torch.no_grad()
+def _check_outputs(network: nn.Module, data: ImageDataset) -> None:
+    network.eval()
+    images = normalise(few(data.training, 2).images)
+    answers = list[Tensor]()
+    for count in (2, 1):
+        found, shape = network(images[:count]), (count, data.num_classes)
+        if not isinstance(found, Tensor) or found.shape != shape:
+            got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(
+                f"for {count} images it returns {got} instead of {list(shape)}: a logit for each"
+                " class (a parameter num_classes of the network is set to their number)"
+            )
+        if not found.isfinite().all():
+            raise InputError("it returns numbers that are not finite")
+        answers.append(found[:1])
+    if not torch.equal(network(images), network(images)):
+        raise InputError("it returns other numbers at the second call, although in eval mode")
+    in_two, alone = answers
+    if not torch.allclose(in_two, alone, rtol=TOLERANCE, atol=TOLERANCE):
+        raise InputError(
+            "in eval mode its answer to an image depends on the others in the batch, so a"
+            " prediction would depend on what else is predicted"
+        )
+
+
+@torch.no_grad()
+def _check_export(network: nn.Module, settings: Settings, data: ImageDataset) -> None:
+    """Export the network with two images as an example, and compute three with it."""
+    archive = BytesIO()
+    with redirect_stderr(StringIO()):  # torch also prints the program that it can't export
+        program = export_network(portable_network(network), settings, data)
+        torch.export.save(program, archive)
+    pixels = few(data.training, 3).images
+    program.module()(pixels[:2])
+    try:
+        program.module()(pixels)
+    except Exception:  # of many kinds
+        raise InputError(
+            "it then takes 2 images only, as in the example; `len(x)` and `int(x.shape[0])` in a"
+            " network do that, `x.size(0)` and `torch.flatten(x, 1)` do not"
+        ) from None
+    try:
+        check_archive(archive.getvalue())
+    except InputError as error:
+        raise InputError(
+            f"{error}, so the model would not be loaded; leave out conditions on the batch's size"
+            " and operators that are not torch's"
+        ) from None
+    archive.seek(0)
+    found = torch.export.load(archive).module()(pixels)
+    if not torch.allclose(found, PixelClassifier(network)(pixels), atol=1e-4):
+        raise InputError("what is exported computes other numbers than the network")

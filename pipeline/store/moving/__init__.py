@@ -1,0 +1,1 @@
+"""A store that was moved or copied: `detection` finds that out, `relocation` adjusts it."""
