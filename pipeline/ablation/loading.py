@@ -25,7 +25,8 @@ from pipeline.ablation.source import (
 )
 from pipeline.ablation.watching import DATA, IMPORT
 from pipeline.config import AUTO, Config, check_choice
-from pipeline.data.dataset import ImageDataset, check_dataset
+from pipeline.data.checks import check_dataset
+from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, MachineError
 from pipeline.randomness import Stream, seed_generators
 

@@ -11,7 +11,8 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.dataset import ImageDataset, Split, check_dataset, size_of
+from pipeline.data.checks import check_dataset, size_of
+from pipeline.data.dataset import ImageDataset, Split
 from pipeline.data.pictures.folder import Folder
 from pipeline.data.pictures.pairs import Pairs, Pictures, check_classes
 from pipeline.data.pictures.pixels import MODES

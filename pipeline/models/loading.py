@@ -17,7 +17,7 @@ from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
 from tqdm import tqdm
 
-from pipeline.data.dataset import MOST_CHANNELS
+from pipeline.data.checks import MOST_CHANNELS
 from pipeline.errors import InputError
 from pipeline.models.export import DIGESTS_TAG, file_names, signature
 from pipeline.models.safety import check_harmless, check_unaltered

@@ -80,8 +80,7 @@ def check(
     """Raise InputError unless the run would end as it would have without the interruption."""
     check_ended(get_run(run.info.run_id))  # a study read it a while ago
     now = {
-        "data_digest": data.digest,
-        "images": data.description,
+        **data.identity,
         "device": device.type,
         "code_digest": provenance.code_digest(config.ablation),
         "torch": torch.__version__,

@@ -43,12 +43,7 @@ def preview_study(
     cells = grid.cells(config)
     engine = where.engine(config, len(cells), data)
     jobs = engine.jobs
-    conditions = {
-        "data_digest": data.digest,
-        "images": data.description,
-        "precision": engine.precision,
-        "device": engine.device,
-    }
+    conditions = data.identity | {"precision": engine.precision, "device": engine.device}
     liveness.mark_dead_runs()  # which a study would continue
     known = in_store(mlflow.get_experiment_by_name)(experiment)
     found: dict[Config, Found] = {}

@@ -13,6 +13,7 @@ from mlflow.entities import Run
 from pipeline.ablation.loading import load_ablation
 from pipeline.ablation.recording import inputs_of
 from pipeline.config import AUTO, Config
+from pipeline.data.dataset import NAMES_TAG
 from pipeline.errors import InputError
 from pipeline.report.publish import REPORTED
 from pipeline.runs import provenance, resume
@@ -64,6 +65,7 @@ def find_cells(
     if reuse == "none":
         return {}, {}
     wanted, found = {_cell(config): config for config in cells}, dict[Config, Found]()
+    searched = {name: value for name, value in conditions.items() if name != NAMES_TAG}
     outdated = dict[Config, str]()
     study_of = cache(find_run)  # a request for each study, not for each of its runs
 
@@ -74,17 +76,17 @@ def find_cells(
     known_changes: dict[tuple[str | None, ...], str] = {}  # runs of one study recorded the same
 
     def is_outdated(run: Run, config: Config) -> bool:
-        names = ("code_digest", "torch", provenance.INPUTS_TAG)
+        names = ("code_digest", "torch", provenance.INPUTS_TAG, NAMES_TAG)
         key = (config.variant, *map(run.data.tags.get, names))
         if key not in known_changes:
-            known_changes[key] = _changed(run, config)
+            known_changes[key] = _changed(run, config, conditions[NAMES_TAG])
         if changed := known_changes[key]:
             outdated.setdefault(config, changed)
         return bool(changed)
 
     ablation = load_ablation(cells[0].ablation)
     incomplete: dict[Config, str] = {}
-    for run in find_runs(experiment, conditions):
+    for run in find_runs(experiment, searched):
         config = wanted.get(_cell_of(run))
         if config is None or config in found:
             continue
@@ -98,7 +100,7 @@ def find_cells(
         except IncompleteRunError as error:
             incomplete.setdefault(config, f"{config.run_name} (run {run.info.run_id[:8]}): {error}")
     _say_incomplete([why for config, why in incomplete.items() if config not in found])
-    for run in find_runs(experiment, conditions, "FAILED", "KILLED"):
+    for run in find_runs(experiment, searched, "FAILED", "KILLED"):
         config = wanted.get(_cell_of(run))
         known = run.data.params  # else it was stopped before it began
         if not (known and config and config not in found and is_continued(run)):
@@ -186,9 +188,11 @@ def check_same_recipe(name: str, recipe: Mapping[str, object]) -> None:
             )
 
 
-def _changed(run: Run, config: Config) -> str:
-    """What decides the numbers of a run's cell and has changed since, in one line."""
+def _changed(run: Run, config: Config, names_digest: str) -> str:
+    """What decides the result of a run's cell and has changed since, in one line."""
     tags = run.data.tags
+    if tags.get(NAMES_TAG) != names_digest:
+        return "the names of its classes have changed since"
     if tags.get("code_digest") != provenance.code_digest(config.ablation):
         return "the code has changed since"
     if tags.get("torch") != torch.__version__:

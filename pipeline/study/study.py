@@ -101,12 +101,7 @@ def run_study(
         log_dataset(data)
         log_ablation(config.ablation)
         log_inputs(inputs)
-        conditions = {
-            "data_digest": data.digest,
-            "images": data.description,  # the digest is of bytes: not of a shape
-            "precision": precision,
-            "device": engine.device,
-        }
+        conditions = data.identity | {"precision": precision, "device": engine.device}
         done, begun, outdated = reusable_cells(parent, grid, cells, conditions, reuse)
         for why, count in Counter(outdated.values()).items():
             print(f"{count} earlier run{'s' * (count > 1)} not reused: {why}", flush=True)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.dataset import ImageDataset, check_dataset
+from pipeline.data.checks import check_dataset
+from pipeline.data.dataset import ImageDataset
 from pipeline.data.synthetic import figure, generate
 
 TRAINING_DIGEST = "10fd86d8be8e8dd47aacbf42be946dcb7f929b22fb445e32277b5dfff5818c42"

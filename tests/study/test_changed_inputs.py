@@ -37,7 +37,8 @@ class Net(nn.Module):
 
 def noise():
     images = np.arange(60 * 16, dtype=np.uint8).reshape(60, 4, 4)
-    return from_arrays(images[:40], np.arange(40) % 3, images[40:], np.arange(20) % 3)
+    names = (HERE / "names.txt").read_text().split()
+    return from_arrays(images[:40], np.arange(40) % 3, images[40:], np.arange(20) % 3, names)
 
 ablation = Ablation(
     network=Net, variants={"plain": {}, "pretrained": {"pretrained": True}},
@@ -50,6 +51,7 @@ STUDY = ("ablate", "--ablation", "mine.py", "--seeds", "1", "--epochs", "1", "--
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "mine.py").write_text(FILE)
+    (tmp_path / "names.txt").write_text("cat dgo emu")
     save_backbone(tmp_path, 0)
     return tmp_path
 
@@ -85,10 +87,14 @@ def test_a_changed_file_makes_those_runs_train_again_that_read_it(
     # The folder may move, and an edit that computes the same does not matter.
     (folder / "mine.py").write_text(FILE.replace("HERE =", "# Beside this file.\nHERE ="))
     (folder / "moved").mkdir()
-    for name in ("mine.py", "backbone.pt"):
+    for name in ("mine.py", "backbone.pt", "names.txt"):
         (folder / name).rename(folder / "moved" / name)
     moved = pipeline("ablate", "--ablation", "moved/mine.py", *study[3:], "--dry-run")
     assert "2 runs, 2 of them finished" in moved.out
+    # A model answers with the names of its classes.
+    (folder / "moved" / "names.txt").write_text("cat dog emu")
+    named = pipeline("ablate", "--ablation", "moved/mine.py", *study[3:], "--dry-run")
+    assert "plain-seed0: to train again: the names of its classes have changed since" in named.out
 
 
 def test_a_run_made_by_train_is_reused_and_another_version_of_a_package_is_named(
