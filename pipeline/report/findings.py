@@ -1,6 +1,7 @@
 """The records that a report is made of: each finding, each setting, the whole analysis."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -127,10 +128,16 @@ class Analysis:
         return [*main, *(setting for setting in self.by_rate if setting is not self.main)]
 
     @property
-    def other_weights(self) -> dict[str, list[str]]:
-        """By variant, the parameters that do not start out as in the baseline."""
+    def other_weights(self) -> dict[tuple[str, str], list[str]]:
+        """By variant and another one, the parameters that do not start out as in that one."""
         tags = {one.config.variant: one.tags.get("other_weights", "") for one in self.results}
-        return {v: tags[v].split(", ") for v in self.ablation.variants if tags.get(v)}
+        baseline, *_ = self.ablation.variants
+        found = defaultdict[tuple[str, str], list[str]](list)
+        for variant in self.ablation.variants:
+            for entry in filter(None, tags.get(variant, "").split(", ")):
+                name, _, other = entry.partition(" of ")
+                found[variant, other or baseline].append(name)
+        return {pair: names for pair, names in found.items() if pair[1] in tags}
 
     @property
     def losses_differ(self) -> bool:

@@ -235,12 +235,11 @@ def limits(analysis: Analysis) -> list[str]:
             " raises both accuracies. That favours a variant with several rates that are about as"
             " good."
         )
-    baseline, *_ = analysis.ablation.variants
-    for variant, (one, *others) in analysis.other_weights.items():
+    for (variant, other), (one, *others) in analysis.other_weights.items():
         more = f" and {len(others)} more parameter{'s' * (len(others) > 1)}" if others else ""
         unknown.append(
             f"How much of an effect is due to other initial weights: in {variant}, {one}{more}"
-            f" {'do' if others else 'does'} not start out as in {baseline}."
+            f" {'do' if others else 'does'} not start out as in {other}."
         )
     for name, words in MIXTURES.items():
         if len({r.tags[name] for r in analysis.results if name in r.tags}) > 1:

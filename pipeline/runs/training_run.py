@@ -9,6 +9,7 @@ from collections.abc import Callable
 import mlflow
 import torch
 from mlflow.entities import Run
+from torch import nn
 
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
@@ -25,7 +26,7 @@ from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG, RunResult, pack_re
 from pipeline.store import buffer
 from pipeline.store.artifacts import log_figure, replace_artifact
 from pipeline.store.waiting import in_store
-from pipeline.training.building.parts import network_settings, prepare, unlike_baseline
+from pipeline.training.building.parts import network_settings, prepare, unlike_earlier
 from pipeline.training.device import choose_device, choose_precision
 from pipeline.training.loop import FAST_PATH, describe_steps, is_stuck, loss_of_guess, train_network
 from pipeline.training.state import History, TrainingState, fingerprint
@@ -141,7 +142,6 @@ def _tags(
         "optimizer": type(optimizer).__name__,
         "schedule": "yes" if ablation.schedule else "none",
         "network": type(network).__name__,
-        "images": data.description,
         "num_classes": data.num_classes,
         "augmentation": ablation.augmentation_of(config.variant).description,
         "seed": config.seed,
@@ -152,7 +152,7 @@ def _tags(
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         FAST_PATH: describe_steps(network, device, precision),
         "spinning": describe_spinning(threads),
-        "other_weights": ", ".join(unlike_baseline(config, data, network)),
+        "other_weights": _other_weights(config, data, network),
         "code_digest": provenance.code_digest(config.ablation),
         "epochs": config.epochs,
         RESULT_TAG: RESULT_FILE,
@@ -163,6 +163,16 @@ def _tags(
     if device.type == "cuda":
         tags["device_name"] = torch.cuda.get_device_name(device)
     return tags
+
+
+def _other_weights(config: Config, data: ImageDataset, network: nn.Module) -> str:
+    """What does not start out as in the baseline; `NAME of VARIANT` for another variant."""
+    baseline, *_ = load_ablation(config.ablation).variants
+    return ", ".join(
+        name if variant == baseline else f"{name} of {variant}"
+        for variant, names in unlike_earlier(config, data, network).items()
+        for name in names
+    )
 
 
 def _last_state(config: Config, checkpoints: Checkpoints) -> TrainingState | None:

@@ -286,6 +286,15 @@ def test_what_variants_do_not_share_is_told() -> None:
         " parameters do not start out as in plain."
     )
 
+    both = study({variant: [0.4, 0.5] for variant in ("se", "smooth")}, of=of)
+    entries = {"se": "fc.bias", "smooth": "conv1.weight, fc.bias of se"}
+    both = [
+        one._replace(tags={**one.tags, "other_weights": entries[one.config.variant]})
+        for one in both
+    ]
+    (line,) = (line for line in limits(analyse(of, both)) if "initial weights" in line)
+    assert line.endswith("in smooth, fc.bias does not start out as in se.")
+
     def page(*variants: str) -> str:
         return report_files(report(of, *variants), "", {}, {})["report.md"].decode()
 

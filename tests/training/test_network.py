@@ -96,8 +96,8 @@ def test_the_registered_form_takes_pixels_and_returns_probabilities() -> None:
     torch.testing.assert_close(probabilities.sum(1), torch.ones(4))
 
 
-def by_names(build: Callable[[], nn.Module], seed: int, *baseline: Callable[[], nn.Module]) -> Any:
-    return build_by_names(build, seed, stream_names(build, seed, *baseline))
+def by_names(build: Callable[[], nn.Module], seed: int, *earlier: Callable[[], nn.Module]) -> Any:
+    return build_by_names(build, seed, stream_names([*earlier, build], seed))
 
 
 class Other(nn.Module):
@@ -200,9 +200,28 @@ def test_a_layer_whose_counterpart_is_not_clear_is_named() -> None:
     first = by_names(lambda: layers("a", "b", "c"), 0)
     assert torch.equal(kept["b"].weight, first["b"].weight)
     assert unlike(kept, first) == ["d.weight", "d.bias"]
+    # The names in a dictionary are the user's own, whatever numbers they are.
+    kept = by_names(lambda: layers("2", "3", "4"), 0, lambda: layers("1", "2", "3"))
+    first = by_names(lambda: layers("1", "2", "3"), 0)
+    assert torch.equal(kept["3"].weight, first["3"].weight)
+    assert unlike(kept, first) == ["4.weight", "4.bias"]
     # A wider layer is another one, and needs no word.
     wider = by_names(lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 9)), 0)
     assert not unlike(wider, baseline)
+
+
+def test_two_variants_share_what_the_baseline_lacks() -> None:
+    def bottleneck(*inserted: nn.Module) -> nn.Sequential:
+        return stack(*inserted, nn.Linear(32, 16), nn.Linear(16, 32))
+
+    def broken() -> nn.Module:
+        raise RuntimeError
+
+    narrow = by_names(bottleneck, 4, stack)
+    dropped = by_names(lambda: bottleneck(nn.Dropout()), 4, stack, broken, bottleneck)
+    assert not unlike(dropped, narrow)
+    assert torch.equal(dropped[3].weight, narrow[2].weight)
+    assert torch.equal(dropped[1].weight, by_names(stack, 4)[1].weight)
 
 
 def layers(*names: str) -> nn.ModuleDict:
@@ -220,6 +239,14 @@ def test_what_a_variant_draws_otherwise_is_named_wherever_it_is() -> None:
     baseline = by_names(projected, 0)
     other = by_names(lambda: projected(deep=True), 0, projected)
     assert unlike(other, baseline) == ["projection"]
+
+    def features(*inserted: nn.Module) -> nn.Module:
+        fourier = nn.Module()
+        fourier.register_buffer("frequencies", torch.empty(8).normal_())
+        return nn.Sequential(*inserted, fourier, nn.Linear(8, 3))
+
+    moved = by_names(lambda: features(nn.Linear(9, 9)), 0, features)
+    assert unlike(moved, by_names(features, 0)) == ["1.frequencies"]
 
     normed = by_names(lambda: nn.Sequential(weight_norm(nn.Linear(8, 8))), 0, projected)
     assert unlike(normed, baseline) == ["0.parametrizations.weight.original1"]

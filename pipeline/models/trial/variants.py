@@ -30,7 +30,7 @@ from pipeline.models.trial.repeating import (
 from pipeline.training.building.parts import (
     build_network,
     network_settings,
-    unlike_baseline,
+    unlike_earlier,
 )
 
 T = TypeVar("T")
@@ -83,11 +83,11 @@ def _try_network(config: Config, data: ImageDataset) -> None:
     name = config.variant
     network = _attempt(name, "its network can't be built", build_network, config, data)
     _attempt(name, "its initial weights can't be repeated", _check_weights, network, config, data)
-    if apart := unlike_baseline(config, data, network):
+    for other, apart in unlike_earlier(config, data, network).items():
         more = f" and {len(apart) - 1} more" if len(apart) > 1 else ""
         print(
-            f"note: variant {name!r}: {apart[0]}{more} of its parameters can't start out as in the"
-            " baseline",
+            f"note: variant {name!r}: {apart[0]}{more} of its parameters can't start out as in"
+            f" {other!r}",
             file=sys.stderr,
         )
     _attempt(name, "its network fails on images", _check_outputs, network, data)

@@ -1,5 +1,7 @@
 """Build what a run trains, and what trains it, as its ablation says."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from inspect import signature
@@ -41,12 +43,16 @@ def prepare(
 
 def make_criterion(config: Config) -> nn.Module:
     """Return the ablation's criterion, on the CPU, with the initial weights of the seed."""
-    ablation = load_ablation(config.ablation)
+    build = load_ablation(config.ablation).criterion
+    each = [_criterion_settings(one) for one in _up_to(config)]
     seed_generators(config.seed, Stream.CRITERION)
-    criterion = ablation.make(ablation.criterion, config.variant)
+    criterion: nn.Module = build(**each[-1])
     if not isinstance(criterion, nn.Module):
         raise InputError(f"criterion returns {criterion!r}; it must be a torch.nn.Module")
-    return criterion
+    if not any(True for _ in criterion.parameters()):
+        return criterion
+    names = _stream_names(build, *map(_frozen, each), seed=config.seed, stream=Stream.CRITERION)
+    return build_by_names(partial(build, **each[-1]), config.seed, names, Stream.CRITERION)
 
 
 def schedule_of(
@@ -70,45 +76,56 @@ def schedule_of(
 
 def build_network(config: Config, data: ImageDataset) -> nn.Module:
     """Return the network of a variant, on the CPU, with the initial weights of the seed."""
-    build, settings = load_ablation(config.ablation).network, network_settings(config, data)
+    build = load_ablation(config.ablation).network
+    each = [network_settings(one, data) for one in _up_to(config)]
+    settings = each[-1]
     network: nn.Module
     if build is CNNNetwork:  # what its variants add draws no random numbers
         seed_generators(config.seed, Stream.WEIGHTS)
         network = build(**settings)  # type: ignore[arg-type]
     else:
-        baseline = network_settings(baseline_of(config), data)
-        kinds = tuple(settings.items()), tuple(baseline.items())
-        names = _stream_names(build, *kinds, config.seed)
-        network = build_by_names(lambda: build(**settings), config.seed, names)
+        names = _stream_names(build, *map(_frozen, each), seed=config.seed, stream=Stream.WEIGHTS)
+        network = build_by_names(partial(build, **settings), config.seed, names)
     # Convolutions are faster in this order, which the images already have in memory.
-    if _computes_in_channels_last(build, tuple(settings.items()), data.image_shape):
+    if _computes_in_channels_last(build, _frozen(settings), data.image_shape):
         return network.to(memory_format=torch.channels_last)
     network.register_forward_pre_hook(_in_default_order)
     return network
 
 
 @cache
-def _stream_names(
-    build: Part,
-    settings: Settings,
-    baseline: Settings,
-    seed: int,
-) -> list[str]:
-    build_baseline = None if settings == baseline else partial(build, **dict(baseline))
-    return stream_names(partial(build, **dict(settings)), seed, build_baseline)
+def _stream_names(build: Part, *each: Settings, seed: int, stream: Stream) -> list[str]:
+    """`stream_names` for variants with these settings; equal ones are one."""
+    earlier = [one for one in dict.fromkeys(each) if one != each[-1]]
+    return stream_names([partial(build, **dict(one)) for one in (*earlier, each[-1])], seed, stream)
 
 
-def baseline_of(config: Config) -> Config:
-    """The configuration of the same run of the ablation's first variant."""
-    return replace(config, variant=next(iter(load_ablation(config.ablation).variants)))
+def _frozen(settings: Mapping[str, Value]) -> Settings:
+    return tuple(settings.items())
 
 
-def unlike_baseline(config: Config, data: ImageDataset, network: nn.Module) -> list[str]:
-    """The parameters of a network that do not start out as the baseline's (see `weights.unlike`).
+def _up_to(config: Config) -> list[Config]:
+    """The configurations of the same run of the ablation's variants, up to this one."""
+    variants = list(load_ablation(config.ablation).variants)
+    return [replace(config, variant=v) for v in variants[: variants.index(config.variant) + 1]]
+
+
+def unlike_earlier(config: Config, data: ImageDataset, network: nn.Module) -> dict[str, list[str]]:
+    """What does not start out as in an earlier variant, by that one's name (see `weights.unlike`).
+
+    That is of the parameters and buffers of network and criterion.
 
     network: as `build_network` returns it.
     """
-    return unlike(network, build_network(baseline_of(config), data))
+    criterion = make_criterion(config)
+    found = {}
+    for one in _up_to(config)[:-1]:
+        with suppress(Exception):  # a variant that can't be built is reported if it is asked for
+            apart = unlike(network, build_network(one, data))
+            apart += [f"criterion.{name}" for name in unlike(criterion, make_criterion(one))]
+            if apart:
+                found[one.variant] = apart
+    return found
 
 
 @cache
@@ -140,3 +157,8 @@ def network_settings(config: Config, data: ImageDataset) -> dict[str, Value]:
     ablation = load_ablation(config.ablation)
     facts = {"num_classes": data.num_classes, "in_channels": data.image_shape[2]}
     return ablation.arguments(ablation.network, config.variant, **facts)
+
+
+def _criterion_settings(config: Config) -> dict[str, Value]:
+    ablation = load_ablation(config.ablation)
+    return ablation.arguments(ablation.criterion, config.variant)

@@ -1,11 +1,13 @@
 """Initial weights: parameters that variants share start out equal.
 
 Each parameter has a random stream of its own, which its name decides, or in a variant the name that
-the same parameter has in the baseline.
+the same parameter has in the first variant that has it. All this is said of networks, and holds for
+criteria as well.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from pipeline.errors import InputError
 from pipeline.randomness import Stream, seed_generators
 
+LISTS = (nn.Sequential, nn.ModuleList, nn.ParameterList)  # whose members are named by their places
 FACTORIES = (torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal)
 
 Build = Callable[[], nn.Module]
@@ -32,66 +35,89 @@ class Kind(NamedTuple):
     shape: tuple[int, ...]
 
 
-def stream_names(build: Build, seed: int, build_baseline: Build | None = None) -> list[str]:
+def stream_names(builds: Sequence[Build], seed: int, stream: Stream = Stream.WEIGHTS) -> list[str]:
     """Name a random stream for each parameter of a network, in the order in which they are made.
 
-    Parameters that it shares with the baseline have the same stream there: those of the same name,
-    or the `counterparts` of those whose name has moved. A parameter has its whole name only when
-    the network is complete: hence a network is built here, and again by `build_by_names`.
+    builds: of the variants up to this one, the baseline first. A parameter that is also in an
+    earlier variant, if that can be built, has the stream that it has there. A parameter has its
+    whole name only when the network is complete: hence networks are built here, and again by
+    `build_by_names`.
 
     Raises InputError for a network whose parameters have no shape yet.
     """
     registered: list[nn.Parameter | None] = []
-    seed_generators(seed, Stream.WEIGHTS)
+    earlier: list[tuple[nn.Module, dict[str, str]]] = []
+    for build in builds[:-1]:
+        seed_generators(seed, stream)
+        with suppress(Exception):  # whatever the user's code raises
+            network = build()
+            earlier.append((network, _shared_streams(network, earlier)))
+    seed_generators(seed, stream)
     with register_module_parameter_registration_hook(lambda *one: registered.append(one[2])):
-        network = build()
+        network = builds[-1]()
     if any(is_lazy(parameter) for parameter in network.parameters()):
         raise InputError("it has lazy layers; give them their sizes")
-    shared = counterparts(network, build_baseline()) if build_baseline else {}
-    streams = {}
-    for name, parameter in named_parameters(network).items():
-        # Two parameters of one network must not be drawn from one stream.
-        taken = name not in shared and name in shared.values()
-        streams[id(parameter)] = shared.get(name, f"{name} of its own" if taken else name)
-    return [streams.get(id(parameter), "") for parameter in registered]
+    streams = _shared_streams(network, earlier)
+    by_id = {id(one): streams[name] for name, one in named_parameters(network).items()}
+    return [by_id.get(id(parameter), "") for parameter in registered]
 
 
-def build_by_names(build: Build, seed: int, names: Sequence[str]) -> nn.Module:
+def _shared_streams(
+    network: nn.Module, earlier: Sequence[tuple[nn.Module, Mapping[str, str]]]
+) -> dict[str, str]:
+    """The stream of each parameter; `earlier` are the variants before, each with its streams."""
+    streams: dict[str, str] = {}
+    for other, theirs in earlier:
+        for name, its_name in counterparts(network, other).items():
+            stream = theirs.get(its_name, "")  # a buffer has none
+            if stream and stream not in streams.values():
+                streams.setdefault(name, stream)
+    for name in [one for one in named_parameters(network) if one not in streams]:
+        stream = name
+        while stream in streams.values():  # two of one network must not be drawn from one
+            stream += " of its own"
+        streams[name] = stream
+    return streams
+
+
+def build_by_names(
+    build: Build, seed: int, names: Sequence[str], stream: Stream = Stream.WEIGHTS
+) -> nn.Module:
     """Build a network whose parameters are drawn from the streams of these `stream_names`.
 
     So parameters that two networks share and initialise alike start out equal, whatever else either
     network holds.
     """
-    streams = _NamedStreams(seed, names)
-    seed_generators(seed, Stream.WEIGHTS)
+    streams = _NamedStreams(seed, names, stream)
+    seed_generators(seed, stream)
     with register_module_parameter_registration_hook(streams.register), streams:
         return build()
 
 
 def named_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters by name, without what wrappers such as torch.compile's put before it."""
-    return {_unwrapped(network, name): parameter for name, parameter in network.named_parameters()}
+    return {_name_of(network, name): parameter for name, parameter in network.named_parameters()}
 
 
 def counterparts(network: nn.Module, baseline: nn.Module) -> dict[str, str]:
-    """The baseline's name of each parameter that is also in the baseline.
+    """The baseline's name of each parameter and buffer that is also in the baseline.
 
-    If a kind of parameter is there as often but under other names, either numbers (an inserted
-    layer renumbers those after it) or all of them, that is the one at the same place in their
-    order; else the one of the same name and shape.
+    If a kind of these is there as often but under other names, either numbers in a sequence (an
+    inserted layer renumbers those after it) or all of them, that is the one at the same place in
+    their order; else the one of the same name and shape.
     """
     kinds = _by_kind(baseline)
     found: dict[str, str] = {}
     for kind, names in _by_kind(network).items():
-        others = kinds.get(kind, [])
-        numbered = any(part.isdigit() for name in names for part in name.split("."))
-        moved = set(names) != set(others) and (numbered or not set(names) & set(others))
+        others = kinds.get(kind, {})
+        numbered = any(names.values())
+        moved = names.keys() != others.keys() and (numbered or not names.keys() & others.keys())
         if moved and len(names) == len(others):
             found |= zip(names, others, strict=True)
-    theirs = named_parameters(baseline)
+    theirs = _named_tensors(baseline)
     left = {name: theirs[name].shape for name in theirs.keys() - found.values()}
-    for name, parameter in named_parameters(network).items():
-        if left.get(name) == parameter.shape:
+    for name, tensor in _named_tensors(network).items():
+        if left.get(name) == tensor.shape:
             found.setdefault(name, name)
     return found
 
@@ -99,61 +125,72 @@ def counterparts(network: nn.Module, baseline: nn.Module) -> dict[str, str]:
 def unlike(network: nn.Module, baseline: nn.Module) -> list[str]:
     """The parameters and buffers that do not start out as in the baseline, although it has such.
 
-    Either its counterpart has other values, or it is not clear which that is: the baseline has one
-    of that shape which is nowhere else.
+    Either its counterpart has other values, or it is not clear which parameter that is: the
+    baseline has one of that shape which is nowhere else.
     """
-    ours, theirs = named_parameters(network), named_parameters(baseline)
+    ours, theirs = _named_tensors(network), _named_tensors(baseline)
     shared = counterparts(network, baseline)
-    left = {theirs[name].shape for name in theirs.keys() - shared.values()}
-    apart = [
+    alone = [theirs[name] for name in theirs.keys() - shared.values()]
+    left = {one.shape for one in alone if isinstance(one, nn.Parameter)}
+    return [
         name
         for name, value in ours.items()
-        if not torch.equal(value, theirs[shared[name]] if name in shared else value)
-        or (name not in shared and value.shape in left)
-    ]
-    buffers = dict(baseline.named_buffers())
-    return apart + [
-        name
-        for name, value in network.named_buffers()
-        if name in buffers
-        and value.shape == buffers[name].shape
-        and not torch.equal(value, buffers[name])
+        if (
+            not torch.equal(value, theirs[shared[name]])
+            if name in shared
+            else isinstance(value, nn.Parameter) and value.shape in left
+        )
     ]
 
 
-def _by_kind(network: nn.Module) -> Mapping[Kind, list[str]]:
-    """The names of each kind of parameter, in the order of the network."""
-    names = defaultdict(list)
-    for name, parameter in network.named_parameters():
-        owner, _, last = name.rpartition(".")
-        layer = type(network.get_submodule(owner)).__name__
-        names[Kind(layer, last, tuple(parameter.shape))].append(_unwrapped(network, name))
+def _named_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """The parameters, and then the buffers, by name."""
+    buffers = {_name_of(network, name): buffer for name, buffer in network.named_buffers()}
+    return {**named_parameters(network), **buffers}
+
+
+def _by_kind(network: nn.Module) -> Mapping[Kind, dict[str, bool]]:
+    """The names of each kind of tensor, in the order of the network; whether a number is in it."""
+    names = defaultdict[Kind, dict[str, bool]](dict)
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        path, _, last = name.rpartition(".")
+        owners = _owners(network, name)
+        numbered = any(isinstance(owner, LISTS) and part.isdigit() for owner, part in owners)
+        kind = Kind(type(network.get_submodule(path)).__name__, last, tuple(tensor.shape))
+        names[kind][_name_of(network, name)] = numbered
     return names
 
 
-def _unwrapped(network: nn.Module, name: str) -> str:
-    """A parameter's name without the parts that lead into a wrapper."""
-    module, parts = network, []
-    *owners, last = name.split(".")
-    for part in owners:
-        compiled = part == "_orig_mod"
-        if not compiled and not isinstance(module, DataParallel | DistributedDataParallel):
-            parts.append(part)
-        module = module.get_submodule(part)
-    return ".".join([*parts, last])
+def _name_of(network: nn.Module, name: str) -> str:
+    """A tensor's name without the parts that lead into a wrapper."""
+    return ".".join(
+        part
+        for owner, part in _owners(network, name)
+        if part != "_orig_mod" and not isinstance(owner, DataParallel | DistributedDataParallel)
+    )
+
+
+def _owners(network: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
+    """Each part of a tensor's name, after the module whose attribute it is."""
+    module, found = network, []
+    for part in name.split("."):
+        found.append((module, part))
+        module = getattr(module, part)
+    return found
 
 
 class _NamedStreams(TorchFunctionMode):
     """Seeds torch before each call that is about a parameter.
 
-    names: of the parameters' streams, in the order in which they are registered. A call that
-    returns a new random tensor is about the parameter to come. A call about any other tensor goes
-    on in the stream of the last parameter: `orthogonal_`, for instance, draws into a temporary one.
+    stream: of all. names: of the parameters' streams, in the order in which they are registered. A
+    call that returns a new random tensor is about the parameter to come. A call about any other
+    tensor goes on in the stream of the last parameter: `orthogonal_`, for instance, draws into a
+    temporary one.
     """
 
-    def __init__(self, seed: int, names: Sequence[str]) -> None:
+    def __init__(self, seed: int, names: Sequence[str], stream: Stream) -> None:
         super().__init__()
-        self.seed, self.names = seed, names
+        self.seed, self.names, self.stream = seed, names, stream
         self.counts = Counter[str]()
         self.registered: list[nn.Parameter | None] = []  # which keeps their memory theirs
         self.known: dict[int, str] = {}
@@ -176,7 +213,7 @@ class _NamedStreams(TorchFunctionMode):
     def _seed(self, name: str) -> None:
         if name:
             self.counts[name] += 1
-            words = [self.seed, Stream.WEIGHTS, self.counts[name], *name.encode()]
+            words = [self.seed, self.stream, self.counts[name], *name.encode()]
             torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]))
 
 
