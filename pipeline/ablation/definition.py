@@ -35,8 +35,9 @@ class Ablation:
     augmentation) that has a parameter of its name; if there is none, those with `**settings`.
 
     network: builds a variant's network: images in, float `[N, C, H, W]` from -1 to 1; logits out,
-    `[N, num_classes]`. In training it may return several outputs, the logits first, if the
-    criterion takes them. Its parameters `num_classes` and `in_channels` are set to fit the data.
+    `[N, num_classes]`. In training it may return several outputs, the logits first or as `logits`,
+    if the criterion takes them. Its parameters `num_classes` and `in_channels` are set to fit the
+    data.
     variants: the settings of each, by name. The first is the baseline.
     datasets: functions that return the data, by name; called with `data_dir` if they take it. The
     first is the default.

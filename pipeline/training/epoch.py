@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable
+from copy import copy
 from operator import length_hint
 from typing import Any, NamedTuple
 
@@ -113,7 +114,7 @@ def plain_step(
     """Return a function that computes a batch, and trains on it if there is an optimiser.
 
     It returns the mean loss, and whether each prediction is correct, both on the device. A network
-    may return several outputs, of which the first is the logits; the criterion gets them all.
+    may return several outputs (see `logits_of`); the criterion gets them all.
     """
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,11 +125,11 @@ def plain_step(
             torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"),
         ):
             outputs = model(images)
-        loss = criterion(mapped(Tensor.float, outputs), labels)
+        loss = criterion(mapped(_in_fp32, outputs), labels)
         if optimizer:
             loss.backward()
             optimizer.step()
-        return loss.detach(), _logits(outputs).argmax(dim=1) == labels
+        return loss.detach(), logits_of(outputs).argmax(dim=1) == labels
 
     return step
 
@@ -138,18 +139,26 @@ def mapped(function: Callable[[Tensor], Tensor], outputs: Any) -> Any:
     if isinstance(outputs, Tensor):
         return function(outputs)
     if isinstance(outputs, dict):
-        return {name: mapped(function, one) for name, one in outputs.items()}
+        made = copy(outputs)  # a class of its own may have attributes
+        for name, one in outputs.items():
+            made[name] = mapped(function, one)
+        return made
     if isinstance(outputs, tuple | list):
         parts = [mapped(function, one) for one in outputs]
         return type(outputs)(*parts) if hasattr(outputs, "_fields") else type(outputs)(parts)
     return outputs
 
 
-def _logits(outputs: Any) -> Tensor:
-    """The first of a network's outputs."""
-    while not isinstance(outputs, Tensor):
-        outputs = next(iter(outputs.values() if isinstance(outputs, dict) else outputs))
+def logits_of(outputs: Any) -> Any:
+    """The logits among a network's outputs: `logits` in a dictionary that has it, or the first."""
+    while isinstance(outputs, dict | tuple | list) and outputs:
+        first = next(iter(outputs.values() if isinstance(outputs, dict) else outputs))
+        outputs = outputs.get("logits", first) if isinstance(outputs, dict) else first
     return outputs
+
+
+def _in_fp32(one: Tensor) -> Tensor:
+    return one.float() if one.is_floating_point() else one  # others may be indices
 
 
 def log_metrics(metrics: dict[str, float], step: int) -> None:

@@ -402,6 +402,20 @@ WRONG = {
             "in training its network returns tuple, which the criterion CrossEntropyLoss does not",
         ],
     ),
+    "logits that are not the first output": (
+        [
+            (
+                "return self.fc(x.view(x.size(0), -1))",
+                "h = x.view(x.size(0), -1)\n        y = self.fc(h)\n"
+                "        return (h, y) if self.training else y",
+            ),
+        ],
+        "",
+        [
+            "can't be trained: in training its network returns [2, 224] as the first of its tuple"
+            " instead of the logits [2, 3]"
+        ],
+    ),
     "a fixed batch": (
         [("x.view(x.size(0), -1)", "x.reshape(len(x), -1)")],
         "",

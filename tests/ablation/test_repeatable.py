@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.ablation.loading import completed, load_ablation, load_data
 from pipeline.config import Config
+from pipeline.models.trial.recipe import train_once
 from pipeline.models.trial.variants import try_variants
 from pipeline.training.building.parts import make_criterion
 from pipeline.training.epoch import plain_step
@@ -130,6 +132,21 @@ HARD = {
         ),
         ("return self.fc(", "return (lambda y: (y, [y, y]) if self.training else y)(self.fc("),
         ("-1))", "-1)))"),
+    ],
+    "mixup in the network": [
+        criterion(
+            "pass",
+            "order, share, x = x.values()\n"
+            "        factor = share * (x[order] - x).abs().mean() + 1",
+        ),
+        (
+            "return self.fc(x.view(x.size(0), -1))",
+            "y = self.fc(x.view(x.size(0), -1))\n"
+            "        order, share = torch.randperm(len(y)), torch.rand(())\n"
+            "        parts = {'order': order, 'share': share, 'logits': y}\n"
+            "        return OrderedDict(parts) if self.training else y",
+        ),
+        ("import numpy as np", "from collections import OrderedDict\nimport numpy as np"),
     ],
     "a NumPy learning rate": [
         schedule(f"lambda o, epochs: {RATES}.LambdaLR(o, {COSINE})"),
@@ -280,6 +297,33 @@ def test_a_schedule_per_batch_is_tried_with_the_steps_that_it_will_have(
     assert "warning" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "warned"),
+    [
+        ("o, epochs: {}.CosineAnnealingLR(o, epochs * 10)", "CosineAnnealingLR for 50 steps"),
+        ("o, epochs, steps_per_epoch: {}.CosineAnnealingLR(o, epochs)", "takes 50"),
+        (
+            "o, epochs: {0}.SequentialLR(o, [{0}.LinearLR(o),"
+            " {0}.OneCycleLR(o, 0.1, total_steps=500)], [1])",
+            "OneCycleLR for 500 steps, and takes 5",
+        ),
+        (
+            "o, epochs: {0}.SequentialLR(o, [{0}.LinearLR(o),"
+            " {0}.CosineAnnealingLR(o, epochs - 1)], [1])",
+            "",
+        ),
+    ],
+)
+def test_a_schedule_that_does_not_come_to_its_end_is_named(
+    words: str, warned: str, tmp_path: Path
+) -> None:
+    write(tmp_path, schedule(f"lambda {words.format(RATES)}"))
+    config = completed(Config(str(tmp_path / "mine.py"), "plain", epochs=5, batch_size=9))
+    _, warnings = train_once(config, load_data(config))
+    assert len(warnings) == bool(warned)
+    assert warned in "".join(warnings)
+
+
 class Counted(nn.Module):
     """A linear layer with what a CUDA graph would not see change."""
 
@@ -332,6 +376,33 @@ def test_a_parameter_of_a_criterion_is_trained(tmp_path: Path) -> None:
     begun = make_criterion(config).state_dict()["scale"]
     train_network(config, data, CPU, "fp32", save=states.append)
     assert states[0].criterion["scale"] < begun  # which makes the loss smaller
+
+
+def test_parameters_of_a_criterion_start_alike_in_all_variants(tmp_path: Path) -> None:
+    loss = """
+class Prototypes(nn.Module):
+    def __init__(self, extra=False):
+        super().__init__()
+        if extra:
+            self.extra = nn.Parameter(torch.randn(4))
+        self.prototypes = nn.Parameter(torch.randn(3, 3))
+
+    def forward(self, outputs, labels):
+        return nn.functional.cross_entropy(outputs @ self.prototypes, labels)
+"""
+    write(
+        tmp_path,
+        ("\nablation = Ablation(", f"{loss}\nablation = Ablation(\n    criterion=Prototypes,"),
+        ('"tanh": {"activation": "tanh"}', '"extra": {"extra": True}'),
+    )
+    config = completed(Config(str(tmp_path / "mine.py"), "plain"))
+    plain, extra, other = (
+        make_criterion(replace(config, variant=variant, seed=seed)).state_dict()
+        for variant, seed in (("plain", 0), ("extra", 0), ("plain", 1))
+    )
+    assert torch.equal(plain["prototypes"], extra["prototypes"])
+    assert not torch.equal(plain["prototypes"].flatten()[:4], extra["extra"])
+    assert not torch.equal(plain["prototypes"], other["prototypes"])
 
 
 def test_data_and_an_ablation_that_draw_from_global_generators_are_the_same_every_time(

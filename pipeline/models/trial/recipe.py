@@ -1,12 +1,14 @@
 """Whether what trains a network fits it and the loop: a step, criterion, optimizer, schedule."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
@@ -24,7 +26,7 @@ from pipeline.models.trial.repeating import (
 from pipeline.store.failures import first_line
 from pipeline.training.batches import TrainingBatches
 from pipeline.training.building.parts import make_criterion, prepare, schedule_of
-from pipeline.training.epoch import mapped
+from pipeline.training.epoch import logits_of, mapped
 from pipeline.training.loop import fast_step
 from pipeline.training.state import Parts
 
@@ -50,7 +52,7 @@ def train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str]
             " choose one whose step() takes none"
         )
     warnings = _neglected(config, network, criterion, optimizer)
-    _check_schedule(config, optimizer, steps_of(config, data))
+    warnings += _check_schedule(config, optimizer, steps_of(config, data))
     parts = Parts(network, criterion, optimizer)
     step = fast_step(network, criterion, optimizer, precision_of(config), config.batch_size)
     network.train()
@@ -59,6 +61,7 @@ def train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str]
         ((images, labels),) = TrainingBatches(split, count, config.seed, CPU, augmentation)
         try:
             outputs = network(images)
+            _check_logits(outputs, (count, data.num_classes))
             _check_criterion(config, criterion, outputs, labels)
             step(images, labels)
         except ValueError as error:
@@ -100,8 +103,11 @@ def _trained(network: nn.Module, criterion: nn.Module) -> dict[str, nn.Parameter
     return {name: one for name, one in named if one.requires_grad}
 
 
-def _check_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -> None:
-    """Raise InputError if the scheduler is made for another number of steps than it will take."""
+def _check_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -> list[str]:
+    """Raise InputError if the scheduler is made for another number of steps than it will take.
+
+    Returns warnings of what may be right: a part of it, or a cosine that does not end.
+    """
     scheduler, each_batch = schedule_of(config, optimizer, steps_per_epoch)
     kind = type(scheduler).__name__
     if each_batch and isinstance(scheduler, ReduceLROnPlateau):
@@ -122,6 +128,35 @@ def _check_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) 
             f" {'batch' if each_batch else 'epoch'}; a schedule with a parameter steps_per_epoch"
             " takes one after each batch, others after each epoch"
         )
+    parts = {
+        one: getattr(one, "T_max", getattr(one, "total_steps", steps)) for one in _parts(scheduler)
+    }
+    short = steps_per_epoch > 1 and each_batch
+    return [
+        f"schedule returns {type(one).__name__} for {planned} steps, and takes {steps}"
+        for one, planned in parts.items()
+        if planned > steps or (short and planned <= config.epochs)
+    ]
+
+
+def _parts(scheduler: LRScheduler | None) -> Iterator[LRScheduler]:
+    """A scheduler, and those that it chains."""
+    if scheduler:
+        yield scheduler
+        for one in getattr(scheduler, "_schedulers", ()):
+            yield from _parts(one)
+
+
+def _check_logits(outputs: object, shape: tuple[int, int]) -> None:
+    """Raise InputError unless accuracy can be measured in training."""
+    found = logits_of(outputs)
+    if not isinstance(found, Tensor) or found.shape != shape:
+        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        among = "" if found is outputs else f" as the first of its {type(outputs).__name__}"
+        raise InputError(
+            f"in training its network returns {got}{among} instead of the logits {list(shape)};"
+            " they must come first, or be called `logits` in a dictionary"
+        )
 
 
 def _check_criterion(config: Config, criterion: nn.Module, outputs: object, labels: Tensor) -> None:
@@ -139,15 +174,16 @@ def _check_criterion(config: Config, criterion: nn.Module, outputs: object, labe
     if not isinstance(loss, Tensor) or loss.shape:
         found = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise InputError(f"criterion returns {found}; it must return one number, {MEAN}")
-    once, *more = [
-        float(make_criterion(config)(_repeated(outputs, times), _repeated(labels, times)).detach())
-        for times in (1, 2, 3)
-    ]
-    ratios = [loss / once for loss in more] if abs(once) > TOLERANCE else []
-    if ratios and all(abs(r - times) < 0.1 * times for times, r in enumerate(ratios, 2)):
+    losses = list[float]()
+    with suppress(Exception):  # it may take outputs that can't be repeated
+        for times in (1, 2, 3):
+            repeated = _repeated(outputs, times), _repeated(labels, times)
+            losses.append(float(make_criterion(config)(*repeated).detach()))
+    ratios = [loss / losses[0] for loss in losses[1:] if abs(losses[0]) > TOLERANCE]
+    if len(ratios) == 2 and all(abs(r - n) < 0.1 * n for n, r in enumerate(ratios, 2)):
         raise InputError(f"criterion returns a sum over the batch; it must return {MEAN}")
 
 
 def _repeated(outputs: Any, times: int) -> Any:
     """The outputs for several times as many images, which are the same."""
-    return mapped(lambda one: torch.cat([one] * times), outputs)
+    return mapped(lambda one: torch.cat([one] * times) if one.ndim else one, outputs)
