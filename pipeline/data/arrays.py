@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.data.dataset import ImageDataset, Split, check_dataset, size_of
 from pipeline.data.pictures.folder import Folder
 from pipeline.data.pictures.pairs import Pairs, Pictures, check_classes
-from pipeline.data.pictures.pixels import MODES
+from pipeline.data.pictures.pixels import check_channels
 from pipeline.errors import InputError
 from pipeline.machine import GIB, free_memory
 
@@ -119,7 +119,7 @@ def from_torchvision(
     too many for the free memory, for classes that differ, and for a target_transform that changes
     labels if no `class_names` are given; otherwise as `from_arrays`.
     """
-    _check_channels(channels)
+    check_channels(channels)
     named = class_names is not None
     one = Pairs("training", training, channels, named)
     other = Pairs("validation", validation, channels, named)
@@ -145,7 +145,7 @@ def from_folder(
     Raises InputError for a folder that is missing or empty, for classes of validation alone, for a
     file that is no image, and for pictures of several sizes or numbers of channels.
     """
-    _check_channels(channels)
+    check_channels(channels)
     return _from_pictures(
         Folder(Path(folder) / "training", channels, every_class=True),
         Folder(Path(folder) / "validation", channels, every_class=False),
@@ -229,11 +229,6 @@ def _in_training(label: int, places: list[int]) -> int:
             f" {len(places) - 1}"
         )
     return places[label]
-
-
-def _check_channels(channels: int | None) -> None:
-    if channels is not None and channels not in MODES:
-        raise InputError(f"channels is {channels!r}; it must be a number from 1 to {len(MODES)}")
 
 
 def _check_memory(needed: int) -> None:

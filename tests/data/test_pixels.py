@@ -1,6 +1,7 @@
 """Training, evaluation and predictions see a picture of any kind as the same pixels."""
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -297,8 +298,13 @@ def test_pictures_of_different_channels_are_refused_with_a_way_out(
     for data in (from_folder(path, channels=3), from_torchvision(*image_folders(path))):
         for image, file in zip(data.training.images.numpy(), [cmyk, rgba] * 2, strict=True):
             assert np.array_equal(image, read_picture(file, (*SHAPE, 3)))
-    with pytest.raises(InputError, match=r"^channels is 5; it must be a number from 1 to 4$"):
-        from_folder(path, channels=5)
+    wrong: Any
+    for wrong in (5, [3], True, "3", np.array([3])):
+        line = f"channels is {wrong!r}; it must be a number from 1 to 4"
+        with pytest.raises(InputError, match=f"^{re.escape(line)}$"):
+            from_folder(path, channels=wrong)
+        with pytest.raises(InputError, match=f"^{re.escape(line)}$"):
+            from_torchvision(*image_folders(path), channels=wrong)
 
 
 BOMB = png(8, 0, np.zeros((10_000, 8_948), np.uint8))
