@@ -226,11 +226,20 @@ class Wrapped(Dataset[Any]):
         return self.transform(picture), label
 
 
+class Plain:
+    """The same, of no base class."""
+
+    __init__ = Wrapped.__init__
+    __len__ = Wrapped.__len__
+    __getitem__ = Wrapped.__getitem__
+
+
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "Subset": lambda data: Subset(data, [0, 1]),
     "random_split of a Subset": lambda data: random_split(Subset(data, [1, 0]), [1.0])[0],
     "ConcatDataset": lambda data: ConcatDataset([Subset(data, [0]), data]),
     "a class": lambda data: Wrapped(data, lambda picture: picture),
+    "a plain class": lambda data: Plain(Plain(Subset(data, [1, 0]), Resize(SHAPE)), Resize(SHAPE)),
     "a class that resizes": lambda data: Wrapped(Subset(data, [1, 0]), Resize(SHAPE)),
 }
 
