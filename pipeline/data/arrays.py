@@ -119,8 +119,9 @@ def from_torchvision(
     names are only compared.
 
     Raises InputError for items that are not a PIL image and an int, for images of several sizes or
-    too many for the free memory, for classes that differ, and for a target_transform that changes
-    labels if no `class_names` are given; otherwise as `from_arrays`.
+    too many for the free memory, for classes that differ, for a target_transform that changes
+    labels if no `class_names` are given, and for a transform that makes colours grey without
+    reducing the channels; otherwise as `from_arrays`.
     """
     check_channels(channels)
     named = class_names is not None
@@ -129,13 +130,16 @@ def from_torchvision(
     one = Pairs("training", training, channels, named)
     other = Pairs("validation", validation, channels, named)
     check_classes(one, other, named)
-    return _from_pictures(
+    data = _from_pictures(
         one,
         other,
         "pass transform=torchvision.transforms.Resize(({}, {}))",
         class_names,
         digest,
     )
+    one.check_colours()
+    other.check_colours()
+    return data
 
 
 def from_folder(

@@ -279,6 +279,39 @@ def test_a_transform_gets_upright_pictures_of_8_bits(
         assert_predict_sees(read, file, channels)
 
 
+TO_GREY = Grayscale(3)
+GREYED: dict[str, Callable[[Path], Any]] = {
+    "a transform": lambda path: image_folders(path, transform=TO_GREY),
+    "a transform, own loader": lambda path: image_folders(
+        path, transform=TO_GREY, loader=Image.open
+    ),
+    "a class": lambda path: [Wrapped(data, TO_GREY) for data in image_folders(path)],
+    "a plain class": lambda path: [Plain(data, TO_GREY) for data in image_folders(path)],
+}
+
+
+@pytest.mark.parametrize("way", GREYED)
+def test_a_transform_to_grey_of_three_channels_is_refused_with_a_way_out(
+    way: str, folder: Callable[..., Path]
+) -> None:
+    file = KINDS["jpeg turned 6"][0]
+    path = folder(file)
+    coloured, grey = image_folders(path), GREYED[way](path)
+    for split, pair in (
+        ("training", (grey[0], coloured[1])),
+        ("validation", (coloured[0], grey[1])),
+    ):
+        with pytest.raises(
+            InputError,
+            match=f"^the {split} pictures are grey after a transform and coloured before, as"
+            " predictions see them; pass channels=1, or leave out what makes them grey$",
+        ):
+            from_torchvision(*pair, class_names=["cat", "dog"])
+    assert_predict_sees(from_torchvision(*grey, channels=1), file, 1)
+    folder(KINDS["grey jpeg"][0])  # has no colours that could be lost
+    assert_predict_sees(from_torchvision(*GREYED[way](path)), KINDS["grey jpeg"][0], 3)
+
+
 def test_a_data_set_with_a_joint_transform_gets_upright_pictures(tmp_path: Path) -> None:
     class Own(VisionDataset):  # type: ignore[misc]  # torchvision has no types
         """As OxfordIIITPet does it."""

@@ -10,10 +10,11 @@ from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from PIL import Image
 
 from pipeline.data.pictures.classes import check_labels, class_names, sources, within
-from pipeline.data.pictures.pixels import converted, read_file
+from pipeline.data.pictures.pixels import GREY, converted, read_file
 from pipeline.errors import InputError
 
 LOADERS = "torchvision.datasets.folder"
@@ -41,7 +42,8 @@ class Pairs:
         self.channels = channels
         self.classes = class_names(data, name, named)
         self.sources = sources(data)
-        self.data = _reading_alike(data, channels)
+        self.colours = _Colours()
+        self.data = _reading_alike(data, channels, self.colours)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -66,9 +68,17 @@ class Pairs:
             kind = type(label).__name__
             raise InputError(f"the label of {name} is a {kind}; it must be a class's int") from None
         try:
-            return name, converted(picture, self.channels), number
+            return name, self.colours.keeps(converted(picture, self.channels)), number
         except InputError as error:
             raise InputError(f"cannot read {name}: {error}") from None
+
+    def check_colours(self) -> None:
+        """Raise InputError if a transform has removed the colours of all pictures."""
+        if self.colours.read and not self.colours.kept:
+            raise InputError(
+                f"the {self.name} pictures are grey after a transform and coloured before, as"
+                " predictions see them; pass channels=1, or leave out what makes them grey"
+            )
 
 
 def check_classes(training: Pairs, validation: Pairs, named: bool) -> None:
@@ -90,10 +100,34 @@ def check_classes(training: Pairs, validation: Pairs, named: bool) -> None:
         )
 
 
-def _reading_alike(data: Any, channels: int | None, done: dict[int, Any] | None = None) -> Any:
+class _Colours:
+    """Whether any picture had colours when it was read, and could show them in the end."""
+
+    def __init__(self) -> None:
+        self.read = self.kept = False
+
+    def reads(self, picture: Image.Image) -> Image.Image:
+        """Return a picture that was read."""
+        self.read = self.read or _has_colours(picture)
+        return picture
+
+    def keeps(self, picture: Image.Image) -> Image.Image:
+        """Return a picture that becomes pixels; one of 1 or 2 channels can't show colours."""
+        self.kept = self.kept or picture.mode in GREY or _has_colours(picture)
+        return picture
+
+
+def _has_colours(picture: Image.Image) -> bool:
+    pixels = np.atleast_3d(np.asarray(picture))
+    return bool((pixels[..., 1:3] != pixels[..., :1]).any()) and picture.mode not in GREY
+
+
+def _reading_alike(
+    data: Any, channels: int | None, colours: _Colours, done: dict[int, Any] | None = None
+) -> Any:
     """A copy of a data set, and of those that it wraps, that reads files as the project does.
 
-    done: the copies so far, by the id.
+    colours: gets to know those of the pictures that are read. done: the copies so far, by the id.
     """
     done = {} if done is None else done
     if id(data) in done:
@@ -101,16 +135,16 @@ def _reading_alike(data: Any, channels: int | None, done: dict[int, Any] | None 
     done[id(data)] = data
     changes: dict[str, Any] = {}
     for name, values in within(data).items():
-        copies = [_reading_alike(value, channels, done) for value in values]
+        copies = [_reading_alike(value, channels, colours, done) for value in values]
         if any(new is not old for new, old in zip(copies, values, strict=True)):
             several = isinstance(vars(data)[name], (list, tuple))
             changes[name] = copies if several else copies[0]
     if getattr(getattr(data, "loader", None), "__module__", "") == LOADERS:
         # torchvision's is RGB, too.
-        changes["loader"] = lambda path: read_file(Path(path), channels or 3)
+        changes["loader"] = lambda path: colours.reads(read_file(Path(path), channels or 3))
     elif any(kind.__module__ == DATASETS for kind in type(data).__mro__):
         if getattr(data, "transform", None) is not None:
-            changes["transform"] = _OfConverted(data.transform, channels)
+            changes["transform"] = _OfConverted(data.transform, channels, colours)
         joint = getattr(data, "transforms", None)
         if getattr(joint, "transform", None) is not None:
             changes["transforms"] = copy(joint)
@@ -126,11 +160,12 @@ class _OfConverted(NamedTuple):
 
     transform: Callable[[Any], Any]
     channels: int | None
+    colours: _Colours
 
     def __call__(self, picture: Any) -> Any:
         if not isinstance(picture, Image.Image):
             return self.transform(picture)
-        picture = converted(picture, self.channels)
+        picture = self.colours.reads(converted(picture, self.channels))
         result = self.transform(picture)
         without_alpha = {"LA": 1, "RGBA": 3}
         if picture.mode in without_alpha and getattr(result, "mode", "") in ("L", "RGB"):
