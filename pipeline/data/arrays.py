@@ -3,7 +3,7 @@
 Each function reads all images into memory, and checks the data set before it returns it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from pipeline.data.checks import check_dataset, size_of
 from pipeline.data.dataset import ImageDataset, Split
+from pipeline.data.pictures.classes import by_label, names_by_label
 from pipeline.data.pictures.folder import Folder
 from pipeline.data.pictures.pairs import Pairs, Pictures, check_classes
-from pipeline.data.pictures.pixels import MODES
+from pipeline.data.pictures.pixels import check_channels
 from pipeline.errors import InputError
 from pipeline.machine import GIB, free_memory
 
+Names = Sequence[str] | Mapping[int, str] | Mapping[str, int]
 REQUIRED = ("training_images", "training_labels", "validation_images", "validation_labels")
 OPTIONAL = {"class_names": str, "superclass_names": str, "superclass_of": int}
 
@@ -28,9 +30,9 @@ def from_arrays(
     training_labels: NDArray[np.integer],
     validation_images: NDArray[np.uint8],
     validation_labels: NDArray[np.integer],
-    class_names: Sequence[str] | None = None,
+    class_names: Names | None = None,
     *,
-    superclass_names: Sequence[str] = (),
+    superclass_names: Names = (),
     superclass_of: Sequence[int] = (),
     source: str | None = None,
     digest: str | None = None,
@@ -38,8 +40,8 @@ def from_arrays(
     """Return the data set of these arrays, which are copied only if torch can't use them.
 
     Images are uint8 `[N, H, W]`, grey, or `[N, H, W, C]` with 1 to 4 channels; labels are integers
-    `[N]` from 0. `class_names` are "0", "1", ... by default. `digest` is the expected
-    `ImageDataset.digest`.
+    `[N]` from 0. `class_names` are in the order of the labels, or a mapping from or to these; "0",
+    "1", ... by default. `digest` is the expected `ImageDataset.digest`.
 
     Raises InputError for arrays that are no such data set, and for another digest.
     """
@@ -50,9 +52,9 @@ def from_arrays(
     data = ImageDataset(
         training=training,
         validation=validation,
-        class_names=tuple(map(str, class_names)),
-        superclass_names=tuple(map(str, superclass_names)),
-        superclass_of=tuple(superclass_of),
+        class_names=names_by_label("class_names", class_names),
+        superclass_names=names_by_label("superclass_names", superclass_names),
+        superclass_of=tuple(by_label("superclass_of", superclass_of)),
         source=source,
     )
     check_dataset(data)
@@ -103,7 +105,7 @@ def from_torchvision(
     validation: Pictures,
     digest: str | None = None,
     *,
-    class_names: Sequence[str] | None = None,
+    class_names: Names | None = None,
     channels: int | None = None,
 ) -> ImageDataset:
     """Return the data set of two map-style ones, such as torchvision's for classification.
@@ -112,26 +114,33 @@ def from_torchvision(
     channels, those that torchvision's own loader reads, as in ImageFolder, with 3. Transforms may
     change size and channels: a prediction knows nothing of them.
 
-    By default, the classes are named as in the attribute `classes` if it has a name for each, else
-    "0", "1", ... Both are looked for behind Subset, random_split and ConcatDataset. Validation may
-    have some of the classes of training only: labels are then matched by name.
+    By default, the classes are named as in the attribute `classes` if it has a name for each, also
+    behind Subset, random_split and ConcatDataset, else "0", "1", ... Validation may have some of
+    the classes of training only: labels are then matched by name. Behind a class of the user's own,
+    names are only compared.
 
     Raises InputError for items that are not a PIL image and an int, for images of several sizes or
-    too many for the free memory, for classes that differ, and for a target_transform that changes
-    labels if no `class_names` are given; otherwise as `from_arrays`.
+    too many for the free memory, for classes that differ, for a target_transform that changes
+    labels if no `class_names` are given, and for a transform that makes colours grey without
+    reducing the channels; otherwise as `from_arrays`.
     """
-    _check_channels(channels)
+    check_channels(channels)
     named = class_names is not None
+    if class_names is not None:
+        class_names = names_by_label("class_names", class_names)
     one = Pairs("training", training, channels, named)
     other = Pairs("validation", validation, channels, named)
     check_classes(one, other, named)
-    return _from_pictures(
+    data = _from_pictures(
         one,
         other,
         "pass transform=torchvision.transforms.Resize(({}, {}))",
         class_names,
         digest,
     )
+    one.check_colours()
+    other.check_colours()
+    return data
 
 
 def from_folder(
@@ -146,7 +155,7 @@ def from_folder(
     Raises InputError for a folder that is missing or empty, for classes of validation alone, for a
     file that is no image, and for pictures of several sizes or numbers of channels.
     """
-    _check_channels(channels)
+    check_channels(channels)
     return _from_pictures(
         Folder(Path(folder) / "training", channels, every_class=True),
         Folder(Path(folder) / "validation", channels, every_class=False),
@@ -160,7 +169,7 @@ def _from_pictures(
     training: Folder | Pairs,
     validation: Folder | Pairs,
     resize: str,
-    class_names: Sequence[str] | None,
+    class_names: Names | None,
     digest: str | None,
 ) -> ImageDataset:
     """Read pictures into one array; `resize` is the advice if their sizes differ."""
@@ -230,11 +239,6 @@ def _in_training(label: int, places: list[int]) -> int:
             f" {len(places) - 1}"
         )
     return places[label]
-
-
-def _check_channels(channels: int | None) -> None:
-    if channels is not None and channels not in MODES:
-        raise InputError(f"channels is {channels!r}; it must be a number from 1 to {len(MODES)}")
 
 
 def _check_memory(needed: int) -> None:

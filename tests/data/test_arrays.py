@@ -118,6 +118,56 @@ def test_the_digest_tells_other_data() -> None:
         from_arrays(**images, digest=digest)
 
 
+NAMED: dict[str, Any] = {
+    "from labels": {0: "apple", 1: "pear", 2: "plum"},
+    "to labels": {"plum": 2, "apple": 0, "pear": 1},
+    "from NumPy's labels": {np.int64(2): "plum", np.int64(0): "apple", np.int64(1): "pear"},
+    "bytes": [b"apple", b"pear", b"plum"],
+    "array of bytes": np.array(NAMES, "S"),
+    "column": np.array(NAMES)[:, None],
+    "several": [("apple", "Malus"), ("pear", "Pyrus"), ("plum",)],
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_names_of_any_type_are_in_the_order_of_the_labels(kind: str) -> None:
+    names = NAMED[kind]
+    groups: dict[str, Any] = {"superclass_names": names, "superclass_of": {1: 1, 2: 2, 0: 0}}
+    data = from_arrays(**drawn(4, 4), class_names=names, **groups)
+    assert data.class_names == data.superclass_names == NAMES
+    assert data.superclass_of == (0, 1, 2)
+    assert from_torchvision(pictures(), pictures(), class_names=names).class_names == NAMES
+    twice: Any = ["a", "b", b"b"]
+    with refused("the class name 'b' occurs 2 times; all must be different"):
+        from_arrays(**drawn(4, 4), class_names=twice)
+
+
+NO_LIST = "it must be a list, in the order of the labels"
+NO_LABELS = "a mapping must have each label from 0 once"
+UNNAMED: dict[str, tuple[Any, str]] = {
+    "set": ({"pear", "apple", "plum"}, f"is {{'apple', 'pear', 'plum'}}; {NO_LIST}"),
+    "text": ("abc", f"is 'abc'; {NO_LIST}"),
+    "bytes": (b"abc", f"is b'abc'; {NO_LIST}"),
+    "number": (3, f"is 3; {NO_LIST}"),
+    "iterator": (iter(NAMES), f"is <…>; {NO_LIST}"),
+    "from one": ({1: "apple", 2: "pear", 3: "plum"}, f"is {{…}}; {NO_LABELS}"),
+    "label twice": ({"apple": 0, "pear": 1, "plum": 1}, f"is {{…}}; {NO_LABELS}"),
+    "no labels": ({"a": "apple", "b": "pear", "p": "plum"}, f"is {{…}}; {NO_LABELS}"),
+    "None": (["apple", None, "plum"], "has the name None; each must be text"),
+}
+
+
+@pytest.mark.parametrize("kind", UNNAMED)
+def test_names_without_an_order_are_refused(kind: str) -> None:
+    names, line = UNNAMED[kind]
+    with refused(f"class_names {line}"):
+        from_arrays(**drawn(4, 4), class_names=names)
+    with refused(f"class_names {line}"):
+        from_torchvision(pictures(), pictures(), class_names=names)
+    with refused(f"superclass_names {line}"):
+        from_arrays(**drawn(4, 4), superclass_names=names, superclass_of=(0, 1, 2))
+
+
 def put(**changes: Any) -> Change:
     return lambda images: images.update(changes)
 

@@ -188,6 +188,106 @@ def test_joined_data_sets_of_different_classes_are_refused() -> None:
             from_torchvision(joined, animals(), class_names=names)
 
 
+class Own(Dataset[Any]):
+    """As users write it, to transform one part of a data set."""
+
+    def __init__(self, *inner: Any, **attributes: Any) -> None:
+        self.inner, self.renumber = inner[0], int
+        self.others = inner[1:]
+        vars(self).update(attributes)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> Any:
+        picture, label = self.inner[index]
+        return picture, self.renumber(label)
+
+
+class Plain:
+    """The same, of no base class."""
+
+    __init__ = Own.__init__
+    __len__ = Own.__len__
+    __getitem__ = Own.__getitem__
+
+
+OWN: dict[str, Callable[[Any], Any]] = {
+    "a class": Own,
+    "a plain class": Plain,
+    "a class around a Subset": lambda data: Own(Subset(data, range(len(data)))),
+    "a Subset of a class": lambda data: Subset(Own(data), range(len(data))),
+    "joined classes": lambda data: ConcatDataset([Plain(data), Own(data)]),
+    "a class in a list": lambda data: Own(data, Own(data)),
+}
+DIFFER = (
+    "; give all the same classes and target_transform, or a class of your own that numbers them an"
+    " attribute `classes`"
+)
+
+
+@pytest.mark.parametrize("names", [None, ANIMALS])
+@pytest.mark.parametrize("wrapper", OWN)
+def test_a_users_own_class_does_not_hide_that_classes_differ(wrapper: str, names: Any) -> None:
+    wrap = OWN[wrapper]
+    for classes, line in (
+        (["cat", "emu"], "class 'emu' has label 2 in training and 1 in validation"),
+        (["cat", "fox", "emu"], "label 1 is class 'dog' in training and 'fox' in validation"),
+    ):
+        other = Labelled(range(len(classes)), classes=classes)
+        for one, two in ((wrap(animals()), wrap(other)), (animals(), wrap(other))):
+            with refused(line + DIFFER):
+                from_torchvision(one, two, class_names=names)
+    same = from_torchvision(wrap(animals()), wrap(animals()), class_names=names)
+    assert same.class_names == tuple(names or "012")
+    assert set(same.validation.labels.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("names", [None, ANIMALS])
+def test_a_users_own_class_does_not_hide_that_joined_classes_differ(names: Any) -> None:
+    fewer = Labelled([0, 1], classes=["cat", "emu"])
+    mixed: Any
+    for mixed in (
+        ConcatDataset([animals(), Own(fewer)]),
+        ConcatDataset([Own(animals()), Plain(fewer)]),
+    ):
+        with refused(f"class 'emu' has label both 2 and 1 in training{DIFFER}"):
+            from_torchvision(mixed, animals(), class_names=names)
+        with refused(f"class 'emu' has label …2 …and 1 in validation{DIFFER}"):
+            from_torchvision(animals(), mixed, class_names=names)
+
+
+def test_a_users_own_class_may_number_classes_itself() -> None:
+    fewer = Labelled([0, 1], classes=["cat", "emu"])
+    # What the line advises works: with the names, and with the labels.
+    for classes in (["cat", "emu"], ANIMALS):
+        renumber = {0: 0, 1: classes.index("emu")}.get
+        data = from_torchvision(animals(), Own(fewer, classes=classes, renumber=renumber))
+        assert data.class_names == tuple(ANIMALS)
+        assert data.validation.labels.tolist() == [0, 2]
+    # It may leave out classes, if it does so on both sides.
+    pets: Any = [Own(Subset(animals(), [0, 2, 3, 5]), renumber={0: 0, 2: 1}.get) for _ in range(2)]
+    assert (
+        from_torchvision(*pets, class_names=["cat", "emu"]).training.labels.tolist() == [0, 1] * 2
+    )
+    # A data set that holds itself is no endless search.
+    selfish = Own(animals())
+    selfish.others = (selfish,)
+    assert from_torchvision(selfish, selfish).num_classes == 3
+
+
+def test_a_class_may_be_what_a_joined_data_set_has_in_common(
+    folder: Callable[..., ImageFolder],
+) -> None:
+    photos = folder(*ANIMALS, target_transform=lambda _: 0)
+    sketches = folder(*ANIMALS, target_transform=lambda _: 1)
+    joined: Any = ConcatDataset([photos, sketches])
+    validation: Any
+    for validation in (joined, ConcatDataset([sketches, photos]), photos, sketches):
+        data = from_torchvision(joined, validation, class_names=["photo", "sketch"])
+        assert data.training.labels.tolist() == [0] * 6 + [1] * 6
+
+
 # Names that are not those of the labels
 
 
@@ -272,6 +372,8 @@ def test_another_numbering_of_the_folders_is_refused(tmp_path: Path) -> None:
     merged = Merged(str(tmp_path))
     with refused("the class_to_idx of training numbers the classes differently …"):
         from_torchvision(merged, merged)
+    with refused(f"class 'kitten' has label 2 in training and 0 in validation{DIFFER}"):
+        from_torchvision(ImageFolder(str(tmp_path)), merged, class_names=["cat", "dog", "kitten"])
     data = from_torchvision(merged, merged, class_names=["cat", "dog"])
     assert sorted(data.training.labels.tolist()) == [0, 0, 1]
 

@@ -1,6 +1,7 @@
 """Training, evaluation and predictions see a picture of any kind as the same pixels."""
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -225,11 +226,20 @@ class Wrapped(Dataset[Any]):
         return self.transform(picture), label
 
 
+class Plain:
+    """The same, of no base class."""
+
+    __init__ = Wrapped.__init__
+    __len__ = Wrapped.__len__
+    __getitem__ = Wrapped.__getitem__
+
+
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "Subset": lambda data: Subset(data, [0, 1]),
     "random_split of a Subset": lambda data: random_split(Subset(data, [1, 0]), [1.0])[0],
     "ConcatDataset": lambda data: ConcatDataset([Subset(data, [0]), data]),
     "a class": lambda data: Wrapped(data, lambda picture: picture),
+    "a plain class": lambda data: Plain(Plain(Subset(data, [1, 0]), Resize(SHAPE)), Resize(SHAPE)),
     "a class that resizes": lambda data: Wrapped(Subset(data, [1, 0]), Resize(SHAPE)),
 }
 
@@ -269,6 +279,39 @@ def test_a_transform_gets_upright_pictures_of_8_bits(
         assert_predict_sees(read, file, channels)
 
 
+TO_GREY = Grayscale(3)
+GREYED: dict[str, Callable[[Path], Any]] = {
+    "a transform": lambda path: image_folders(path, transform=TO_GREY),
+    "a transform, own loader": lambda path: image_folders(
+        path, transform=TO_GREY, loader=Image.open
+    ),
+    "a class": lambda path: [Wrapped(data, TO_GREY) for data in image_folders(path)],
+    "a plain class": lambda path: [Plain(data, TO_GREY) for data in image_folders(path)],
+}
+
+
+@pytest.mark.parametrize("way", GREYED)
+def test_a_transform_to_grey_of_three_channels_is_refused_with_a_way_out(
+    way: str, folder: Callable[..., Path]
+) -> None:
+    file = KINDS["jpeg turned 6"][0]
+    path = folder(file)
+    coloured, grey = image_folders(path), GREYED[way](path)
+    for split, pair in (
+        ("training", (grey[0], coloured[1])),
+        ("validation", (coloured[0], grey[1])),
+    ):
+        with pytest.raises(
+            InputError,
+            match=f"^the {split} pictures are grey after a transform and coloured before, as"
+            " predictions see them; pass channels=1, or leave out what makes them grey$",
+        ):
+            from_torchvision(*pair, class_names=["cat", "dog"])
+    assert_predict_sees(from_torchvision(*grey, channels=1), file, 1)
+    folder(KINDS["grey jpeg"][0])  # has no colours that could be lost
+    assert_predict_sees(from_torchvision(*GREYED[way](path)), KINDS["grey jpeg"][0], 3)
+
+
 def test_a_data_set_with_a_joint_transform_gets_upright_pictures(tmp_path: Path) -> None:
     class Own(VisionDataset):  # type: ignore[misc]  # torchvision has no types
         """As OxfordIIITPet does it."""
@@ -297,8 +340,13 @@ def test_pictures_of_different_channels_are_refused_with_a_way_out(
     for data in (from_folder(path, channels=3), from_torchvision(*image_folders(path))):
         for image, file in zip(data.training.images.numpy(), [cmyk, rgba] * 2, strict=True):
             assert np.array_equal(image, read_picture(file, (*SHAPE, 3)))
-    with pytest.raises(InputError, match=r"^channels is 5; it must be a number from 1 to 4$"):
-        from_folder(path, channels=5)
+    wrong: Any
+    for wrong in (5, [3], True, "3", np.array([3])):
+        line = f"channels is {wrong!r}; it must be a number from 1 to 4"
+        with pytest.raises(InputError, match=f"^{re.escape(line)}$"):
+            from_folder(path, channels=wrong)
+        with pytest.raises(InputError, match=f"^{re.escape(line)}$"):
+            from_torchvision(*image_folders(path), channels=wrong)
 
 
 BOMB = png(8, 0, np.zeros((10_000, 8_948), np.uint8))

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
+from numbers import Number
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -20,6 +22,13 @@ WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 # Pillow only warns of a picture that is larger (89 million pixels); twice as many are an error.
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+def check_channels(channels: Any) -> None:
+    """Raise InputError unless `channels` is a number of `MODES`, or None."""
+    number = isinstance(channels, Number) and not isinstance(channels, bool)
+    if channels is not None and not (number and channels in MODES):
+        raise InputError(f"channels is {channels!r}; it must be a number from 1 to {len(MODES)}")
 
 
 def converted(picture: Image.Image, channels: int | None = None) -> Image.Image:
