@@ -174,6 +174,7 @@ def test_a_file_that_python_can_not_decode_is_refused_in_one_line(
         assert len(answer.error_lines) == 1
         assert "mine.py" in answer.err
         assert "Traceback" not in answer.err
+        assert ("save the file as UTF-8" in answer.err) == (b"\0" in content)
     assert not runs_in(tmp_path)
 
 
