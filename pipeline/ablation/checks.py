@@ -10,8 +10,16 @@ from pipeline.config import check_choice
 from pipeline.errors import InputError
 
 MOST_VARIANTS = 8  # that a reader can tell apart by colour and marker
-# Names become parts of runs' names and aliases of models, of which MLflow reserves some.
-NAME = re.compile(r"(?!(auto|latest|champion|v\d+)$)[a-z0-9_][\w-]{0,63}", re.ASCII | re.IGNORECASE)
+NAME = re.compile(r"[a-z0-9_][\w-]{0,63}", re.ASCII | re.IGNORECASE)  # becomes part of a model's
+# Names that are taken, and what to do. Variants become aliases of models: MLflow reserves some.
+TAKEN = {
+    "variant": (
+        r"auto|champion|latest|v\d+",
+        ", nor be auto, champion, latest or v1 (reserved for models)",
+    ),
+    "data set": ("auto", ", nor be auto"),
+    "ablation": ("", "; name it with name=… in Ablation, or rename its file"),
+}
 
 
 def check_ablation(ablation: Ablation) -> None:
@@ -81,9 +89,11 @@ def _check_comparisons(ablation: Ablation) -> None:
 def _check_names(what: str, names: Iterable[str]) -> None:
     if not names:
         raise InputError(f"there is no {what}; name at least one")
+    taken, hint = TAKEN[what]
     for name in names:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
+        is_name = isinstance(name, str) and NAME.fullmatch(name)
+        if not is_name or re.fullmatch(taken, name, re.IGNORECASE):
             raise InputError(
                 f"{what} {name!r} is not a valid name; it must have up to 64 letters, digits, - and"
-                " _, and not be auto, champion, latest or v1 (reserved for models)"
+                f" _, and not begin with -{hint}"
             )

@@ -8,6 +8,7 @@ import re
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -36,7 +37,8 @@ _FOLDERS: list[str] = []  # of the ablations that were loaded
 
 def absolute(reference: str, folder: Path) -> str:
     """Return a reference to an ablation that is valid in every folder; paths begin at `folder`."""
-    if reference == AUTO or is_module(reference):
+    is_file = bool(Path(reference).suffix) and (folder / reference).is_file()  # `mine.txt`
+    if reference == AUTO or (is_module(reference) and not is_file):
         return reference
     # Not Path.expanduser, which raises for a user that does not exist.
     return str(folder / os.path.expanduser(reference))  # noqa: PTH111
@@ -65,7 +67,10 @@ def load_ablation(reference: str) -> Ablation:
     except InputError as error:
         raise InputError(f"{what}: {error}") from None
     except (Exception, SystemExit) as error:  # whatever the file raises
-        raise InputError(f"{what} can't be loaded: {explain(error)}") from None
+        notes = [explain(error)]
+        if isinstance(error, ImportError | AttributeError):
+            notes += [note for name, note in _hidden(reference) if repr(name) in str(error)]
+        raise InputError(f"{what} can't be loaded: {'; '.join(notes)}") from None
     return ablation
 
 
@@ -79,12 +84,8 @@ def completed(config: Config) -> Config:
     dataset = next(iter(ablation.datasets)) if config.dataset == AUTO else config.dataset
     check_choice("variant", variant, ablation.variants)
     check_choice("dataset", dataset, ablation.datasets)
-    for name, neighbour in hidden_neighbours(config.ablation):
-        print(
-            f"warning: {name!r} in the ablation is the module that is installed, not {neighbour};"
-            " rename the file to import it",
-            file=sys.stderr,
-        )
+    for _, note in _hidden(config.ablation):
+        print(f"warning: {note}", file=sys.stderr)
     return replace(config, variant=variant, dataset=dataset)
 
 
@@ -143,20 +144,32 @@ def _execute(file: Path) -> ModuleType:
         _FOLDERS.append(str(file.parent))
     spec = importlib.util.spec_from_file_location(f"ablation:{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise InputError("it is not a Python file (*.py)")
+        raise InputError("the name of its file must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
 
+def _hidden(reference: str) -> Iterator[tuple[str, str]]:
+    """The names that do not import the file beside the ablation, each with a line about it."""
+    for name, neighbour in hidden_neighbours(reference):
+        yield (
+            name,
+            f"{name!r} in the ablation is the module that is installed, not {neighbour}; rename the"
+            " file to import it",
+        )
+
+
 def explain(error: BaseException) -> str:
     """Say in one line what the user's code raised, and in which line of it."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and not (error.filename or "<").startswith("<"):
         return f"{error.msg} ({error.filename}, line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     others = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
     others += [f"{PACKAGE}{os.sep}", "<"]
     own = [frame for frame in frames if not frame.filename.startswith(tuple(others))]
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_CHARACTERS]
+    if "source code string cannot contain null bytes" in reason:
+        reason += ", as in UTF-16: save the file as UTF-8"
     return f"{reason} ({own[-1].filename}, line {own[-1].lineno})" if own else reason

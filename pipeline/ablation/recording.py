@@ -84,10 +84,14 @@ def _unseen(record: _Record, folder: str) -> set[str]:
 
 
 def _is_new(path: str, record: _Record) -> bool:
-    """Whether a file was made or changed since the ablation began to load, also by C++."""
+    """Whether a file was made or changed since the ablation began to load, also by C++.
+
+    A time that lies ahead says nothing: it was set by hand, or by another machine's clock.
+    """
     with suppress(OSError):
         found = Path(path).stat()
-        return max(found.st_mtime_ns, found.st_ctime_ns) >= record.started
+        times, now = (found.st_mtime_ns, found.st_ctime_ns), time.time_ns()
+        return any(record.started <= changed <= now for changed in times)
     return False
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -18,6 +19,10 @@ PACKAGE = Path(__file__).parents[1]
 DEFAULT_FILE = PACKAGE.parent / "ablations" / "tutorial.py"
 STANDARD = sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")
 INSTALLED = {"site-packages", "dist-packages"}
+UNKNOWN = "\0"  # in a path that code puts together
+PLACEHOLDER = re.compile(r"\0|%s|%\(\w+\)s|\{[^{}]*\}")
+SCHEME = re.compile(r"^\w{2,}:")  # not the drive of a path
+MOST_PARTS = 9  # of a path; code that was generated may be nested much deeper
 
 
 class Code(NamedTuple):
@@ -154,9 +159,17 @@ def _statements(tree: ast.Module) -> Iterator[tuple[list[str], int]]:
                 yield from (([*parts, alias.name], level) for alias in names)
             case ast.Call(
                 func=ast.Attribute(attr=function) | ast.Name(id=function),
-                args=[ast.Constant(value=str(name))],
-            ) if function in ("import_module", "__import__"):
-                yield name.split("."), 0
+                args=[ast.Constant(value=str(name)), *others],
+                keywords=keywords,
+            ) if function in ("import_module", "__import__") and name.strip("."):
+                parts = name.lstrip(".").split(".")
+                level = len(name) - len(name.lstrip("."))
+                match [*others, *(keyword.value for keyword in keywords)]:
+                    case [ast.Constant(value=str(package))] if level:
+                        above = package.split(".")
+                        yield [*above[: len(above) - level + 1], *parts], 0
+                    case _:
+                        yield parts, level
 
 
 def _module_path(file: Path) -> str:
@@ -179,30 +192,36 @@ def _folder_of(module: str) -> Path | None:
 def _paths_in(tree: ast.Module) -> Iterator[str]:
     """The strings in the code that may name a file, which shows that C or Rust may open it.
 
-    `HERE / "weights" / "backbone.h5"` and `join(HERE, "weights", "backbone.h5")` are understood.
+    Of a path that is put together, by `/`, `+`, `%`, an f-string or a call such as `join`, what
+    follows the last part that is not known counts: `weights/{}.h5` names no file, and
+    `f"{HERE}/weights/backbone.h5"` does.
     """
     remarks = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
-        texts: list[str] = []
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            texts = [] if id(node) in remarks else [node.value]
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-            texts = _joined(node)
-        elif isinstance(node, ast.Call) and len(node.args) > 1:
-            texts = _joined(*node.args)
-        text = "/".join(texts)
-        if 0 < len(text) < 256 and text.isprintable() and not text.endswith(".py"):
-            yield text
+        if isinstance(node, ast.Constant) and id(node) in remarks:
+            continue
+        text = _text(node)
+        path = SCHEME.sub("", PLACEHOLDER.split(text)[-1]).partition("?")[0]
+        for one in {text, path, path.lstrip("/")}:
+            if 0 < len(one) < 256 and one.isprintable() and not one.endswith(".py"):
+                yield one
 
 
-def _joined(*nodes: ast.expr) -> list[str]:
-    """The strings at the end of a path that is put together."""
-    texts: list[str] = []
-    for node in reversed(nodes):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-            right = _joined(node.right)
-            return [*(_joined(node.left) if right else []), *right, *texts]
-        if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
-            break
-        texts.insert(0, node.value)
-    return texts
+def _text(node: ast.AST, depth: int = MOST_PARTS) -> str:
+    """The path that an expression makes, with UNKNOWN for what only running it can tell."""
+    parts: list[str] = []
+    separator = ""
+    match node if depth else None:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=nodes):
+            parts = [_text(one, depth - 1) for one in nodes]
+        case ast.FormattedValue(value=one) | ast.BinOp(left=one, op=ast.Mod()):
+            return _text(one, depth - 1)
+        case ast.BinOp(left=left, op=ast.Add() | ast.Div() as operator, right=right):
+            separator = "/" if isinstance(operator, ast.Div) else ""
+            parts = [_text(left, depth - 1), _text(right, depth - 1)]
+        case ast.Call(args=nodes):
+            separator = "/"
+            parts = [_text(one, depth - 1) for one in nodes]
+    return separator.join(parts) if parts else UNKNOWN

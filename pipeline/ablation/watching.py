@@ -27,17 +27,20 @@ SETTINGS = {".json", ".yaml", ".yml", ".toml", ".ini", ".cfg"}
 # Of a library's caches, tokens and lists in the home's hidden folders, only these count.
 WEIGHTS = {".pt", ".pth", ".pt2", ".bin", ".ckpt", ".safetensors", ".npy", ".npz", ".h5", ".pkl"}
 # These keep what they have compiled, or which fonts there are.
-KEEPING = ("torch._", "triton", "numba", "matplotlib")
+KEEPING = ("torch._", "triton", "numba", "matplotlib.font_manager")
 SYSTEM = tuple(
     f"{folder}/"
     for folder in ("/proc", "/sys", "/dev", "/etc", "/run", "/usr/share", "/usr/lib", "/System")
 )
 MEDIA = ("/dev/shm/", "/run/media/")  # where a user's files may be, all the same
-NOT_READ = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+NOT_READ = os.O_WRONLY | os.O_TRUNC  # unlike "a+"
 
 
 class Reads:
-    """The paths that the ablation opens for reading and for writing, and all that are opened."""
+    """The paths that the ablation opens for reading and for writing.
+
+    seen: these, and all that are opened while the data is loaded, whose digest covers them.
+    """
 
     def __init__(self, part: str) -> None:
         self.part, self.folder = part, ""
@@ -50,19 +53,27 @@ class Reads:
         path = place_of(os.fsdecode(path), self.folder)
         if path.endswith(".pyc"):
             path = source_from_cache(path)
-        self.seen.add(path)
-        if not counts(path, self.folder) or not self._is_asked(path, frame):
+        is_asked = counts(path, self.folder) and self._is_asked(path, frame)
+        if is_asked or self.part == DATA:
+            self.seen.add(path)
+        if not is_asked:
             return
         if flags & NOT_READ:
             self.written.add(path)
-        elif self.part != DATA or Path(path).suffix in SETTINGS | {".py"}:
+        elif self.part != DATA or Path(path).suffix.lower() in SETTINGS | {".py"}:
             self.read.add(path)
 
     def _is_asked(self, path: str, frame: FrameType | None) -> bool:
         """Whether the ablation asks for the file: by itself, or by what it calls or names."""
         while frame:
             file = frame.f_code.co_filename
-            if file == __file__ and frame.f_code.co_name == "audited":
+            function = frame.f_code.co_name
+            # `pkgutil.get_data` has no other frame of importlib, and an import has.
+            passes_on = (
+                (__file__, "audited"),
+                ("<frozen importlib._bootstrap_external>", "get_data"),
+            )
+            if (file, function) in passes_on:
                 frame = frame.f_back
                 continue
             if frame.f_globals.get("__name__", "").startswith(KEEPING):
@@ -106,7 +117,7 @@ def counts(path: str, folder: str) -> bool:
     if path.startswith(MEDIA):
         return True
     hidden = path.startswith((f"{Path.home()}{os.sep}.", f"{Path.home()}{os.sep}Library"))
-    return not path.startswith(SYSTEM) and (not hidden or one.suffix in WEIGHTS | {".py"})
+    return not path.startswith(SYSTEM) and (not hidden or one.suffix.lower() in WEIGHTS | {".py"})
 
 
 def place_of(path: str, folder: str) -> str:

@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 
 import numpy as np
@@ -128,8 +129,15 @@ OPENS = {
     "pickle": "pickle.load(open(HERE / 'w.pickle', 'rb'))",
     "a picture": "__import__('PIL.Image').Image.open(HERE / 'w.png').load()",
     "a table": "__import__('pandas').read_csv(HERE / 'w.json')",
+    "a picture, by matplotlib": "__import__('matplotlib.image').image.imread(HERE / 'w.png')",
+    "pkgutil": "__import__('pkgutil').get_data(__name__, 'w.json')",
+    "a loader": "__loader__.get_data(str(HERE / 'w.json'))",
+    "to read and to append": "open(HERE / 'w.json', 'a+').read()",
     "code": "runpy.run_path(HERE / 'part.py')",
     "SQLite, by its name": "sqlite3.connect(HERE / 'w.sqlite').execute('select * from t')",
+    "SQLite, by an f-string": "sqlite3.connect(f'{HERE}/w.sqlite').execute('select * from t')",
+    "SQLite, by its address": "sqlite3.connect(f'file:{HERE}/w.sqlite?mode=ro', uri=True)"
+    ".execute('select * from t')",
     "a thread": "(lambda t: (t.start(), t.join()))(__import__('threading').Thread(target=kept,"
     " args=('w.json',)))",
 }
@@ -162,12 +170,58 @@ def test_settings_are_recorded_wherever_they_are_read(place: str, tmp_path: Path
     assert not differences(before, record(tmp_path))
 
 
+def test_settings_are_recorded_whatever_the_case_of_their_suffix(tmp_path: Path) -> None:
+    write(tmp_path, ("data", "(HERE / 'W.JSON').read_text()"))
+    (tmp_path / "W.JSON").write_text("1")
+    assert list(record(tmp_path).files) == ["W.JSON"]
+
+
+@pytest.mark.parametrize("read", ["(HERE / 'w.json').read_text()", "(HERE / 'w.json').exists()"])
+def test_a_file_from_the_future_is_compared_as_well(read: str, tmp_path: Path) -> None:
+    write(tmp_path, ("both", read))
+    ahead = time.time() + 1e5
+    for content in ("1", "2"):
+        (tmp_path / "w.json").write_text(content)
+        os.utime(tmp_path / "w.json", (ahead, ahead))
+        if content == "1":
+            before = record(tmp_path)
+    assert differences(before, record(tmp_path)) == "w.json has changed since"
+
+
+def test_a_file_that_another_library_opens_for_itself_still_counts_if_it_is_named(
+    tmp_path: Path,
+) -> None:
+    # As `import` does, whose reads are not the ablation's; then C or Rust reads it again.
+    reader = "exec(compile('def f(path): open(path).close()', 'x.py', 'exec'), keeping)"
+    write(
+        tmp_path,
+        ("import", f"0; keeping = {{'__name__': 'numba.caching'}}; {reader}"),
+        ("both", "keeping['f'](HERE / 'w.bin')"),
+    )
+    make_files(tmp_path)
+    assert list(record(tmp_path).files) == ["w.bin"]
+
+
 def test_what_the_data_is_made_of_is_in_its_own_digest(tmp_path: Path) -> None:
     write(
-        tmp_path, ("data", "[f.read_bytes() for f in HERE.glob('*.png')]; np.load(HERE / 'a.npy')")
+        tmp_path,
+        (
+            "data",
+            "[f.read_bytes() for f in HERE.glob('*.png')]; np.load(HERE / 'a.npy');"
+            " from_npz(HERE / 'd.npz')",
+        ),
+        ("import", "0; from pipeline.data.arrays import from_npz"),
     )
     make_files(tmp_path)
     np.save(tmp_path / "a.npy", np.zeros(1))
+    images, labels = np.zeros((3, 6, 9), np.uint8), np.arange(3)
+    np.savez(
+        tmp_path / "d.npz",
+        training_images=images,
+        training_labels=labels,
+        validation_images=images,
+        validation_labels=labels,
+    )
     assert record(tmp_path) == record(tmp_path)
     assert not record(tmp_path).files
 

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,20 @@ WRONG = {
         "",
         ["can't be exported as pt2"],
     ),
+    "another suffix": ([], "mine.txt", ["mine.txt'", "must end in .py"]),
+    "a suffix in capitals": ([], "mine.PY", ["mine.PY'", "must end in .py"]),
+    "no name": ([], "./-.py", ["ablation '-' is not a valid name", "name=", "rename its file"]),
+    "data that is auto": ([('"noise": noise', '"auto": noise')], "", ["data set 'auto'"]),
+    "a name of Python's": (
+        [("import torch\n", "import torch\nfrom queue import Width\n")],
+        "",
+        ["cannot import name 'Width' from 'queue'", "queue.py; rename the file"],
+    ),
+    "a name of Python's, by attribute": (
+        [("import torch\n", "import torch, queue\nqueue.Width\n")],
+        "",
+        ["module 'queue' has no attribute 'Width'", "queue.py; rename the file"],
+    ),
     "exits": ([("ablation = Ablation(", "exit(0)\nablation = Ablation(")], "", ["SystemExit: 0"]),
     "reserved, in capitals": ([('"wide": {', '"V2": {')], "", ["variant 'V2'", "reserved"]),
     "words of a number": (
@@ -485,6 +500,8 @@ def test_a_wrong_file_gets_one_line_and_leaves_no_run(
     tmp_path: Path,
 ) -> None:
     write(tmp_path, *changes)
+    for name in ("mine.txt", "mine.PY", "-.py", "queue.py"):
+        shutil.copy(tmp_path / "mine.py", tmp_path / name)
     precise = ("--epochs", "1", "--precision", "bf16")
     answer = pipeline("train", "--ablation", reference or "mine.py", *precise)
     assert answer.status == 2, answer.err
@@ -663,8 +680,21 @@ def test_a_module_is_named_with_dots_and_a_path_is_made_absolute(tmp_path: Path)
     assert absolute("ablations.residual", tmp_path) == "ablations.residual"
     assert absolute("mine.py", tmp_path) == str(tmp_path / "mine.py")
     assert absolute("../mine.py", tmp_path) == str(tmp_path / "../mine.py")
+    (tmp_path / "mine.txt").touch()
+    assert absolute("mine.txt", tmp_path) == str(tmp_path / "mine.txt")
+    assert absolute("mine.net", tmp_path) == "mine.net"
     assert load_ablation("ablations.residual").name == "residual"
     assert load_ablation(str(ROOT / "ablations" / "residual.py")).name == "residual"
+
+
+@pytest.mark.parametrize("name", ["v2", "latest", "auto"])
+def test_a_file_and_a_data_set_may_have_a_name_that_only_aliases_of_models_may_not(
+    name: str, tmp_path: Path
+) -> None:
+    write(tmp_path, ('"noise": noise', '"v1": noise'))
+    (tmp_path / "mine.py").rename(tmp_path / f"{name}.py")
+    ablation = load_ablation(str(tmp_path / f"{name}.py"))
+    assert (ablation.name, *ablation.datasets) == (name, "v1")
 
 
 def test_the_code_of_an_ablation_is_its_file_and_what_that_imports_from_its_folder(

@@ -174,6 +174,7 @@ def test_a_file_that_python_can_not_decode_is_refused_in_one_line(
         assert len(answer.error_lines) == 1
         assert "mine.py" in answer.err
         assert "Traceback" not in answer.err
+        assert ("save the file as UTF-8" in answer.err) == (b"\0" in content)
     assert not runs_in(tmp_path)
 
 
@@ -217,3 +218,58 @@ def test_code_from_elsewhere_and_packages_are_found_wherever_they_are_imported(
     assert [path.name for path in code.own] == ["helper.py", "mine.py"]
     assert sorted(code.elsewhere) == ["nets/__init__.py", "nets/blocks.py", "nets/more.py"]
     assert code.packages == ["PIL", "sklearn", "yaml"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "HERE / 'weights' / 'w.h5'",
+        "Path('weights') / 'w.h5'",
+        "os.path.join(HERE, 'weights', 'w.h5')",
+        "f'{HERE}/weights/w.h5'",
+        "f'{HERE / \"weights\"}/w.h5'",
+        "str(HERE / 'weights') + '/w.h5'",
+        "str(HERE) + '/weights' + '/w.h5'",
+        "'%s/weights/w.h5' % HERE",
+        "'%(here)s/weights/w.h5' % {'here': HERE}",
+        "'{here}/weights/w.h5'.format(here=HERE)",
+        "''.join([str(HERE), '/weights/w.h5'])",
+        "f'file:{HERE}/weights/w.h5?mode=ro'",
+        "'sqlite:///weights/w.h5'",
+    ],
+)
+def test_the_name_of_a_file_is_found_however_a_path_is_put_together(
+    code: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(f"path = {code}\n")
+    assert ("weights/w.h5", tmp_path) in code_of(f"{tmp_path}/mine.py").named
+
+
+def test_code_that_is_nested_deeply_is_searched_in_no_time(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("x = 'w.h5'" + " + str(x)" * 900)
+    assert ("w.h5", tmp_path) in code_of(f"{tmp_path}/mine.py").named
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "import_module('.blocks', package='nets')",
+        "import_module('.blocks', 'nets')",
+        "import_module('..blocks', 'nets.more')",
+        "import_module('nets.blocks', package=None)",
+    ],
+)
+def test_a_module_that_a_call_imports_is_found_by_its_name_in_its_package(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_stores()
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "__init__.py").write_text("import_module('.late', __package__)\n")
+    for name in ("blocks", "late"):
+        (tmp_path / "nets" / f"{name}.py").write_text("")
+    (tmp_path / "mine.py").write_text(f"from importlib import import_module\n{call}\n")
+    code = code_of(f"{tmp_path}/mine.py")
+    names = ["mine.py", "nets/__init__.py", "nets/blocks.py", "nets/late.py"]
+    assert [path.relative_to(tmp_path).as_posix() for path in code.own] == names
+    assert not code.packages
