@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import mlflow
 import numpy as np
 from mlflow.entities import LoggedModel
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
@@ -43,7 +42,6 @@ class LoadedModel(NamedTuple):
     class_names: tuple[str, ...]
     image_shape: tuple[int, ...]
     num_classes: int
-    versions: tuple[ModelVersion, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,9 +77,6 @@ def load_model(reference: str) -> LoadedModel:
             _check_files(reference, known)
             raise InputError(f"the model at {uri} is rejected: {first_line(error)}") from None
     image_shape, num_classes = _shapes(model.metadata)
-    versions: Iterable[ModelVersion] = ()
-    if known:
-        versions = mlflow.MlflowClient().search_model_versions(f"run_id = '{known.source_run_id}'")
     return LoadedModel(
         uri=uri,
         model=model,
@@ -92,7 +87,6 @@ def load_model(reference: str) -> LoadedModel:
         class_names=tuple(metadata.get("class_names", ())),
         image_shape=image_shape,
         num_classes=num_classes,
-        versions=tuple(versions),
     )
 
 

@@ -16,7 +16,7 @@ from pipeline.errors import InputError, RegistrationError
 from pipeline.models.export import MODEL_FILE
 from pipeline.store.address import shown_uri
 from pipeline.store.artifacts import missing_files
-from pipeline.store.failures import first_line, is_forbidden, is_outage
+from pipeline.store.failures import first_line, is_forbidden, is_outage, unless_forbidden
 from pipeline.store.waiting import in_store
 
 
@@ -160,5 +160,23 @@ def _has_files(version: ModelVersion) -> bool:
 @in_store
 def refresh(registered: RegisteredVersion) -> RegisteredVersion:
     """Reread the aliases that point at a version."""
-    version = mlflow.MlflowClient().get_model_version(registered.name, registered.version)
-    return registered._replace(aliases=tuple(version.aliases))
+    with unless_forbidden(f"see the aliases of {registered.uri}"):
+        version = mlflow.MlflowClient().get_model_version(registered.name, registered.version)
+        return registered._replace(aliases=tuple(version.aliases))
+    return registered
+
+
+@in_store
+def versions_of(run_id: str) -> list[ModelVersion]:
+    """The registered versions of a run's model; none, with a note, if this user can't see any."""
+    with unless_forbidden("see registered models, so that none is named"):
+        return list(mlflow.MlflowClient().search_model_versions(f"run_id = '{run_id}'"))
+    return []
+
+
+@in_store
+def tag_versions(versions: Sequence[ModelVersion], key: str, value: str) -> None:
+    """Set a tag of registered versions; a note names one that this user may not change."""
+    for one in versions:
+        with unless_forbidden(f"tag models:/{one.name}/{one.version} with {key}"):
+            mlflow.MlflowClient().set_model_version_tag(one.name, one.version, key, value)

@@ -11,6 +11,7 @@ from pipeline.ablation.loading import load_ablation, load_data
 from pipeline.config import AUTO, Config, check_choice
 from pipeline.errors import InputError
 from pipeline.models.loading import LoadedModel, load_model
+from pipeline.models.registry import tag_versions, versions_of
 from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import log_dataset
 from pipeline.runs.queries import find_run, given_run
@@ -58,8 +59,9 @@ def evaluate_run(
         )
     settings = {"model": model, "ablation": ablation, "dataset": name, "data_dir": data_dir}
     tags = {"kind": "evaluate", "model_uri": loaded.uri, **data.tags}
-    if loaded.versions:
-        tags["model_version"] = ", ".join(f"{v.name}/{v.version}" for v in loaded.versions)
+    versions = versions_of(loaded.run_id) if loaded.run_id else []
+    if versions:
+        tags["model_version"] = ", ".join(f"{v.name}/{v.version}" for v in versions)
     run_name = f"evaluate-{model.removeprefix('models:/')}"
     with track(run_name, settings, tags) as run:
         log_dataset(data, ["validation"])
@@ -72,6 +74,7 @@ def evaluate_run(
             )
         result = evaluate(probabilities, data)
         _log_evaluation(run, loaded, result.metrics)
+        tag_versions(versions, "evaluation_run", run.info.run_id)
         log_table(result.per_class, "per_class_accuracy.csv")
         log_table(result.confusions, "confusions.csv")
         title = f"{model} on {name}, {len(images):,} validation images"
@@ -81,10 +84,9 @@ def evaluate_run(
 
 @in_store
 def _log_evaluation(run: Run, loaded: LoadedModel, metrics: Mapping[str, float]) -> None:
-    """Log an evaluation's metrics, and link its run to the model and its registered versions."""
-    client = mlflow.MlflowClient()
+    """Log an evaluation's metrics, and link its run to the model."""
     mlflow.log_metrics(dict(metrics), model_id=loaded.model_id)
     if loaded.model_id:
-        client.log_inputs(run.info.run_id, models=[LoggedModelInput(loaded.model_id)])
-    for known in loaded.versions:
-        client.set_model_version_tag(known.name, known.version, "evaluation_run", run.info.run_id)
+        mlflow.MlflowClient().log_inputs(
+            run.info.run_id, models=[LoggedModelInput(loaded.model_id)]
+        )

@@ -22,7 +22,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.errors import InputError
 
-HOST = re.compile(r"(\[[^\s\[\]]+\]|[^\s:/@\[\]]+)(:(\d+|\*))?")  # a name or an address, and a port
+# A name, as clients send it, or an address; and a port.
+HOST = re.compile(
+    r"(\[[\da-f:.*]+(?:%\w+)?\]|[\w*-]+(?:\.[\w*-]+)*\.?)(?::(?:\d+|\*))?", re.ASCII | re.IGNORECASE
+)
 PRIVATE = [
     ipaddress.ip_network(network)
     for network in (
@@ -59,10 +62,11 @@ def known_hosts(allowed: str, listening: str) -> list[str]:
     for name in named:
         if not HOST.fullmatch(name):
             raise InputError(
-                f"allowed_hosts has {name!r}; it must be names as in the addresses that are typed,"
-                " such as classify.example.org, separated by commas"
+                f"allowed_hosts has {name!r}; it must be host names such as classify.example.org,"
+                " or xn--mnchen-3ya.de for münchen.de, separated by commas"
             )
-    return [_name(host) for host in ("localhost", socket.gethostname(), own, *named)]
+    names = [_name(host) for host in ("localhost", socket.gethostname(), own, *named)]
+    return [name for name in names if name]  # without one, requests without a name would match
 
 
 def is_known(host: str, hosts: Sequence[str]) -> bool:

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError
 from pipeline.models.loading import LoadedModel, load_model
+from pipeline.models.registry import versions_of
 from pipeline.store.address import run_page
 from pipeline.store.failures import is_outage
 from pipeline.store.waiting import in_store
@@ -33,8 +34,7 @@ def load_served(reference: str) -> Served:
     uri = _resolved(reference)
     model = load_model(uri)
     named = re.fullmatch("models:/([^/]+)/([^/]+)", uri)
-    registered = [(one.name, str(one.version)) for one in model.versions]
-    name, version = named.groups() if named else next(iter(registered), (None, None))
+    name, version = named.groups() if named else _registered(model.run_id)
     return Served(
         model,
         {
@@ -48,6 +48,13 @@ def load_served(reference: str) -> Served:
             "num_classes": model.num_classes,
         },
     )
+
+
+def _registered(run_id: str | None) -> tuple[str | None, str | None]:
+    """The name and version under which a run's model is registered, if it is."""
+    for one in versions_of(run_id) if run_id else []:
+        return one.name, str(one.version)
+    return None, None
 
 
 @in_store

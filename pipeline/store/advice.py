@@ -26,8 +26,13 @@ ADVICE = tuple(
         ),
         ("file is not a database|disk image is malformed", "restore that file, or move it away"),
         (
-            r"error code 40[13]\b|permission_denied|unauthenticated",
+            r"error code 401\b|unauthenticated",
             "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+        ),
+        (
+            r"error code 403\b|permission_denied",
+            "this user lacks a right there; ask for it, or be another user by"
+            " MLFLOW_TRACKING_USERNAME or MLFLOW_TRACKING_TOKEN",
         ),
         (
             r"error code 40[45]\b|valid JSON format",

@@ -5,11 +5,16 @@ that is not writable does not.
 """
 
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import mlflow
 import requests
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.store.address import shown_uri
 
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 LASTING = (
@@ -61,6 +66,18 @@ def is_forbidden(error: Exception) -> bool:
     """Whether a server has refused because of who asks."""
     forbidden = getattr(error, "error_code", "") == "PERMISSION_DENIED"
     return forbidden or "error code 403" in str(error)
+
+
+@contextmanager
+def unless_forbidden(extra: str = "") -> Iterator[None]:
+    """Go on without an `extra` that the server does not let this user do; a note says so."""
+    try:
+        yield
+    except MlflowException as error:
+        if not is_forbidden(error):
+            raise
+        if extra:
+            print(f"note: {shown_uri()} does not let you {extra} (403)", file=sys.stderr)
 
 
 def first_line(error: Exception) -> str:

@@ -29,6 +29,7 @@ from pipeline.models.export import (
     signature,
 )
 from pipeline.models.loading import load_model
+from pipeline.models.registry import versions_of
 
 MARK = "__import__('os').mkdir('mark')"
 PIXELS = np.zeros((2, 32, 32, 3), np.uint8)
@@ -147,7 +148,7 @@ def test_however_it_is_called(way: str, model: Trained, refused: Refused) -> Non
     address = model.addresses[way]
     loaded = load_model(address)
     assert loaded.model_id == model.model_id
-    assert [str(version.version) for version in loaded.versions] == ["1"]
+    assert [str(version.version) for version in versions_of(str(loaded.run_id))] == ["1"]
     archive = model.files / "data" / "model.pt2"
     archive.write_bytes(archive.read_bytes()[:-1])
     assert "data/model.pt2 changed" in refused(address)
@@ -507,7 +508,7 @@ def test_a_model_that_another_program_has_logged_is_evaluated(
     elsewhere = shutil.copytree(mlflow.artifacts.download_artifacts(info.model_uri), tmp_path / "x")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/other.db")  # where nothing is known of it
     loaded = load_model(str(elsewhere))
-    assert (loaded.model_id, loaded.dataset, loaded.versions) == (None, "unknown", ())
+    assert (loaded.model_id, loaded.run_id, loaded.dataset) == (None, None, "unknown")
 
 
 def test_a_model_loads_where_mlflow_would_use_a_gpu(

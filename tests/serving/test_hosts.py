@@ -9,6 +9,7 @@ import requests
 from conftest import Study
 from test_serve import PNG, Server, serving
 
+from pipeline.errors import InputError
 from pipeline.serving.hosts import is_known, known_hosts
 
 
@@ -85,3 +86,23 @@ def test_a_star_allows_any_name() -> None:
     assert is_known("evil.example:1", known_hosts("*", "127.0.0.1"))
     assert is_known("[2001:db8::7]:80", known_hosts("[2001:db8::*]", "127.0.0.1"))
     assert not is_known("[2001:db9::7]:80", known_hosts("[2001:db8::*]", "127.0.0.1"))
+
+
+@pytest.mark.parametrize(
+    "name", ["b.org;c.org", "b org", "münchen.de", ".", "..", "b..org", "?", ""]
+)
+def test_what_no_client_sends_as_a_name_is_refused(name: str) -> None:
+    with pytest.raises(InputError) as refused:
+        known_hosts(f"a.org,{name}", "127.0.0.1")
+    assert f"allowed_hosts has {name!r}; it must be host names such as" in str(refused.value)
+    assert "xn--mnchen-3ya.de for münchen.de" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a.org", "A.org.", "*.a.org:*", "my_box-1:80", "[2001:db8::*]:1"])
+def test_a_name_is_taken_however_it_is_written(name: str) -> None:
+    known = known_hosts(f" {name} ,xn--mnchen-3ya.de", "fe80::1%eth0")
+    asked = name.replace(":*", ":8000").replace("*", "7")
+    assert is_known(asked, known)
+    assert is_known(asked.upper(), known)
+    assert is_known("XN--mnchen-3ya.de.:80", known)
+    assert not is_known("", known)

@@ -434,7 +434,7 @@ def test_a_body_of_unknown_length_is_limited_too(server: Server) -> None:
         (
             ["--model", MODEL, "--allowed-hosts", "a.org, http://b.org"],
             2,
-            "allowed_hosts has 'http://b.org'; it must be names",
+            "allowed_hosts has 'http://b.org'; it must be host names such as",
         ),
         (["--model", MODEL, "--host", "no host"], 2, "host is 'no host'; it must be an address"),
         (["--model", MODEL, "--port", "taken"], 1, "of 127.0.0.1 can't be used"),

@@ -221,9 +221,11 @@ def test_a_web_server_that_is_not_mlflow_is_reported(
 
 def test_advice_is_given_only_where_it_fits() -> None:
     assert WRITABLE in str(as_store_error(PermissionError(13, "Permission denied")))
-    forbidden = "API request to endpoint /x failed with error code 403 != 200"
-    error = mlflow.exceptions.MlflowException(forbidden)
-    assert "MLFLOW_TRACKING_PASSWORD" in str(as_store_error(error))
+    for status, is_unknown in ((401, True), (403, False)):
+        said = f"API request to endpoint /x failed with error code {status} != 200"
+        error = str(as_store_error(mlflow.exceptions.MlflowException(said)))
+        assert ("MLFLOW_TRACKING_PASSWORD" in error) is is_unknown
+        assert ("this user lacks a right there; ask for it" in error) is not is_unknown
     unwritable = as_store_error(OSError(errno.EROFS, os.strerror(errno.EROFS)))
     assert WRITABLE in str(unwritable)
     foreign = as_store_error(ProgrammingError("SELEC", None, Exception("syntax error")))

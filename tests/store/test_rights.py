@@ -1,5 +1,6 @@
 """A server that lost its artifacts, or that lets one train but not register."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ import requests
 from conftest import TINY, Answer, forget_stores
 from PIL import Image
 from servers import Server
+
+from pipeline.serving.served import load_served
+from pipeline.store.liveness import PROCESS, this_process
 
 STUDY = ["ablate", *TINY, "--variants", "bn,base", "--seeds", "1", "--jobs", "1"]
 REGISTRY = ("/registered-models/", "/model-versions/")
@@ -38,8 +42,8 @@ def client(server: Server, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClie
 
 
 @contextmanager
-def forbidden(*parts: str, but: str = "nothing") -> Iterator[None]:
-    """Let requests whose address has one of these parts be answered by 403.
+def forbidden(*parts: str, but: str = "nothing", status: int = 403) -> Iterator[None]:
+    """Let requests whose address has one of these parts be answered by 403, or another status.
 
     As a proxy does, or MLflow's basic-auth app, which looks at rights before the request's content.
     """
@@ -48,7 +52,7 @@ def forbidden(*parts: str, but: str = "nothing") -> Iterator[None]:
     def answer(session: requests.Session, request: Any, **settings: Any) -> requests.Response:
         if any(part in request.url for part in parts) and but not in str(request.body):
             response = requests.Response()
-            response.status_code, response.url = 403, request.url
+            response.status_code, response.url = status, request.url
             response._content = b"Permission denied"
             return response
         return send(session, request, **settings)
@@ -125,6 +129,67 @@ def test_a_study_registers_nothing_if_asked_so_and_a_question_leaves_nothing(
     (line,) = answer.error_lines
     assert "base-seed0 is trained, but its model" in line
     assert "train FAILED" not in all_runs(client)
+
+
+def test_a_model_is_used_where_one_may_not_see_or_change_registered_ones(
+    client: mlflow.MlflowClient,
+    pipeline: Pipeline,
+    server: Server,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    Image.new("RGB", (32, 32), "red").save("picture.png")
+    answer = pipeline("train", *TINY)
+    assert answer.status == 0, answer.err
+    (run_id,) = re.findall("run ([0-9a-f]{32}), registered", answer.out)
+    (version,) = client.search_model_versions(f"run_id = '{run_id}'")
+    unseen = f"note: {server.uri} does not let you see registered models, so that none is named"
+    untagged = f"tag models:/{version.name}/{version.version} with evaluation_run (403)"
+
+    with forbidden(*REGISTRY):
+        answer = pipeline("predict", "--model", run_id, "picture.png")
+        assert (answer.status, answer.err) == (0, "")
+        answer = pipeline("evaluate", "--model", run_id)
+        assert answer.status == 0, answer.err
+        assert answer.err.splitlines() == [f"{unseen} (403)"]
+        facts = load_served(run_id).facts
+        assert (facts["run_id"], facts["name"], facts["version"]) == (run_id, None, None)
+        assert capfd.readouterr().err.splitlines() == [f"{unseen} (403)"]
+    with forbidden("/model-versions/set-tag"):
+        answer = pipeline("evaluate", "--model", run_id)
+    assert answer.status == 0, answer.err
+    assert answer.err.splitlines() == [f"note: {server.uri} does not let you {untagged}"]
+    evaluations = [run for run in all_runs(client) if run.startswith("evaluate")]
+    assert set(evaluations) == {"evaluate FINISHED"}
+
+    with forbidden("/model-versions/", status=503):  # no right is missing
+        answer = pipeline("evaluate", "--model", run_id)
+    assert answer.status == 1
+    assert "does not answer" in answer.err
+    assert [run for run in all_runs(client) if run.startswith("evaluate")] == evaluations
+
+
+def test_aliases_that_one_may_not_see_are_left_out(
+    client: mlflow.MlflowClient, pipeline: Pipeline
+) -> None:
+    with forbidden("/model-versions/get?"):
+        answer = pipeline("train", *TINY)
+    assert answer.status == 0, answer.err
+    assert "registered as models:/synthetic-cnn/" in answer.out
+    assert "does not let you see the aliases of models:/synthetic-cnn/" in answer.err
+
+
+def test_a_dead_run_that_one_may_not_change_hinders_nobody(
+    client: mlflow.MlflowClient, pipeline: Pipeline
+) -> None:
+    dead = this_process() | {PROCESS: "999999999 1 1", "kind": "train"}
+    run = client.create_run(client.create_experiment("of somebody else"), tags=dead)
+    with forbidden("/runs/set-tag", "/runs/update"):
+        answer = pipeline("compare", "--experiment", "Default")
+    assert "has no finished training run to compare" in answer.err
+    assert answer.status == 2
+    assert client.get_run(run.info.run_id).info.status == "RUNNING"
+    pipeline("compare", "--experiment", "Default")
+    assert client.get_run(run.info.run_id).info.status == "KILLED"
 
 
 def test_runs_of_a_server_whose_artifacts_are_gone_are_trained_again(
