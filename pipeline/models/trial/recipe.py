@@ -26,7 +26,7 @@ from pipeline.training.batches import TrainingBatches
 from pipeline.training.building.parts import make_criterion, prepare, schedule_of
 from pipeline.training.epoch import mapped
 from pipeline.training.loop import fast_step
-from pipeline.training.state import Parts
+from pipeline.training.stateful import Parts
 
 TOLERANCE = 1e-3  # below which a loss says nothing of its relation to another one
 MEAN = "the mean loss of the batch"
