@@ -393,8 +393,12 @@ def test_a_schedule_per_batch_is_tried_with_the_steps_that_it_will_have(
 ) -> None:
     one = f"{RATES}.OneCycleLR(o, 0.01, total_steps=epochs * steps_per_epoch, pct_start=0.1)"
     write(tmp_path, schedule(f"lambda o, epochs, steps_per_epoch: {one}"))
-    config = completed(Config(str(tmp_path / "mine.py"), epochs=5, batch_size=9))
-    try_variants(config, load_data(config), ["plain"])  # of 2 steps, a tenth would be none
+    file = str(tmp_path / "mine.py")
+    config = completed(Config(file, epochs=5, batch_size=9))
+    data = load_data(config)
+    try_variants(config, data, ["plain"])  # of 2 steps, a tenth would be none
+    for few in (Config(file, epochs=3), Config(file, epochs=2, batch_size=89)):  # 3 and 4 steps
+        try_variants(completed(few), data, ["plain"])
     # That it begins with a smaller learning rate than was asked for is no reason to warn.
     assert "warning" not in capfd.readouterr().err
 

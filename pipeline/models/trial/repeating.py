@@ -53,9 +53,11 @@ def train_epochs(config: Config, data: ImageDataset, state: TrainingState | None
             raise _EnoughError
         middle = _saved(state)
 
+    # A schedule after each batch has no more steps than the run takes.
+    images = 2 * min(2, steps_of(config, data)) - leaves_one_over(config, data)
     small = replace(
         data,
-        training=few(data.training, 5 if leaves_one_over(config, data) else 4),
+        training=few(data.training, images),
         validation=few(data.validation, 2),
         test=None,
     )
