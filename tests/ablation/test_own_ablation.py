@@ -606,6 +606,22 @@ def test_a_parameter_that_training_does_not_reach_is_named(
     assert "does not reach unused.weight, unused.bias" in answer.err
 
 
+def test_layers_and_parameters_in_a_plain_list_are_named(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    write(
+        tmp_path,
+        ("self.fc = ", "self.extra = {'a': [nn.Linear(7, 7)]}; self.fc = "),
+        ("num_classes)\n\n", "num_classes); self.all = [self.conv, self.fc.weight]\n\n"),
+        ("self.activation(self", "self.extra['a'][0](self"),
+    )
+    answer = pipeline(*TRAIN)
+    assert answer.status == 0, answer.err
+    assert "network.extra is not trained" in answer.err
+    assert "use nn.ModuleList" in answer.err
+    assert "network.all" not in answer.err
+
+
 def test_an_optimizer_that_does_not_train_the_network_is_named(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
