@@ -231,6 +231,23 @@ WRONG = {
         "",
         ["in eval mode its answer to an image depends on the others"],
     ),
+    "random behind a head of zeros": (
+        [
+            ("num_classes)\n\n", "num_classes); nn.init.zeros_(self.fc.weight)\n\n"),
+            ("self.fc(", "self.fc(nn.functional.dropout("),
+            ("-1))", "-1)))"),
+        ],
+        "",
+        ["other numbers at the second call"],
+    ),
+    "other images behind a small factor": (
+        [
+            ("self.fc = ", "self.gamma = nn.Parameter(torch.full((1,), 1e-6)); self.fc = "),
+            ("-1))", "-1) + self.gamma * x.mean())"),
+        ],
+        "",
+        ["in eval mode its answer to an image depends on the others"],
+    ),
     "an optimizer that is none": (
         [("network=Mine,", "network=Mine, optimizer=lambda parameters, lr: None,")],
         "",
