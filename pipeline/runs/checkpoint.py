@@ -1,7 +1,7 @@
 """Checkpoints: the training state after an epoch, in the store or in a local file."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,15 +32,18 @@ class Checkpoints:
         if not buffer.save_state(self.newest):
             self._keep()  # this process may end before the store is back
 
-    def read(self) -> TrainingState | None:
-        """Return the newest state of the run: the store's, or the one kept locally."""
+    def read(self, harmless: Callable[[], Collection[str]]) -> TrainingState | None:
+        """Return the newest state of the run: the store's, or the one kept locally.
+
+        harmless: returns what a state may lack. One that lacks anything else is not used.
+        """
         contents = [buffer.load_state()]
         if self.file.exists():
             contents.append(self.file.read_bytes())
         states = []
         for content in filter(None, contents):
             try:
-                states.append(unpack(content, self.fingerprint))
+                states.append(_whole(unpack(content, self.fingerprint), harmless))
             except StateError as error:
                 print(f"the state of run {self.run_id} {error}, and not used", file=sys.stderr)
         return max(states, key=lambda state: len(state.history), default=None)
@@ -89,3 +92,12 @@ class Checkpoints:
                 f" work, continue by: {self._remedy}"
             ) from None
         return self.file
+
+
+def _whole(state: TrainingState, harmless: Callable[[], Collection[str]]) -> TrainingState:
+    """Return the state. Raises StateError if it lacks what training depends on."""
+    lacking = set(state.unsaved)
+    if lacking and (lacking := lacking - set(harmless())):
+        names = ", ".join(sorted(lacking))
+        raise StateError(f"is incomplete ({names} changed in training, which can't be saved)")
+    return state

@@ -18,6 +18,7 @@ from pipeline.errors import RegistrationError
 from pipeline.machine import usable_threads
 from pipeline.models import registry
 from pipeline.models.export import log_network
+from pipeline.models.trial.recipe import train_once
 from pipeline.openmp import describe_spinning
 from pipeline.runs import provenance, resume
 from pipeline.runs.checkpoint import Checkpoints
@@ -84,7 +85,7 @@ def train_run(
         provenance.log_dataset(data)
         provenance.log_ablation(config.ablation)
         provenance.log_inputs({config.variant: inputs})
-        state = _last_state(config, checkpoints) if continued else None
+        state = _last_state(config, data, checkpoints) if continued else None
         network, history, noted = train_network(config, data, device, precision, state, save)
         correct = noted.numpy()
         buffer.flush()
@@ -175,8 +176,11 @@ def _other_weights(config: Config, data: ImageDataset, network: nn.Module) -> st
     )
 
 
-def _last_state(config: Config, checkpoints: Checkpoints) -> TrainingState | None:
-    state = checkpoints.read()
+def _last_state(
+    config: Config, data: ImageDataset, checkpoints: Checkpoints
+) -> TrainingState | None:
+    # The trial has continued training without what changes in its first step.
+    state = checkpoints.read(lambda: train_once(config, data)[0])
     complete = len(state.history) if state else 0
     print(f"{config.run_name} continues after {complete} of {config.epochs} epochs", flush=True)
     return state

@@ -19,7 +19,8 @@ from pipeline.training.cuda_graph import CapturedStep, Step
 from pipeline.training.device import release_freed_memory
 from pipeline.training.epoch import epoch, log_metrics, log_tag, plain_step
 from pipeline.training.onednn import BlockedNetwork
-from pipeline.training.state import History, Parts, TrainingState
+from pipeline.training.state import History, TrainingState
+from pipeline.training.stateful import Parts
 
 # Validation keeps no activations, so its batches may be larger than in training, but not so large
 # that an activation (32 MB) exceeds what glibc keeps.

@@ -232,6 +232,23 @@ WRONG = {
         "",
         ["in eval mode its answer to an image depends on the others"],
     ),
+    "random behind a head of zeros": (
+        [
+            ("num_classes)\n\n", "num_classes); nn.init.zeros_(self.fc.weight)\n\n"),
+            ("self.fc(", "self.fc(nn.functional.dropout("),
+            ("-1))", "-1)))"),
+        ],
+        "",
+        ["other numbers at the second call"],
+    ),
+    "other images behind a small factor": (
+        [
+            ("self.fc = ", "self.gamma = nn.Parameter(torch.full((1,), 1e-6)); self.fc = "),
+            ("-1))", "-1) + self.gamma * x.mean())"),
+        ],
+        "",
+        ["in eval mode its answer to an image depends on the others"],
+    ),
     "an optimizer that is none": (
         [("network=Mine,", "network=Mine, optimizer=lambda parameters, lr: None,")],
         "",
@@ -635,6 +652,22 @@ def test_a_parameter_that_training_does_not_reach_is_named(
     answer = pipeline(*TRAIN)
     assert answer.status == 0
     assert "does not reach unused.weight, unused.bias" in answer.err
+
+
+def test_layers_and_parameters_in_a_plain_list_are_named(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    write(
+        tmp_path,
+        ("self.fc = ", "self.extra = {'a': [nn.Linear(7, 7)]}; self.fc = "),
+        ("num_classes)\n\n", "num_classes); self.all = [self.conv, self.fc.weight]\n\n"),
+        ("self.activation(self", "self.extra['a'][0](self"),
+    )
+    answer = pipeline(*TRAIN)
+    assert answer.status == 0, answer.err
+    assert "network.extra is not trained" in answer.err
+    assert "use nn.ModuleList" in answer.err
+    assert "network.all" not in answer.err
 
 
 def test_an_optimizer_that_does_not_train_the_network_is_named(

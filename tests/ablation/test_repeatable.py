@@ -1,10 +1,11 @@
 """A run can be repeated and continued, whatever is random in it and whatever state it has."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from conftest import Answer, broken_epoch, runs_in
 from mine import TRAIN, write
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from pipeline.ablation.loading import completed, load_ablation, load_data
 from pipeline.config import Config
@@ -21,7 +23,8 @@ from pipeline.models.trial.variants import try_variants
 from pipeline.training.building.parts import make_criterion
 from pipeline.training.epoch import plain_step
 from pipeline.training.loop import train_network
-from pipeline.training.state import Parts, TrainingState, pack, unpack
+from pipeline.training.state import TrainingState, pack, unpack
+from pipeline.training.stateful import Parts
 
 CPU = torch.device("cpu")
 LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
@@ -58,6 +61,18 @@ def criterion(setup: str, forward: str) -> tuple[str, str]:
 
 def schedule(text: str) -> tuple[str, str]:
     return "network=Mine,", f"network=Mine, schedule={text},"
+
+
+def network(setup: str, step: str) -> tuple[tuple[str, str], ...]:
+    """A change of the network: `step` comes in the n-th call in training, and may change x."""
+    return (
+        ("        self.fc =", "        self.n = 0; self.fc ="),
+        ("num_classes)\n\n", f"num_classes); {setup}\n\n"),
+        (
+            "x = self.activation(",
+            f"self.n += self.training\n        {step}\n        x = self.activation(",
+        ),
+    )
 
 
 RATES = "torch.optim.lr_scheduler"
@@ -116,6 +131,38 @@ HARD = {
             "        x = x / (1 + self.calls)\n        x = self.activation(",
         ),
     ],
+    "memory that is shared with a weight at first": network(
+        "self.anchor = self.fc.weight.data",
+        "if self.n == 4: self.anchor = self.anchor.clone()\n        x = x + self.anchor.std()",
+    ),
+    "memory that is shared with a weight later": network(
+        "self.anchor = torch.ones(3)",
+        "if self.n == 4: self.anchor = self.fc.weight.data[1]\n        x = x + self.anchor.std()",
+    ),
+    "memory that two attributes share at first": network(
+        "self.one = self.other = torch.ones(3)",
+        "if self.n == 4: self.one = self.one + 1\n"
+        "        self.other *= 1.1\n        x = x * self.one.sum() / self.other.sum()",
+    ),
+    "memory that an attribute shares with a closure": network(
+        "scale = torch.ones(1); self.scale = scale; self.scaled = lambda x: x * scale",
+        "if self.n == 4: self.scale *= 2\n        x = self.scaled(x)",
+    ),
+    "a norm of a weight": network(
+        "torch.nn.utils.spectral_norm(self.fc)",
+        "pass",
+    ),
+    "a weight that is frozen": network("", "if self.n == 4: self.conv.requires_grad_(False)"),
+    "an attribute of a parameter": network(
+        "self.fc.weight.calls = 1",
+        "self.fc.weight.calls += self.training\n        x = x / self.fc.weight.calls",
+    ),
+    "sets, strings, shapes and a sparse tensor": network(
+        "self.seen, self.name, self.eye = frozenset(), np.str_(), torch.eye(3).to_sparse()",
+        "self.shape, self.kind, self.seen = x.shape, x.dtype, self.seen | {self.n}\n"
+        "        self.name = np.str_(self.name + 'a'); self.eye = self.eye * 1.1\n"
+        "        x = x * len(self.seen) / len(self.name) + torch.sparse.sum(self.eye)",
+    ),
     "an attribute of an optimizer": [
         ("\nablation = Ablation(\n    network=Mine,", OPTIMIZER),
     ],
@@ -170,7 +217,7 @@ HARD = {
 
 @pytest.mark.parametrize("changes", HARD.values(), ids=HARD)
 def test_training_that_is_repeated_or_continued_gives_the_same_bits(
-    changes: list[tuple[str, str]], tmp_path: Path
+    changes: Sequence[tuple[str, str]], tmp_path: Path
 ) -> None:
     write(tmp_path, *changes)
     file = str(tmp_path / "mine.py")
@@ -243,6 +290,13 @@ NOT_REPEATABLE = {
         [criterion("pass", "Loss.steps = getattr(Loss, 'steps', 0) + 1; factor = 1 / Loss.steps")],
         ["a run can't be repeated", "differs with the same seed"],
     ),
+    "a buffer that is made in the first step": (
+        [
+            ("self.fc = ", "self.register_buffer('mean', None); self.fc = "),
+            ("x = self.activation(", "self.mean = x.mean()\n        x = self.activation("),
+        ],
+        ["a new network can't take the state", "(mean)", "make all layers, buffers"],
+    ),
     "a learning rate of an unknown kind": (
         [
             (
@@ -284,6 +338,71 @@ def test_an_attribute_that_changes_and_is_not_saved_is_named_even_if_no_number_d
     answer = pipeline(*TRAIN)
     assert answer.status == 0, answer.err
     assert "warning: variant 'plain': criterion.last changes in training" in answer.err
+    # The trial has shown that a run may go on without it.
+    answer = pipeline("train", "--resume", runs_in(tmp_path)[0].info.run_id, "--epochs", "3")
+    assert answer.status == 0, answer.err
+    assert "continues after 2 of 3 epochs" in answer.out
+
+
+def test_a_run_is_not_continued_without_what_begins_to_change_after_the_trial(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    changes = criterion(
+        "from collections import deque; self.last = deque(maxlen=9); self.n = 0",
+        "self.n += 1; self.last.extend([1] * (self.n > 4)); factor = 1 + sum(self.last)",
+    )
+    write(tmp_path, changes)
+    assert pipeline(*TRAIN).status == 0
+    run_id = runs_in(tmp_path)[0].info.run_id
+    answer = pipeline("train", "--resume", run_id, "--epochs", "3")
+    assert answer.status == 0, answer.err
+    assert "continues after 0 of 3 epochs" in answer.out
+    said = f"the state of run {run_id} is incomplete (criterion.last changed in training"
+    assert said in answer.err
+
+
+class Grown(nn.Module):
+    """A network whose structure a test changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.activation, self.fc = nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)
+        self.register_buffer("seen", torch.zeros(0))
+
+
+CHANGES = {
+    "another layer": ("network.activation = nn.Tanh()", "network.activation"),
+    "a new layer": ("network.more = nn.Linear(4, 4)", "network.more"),
+    "a layer less": ("del network.activation", "network.activation"),
+    "a new layer of the same kind": ("network.fc.weight = nn.Parameter(b)", "network.fc.weight"),
+    "shared weights": ("network.layer = network.fc", "network.layer.weight"),
+    "pruning": ("prune.random_unstructured(network.fc, 'weight', 0.5)", "network.fc.weight"),
+    "a buffer that grows": ("network.seen = torch.zeros(1)", "network.seen"),
+    "what is trained": ("optimizer.add_param_group({'params': [b]})", "optimizer.param_groups"),
+    "an attribute": ("network.fc.box = object()", "network.fc.box"),
+    "an attribute of a weight": ("network.fc.weight.box = object()", "network.fc.weight.box"),
+    "an attribute in a state dict": ("optimizer.box = object()", ""),
+    "data": ("network.fc.count = 1", ""),
+}
+
+
+@pytest.mark.parametrize(("change", "name"), CHANGES.values(), ids=CHANGES)
+def test_a_state_says_what_it_does_not_hold(change: str, name: str) -> None:
+    network = Grown()
+    optimizer = Saved(network.parameters(), 0.1)
+    parts = Parts(network, nn.CrossEntropyLoss(), optimizer)
+    assert not parts.state([]).unsaved
+    names = {"network": network, "optimizer": optimizer, "b": torch.zeros(3, 4)}
+    exec(change, {**names, "nn": nn, "prune": prune, "torch": torch})
+    unsaved = parts.state([]).unsaved
+    assert name in unsaved if name else not unsaved
+
+
+class Saved(torch.optim.SGD):
+    """An optimizer that says what its state is."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict()
 
 
 def test_a_schedule_per_batch_is_tried_with_the_steps_that_it_will_have(
@@ -291,8 +410,12 @@ def test_a_schedule_per_batch_is_tried_with_the_steps_that_it_will_have(
 ) -> None:
     one = f"{RATES}.OneCycleLR(o, 0.01, total_steps=epochs * steps_per_epoch, pct_start=0.1)"
     write(tmp_path, schedule(f"lambda o, epochs, steps_per_epoch: {one}"))
-    config = completed(Config(str(tmp_path / "mine.py"), epochs=5, batch_size=9))
-    try_variants(config, load_data(config), ["plain"])  # of 2 steps, a tenth would be none
+    file = str(tmp_path / "mine.py")
+    config = completed(Config(file, epochs=5, batch_size=9))
+    data = load_data(config)
+    try_variants(config, data, ["plain"])  # of 2 steps, a tenth would be none
+    for few in (Config(file, epochs=3), Config(file, epochs=2, batch_size=89)):  # 3 and 4 steps
+        try_variants(completed(few), data, ["plain"])
     # That it begins with a smaller learning rate than was asked for is no reason to warn.
     assert "warning" not in capfd.readouterr().err
 

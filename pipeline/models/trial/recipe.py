@@ -28,7 +28,7 @@ from pipeline.training.batches import TrainingBatches
 from pipeline.training.building.parts import make_criterion, prepare, schedule_of
 from pipeline.training.epoch import logits_of, mapped
 from pipeline.training.loop import fast_step
-from pipeline.training.state import Parts
+from pipeline.training.stateful import OF_MODULES, Parts
 
 TOLERANCE = 1e-3  # below which a loss says nothing of its relation to another one
 MEAN = "the mean loss of the batch"
@@ -91,7 +91,38 @@ def _neglected(
     warnings = [f"the optimizer does not hold {', '.join(missing)}"] if missing else []
     if all(group.get("lr") != config.lr for group in optimizer.param_groups):
         warnings.append(f"no group of the optimizer's parameters has the lr {config.lr:g}")
+    if unlisted := [*_unregistered(network, "network"), *_unregistered(criterion, "criterion")]:
+        warnings.append(
+            f"{', '.join(unlisted)} is not trained, since it is in a plain list or dictionary; use"
+            " nn.ModuleList, nn.ModuleDict or nn.ParameterList"
+        )
     return warnings
+
+
+def _unregistered(root: nn.Module, part: str) -> list[str]:
+    """The attributes that hold parameters in a list or a dictionary, of which torch knows nothing.
+
+    Not one that lists what is registered elsewhere, nor what needs no gradient.
+    """
+    known = {id(parameter) for parameter in root.parameters()}
+    return [
+        ".".join(filter(None, (part, path, name)))
+        for path, module in root.named_modules()
+        for name, value in vars(module).items()
+        if name not in OF_MODULES
+        and any(one.requires_grad and id(one) not in known for one in _listed(value))
+    ]
+
+
+def _listed(value: object) -> Iterator[nn.Parameter]:
+    """The parameters in lists and dictionaries, at any depth."""
+    if isinstance(value, nn.Parameter):
+        yield value
+    elif isinstance(value, nn.Module):
+        yield from value.parameters()
+    elif isinstance(value, list | tuple | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _listed(one)
 
 
 def _trained(network: nn.Module, criterion: nn.Module) -> dict[str, nn.Parameter]:

@@ -53,9 +53,11 @@ def train_epochs(config: Config, data: ImageDataset, state: TrainingState | None
             raise _EnoughError
         middle = _saved(state)
 
+    # A schedule after each batch has no more steps than the run takes.
+    images = 2 * min(2, steps_of(config, data)) - leaves_one_over(config, data)
     small = replace(
         data,
-        training=few(data.training, 5 if leaves_one_over(config, data) else 4),
+        training=few(data.training, images),
         validation=few(data.validation, 2),
         test=None,
     )
@@ -125,6 +127,7 @@ def _comparable(state: TrainingState) -> dict[str, Any]:
     parts = ("criterion", "network", "optimizer", "scheduler")
     return {
         "": state.attributes,
+        "requires_grad": state.frozen,
         **{part: getattr(state, part) for part in parts},
         "metric": learned,
     }
@@ -134,13 +137,19 @@ def _difference(one: Any, other: Any, place: str = "") -> str:
     """Name the first place where two nested values differ in any bit; empty if they do not."""
     if type(one) is not type(other):
         return place
+    if isinstance(one, dict):
+        for key in (*one, *other):
+            if key not in one or key not in other:
+                return _named(place, key)
     if isinstance(one, dict | list | tuple):
-        keys = one.keys() if isinstance(one, dict) else range(len(one))
-        if len(one) != len(other) or (isinstance(one, dict) and keys != other.keys()):
+        if len(one) != len(other):
             return place
+        keys = one.keys() if isinstance(one, dict) else range(len(one))
         found = (_difference(one[key], other[key], _named(place, key)) for key in keys)
         return next(filter(None, found), "")
-    if isinstance(one, Tensor | np.ndarray | np.generic):
+    if isinstance(one, Tensor):
+        one, other = one.to_dense(), other.to_dense()  # sparse ones can't be compared
+    if isinstance(one, Tensor | np.ndarray):
         same = one.shape == other.shape and bool(
             ((one == other) | ((one != one) & (other != other))).all()
         )

@@ -1,8 +1,10 @@
 """Try each variant on a few images before any training: what fails now would fail after hours."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
+from copy import deepcopy
 from dataclasses import replace
 from io import BytesIO, StringIO
 from typing import TypeVar
@@ -35,6 +37,7 @@ from pipeline.training.building.parts import (
 
 T = TypeVar("T")
 TOLERANCE = 1e-3  # between the answers to one image in two batches
+SMALL = 0.01  # below which all parameters of a layer hide what it multiplies
 MOST_NAMES = 5  # of classes, in a warning
 
 
@@ -98,7 +101,8 @@ def _try_network(config: Config, data: ImageDataset) -> None:
     _attempt(name, "a run can't be repeated", check_repeated, config, data, first)
     _attempt(name, "a run can't be continued", check_continued, config, data, first, unsaved)
     settings = network_settings(config, data)
-    _attempt(name, "it can't be exported as pt2", _check_export, network, settings, data)
+    active = _with_all_branches(network, data)
+    _attempt(name, "it can't be exported as pt2", _check_export, active, settings, data)
 
 
 def _check_weights(network: nn.Module, config: Config, data: ImageDataset) -> None:
@@ -112,7 +116,6 @@ def _check_weights(network: nn.Module, config: Config, data: ImageDataset) -> No
 def _check_outputs(network: nn.Module, data: ImageDataset) -> None:
     network.eval()
     images = normalise(few(data.training, 2).images)
-    answers = list[Tensor]()
     for count in (2, 1):
         found, shape = network(images[:count]), (count, data.num_classes)
         if not isinstance(found, Tensor) or found.shape != shape:
@@ -123,15 +126,28 @@ def _check_outputs(network: nn.Module, data: ImageDataset) -> None:
             )
         if not found.isfinite().all():
             raise InputError("it returns numbers that are not finite")
-        answers.append(found[:1])
-    if not torch.equal(network(images), network(images)):
+    active = _with_all_branches(network, data)
+    if not torch.equal(active(images), active(images)):
         raise InputError("it returns other numbers at the second call, although in eval mode")
-    in_two, alone = answers
+    in_two, alone = active(images)[:1], active(images[:1])
     if not torch.allclose(in_two, alone, rtol=TOLERANCE, atol=TOLERANCE):
         raise InputError(
             "in eval mode its answer to an image depends on the others in the batch, so a"
             " prediction would depend on what else is predicted"
         )
+
+
+@torch.no_grad()
+def _with_all_branches(network: nn.Module, data: ImageDataset) -> nn.Module:
+    """A copy in which the heads and branches count that begin at zero, and hide what is in them."""
+    active, random = deepcopy(network), torch.Generator().manual_seed(0)
+    for parameter in active.parameters():
+        if parameter.requires_grad and (parameter.abs() < SMALL).all():
+            scale = math.prod(parameter.shape[1:]) ** -0.5
+            values = torch.randn(parameter.shape, generator=random) * scale
+            parameter.copy_(values)
+    images = normalise(few(data.training, 2).images)
+    return active if active(images).isfinite().all() else network
 
 
 @torch.no_grad()
