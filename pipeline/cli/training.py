@@ -55,6 +55,7 @@ def train(
         from pipeline.models.trial.variants import try_variants
         from pipeline.runs.queries import get_run, given_run
         from pipeline.runs.resume import configuration, is_complete
+        from pipeline.runs.run_result import recorded_ablation
         from pipeline.runs.training_run import train_run
         from pipeline.store.address import where_to_look
         from pipeline.store.initialization import (
@@ -80,6 +81,7 @@ def train(
                 f" python -m pipeline train --resume {run.info.run_id} --epochs N"
             )
             return
+        recorded_ablation(config.ablation)
     else:
         check_experiment()
     config = completed(config)

@@ -93,7 +93,8 @@ def find_cells(
         if reuse == "same" and is_outdated(run, config):
             continue
         try:
-            result = read_result(run, whole=True)._replace(reused=True)
+            # The study's own configuration: the run's says where the ablation's file was then.
+            result = read_result(run, whole=True)._replace(config=config, reused=True)
             found[config] = Found(run, result, is_continued(run))
         except IncompleteRunError as error:
             incomplete.setdefault(config, f"{config.run_name} (run {run.info.run_id[:8]}): {error}")
