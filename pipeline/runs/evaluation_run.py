@@ -50,13 +50,17 @@ def evaluate_run(
         raise InputError(f"{model} does not say what it was trained on; give dataset={example}")
     check_choice("dataset", name, choices)
     data = load_data(Config(ablation, dataset=name, data_dir=data_dir))
-    if loaded.class_names and loaded.class_names != data.class_names:
-        raise InputError(f"{model} was trained on {loaded.dataset}; it has no classes of {name}")
     if (loaded.image_shape, loaded.num_classes) != (data.image_shape, data.num_classes):
         raise InputError(
             f"{model} takes images {list(loaded.image_shape)} of {loaded.num_classes} classes;"
             f" {name} has {list(data.image_shape)} of {data.num_classes}"
         )
+    for number, (own, other) in enumerate(zip(loaded.class_names, data.class_names, strict=False)):
+        if own != other:
+            raise InputError(
+                f"{model} was trained on {loaded.dataset}, where class {number} is {own!r}; in"
+                f" {name} it is {other!r} now"
+            )
     settings = {"model": model, "ablation": ablation, "dataset": name, "data_dir": data_dir}
     tags = {"kind": "evaluate", "model_uri": loaded.uri, **data.tags}
     if loaded.versions:
