@@ -73,7 +73,7 @@ def train(
     if run:
         mark_dead_runs()
         run = get_run(run.info.run_id)
-        check_experiment_of(run)
+        check_experiment_of(run, continued=True)
         config = configuration(run, _given(context, settings, typed=resume is not None))
         if is_complete(run, config):
             print(
@@ -81,9 +81,9 @@ def train(
                 f" python -m pipeline train --resume {run.info.run_id} --epochs N"
             )
             return
-        recorded_ablation(config.ablation)
+        recorded_ablation(config.ablation)  # or say that its new place can be named
     else:
-        check_experiment()
+        check_experiment(models=True)
     config = completed(config)
     choose_device(config.device)
     data = load_data(config)
@@ -175,7 +175,7 @@ def ablate(
     grid = Grid(parse_variants(variants, own.variants, own.compared), asked_seeds, rates, margin)
     check_effects(own, grid)
     check_store()
-    experiment = check_experiment()
+    experiment = check_experiment(models=True)
     where = Where(cluster, asked_jobs, gpu_share)
     where.connect(experiment)
     if dry_run:

@@ -33,6 +33,7 @@ from pipeline.runs.run_result import (
     has_settings,
     read_result,
 )
+from pipeline.store.initialization import unwritable_folder
 from pipeline.study.grid import Grid
 
 AXES = ("variants", "seeds", "rates")
@@ -104,7 +105,9 @@ def find_cells(
         known = run.data.params  # else it was stopped before it began
         if not (known and config and config not in found and is_continued(run)):
             continue
-        if not is_outdated(run, config):
+        if folder := unwritable_folder(run):  # as that of another user
+            outdated.setdefault(config, f"{folder} can't be written")
+        elif not is_outdated(run, config):
             found[config] = Found(run, None, continued=True)
     return found, {config: why for config, why in outdated.items() if config not in found}
 

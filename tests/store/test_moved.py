@@ -440,15 +440,25 @@ def test_a_store_that_may_only_be_read_is_reported_before_anything_is_trained(
     assert pipeline("relocate").status == 0
     name = picture()
     (copied / "mlflow.db.lock").unlink()
-    before = content(copied)
     access = os.access
-    for place in (copied / "mlflow.db", copied, copied / "mlruns" / "0"):
+    (run, *_), (study,) = runs_in(copied, "train"), runs_in(copied, "study")
+    for stopped in (run, study):
+        mlflow.MlflowClient().update_run(stopped.info.run_id, status="KILLED")
+    resume = ["train", "--resume", run.info.run_id]
+    train, use = [STUDY, ["train", *TINY], resume], [["evaluate", "--model", MODEL], ["compare"]]
+    models, own = copied / "mlruns/0/models", copied / "mlruns/0" / run.info.run_id / "artifacts"
+    before = content(copied)
+    for place, commands in (
+        *((one, train + use) for one in (copied / "mlflow.db", copied, copied / "mlruns" / "0")),
+        (models, train),
+        (own, [resume]),
+    ):
 
         def readable(path: Path, mode: int, place: Path = place) -> bool:
             return access(path, mode) and not (Path(path).absolute() == place and mode & os.W_OK)
 
         monkeypatch.setattr(os, "access", readable)
-        for command in (STUDY, ["train", *TINY], ["evaluate", "--model", MODEL], ["compare"]):
+        for command in commands:
             answer = pipeline(*command)
             assert answer.status == 1, command
             (line,) = answer.err.splitlines()
@@ -456,6 +466,9 @@ def test_a_store_that_may_only_be_read_is_reported_before_anything_is_trained(
             assert "make it writable" in line
         assert pipeline("predict", "--model", MODEL, name).status == 0
     assert content(copied) == before  # a lock could not be made there
+    # A stopped run of another user's is not continued, and trained again.
+    preview = pipeline(*STUDY, "--dry-run")
+    assert f"{run.info.run_name}: to train again: {own} can't be written" in preview.out
 
 
 def test_a_name_that_no_experiment_can_have(
