@@ -55,6 +55,7 @@ def train(
         from pipeline.models.trial.variants import try_variants
         from pipeline.runs.queries import get_run, given_run
         from pipeline.runs.resume import configuration, is_complete
+        from pipeline.runs.run_result import recorded_ablation
         from pipeline.runs.training_run import train_run
         from pipeline.store.address import where_to_look
         from pipeline.store.initialization import (
@@ -72,7 +73,7 @@ def train(
     if run:
         mark_dead_runs()
         run = get_run(run.info.run_id)
-        check_experiment_of(run)
+        check_experiment_of(run, continued=True)
         config = configuration(run, _given(context, settings, typed=resume is not None))
         if is_complete(run, config):
             print(
@@ -80,8 +81,9 @@ def train(
                 f" python -m pipeline train --resume {run.info.run_id} --epochs N"
             )
             return
+        recorded_ablation(config.ablation)  # or say that its new place can be named
     else:
-        check_experiment()
+        check_experiment(models=True)
     config = completed(config)
     choose_device(config.device)
     data = load_data(config)
@@ -173,7 +175,7 @@ def ablate(
     grid = Grid(parse_variants(variants, own.variants, own.compared), asked_seeds, rates, margin)
     check_effects(own, grid)
     check_store()
-    experiment = check_experiment()
+    experiment = check_experiment(models=True)
     where = Where(cluster, asked_jobs, gpu_share)
     where.connect(experiment)
     if dry_run:

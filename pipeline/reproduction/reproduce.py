@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from mlflow.entities import Metric, Run
 
-from pipeline.errors import InputError
+from pipeline.config import AUTO
+from pipeline.errors import InputError, MachineError
 from pipeline.reproduction.code import ablation_of, code_of
 from pipeline.reproduction.comparison import Comparison, compare, same_states
 from pipeline.reproduction.record import COMMIT, Record, Values, read_record
@@ -78,7 +79,16 @@ def reproduce(record: Record, epochs: int | None, data_dir: str | None) -> tuple
                 f"repeated by the code of commit {record.tags[COMMIT][:10]} in {code}", flush=True
             )
             ablation = ablation_of(record.run, folder)
-            repetition = repeat(record, code, ablation, data_dir, count, folder)
+            try:
+                repetition = repeat(record, code, ablation, data_dir, count, folder)
+            except (InputError, MachineError) as error:
+                source = record.tags.get("ablation_source", AUTO)
+                if ablation == source:
+                    raise
+                raise type(error)(
+                    f"{error}; this was the run's copy of its ablation, since {source} is gone or"
+                    " has changed: if it needs files beside it, put it back there with them"
+                ) from None
         same_weights = _same_weights(record, repetition.checkpoint)
     repeated = repetition.values
     if not record.is_whole:  # some metrics are logged only at the end

@@ -15,6 +15,7 @@ from pipeline.models.registry import tag_versions, versions_of
 from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import log_dataset
 from pipeline.runs.queries import find_run, given_run
+from pipeline.runs.run_result import recorded_ablation
 from pipeline.store.artifacts import log_figure, log_table
 from pipeline.store.waiting import in_store
 from pipeline.training.loop import VALIDATION_BATCH_SIZE
@@ -44,19 +45,23 @@ def evaluate_run(
     # From the store, not from the model's files: it names code that is to be run.
     source = find_run(loaded.run_id or "") if ablation == AUTO else None
     ablation = source.data.tags.get("ablation_source", AUTO) if source else ablation
-    choices = load_ablation(ablation).datasets
+    choices = (recorded_ablation if source else load_ablation)(ablation).datasets
     if name == "unknown":
         example = next(iter(choices))
         raise InputError(f"{model} does not say what it was trained on; give dataset={example}")
     check_choice("dataset", name, choices)
     data = load_data(Config(ablation, dataset=name, data_dir=data_dir))
-    if loaded.class_names and loaded.class_names != data.class_names:
-        raise InputError(f"{model} was trained on {loaded.dataset}; it has no classes of {name}")
     if (loaded.image_shape, loaded.num_classes) != (data.image_shape, data.num_classes):
         raise InputError(
             f"{model} takes images {list(loaded.image_shape)} of {loaded.num_classes} classes;"
             f" {name} has {list(data.image_shape)} of {data.num_classes}"
         )
+    for number, (own, other) in enumerate(zip(loaded.class_names, data.class_names, strict=False)):
+        if own != other:
+            raise InputError(
+                f"{model} was trained on {loaded.dataset}, where class {number} is {own!r}; in"
+                f" {name} it is {other!r} now"
+            )
     settings = {"model": model, "ablation": ablation, "dataset": name, "data_dir": data_dir}
     tags = {"kind": "evaluate", "model_uri": loaded.uri, **data.tags}
     versions = versions_of(loaded.run_id) if loaded.run_id else []

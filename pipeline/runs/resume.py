@@ -9,13 +9,12 @@ import torch
 from mlflow.entities import Run
 
 from pipeline.ablation.inputs import Inputs
-from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
 from pipeline.runs import provenance
 from pipeline.runs.queries import get_run
-from pipeline.runs.run_result import IncompleteRunError, config_of, read_result
+from pipeline.runs.run_result import IncompleteRunError, config_of, read_result, recorded_ablation
 from pipeline.store import liveness
 
 # They say where something is, not what it is; the tags data_digest and device do.
@@ -45,7 +44,7 @@ def configuration(run: Run, given: Mapping[str, Any]) -> Config:
     if changed.get("epochs", 0) > before.epochs:
         if "test_loss" in run.data.metrics:
             raise InputError(f"run {name} has read its test split, which happens once, at the end")
-        if load_ablation(given.get("ablation", before.ablation)).schedule:
+        if recorded_ablation(given.get("ablation", before.ablation)).schedule:
             raise InputError(
                 f"run {name} has a learning-rate schedule over {before.epochs} epochs; it can't be"
                 " continued beyond them"

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from mlflow.entities import Run
 
-from pipeline.ablation.definition import Value
+from pipeline.ablation.definition import Ablation, Value
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import AUTO, Config
 from pipeline.errors import InputError
@@ -162,6 +162,17 @@ def config_of(run: Run) -> Config:
     if "epochs" in run.data.tags:
         settings["epochs"] = int(run.data.tags["epochs"])
     return Config(**settings)
+
+
+def recorded_ablation(reference: str) -> Ablation:
+    """Load the ablation of a run, from where it was when the run began.
+
+    Raises InputError, with the way out, if it isn't there, or can't be loaded.
+    """
+    try:
+        return load_ablation(reference)
+    except InputError as error:
+        raise InputError(f"{error}; name its place now with --ablation") from None
 
 
 def _read(text: str, kind: type[str | int | float]) -> str | int | float:

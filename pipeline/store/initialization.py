@@ -110,10 +110,11 @@ def _open_store() -> None:
 
 
 @in_store
-def check_experiment() -> str:
+def check_experiment(models: bool = False) -> str:
     """Return the name of the experiment that the environment selects, or MLflow's default.
 
-    Raises InputError if it can't take runs, and MachineError if it can't take artifacts.
+    Raises InputError if it can't take runs, and MachineError if it can't take their artifacts, or
+    `models`.
     """
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
     check_text("MLFLOW_EXPERIMENT_NAME", name)
@@ -146,18 +147,31 @@ def check_experiment() -> str:
                 f" takes {MAX_EXPERIMENT_NAME} at most"
             )
         return name
-    check_artifacts(found)
+    check_artifacts(found, models)
     return str(found.name)
 
 
 @in_store
-def check_experiment_of(run: Run) -> None:
-    """Raise an error if the experiment of a run can't take another, or the run more."""
-    check_artifacts(mlflow.get_experiment(run.info.experiment_id))
+def check_experiment_of(run: Run, continued: bool = False) -> None:
+    """Raise an error if a run's experiment can't take another, or, if `continued`, the run more."""
+    check_artifacts(mlflow.get_experiment(run.info.experiment_id), models=continued)
+    if continued and (folder := unwritable_folder(run)):
+        raise MachineError(
+            f"{folder} can't be written, where run {run.info.run_id} keeps its artifacts; make it"
+            " writable, or start the run again"
+        )
 
 
-def check_artifacts(experiment: Experiment) -> None:
+def unwritable_folder(run: Run) -> Path | None:
+    """The folder of a run's artifacts if it can't be written, as another user's may be."""
+    folder = local_path(run.info.artifact_uri or "")
+    return folder if folder and not _is_writable(folder.absolute()) else None
+
+
+def check_artifacts(experiment: Experiment, models: bool = False) -> None:
     """Raise an error if an experiment's artifacts can't be written, or are not its own.
+
+    MLflow keeps `models`, if there will be any, in a folder beside those of the runs.
 
     Creates nothing. Artifacts that are not in the file system are their server's concern.
     """
@@ -188,11 +202,13 @@ def check_artifacts(experiment: Experiment) -> None:
                 f"{keeps}, which is not there; bring it back{by_name}. Or set"
                 " MLFLOW_EXPERIMENT_NAME to a new name"
             )
-    if not _is_writable(folder):
-        raise MachineError(
-            f"{folder} can't be written, where experiment {experiment.name!r} keeps its artifacts;"
-            " make it writable, or work in another folder with another MLFLOW_EXPERIMENT_NAME"
-        )
+    for place in (folder, folder / "models") if models else (folder,):
+        if not _is_writable(place):
+            raise MachineError(
+                f"{place} can't be written, where experiment {experiment.name!r} keeps its"
+                f" {'artifacts' if place == folder else 'models'}; make it writable, or work in"
+                " another folder with another MLFLOW_EXPERIMENT_NAME"
+            )
 
 
 def _is_writable(folder: Path) -> bool:

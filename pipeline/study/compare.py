@@ -23,6 +23,7 @@ from pipeline.runs.run_result import (
     has_settings,
     read_result,
     recipe,
+    recorded_ablation,
 )
 from pipeline.statistics.intervals import ALPHA, PLANNED_ALPHA, Design
 from pipeline.store import liveness
@@ -172,9 +173,9 @@ def _ablation_of(key: str, cells: Cells, named: Ablation | None) -> Ablation | I
     if named and json.loads(key)["ablation"] != named.name:
         return InputError(f"none of the runs is of ablation {named.name!r}, which --ablation names")
     try:
-        return named or load_ablation(config_of(next(iter(cells.values()))).ablation)
+        return named or recorded_ablation(config_of(next(iter(cells.values()))).ablation)
     except InputError as error:
-        return InputError(f"{error}; name the ablation of these runs with --ablation")
+        return error
 
 
 def _name(run: Run) -> str:

@@ -34,6 +34,7 @@ from pipeline.runs.run_result import (
     has_settings,
     read_result,
 )
+from pipeline.store.initialization import unwritable_folder
 from pipeline.study.grid import Grid
 
 AXES = ("variants", "seeds", "rates")
@@ -95,7 +96,8 @@ def find_cells(
         if reuse == "same" and is_outdated(run, config):
             continue
         try:
-            result = read_result(run, whole=True)._replace(reused=True)
+            # The study's own configuration: the run's says where the ablation's file was then.
+            result = read_result(run, whole=True)._replace(config=config, reused=True)
             found[config] = Found(run, result, is_continued(run))
         except IncompleteRunError as error:
             incomplete.setdefault(config, f"{config.run_name} (run {run.info.run_id[:8]}): {error}")
@@ -105,7 +107,9 @@ def find_cells(
         known = run.data.params  # else it was stopped before it began
         if not (known and config and config not in found and is_continued(run)):
             continue
-        if not is_outdated(run, config):
+        if folder := unwritable_folder(run):  # as that of another user
+            outdated.setdefault(config, f"{folder} can't be written")
+        elif not is_outdated(run, config):
             found[config] = Found(run, None, continued=True)
     return found, {config: why for config, why in outdated.items() if config not in found}
 

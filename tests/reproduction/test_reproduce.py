@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ import pytest
 from conftest import TINY, Answer, Study, copy_checkout, run, runs_in, start
 from mlflow.entities import Run
 
+from pipeline.errors import InputError
+from pipeline.reproduction import reproduce as reproducing
 from pipeline.reproduction.comparison import compare
 from pipeline.reproduction.record import Values
 from pipeline.reproduction.reproduce import records_of
@@ -202,7 +204,7 @@ ablation = Ablation(network, variants, {"synthetic": synthetic.generate})
 
 
 def test_an_ablation_whose_files_are_gone_is_repeated_from_the_runs_own(
-    original: Made, tmp_path: Path
+    original: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = tmp_path / "code"
     for folder, line in (("one", "WIDTH = 8"), ("two", "DEPTH = 2")):
@@ -222,6 +224,13 @@ def test_an_ablation_whose_files_are_gone_is_repeated_from_the_runs_own(
     assert answer.status == 0, answer.err
     assert "not compared: the weights, since the run's checkpoint.pt is gone" in answer.out
     assert "identical: 5 metrics of 1 epoch, bit for bit\n" in answer.out
+    # As if it needed more than the run keeps.
+    shutil.rmtree(tmp_path / "mlruns" / "0" / made.run.info.run_id / "artifacts" / "ablation/two")
+    monkeypatch.setattr(reproducing, "code_of", lambda *_: nullcontext(made.project))
+    (record,) = records_of(made.run.info.run_id, None)
+    with pytest.raises(InputError, match=r"No module named 'two'.*put it back") as failure:
+        reproducing.reproduce(record, None, None)
+    assert f"since {code}/own.py is gone or has changed" in str(failure.value)
 
 
 def test_a_killed_run_is_compared_as_far_as_it_went_and_a_metric_of_ones_own_is_not(

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import mine
 import mlflow
 import pytest
 from conftest import TINY, Answer, forget_stores, run_in_process, runs_in
 from PIL import Image
 
+from pipeline.ablation.loading import load_ablation
 from pipeline.errors import InputError
 from pipeline.reproduction.code import ablation_of
 from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG
@@ -20,6 +22,8 @@ from pipeline.store.moving import relocation
 
 STUDY = ["ablate", *TINY, "--variants", "base,bn", "--seeds", "1", "--jobs", "1"]
 MODEL = "models:/synthetic-cnn@bn"
+EVALUATE = ("evaluate", "--model")
+ONE_RUN = ("--epochs", "1", "--batch-size", "32", "--seeds", "1", "--jobs", "1")
 Pipeline = Callable[..., Answer]
 
 
@@ -148,6 +152,50 @@ def test_relocate_makes_a_moved_store_whole(
     predicted = pipeline("predict", "--model", MODEL, picture())
     assert predicted.status == 0, predicted.err
     assert {path.name for path in moved.parent.iterdir()} == {moved.name}
+
+
+def test_the_file_of_ones_own_ablation_is_used_where_it_is_now(
+    tmp_path: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def study(ablation: str) -> Answer:
+        load_ablation.cache_clear()  # as in another process
+        return pipeline("ablate", "--ablation", ablation, "--variants", "plain,wide", *ONE_RUN)
+
+    old, new = tmp_path / "projA", tmp_path / "projB"
+    old.mkdir()
+    (old / "d.txt").write_text("90")
+    here = "(__import__('pathlib').Path(__file__).parent / 'd.txt')"
+    mine.write(old, ("images[:90]", f"images[:int({here}.read_text())]"))
+    monkeypatch.chdir(old)
+    assert study("mine.py").status == 0
+    old.rename(new)
+    monkeypatch.chdir(new)
+    old.mkdir()
+    (old / "mine.py").write_text("raise SystemError('of another project')")
+    assert pipeline("relocate").status == 0
+    load_ablation.cache_clear()
+    answer = pipeline(*EVALUATE, "models:/noise-mine@wide")
+    assert answer.status == 0, answer.err
+
+    (new / "sub").mkdir()
+    for name in ("mine.py", "d.txt"):
+        (new / name).rename(new / "sub" / name)
+    answer = study("sub/mine.py")
+    assert answer.status == 0, answer.err
+    assert "2 of 2 runs are finished already and are reused" in answer.out
+    assert "models:/noise-mine@wide" in answer.out
+    (run, *_) = runs_in(new, "train")
+    for command in (
+        (*EVALUATE, "models:/noise-mine@wide"),
+        ("compare",),
+        ("train", "--resume", run.info.run_id, "--epochs", "2"),
+    ):
+        load_ablation.cache_clear()
+        answer = pipeline(*command)
+        assert answer.status == 2, command
+        (line,) = answer.err.splitlines()
+        file = new / "mine.py"
+        assert f"{str(file)!r}: there is no such file; name its place now with --ablation" in line
 
 
 def test_a_copy_leaves_the_original_alone(copied: Path, project: Path, pipeline: Pipeline) -> None:
@@ -392,15 +440,25 @@ def test_a_store_that_may_only_be_read_is_reported_before_anything_is_trained(
     assert pipeline("relocate").status == 0
     name = picture()
     (copied / "mlflow.db.lock").unlink()
-    before = content(copied)
     access = os.access
-    for place in (copied / "mlflow.db", copied, copied / "mlruns" / "0"):
+    (run, *_), (study,) = runs_in(copied, "train"), runs_in(copied, "study")
+    for stopped in (run, study):
+        mlflow.MlflowClient().update_run(stopped.info.run_id, status="KILLED")
+    resume = ["train", "--resume", run.info.run_id]
+    train, use = [STUDY, ["train", *TINY], resume], [["evaluate", "--model", MODEL], ["compare"]]
+    models, own = copied / "mlruns/0/models", copied / "mlruns/0" / run.info.run_id / "artifacts"
+    before = content(copied)
+    for place, commands in (
+        *((one, train + use) for one in (copied / "mlflow.db", copied, copied / "mlruns" / "0")),
+        (models, train),
+        (own, [resume]),
+    ):
 
         def readable(path: Path, mode: int, place: Path = place) -> bool:
             return access(path, mode) and not (Path(path).absolute() == place and mode & os.W_OK)
 
         monkeypatch.setattr(os, "access", readable)
-        for command in (STUDY, ["train", *TINY], ["evaluate", "--model", MODEL], ["compare"]):
+        for command in commands:
             answer = pipeline(*command)
             assert answer.status == 1, command
             (line,) = answer.err.splitlines()
@@ -408,6 +466,9 @@ def test_a_store_that_may_only_be_read_is_reported_before_anything_is_trained(
             assert "make it writable" in line
         assert pipeline("predict", "--model", MODEL, name).status == 0
     assert content(copied) == before  # a lock could not be made there
+    # A stopped run of another user's is not continued, and trained again.
+    preview = pipeline(*STUDY, "--dry-run")
+    assert f"{run.info.run_name}: to train again: {own} can't be written" in preview.out
 
 
 def test_a_name_that_no_experiment_can_have(

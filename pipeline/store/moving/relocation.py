@@ -133,6 +133,8 @@ def _copy(database: Path) -> Path:
 
 def _rewrite(connection: sqlite3.Connection, moves: Moves) -> int:
     connection.create_function("relocated", 1, partial(_relocated, moves), deterministic=True)
+    connection.create_function("moved", 1, partial(_moved, moves))
+    connection.execute("UPDATE tags SET value = moved(value) WHERE key = 'ablation_source'")
     return sum(
         connection.execute(
             f"UPDATE {table} SET {column} = relocated({column})"
@@ -150,6 +152,16 @@ def _relocated(moves: Moves, address: str | None) -> str | None:
             # MLflow decodes plain paths too.
             return new.as_uri() if address.startswith("file:") else str(new).replace("%", "%25")
     return address
+
+
+def _moved(moves: Moves, file: str) -> str:
+    """Where the file of an ablation is, if it was moved or copied together with the artifacts."""
+    for old, new in moves.items():
+        if Path(file).is_relative_to(old):
+            moved = new / Path(file).relative_to(old)
+            if moved.is_file():
+                return str(moved)
+    return file
 
 
 def _named(connection: sqlite3.Connection) -> Iterator[Path]:
