@@ -195,7 +195,7 @@ def check_same_recipe(name: str, recipe: Mapping[str, object]) -> None:
 def _changed(run: Run, config: Config, names_digest: str) -> str:
     """What decides the result of a run's cell and has changed since, in one line."""
     tags = run.data.tags
-    if tags.get(NAMES_TAG) != names_digest:
+    if tags.get(NAMES_TAG, names_digest) != names_digest:  # earlier versions had none
         return "the names of its classes have changed since"
     if tags.get("code_digest") != provenance.code_digest(config.ablation):
         return "the code has changed since"

@@ -88,6 +88,7 @@ UNLISTED = {  # they decide no number
     "pipeline.ablation.source",
     "pipeline.ablation.syntax",
     "pipeline.ablation.watching",
+    "pipeline.data.checks",
 }
 
 
