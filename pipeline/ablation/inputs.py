@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pipeline.ablation.source import file_of
 from pipeline.ablation.syntax import code_digest
 
-RECORDED = ("files", "packages", "made", "places")  # of Inputs
+RECORDED = ("files", "packages", "made", "places", "guessed")  # of Inputs
 MOST_NAMED = 3  # differences in one line
 MISSING = "(not installed)"
 
@@ -26,6 +26,7 @@ class Inputs(NamedTuple):
     elsewhere. packages: their versions. made: files that were made or changed meanwhile, such as a
     cache: not what this process began with, but what the next one may find.
     places: where the files are that are elsewhere. folder: the ablation's.
+    guessed: those files that the code names, and nobody was seen to open.
     certain: the names of those files that this variant itself reads, whatever others do.
     """
 
@@ -33,6 +34,7 @@ class Inputs(NamedTuple):
     packages: Mapping[str, str]
     made: Mapping[str, str]
     places: Mapping[str, str]
+    guessed: Mapping[str, str] = {}
     folder: str = ""
     certain: frozenset[str] = frozenset()
 
@@ -50,8 +52,8 @@ class Inputs(NamedTuple):
     @staticmethod
     def from_dict(recorded: Mapping[str, Mapping[str, str]]) -> "Inputs":
         """Return what `as_dict` gave."""
-        files, packages, made, places = (recorded.get(name, {}) for name in RECORDED)
-        return Inputs(files, packages, made, places)
+        files, packages, made, places, guessed = (recorded.get(name, {}) for name in RECORDED)
+        return Inputs(files, packages, made, places, guessed)
 
 
 NOTHING = Inputs({}, {}, {}, {})
@@ -86,10 +88,16 @@ def differences(then: Inputs, now: Inputs) -> str:
 
 
 def differences_here(then: Inputs, reference: str) -> str:
-    """Say in one line how inputs that another process has recorded differ here."""
+    """Say in one line how inputs that another process has recorded differ here.
+
+    Not which guessed files do: it may be training that writes them.
+    """
     packages = {name: version(name) for name in then.packages}
     folder = str(file_of(reference).parent)
-    return differences(then, NOTHING._replace(packages=packages, folder=folder))
+    files = {name: digest for name, digest in then.files.items() if name not in then.guessed}
+    return differences(
+        then._replace(files=files), NOTHING._replace(packages=packages, folder=folder)
+    )
 
 
 def file_digest(path: str) -> str:

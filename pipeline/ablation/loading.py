@@ -137,11 +137,13 @@ def _execute(file: Path) -> ModuleType:
     if not file.is_file():
         raise InputError("there is no such file")
     if str(file.parent) not in sys.path:
-        # Last, unlike a script's: a `random.py` there would replace Python's own module for all
-        # that is imported later, and for all in a worker, which gets this path.
-        place = min((sys.path.index(one) for one in _FOLDERS if one in sys.path), default=None)
-        sys.path.insert(len(sys.path) if place is None else place, str(file.parent))
-        _FOLDERS.append(str(file.parent))
+        # After what is installed, unlike a script's: a `random.py` there would replace Python's own
+        # module for all that is imported later, and for all in a worker, which gets this path.
+        # Before the current folder, though, which may have helpers of the same names.
+        _FOLDERS.insert(0, str(file.parent))
+        last = [*_FOLDERS, "", str(Path.cwd())]
+        found = {one for one in last if one in sys.path} | {str(file.parent)}
+        sys.path[:] = [one for one in sys.path if one not in last] + [o for o in last if o in found]
     spec = importlib.util.spec_from_file_location(f"ablation:{file.stem}", file)
     if spec is None or spec.loader is None:
         raise InputError("the name of its file must end in .py")
@@ -156,8 +158,8 @@ def _hidden(reference: str) -> Iterator[tuple[str, str]]:
     for name, neighbour in hidden_neighbours(reference):
         yield (
             name,
-            f"{name!r} in the ablation is the module that is installed, not {neighbour}; rename the"
-            " file to import it",
+            f"{name!r} in the ablation is another module, not {neighbour}; rename the file to"
+            " import it",
         )
 
 

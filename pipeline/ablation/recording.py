@@ -6,6 +6,7 @@ files is read.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -60,7 +61,8 @@ def inputs_of(reference: str, *variants: str) -> Inputs:
     modules = {str(path) for path in record.code.elsewhere.values()}
     own = {path for part in (IMPORT, DATA, *variants) for path in record.parts.get(part, {})}
     read = {path: digest for part in record.parts.values() for path, digest in part.items()}
-    any_ones = record.kept | _unseen(record, folder)
+    unseen = _unseen(record, folder)
+    any_ones = record.kept | unseen
     made = {path for path in (*read, *any_ones) if _is_new(path, record)} | record.written
     sure = (own - record.kept | modules) - made
     paths = sure | any_ones | made
@@ -73,14 +75,23 @@ def inputs_of(reference: str, *variants: str) -> Inputs:
         made={name: digest for name, digest in found.items() if names[name] in made},
         places={name: names[name] for name in found if not is_below(names[name], folder)},
         folder=folder,
+        guessed={name: digest for name, digest in found.items() if names[name] in unseen},
         certain=frozenset(name for name in found if names[name] in sure),
     )
 
 
 def _unseen(record: _Record, folder: str) -> set[str]:
     """The files that the code names, and that were not opened in a way that could be seen."""
-    paths = {place_of(str(base / text), folder) for text, base in record.code.named}
-    return {path for path in paths - record.seen if counts(path, folder) and file_digest(path)}
+    places = defaultdict(set)
+    for text, base in record.code.named:
+        places[text].add(place_of(str(base / text), folder))
+    return {
+        path
+        for paths in places.values()
+        if not paths & record.seen  # of the same name elsewhere
+        for path in paths
+        if counts(path, folder) and file_digest(path)
+    }
 
 
 def _is_new(path: str, record: _Record) -> bool:

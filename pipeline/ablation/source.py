@@ -22,6 +22,7 @@ INSTALLED = {"site-packages", "dist-packages"}
 UNKNOWN = "\0"  # in a path that code puts together
 PLACEHOLDER = re.compile(r"\0|%s|%\(\w+\)s|\{[^{}]*\}")
 SCHEME = re.compile(r"^\w{2,}:")  # not the drive of a path
+MAKE_PATHS = ("Path", "PurePath", "join", "joinpath", "str", "fspath", "resolve", "absolute")
 MOST_PARTS = 9  # of a path; code that was generated may be nested much deeper
 
 
@@ -108,7 +109,7 @@ def is_installed(path: Path) -> bool:
 def hidden_neighbours(reference: str) -> list[tuple[str, Path]]:
     """The names that an ablation's code imports from elsewhere, though a file beside it has them.
 
-    Its folder comes last on the path: `random.py` there must not replace Python's own module, which
+    Its folder comes late on the path: `random.py` there must not replace Python's own module, which
     this project needs, too.
     """
     if is_module(reference):
@@ -126,7 +127,7 @@ def hidden_neighbours(reference: str) -> list[tuple[str, Path]]:
         for name in sorted(names)
         for path in (file.parent / f"{name}.py", file.parent / name / "__init__.py")
         if path.is_file()
-        and (name in sys.stdlib_module_names or is_installed((_folder_of(name) or Path()) / name))
+        and (name in sys.stdlib_module_names or _folder_of(name) not in (None, file.parent))
     ]
 
 
@@ -221,7 +222,9 @@ def _text(node: ast.AST, depth: int = MOST_PARTS) -> str:
         case ast.BinOp(left=left, op=ast.Add() | ast.Div() as operator, right=right):
             separator = "/" if isinstance(operator, ast.Div) else ""
             parts = [_text(left, depth - 1), _text(right, depth - 1)]
-        case ast.Call(args=nodes):
+        case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name), args=nodes) if (
+            depth == MOST_PARTS or name in MAKE_PATHS
+        ):
             separator = "/"
             parts = [_text(one, depth - 1) for one in nodes]
     return separator.join(parts) if parts else UNKNOWN

@@ -141,9 +141,11 @@ def _listen() -> None:
     """Add the hook, which can't be removed; it costs a tenth of a microsecond for each event."""
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and _ACTIVE:
+        if event in ("open", "os.rename") and _ACTIVE:
             with suppress(Exception):  # it would prevent the opening
-                path, _, flags = arguments
+                path, flags = arguments[0], arguments[2]
+                if event == "os.rename":  # as of a file that is written under another name
+                    path, flags = arguments[1], os.O_WRONLY
                 _ACTIVE[-1].note(path, flags, sys._getframe(1))
 
     sys.addaudithook(hook)

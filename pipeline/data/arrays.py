@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.checks import check_dataset, size_of
 from pipeline.data.dataset import ImageDataset, Split
-from pipeline.data.pictures.classes import by_label, names_by_label
+from pipeline.data.pictures.classes import names_by_label, numbers_by_label
 from pipeline.data.pictures.folder import Folder
 from pipeline.data.pictures.pairs import Pairs, Pictures, check_classes
 from pipeline.data.pictures.pixels import check_channels
@@ -54,7 +54,7 @@ def from_arrays(
         validation=validation,
         class_names=names_by_label("class_names", class_names),
         superclass_names=names_by_label("superclass_names", superclass_names),
-        superclass_of=tuple(by_label("superclass_of", superclass_of)),
+        superclass_of=numbers_by_label("superclass_of", superclass_of),
         source=source,
     )
     check_dataset(data)

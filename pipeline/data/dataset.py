@@ -160,7 +160,7 @@ class ImageDataset:
         return {
             "data_digest": self.digest,
             "images": self.description,
-            NAMES_TAG: hashlib.sha256(json.dumps(names).encode()).hexdigest(),
+            NAMES_TAG: hashlib.sha256(json.dumps(names, default=int).encode()).hexdigest(),
         }
 
     @property

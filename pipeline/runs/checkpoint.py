@@ -96,8 +96,9 @@ class Checkpoints:
 
 def _whole(state: TrainingState, harmless: Callable[[], Collection[str]]) -> TrainingState:
     """Return the state. Raises StateError if it lacks what training depends on."""
-    lacking = set(state.unsaved)
-    if lacking and (lacking := lacking - set(harmless())):
-        names = ", ".join(sorted(lacking))
+    names = ", ".join(sorted(state.unsaved))
+    if not set(state.unsaved) <= set(harmless() if names else ()):
         raise StateError(f"is incomplete ({names} changed in training, which can't be saved)")
+    if names:
+        print(f"warning: {names} can't be saved, and begins as in a new run", file=sys.stderr)
     return state

@@ -58,7 +58,7 @@ def known_hosts(allowed: str, listening: str) -> list[str]:
     allowed: separated by commas, `*` stands for anything. Raises InputError for what is no name.
     """
     own = f"[{listening}]" if ":" in listening else listening
-    named = [name.strip() for name in allowed.split(",")] if allowed else []
+    named = [name.strip() for name in allowed.split(",") if name.strip()]
     for name in named:
         if not HOST.fullmatch(name):
             raise InputError(

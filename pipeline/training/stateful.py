@@ -185,7 +185,8 @@ class Parts:
                 saved = one._buffers.keys() - one._non_persistent_buffers_set
                 yield Owner(part, f"{path} buffers", one._buffers, saved)
             for path, parameter in module.named_parameters():
-                yield Owner(part, path, vars(parameter))
+                marks = [name for name in vars(parameter) if name.startswith("_dynamo_")]
+                yield Owner(part, path, vars(parameter), marks)
         own = type(self.optimizer).state_dict is not Optimizer.state_dict
         yield Owner("optimizer", "", vars(self.optimizer), OF_OPTIMIZERS, own)
 

@@ -136,6 +136,8 @@ OPENS = {
     "code": "runpy.run_path(HERE / 'part.py')",
     "SQLite, by its name": "sqlite3.connect(HERE / 'w.sqlite').execute('select * from t')",
     "SQLite, by an f-string": "sqlite3.connect(f'{HERE}/w.sqlite').execute('select * from t')",
+    "SQLite, below a folder that is looked up": "sqlite3.connect(os.path.join(os.environ.get("
+    "'NOWHERE', '.'), 'w.sqlite')).execute('select * from t')",
     "SQLite, by its address": "sqlite3.connect(f'file:{HERE}/w.sqlite?mode=ro', uri=True)"
     ".execute('select * from t')",
     "a thread": "(lambda t: (t.start(), t.join()))(__import__('threading').Thread(target=kept,"
@@ -199,7 +201,23 @@ def test_a_file_that_another_library_opens_for_itself_still_counts_if_it_is_name
         ("both", "keeping['f'](HERE / 'w.bin')"),
     )
     make_files(tmp_path)
-    assert list(record(tmp_path).files) == ["w.bin"]
+    before = record(tmp_path)
+    assert list(before.files) == ["w.bin"]
+    (tmp_path / "w.bin").write_bytes(b"other")
+    assert differences(before, record(tmp_path)) == "w.bin has changed since"
+    # While a study runs, its own training may write it.
+    assert not differences_here(before, str(tmp_path / "mine.py"))
+
+
+def test_a_file_of_the_same_name_in_the_current_folder_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "mine", ("both", "(HERE / 'w.json').read_text()"))
+    for folder in (tmp_path, tmp_path / "mine"):
+        (folder / "w.json").write_text("1")
+    assert list(record(tmp_path / "mine").files) == ["w.json"]
+    assert not record(tmp_path / "mine").guessed
 
 
 def test_what_the_data_is_made_of_is_in_its_own_digest(tmp_path: Path) -> None:
@@ -314,6 +332,8 @@ def test_a_file_that_is_gone_or_new_is_named(tmp_path: Path) -> None:
         "np.save(HERE / 'cache.npy', np.zeros(3))",
         "torch.save(torch.zeros(3), HERE / 'cache.npy')",  # in C++
         "open(HERE / 'cache.npy', 'w').write('1')",
+        "(np.save(HERE / 'part.npy', np.zeros(3)),"
+        " os.replace(HERE / 'part.npy', HERE / ('cache' + '.npy')))",
     ],
 )
 def test_a_cache_that_the_ablation_makes_for_itself_is_no_input(

@@ -241,6 +241,23 @@ WRONG = {
         "",
         ["other numbers at the second call"],
     ),
+    "a hook that stores for the first network alone": (
+        [
+            (
+                "self.fc = ",
+                "self.store = {}\n"
+                "        self.conv.register_forward_hook(lambda m, i, o: self.store.update(x=o))\n"
+                "        self.fc = ",
+            ),
+            (
+                "        return self.fc(x.view",
+                "        x = self.store['x']\n        return self.fc(x.view",
+            ),
+            ("num_classes)\n\n", "num_classes); nn.init.zeros_(self.fc.weight)\n\n"),
+        ],
+        "",
+        ["can't be exported"],
+    ),
     "other images behind a small factor": (
         [
             ("self.fc = ", "self.gamma = nn.Parameter(torch.full((1,), 1e-6)); self.fc = "),

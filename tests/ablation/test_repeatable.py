@@ -157,6 +157,16 @@ HARD = {
         "self.fc.weight.calls = 1",
         "self.fc.weight.calls += self.training\n        x = x / self.fc.weight.calls",
     ),
+    "a dictionary by shape": network(
+        "self.seen = {}",
+        "size = tuple(x.shape[2:])\n"
+        "        self.seen[size] = self.seen.get(size, 0) + self.training\n"
+        "        x = x / (1 + self.seen[size])",
+    ),
+    "marks that torch.compile leaves": network(
+        "self.fc.weight._dynamo_static_input_type = object()",
+        "self.fc.weight._dynamo_static_input_type = object()",
+    ),
     "sets, strings, shapes and a sparse tensor": network(
         "self.seen, self.name, self.eye = frozenset(), np.str_(), torch.eye(3).to_sparse()",
         "self.shape, self.kind, self.seen = x.shape, x.dtype, self.seen | {self.n}\n"

@@ -1,6 +1,7 @@
 """What of an ablation's and of the project's code decides numbers, and in which encodings."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import mlflow
 import pytest
 from conftest import ROOT, Answer, forget_stores, run, runs_in
 
-from pipeline.ablation.source import code_of
+from pipeline.ablation.loading import load_ablation
+from pipeline.ablation.source import code_of, hidden_neighbours
 from pipeline.ablation.syntax import code_digest
 from pipeline.reproduction.code import ablation_of
 from pipeline.runs import provenance
@@ -192,9 +194,28 @@ def test_names_of_other_modules_replace_them_neither_here_nor_in_workers(tmp_pat
     assert "a-seed0: validation accuracy" in answer.err + answer.out
     hidden = [line for line in answer.err.splitlines() if line.startswith("warning: 'torch'")]
     assert hidden == [
-        "warning: 'torch' in the ablation is the module that is installed, not"
-        f" {tmp_path}/torch.py; rename the file to import it"
+        f"warning: 'torch' in the ablation is another module, not {tmp_path}/torch.py; rename the"
+        " file to import it"
     ]
+
+
+def test_a_neighbour_comes_before_a_helper_of_that_name_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, value in ((tmp_path, 1), (tmp_path / "mine", 2), (tmp_path / "library", 3)):
+        folder.mkdir(exist_ok=True)
+        (folder / "my_helper.py").write_text(f"value = {value}")
+    text = TINY.replace("ablation =", "import my_helper\nassert my_helper.value == 2\nablation =")
+    (tmp_path / "mine" / "mine.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    reference = str(tmp_path / "mine" / "mine.py")
+    load_ablation(reference)
+    assert not hidden_neighbours(reference)
+    del sys.modules["my_helper"]
+    # A folder that PYTHONPATH names comes first, with a warning.
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "library"), *sys.path])
+    assert hidden_neighbours(reference) == [("my_helper", tmp_path / "mine" / "my_helper.py")]
 
 
 def test_code_from_elsewhere_and_packages_are_found_wherever_they_are_imported(

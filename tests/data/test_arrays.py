@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -122,6 +123,11 @@ NAMED: dict[str, Any] = {
     "from labels": {0: "apple", 1: "pear", 2: "plum"},
     "to labels": {"plum": 2, "apple": 0, "pear": 1},
     "from NumPy's labels": {np.int64(2): "plum", np.int64(0): "apple", np.int64(1): "pear"},
+    "from labels in JSON": {"2": "plum", "0": "apple", "1": "pear"},
+    "a Series from labels": pd.Series({2: "plum", 0: "apple", 1: "pear"}),
+    "a Series to labels": pd.Series({"plum": 2, "apple": 0, "pear": 1}),
+    "a Series": pd.Series(NAMES),
+    "keys": dict.fromkeys(NAMES).keys(),
     "bytes": [b"apple", b"pear", b"plum"],
     "array of bytes": np.array(NAMES, "S"),
     "column": np.array(NAMES)[:, None],
@@ -137,6 +143,10 @@ def test_names_of_any_type_are_in_the_order_of_the_labels(kind: str) -> None:
     assert data.class_names == data.superclass_names == NAMES
     assert data.superclass_of == (0, 1, 2)
     assert from_torchvision(pictures(), pictures(), class_names=names).class_names == NAMES
+    given = from_arrays(**drawn(4, 4), **groups | {"superclass_of": (np.int64(0), True, 2)})
+    assert given.identity == from_arrays(**drawn(4, 4), **groups).identity
+    with refused("superclass_of is [0.0, 1.0, 2.0]; it must be whole numbers"):
+        from_arrays(**drawn(4, 4), **groups | {"superclass_of": np.arange(3.0)})
     twice: Any = ["a", "b", b"b"]
     with refused("the class name 'b' occurs 2 times; all must be different"):
         from_arrays(**drawn(4, 4), class_names=twice)
@@ -149,7 +159,6 @@ UNNAMED: dict[str, tuple[Any, str]] = {
     "text": ("abc", f"is 'abc'; {NO_LIST}"),
     "bytes": (b"abc", f"is b'abc'; {NO_LIST}"),
     "number": (3, f"is 3; {NO_LIST}"),
-    "iterator": (iter(NAMES), f"is <…>; {NO_LIST}"),
     "from one": ({1: "apple", 2: "pear", 3: "plum"}, f"is {{…}}; {NO_LABELS}"),
     "label twice": ({"apple": 0, "pear": 1, "plum": 1}, f"is {{…}}; {NO_LABELS}"),
     "no labels": ({"a": "apple", "b": "pear", "p": "plum"}, f"is {{…}}; {NO_LABELS}"),

@@ -205,6 +205,9 @@ def test_a_layer_whose_counterpart_is_not_clear_is_named() -> None:
     first = by_names(lambda: layers("1", "2", "3"), 0)
     assert torch.equal(kept["3"].weight, first["3"].weight)
     assert unlike(kept, first) == ["4.weight", "4.bias"]
+    # A bias that is left says nothing of another layer's weights of its length.
+    normed = by_names(lambda: nn.Sequential(nn.BatchNorm1d(8)), 0, layers_without_norm)
+    assert not unlike(normed, by_names(layers_without_norm, 0))
     # A wider layer is another one, and needs no word.
     wider = by_names(lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 9)), 0)
     assert not unlike(wider, baseline)
@@ -222,6 +225,10 @@ def test_two_variants_share_what_the_baseline_lacks() -> None:
     assert not unlike(dropped, narrow)
     assert torch.equal(dropped[3].weight, narrow[2].weight)
     assert torch.equal(dropped[1].weight, by_names(stack, 4)[1].weight)
+
+
+def layers_without_norm() -> nn.ModuleDict:
+    return nn.ModuleDict({"a": nn.Linear(9, 8)})
 
 
 def layers(*names: str) -> nn.ModuleDict:

@@ -6,7 +6,7 @@ class does to labels can't be known: names behind it are not used, but must agre
 
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from numbers import Number
 from reprlib import repr as shortened
@@ -21,15 +21,16 @@ from pipeline.errors import InputError
 def by_label(argument: str, values: Any) -> list[Any]:
     """Return what a user gives for each label, in the order of the labels.
 
-    A mapping may be from labels, like `id2label`, or to labels, like `class_to_idx`.
+    A mapping, or a pandas Series, may be from labels, like `id2label`, or to labels, like
+    `class_to_idx`.
 
     Raises InputError, which calls it `argument`, for what has no such order.
     """
-    if isinstance(values, Mapping):
-        keys, contents = list(values), list(values.values())
+    if hasattr(values, "items"):
+        keys, contents = zip(*values.items(), strict=True) if len(values) else ((), ())
         for labels, others in ((keys, contents), (contents, keys)):
             with suppress(TypeError):  # they are no numbers
-                found = dict(zip(map(operator.index, labels), others, strict=True))
+                found = dict(zip(map(_number, labels), others, strict=True))
                 if sorted(found) == list(range(len(values))):
                     return [found[label] for label in sorted(found)]
         raise InputError(
@@ -37,11 +38,23 @@ def by_label(argument: str, values: Any) -> list[Any]:
         )
     if hasattr(values, "tolist"):  # an array
         values = values.tolist()
-    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, set, frozenset)):
         raise InputError(
             f"{argument} is {shortened(values)}; it must be a list, in the order of the labels"
         )
     return list(values)
+
+
+def numbers_by_label(argument: str, numbers: Any) -> tuple[int, ...]:
+    """Return the numbers that a user gives, in the order of the labels.
+
+    Raises InputError as `by_label`, and for what is no whole number.
+    """
+    given = by_label(argument, numbers)
+    try:
+        return tuple(int(operator.index(one)) for one in given)
+    except TypeError:
+        raise InputError(f"{argument} is {shortened(given)}; it must be whole numbers") from None
 
 
 def names_by_label(argument: str, names: Any) -> tuple[str, ...]:
@@ -125,9 +138,15 @@ def within(data: object) -> dict[str, list[Any]]:
     found = {}
     for name, value in getattr(data, "__dict__", {}).items():
         values = value if isinstance(value, (list, tuple)) else [value]
-        if any(hasattr(one, "__dict__") and hasattr(type(one), "__getitem__") for one in values):
+        if any(map(_is_data, values)):
             found[name] = list(values)
     return found
+
+
+def _is_data(one: object) -> bool:
+    """Whether it may be a data set: not a dictionary, nor a table of pandas."""
+    is_table = callable(getattr(type(one), "items", None))
+    return hasattr(one, "__dict__") and hasattr(type(one), "__getitem__") and not is_table
 
 
 def check_labels(splits: dict[str, list[Source]]) -> None:
@@ -156,6 +175,12 @@ def check_labels(splits: dict[str, list[Source]]) -> None:
             theirs = known.get(name, ours)
             if not ours & theirs:
                 raise _differing(f"class {name!r} has label", min(theirs), there, min(ours), split)
+
+
+def _number(label: Any) -> int:
+    """A label, which in JSON's keys is text."""
+    is_text = isinstance(label, str) and label.isdecimal()
+    return int(label) if is_text else operator.index(label)
 
 
 def _differing(what: str, one: object, there: str, other: object, here: str) -> InputError:

@@ -162,7 +162,7 @@ def _named(place: str, key: object) -> str:
     """The place of what a key leads to: an index says nothing, a path is read with dots."""
     if isinstance(key, int):
         return place
-    words = (place, *(key if isinstance(key, tuple) else (str(key),)))
+    words = (place, *(map(str, key) if isinstance(key, tuple) else (str(key),)))
     return ".".join(filter(None, words))
 
 

@@ -2,9 +2,8 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import redirect_stderr
-from copy import deepcopy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from io import BytesIO, StringIO
 from typing import TypeVar
@@ -101,8 +100,8 @@ def _try_network(config: Config, data: ImageDataset) -> None:
     _attempt(name, "a run can't be repeated", check_repeated, config, data, first)
     _attempt(name, "a run can't be continued", check_continued, config, data, first, unsaved)
     settings = network_settings(config, data)
-    active = _with_all_branches(network, data)
-    _attempt(name, "it can't be exported as pt2", _check_export, active, settings, data)
+    with _all_branches(network, data):
+        _attempt(name, "it can't be exported as pt2", _check_export, network, settings, data)
 
 
 def _check_weights(network: nn.Module, config: Config, data: ImageDataset) -> None:
@@ -126,28 +125,43 @@ def _check_outputs(network: nn.Module, data: ImageDataset) -> None:
             )
         if not found.isfinite().all():
             raise InputError("it returns numbers that are not finite")
-    active = _with_all_branches(network, data)
-    if not torch.equal(active(images), active(images)):
+    with _all_branches(network, data):
+        in_two, again, alone = network(images), network(images), network(images[:1])
+    if not torch.equal(in_two, again):
         raise InputError("it returns other numbers at the second call, although in eval mode")
-    in_two, alone = active(images)[:1], active(images[:1])
-    if not torch.allclose(in_two, alone, rtol=TOLERANCE, atol=TOLERANCE):
+    if not torch.allclose(in_two[:1], alone, rtol=TOLERANCE, atol=TOLERANCE):
         raise InputError(
             "in eval mode its answer to an image depends on the others in the batch, so a"
             " prediction would depend on what else is predicted"
         )
 
 
-@torch.no_grad()
-def _with_all_branches(network: nn.Module, data: ImageDataset) -> nn.Module:
-    """A copy in which the heads and branches count that begin at zero, and hide what is in them."""
-    active, random = deepcopy(network), torch.Generator().manual_seed(0)
-    for parameter in active.parameters():
-        if parameter.requires_grad and (parameter.abs() < SMALL).all():
-            scale = math.prod(parameter.shape[1:]) ** -0.5
-            values = torch.randn(parameter.shape, generator=random) * scale
-            parameter.copy_(values)
-    images = normalise(few(data.training, 2).images)
-    return active if active(images).isfinite().all() else network
+@contextmanager
+def _all_branches(network: nn.Module, data: ImageDataset) -> Iterator[None]:
+    """Let heads and branches count that begin at zero, and hide what is in them.
+
+    In place: what a hook has stored in a closure would be that of the network, not of a copy.
+    """
+    random, images = torch.Generator().manual_seed(0), normalise(few(data.training, 2).images)
+    hiding = {
+        parameter: parameter.detach().clone()
+        for parameter in network.parameters()
+        if parameter.requires_grad and parameter.numel() and (parameter.abs() < SMALL).all()
+    }
+    for parameter in hiding:
+        scale = math.prod(parameter.shape[1:]) ** -0.5
+        parameter.data.copy_(torch.randn(parameter.shape, generator=random) * scale)
+    if hiding and not network(images).isfinite().all():
+        _put_back(hiding)
+    try:
+        yield
+    finally:
+        _put_back(hiding)
+
+
+def _put_back(values: Mapping[nn.Parameter, Tensor]) -> None:
+    for parameter, value in values.items():
+        parameter.data.copy_(value)
 
 
 @torch.no_grad()

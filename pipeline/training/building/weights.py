@@ -126,19 +126,26 @@ def unlike(network: nn.Module, baseline: nn.Module) -> list[str]:
     """The parameters and buffers that do not start out as in the baseline, although it has such.
 
     Either its counterpart has other values, or it is not clear which parameter that is: the
-    baseline has one of that shape which is nowhere else.
+    baseline has one of that kind, or a matrix of that shape, which is nowhere else.
     """
-    ours, theirs = _named_tensors(network), _named_tensors(baseline)
+    theirs = _named_tensors(baseline)
     shared = counterparts(network, baseline)
-    alone = [theirs[name] for name in theirs.keys() - shared.values()]
-    left = {one.shape for one in alone if isinstance(one, nn.Parameter)}
+    alone = {name for name in named_parameters(baseline) if name not in shared.values()}
+    left = {
+        one
+        for kind, names in _by_kind(baseline).items()
+        if alone & names.keys()
+        for one in (kind, kind.shape)
+    }
+    kinds = {name: kind for kind, names in _by_kind(network).items() for name in names}
     return [
         name
-        for name, value in ours.items()
+        for name, value in _named_tensors(network).items()
         if (
             not torch.equal(value, theirs[shared[name]])
             if name in shared
-            else isinstance(value, nn.Parameter) and value.shape in left
+            else isinstance(value, nn.Parameter)
+            and (kinds[name] in left or (value.ndim > 1 and value.shape in left))
         )
     ]
 
