@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset, random_split
 from torchvision.datasets import ImageFolder, VisionDataset
-from torchvision.transforms import Compose, Grayscale, Resize
+from torchvision.transforms import CenterCrop, Compose, Grayscale, Resize
 
 from pipeline.data.arrays import from_folder, from_torchvision
 from pipeline.data.dataset import ImageDataset
@@ -310,6 +310,43 @@ def test_a_transform_to_grey_of_three_channels_is_refused_with_a_way_out(
     assert_predict_sees(from_torchvision(*grey, channels=1), file, 1)
     folder(KINDS["grey jpeg"][0])  # has no colours that could be lost
     assert_predict_sees(from_torchvision(*GREYED[way](path)), KINDS["grey jpeg"][0], 3)
+
+
+def test_a_coloured_mark_that_a_crop_removes_does_not_make_grey_pictures_coloured(
+    folder: Callable[..., Path],
+) -> None:
+    marked, file = Image.new("RGB", (40, 40), "grey"), io.BytesIO()
+    marked.putpixel((0, 0), (255, 0, 0))
+    marked.save(file, "PNG")
+    read = from_torchvision(*image_folders(folder(file.getvalue()), transform=CenterCrop(20)))
+    assert read.image_shape == (20, 20, 3)
+
+
+class Both(NamedTuple):
+    """Data sets that a user keeps by name."""
+
+    first: Any
+    second: Any
+
+
+class Joined(Dataset[Any]):
+    """As long as the second of two data sets, and filled from the first."""
+
+    def __init__(self, first: Any, second: Any) -> None:
+        self.both = Both(first, second)
+
+    def __len__(self) -> int:
+        return len(self.both.second)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.both.first[index]
+
+
+def test_data_sets_in_a_named_tuple_are_read_alike(folder: Callable[..., Path]) -> None:
+    file = KINDS["jpeg turned 6"][0]
+    training, validation = (Joined(one, one) for one in image_folders(folder(file)))
+    read = from_torchvision(training, validation, class_names=["cat", "dog"])
+    assert_predict_sees(read, file, 3)
 
 
 def test_a_data_set_with_a_joint_transform_gets_upright_pictures(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pipeline.errors import InputError
 
 LOADERS = "torchvision.datasets.folder"
 DATASETS = "torchvision.datasets.vision"
+FEW_PIXELS = 0.01  # of a picture: a coloured mark in a grey one, which a crop may remove
 
 
 class Pictures(Protocol):
@@ -119,7 +120,8 @@ class _Colours:
 
 def _has_colours(picture: Image.Image) -> bool:
     pixels = np.atleast_3d(np.asarray(picture))
-    return bool((pixels[..., 1:3] != pixels[..., :1]).any()) and picture.mode not in GREY
+    coloured = (pixels[..., 1:3] != pixels[..., :1]).any(-1)
+    return bool(coloured.mean() > FEW_PIXELS) and picture.mode not in GREY
 
 
 def _reading_alike(
@@ -137,8 +139,11 @@ def _reading_alike(
     for name, values in within(data).items():
         copies = [_reading_alike(value, channels, colours, done) for value in values]
         if any(new is not old for new, old in zip(copies, values, strict=True)):
-            several = isinstance(vars(data)[name], (list, tuple))
-            changes[name] = copies if several else copies[0]
+            value = vars(data)[name]
+            if hasattr(value, "_fields"):  # a named tuple
+                changes[name] = type(value)(*copies)
+            else:
+                changes[name] = copies if isinstance(value, (list, tuple)) else copies[0]
     if getattr(getattr(data, "loader", None), "__module__", "") == LOADERS:
         # torchvision's is RGB, too.
         changes["loader"] = lambda path: colours.reads(read_file(Path(path), channels or 3))
