@@ -100,5 +100,8 @@ def _whole(state: TrainingState, harmless: Callable[[], Collection[str]]) -> Tra
     if not set(state.unsaved) <= set(harmless() if names else ()):
         raise StateError(f"is incomplete ({names} changed in training, which can't be saved)")
     if names:
-        print(f"warning: {names} can't be saved, and begins as in a new run", file=sys.stderr)
+        print(
+            f"warning: the state lacks {names}, which can't be saved; the result may differ",
+            file=sys.stderr,
+        )
     return state

@@ -438,7 +438,7 @@ def test_a_schedule_per_batch_is_tried_with_the_steps_that_it_will_have(
         (
             "o, epochs: {0}.SequentialLR(o, [{0}.LinearLR(o),"
             " {0}.OneCycleLR(o, 0.1, total_steps=500)], [1])",
-            "OneCycleLR for 500 steps, and takes 5",
+            "OneCycleLR for 500 steps, and it takes 5",
         ),
         (
             "o, epochs: {0}.SequentialLR(o, [{0}.LinearLR(o),"

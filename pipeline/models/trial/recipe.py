@@ -137,7 +137,7 @@ def _trained(network: nn.Module, criterion: nn.Module) -> dict[str, nn.Parameter
 def _check_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -> list[str]:
     """Raise InputError if the scheduler is made for another number of steps than it will take.
 
-    Returns warnings of what may be right: a part of it, or a cosine that does not end.
+    Returns warnings about what is planned for another number of steps and may be meant so.
     """
     scheduler, each_batch = schedule_of(config, optimizer, steps_per_epoch)
     kind = type(scheduler).__name__
@@ -160,22 +160,23 @@ def _check_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) 
             " takes one after each batch, others after each epoch"
         )
     parts = {
-        one: getattr(one, "T_max", getattr(one, "total_steps", steps)) for one in _parts(scheduler)
+        one: getattr(one, "T_max", getattr(one, "total_steps", steps))
+        for one in _chained(scheduler)
     }
     short = steps_per_epoch > 1 and each_batch
     return [
-        f"schedule returns {type(one).__name__} for {planned} steps, and takes {steps}"
+        f"schedule plans {type(one).__name__} for {planned} steps, and it takes {steps}"
         for one, planned in parts.items()
         if planned > steps or (short and planned <= config.epochs)
     ]
 
 
-def _parts(scheduler: LRScheduler | None) -> Iterator[LRScheduler]:
+def _chained(scheduler: LRScheduler | None) -> Iterator[LRScheduler]:
     """A scheduler, and those that it chains."""
     if scheduler:
         yield scheduler
         for one in getattr(scheduler, "_schedulers", ()):
-            yield from _parts(one)
+            yield from _chained(one)
 
 
 def _check_logits(outputs: object, shape: tuple[int, int]) -> None:
