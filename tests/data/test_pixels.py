@@ -19,8 +19,8 @@ from torchvision.transforms import CenterCrop, Compose, Grayscale, Resize
 
 from pipeline.data.arrays import from_folder, from_torchvision
 from pipeline.data.dataset import ImageDataset
+from pipeline.data.pictures.pixels import read_picture
 from pipeline.errors import InputError
-from pipeline.models.pictures import read_picture
 
 SHAPE = (8, 12)
 DRAWN = np.random.default_rng(0).integers(0, 256, (*SHAPE, 4), np.uint8)
