@@ -128,14 +128,15 @@ class ImageDataset:
         """Bytes that the images and labels of all splits take in memory."""
         return sum(split.images.nbytes + split.labels.nbytes for split in self.splits.values())
 
-    def hold_out(self) -> "ImageDataset":
+    def hold_out(self, seed: int = 0) -> "ImageDataset":
         """Hold out a tenth of the training images of each class, for model selection.
 
-        They are the same in every run: at least one of each class, unless it has only that one.
+        They are the same in every run of the same `seed`: at least one of each class, unless it has
+        only that one.
 
         Raises InputError if all have only one.
         """
-        held_out = tenth_of_each_class(self.training.labels.numpy())
+        held_out = tenth_of_each_class(self.training.labels.numpy(), seed)
         if not held_out.any():
             raise InputError(
                 "no class has two training images to hold one out; use validation=test"

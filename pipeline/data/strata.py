@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-HOLDOUT_SEED = 0
 HOLDOUT_STEP = 10  # hold out one in this many images of a class
 
 
@@ -20,15 +19,31 @@ def first_of_each_class(labels: NDArray[np.int64], count: int) -> NDArray[np.boo
     return chosen
 
 
-def tenth_of_each_class(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+def tenth_of_each_class(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
     """Choose every tenth image of each class in random order, bool `[N]`, beginning with the first.
 
-    Of a class of one image none is chosen. They are the same in every run: PCG64's raw output never
-    changes.
+    Of a class of one image none is chosen.
     """
-    place, size = _places(labels, np.random.PCG64(HOLDOUT_SEED).random_raw(len(labels)))
+    place, size = _random_places(labels, seed)
     chosen: NDArray[np.bool_] = (place % HOLDOUT_STEP == 0) & (size > 1)
     return chosen
+
+
+def share_of_each_class(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+    """Choose a share of the images of each class at random, bool `[N]`, to the nearest number.
+
+    At least one image of each class is chosen and one is not; of a class of one image none is.
+    """
+    place, size = _random_places(labels, seed)
+    chosen: NDArray[np.bool_] = place < np.clip(np.rint(share * size), 1, size - 1)
+    return chosen
+
+
+def _random_places(
+    labels: NDArray[np.int64], seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`_places` in random order, the same everywhere: PCG64's raw output never changes."""
+    return _places(labels, np.random.PCG64(seed).random_raw(len(labels)))
 
 
 def _places(

@@ -77,12 +77,13 @@ def test_a_picture_is_read_from_a_path_from_bytes_or_from_an_open_file(tmp_path:
     path = tmp_path / "a picture.png"
     path.write_bytes(KINDS["png"])
     expected = read_picture(KINDS["png"], SHAPE)
-    assert (expected.dtype, expected.shape) == (np.uint8, SHAPE)
+    assert expected.dtype == np.uint8
+    assert expected.shape == SHAPE
     assert expected.flags.writeable  # else torch warns
     for source in (path, str(path), io.BytesIO(KINDS["png"])):
         assert np.array_equal(pipeline.read_picture(source, SHAPE), expected)
     with path.open("rb") as file:
-        assert np.array_equal(pipeline.read_picture(file, np.array(SHAPE)), expected)
+        assert np.array_equal(pipeline.read_picture(file, list(SHAPE)), expected)
 
 
 WRONG: dict[str, tuple[object, object, str]] = {
