@@ -1,8 +1,14 @@
 """Which images of each class make a smaller split, or are held out. Labels are integers `[N]`."""
 
+from numbers import Real
+
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config import check_seed
+from pipeline.errors import InputError
+
+VALIDATION = 0.2  # the share of a data set that has no validation images of its own
 HOLDOUT_STEP = 10  # hold out one in this many images of a class
 
 
@@ -29,14 +35,33 @@ def tenth_of_each_class(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool
     return chosen
 
 
-def share_of_each_class(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Choose a share of the images of each class at random, bool `[N]`, to the nearest number.
+def for_validation(labels: NDArray[np.int64], validation: float, seed: int) -> NDArray[np.bool_]:
+    """Choose the share `validation` of each class at random, bool `[N]`, to the nearest image.
 
-    At least one image of each class is chosen and one is not; of a class of one image none is.
+    At least one image of each class is chosen, and one is not; of a class of one image none is.
+
+    Raises InputError for a share that is not between 0 and 1, and if no class has two images.
     """
+    number = isinstance(validation, Real) and not isinstance(validation, bool)
+    if not (number and 0 < validation < 1):
+        raise InputError(
+            f"validation is {validation!r}; it must be the share of images to validate on, between"
+            f" 0 and 1, such as {VALIDATION}"
+        )
+    check_seed("seed", seed)
     place, size = _random_places(labels, seed)
-    chosen: NDArray[np.bool_] = place < np.clip(np.rint(share * size), 1, size - 1)
+    chosen: NDArray[np.bool_] = place < np.clip(np.rint(validation * size), 1, size - 1)
+    if not chosen.any():
+        raise InputError("no class has two images, one to train and one to validate on; add some")
     return chosen
+
+
+def check_not_chosen(validation: float, seed: int, reason: str) -> None:
+    """Raise InputError, for the `reason`, if a user asks for other validation images there."""
+    if (validation, seed) != (VALIDATION, 0):
+        raise InputError(
+            f"validation is {validation} and seed {seed}, and {reason} already; leave both out"
+        )
 
 
 def _random_places(

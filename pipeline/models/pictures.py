@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from pipeline.data.pictures.folder import is_hidden
 from pipeline.errors import InputError
 
 STDIN = "-"
@@ -76,7 +77,7 @@ def _named(name: str, folder: Path) -> Picture:
 
 def _visible(folder: Path, recursive: bool) -> Iterator[Path]:
     for path in folder.glob("**/*" if recursive else "*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        hidden = any(map(is_hidden, path.relative_to(folder).parts))
         if not (hidden or path.is_dir()):
             yield path
 
