@@ -1,8 +1,9 @@
 """Ablation studies of image classifiers, tracked with MLflow.
 
-`from pipeline import Ablation` is for a file of your own (docs/your-own-ablation.md). The other
-names are the tutorial's four pieces. All load on first use, so that `python -m pipeline --help`
-does not wait for torch.
+`from pipeline import Ablation` is for a file of your own (docs/your-own-ablation.md), and
+`read_picture` for a model that you use from Python (docs/models.md). The other names are the
+tutorial's four pieces. All load on first use, so that `python -m pipeline --help` does not wait for
+torch.
 
 Packages are layers that import only those below them: `cli`, `study` and `reproduction`, `report`
 and `execution`, `runs`, `statistics` and `serving`, `models`, `training`, `ablation`, `store` and
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.ablation.definition import Ablation
     from pipeline.data.augmentation import Augmentation
+    from pipeline.data.pictures.pixels import read_picture
     from pipeline.data.transforms import training_transform, validation_transform
     from pipeline.training.epoch import epoch
     from pipeline.training.network import CNNNetwork
@@ -38,6 +40,7 @@ __all__ = [
     "Augmentation",
     "CNNNetwork",
     "epoch",
+    "read_picture",
     "training_transform",
     "validation_transform",
 ]
@@ -47,6 +50,7 @@ _HOME = {
     "Augmentation": "pipeline.data.augmentation",
     "CNNNetwork": "pipeline.training.network",
     "epoch": "pipeline.training.epoch",
+    "read_picture": "pipeline.data.pictures.pixels",
     "training_transform": "pipeline.data.transforms",
     "validation_transform": "pipeline.data.transforms",
 }

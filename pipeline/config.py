@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from numbers import Integral
 
 from pipeline.errors import InputError
 
@@ -41,6 +42,7 @@ class Config:
     precision: str = "auto"
     train_images: int = 0
     validation: str = "test"
+    holdout_seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("ablation", "variant", "dataset", "data_dir"):
@@ -50,9 +52,13 @@ class Config:
         check_choice("validation", self.validation, VALIDATIONS)
         check_at_least("epochs", self.epochs, 1)
         check_at_least("batch_size", self.batch_size, 1)
-        check_at_least("seed", self.seed, 0)
-        if self.seed > MAX_SEED:
-            raise InputError(f"seed is {self.seed}; it must be at most {MAX_SEED}")
+        check_seed("seed", self.seed)
+        check_seed("holdout_seed", self.holdout_seed)
+        if self.holdout_seed and self.validation != "holdout":
+            raise InputError(
+                f"holdout_seed is {self.holdout_seed}, and nothing is held out; give"
+                " validation=holdout, too"
+            )
         check_at_least("train_images", self.train_images, 0)
         if self.validation == "holdout" and self.train_images == 1:
             raise InputError("train_images is 1; a hold-out split takes at least 2 (0 takes all)")
@@ -88,7 +94,14 @@ def check_text(name: str, value: str) -> None:
         raise InputError(f"{name} is {value!r}; it must be UTF-8 text without NUL")
 
 
+def check_seed(name: str, seed: int) -> None:
+    """Raise InputError unless `seed` is a whole number from 0 to MAX_SEED."""
+    check_at_least(name, seed, 0)
+    if seed > MAX_SEED:
+        raise InputError(f"{name} is {seed}; it must be at most {MAX_SEED}")
+
+
 def check_at_least(name: str, value: int, least: int) -> None:
-    """Raise InputError if `value` is below `least`."""
-    if value < least:
-        raise InputError(f"{name} is {value}; it must be a whole number of at least {least}")
+    """Raise InputError unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")

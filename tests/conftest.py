@@ -88,10 +88,18 @@ def network_of(variant: str) -> CNNNetwork:
     return CNNNetwork(**VARIANTS[variant])  # type: ignore[arg-type]
 
 
-def drawn_data(train_images: int = 0, validation: str = "test") -> ImageDataset:
+def drawn_data(
+    train_images: int = 0, validation: str = "test", holdout_seed: int = 0
+) -> ImageDataset:
     """The built-in data set."""
-    settings = {"train_images": train_images, "validation": validation}
-    return load_data(Config(dataset="synthetic", **settings))  # type: ignore[arg-type]
+    return load_data(
+        Config(
+            dataset="synthetic",
+            train_images=train_images,
+            validation=validation,
+            holdout_seed=holdout_seed,
+        )
+    )
 
 
 ROOT = Path(__file__).parents[1]

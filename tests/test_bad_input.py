@@ -35,6 +35,16 @@ CASES = {
     "lr no number": ("train --lr fast", ["--lr", "number"]),
     "a large seed": (f"train --seed {2**32}", [f"seed is {2**32}", f"at most {2**32 - 1}"]),
     "seed": ("train --seed -1", ["seed is -1", "at least 0"]),
+    "a hold-out's seed": ("ablate --validation holdout --holdout-seed -1", ["holdout_seed is -1"]),
+    "a hold-out's large seed": (
+        f"train --validation holdout --holdout-seed {2**32}",
+        [f"holdout_seed is {2**32}", f"at most {2**32 - 1}"],
+    ),
+    "a hold-out's seed alone": (
+        "train --holdout-seed 1",
+        ["holdout_seed is 1, and nothing is held out", "give validation=holdout, too"],
+    ),
+    "a study's seed of no hold-out": ("ablate --holdout-seed 1", ["validation=holdout"]),
     "train images": ("train --train-images -1", ["train_images is -1", "at least 0"]),
     "too many train images": (
         "train --dataset synthetic --train-images 10001",

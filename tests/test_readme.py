@@ -1,5 +1,6 @@
 """The Python code in README and docs runs as it stands; commands, files and pages exist."""
 
+import json
 import os
 import re
 import signal
@@ -16,6 +17,8 @@ from conftest import ROOT, Study, drawn_data, free_port, project_address, run, r
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline import read_picture
+
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE = {
@@ -25,9 +28,17 @@ CODE = {
 (OWN,) = CODE["your-own-ablation.md"]
 
 
+def draw_turned(path: Path) -> None:
+    """Save a picture that is no square, and that has to be turned."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise).save(path, exif=exif)
+
+
 @pytest.mark.parametrize("block", [LOAD, REBUILD], ids=["load", "rebuild"])
 def test_the_code_that_loads_a_model(study: Study, block: str) -> None:
-    Image.new("RGB", (50, 40), "red").save(study.folder / "picture.png")
+    draw_turned(study.folder / "picture.png")
     code = block.replace("cifar100-cnn", "synthetic-cnn")
     answer = run(study.folder, "python", "-c", f"{code}\nprint('end')")
     assert answer.status == 0, answer.err
@@ -36,7 +47,10 @@ def test_the_code_that_loads_a_model(study: Study, block: str) -> None:
     if block is LOAD:
         name, probability = shown[-1].split()
         assert name in drawn_data().class_names
-        assert 0 < float(probability) <= 1
+        options = ["--model", "models:/synthetic-cnn@bn", "--top", "1", "--output", "o.jsonl"]
+        assert run(study.folder, "python", "-m", "pipeline", "predict", "picture.png", *options)
+        (guess,) = json.loads((study.folder / "o.jsonl").read_text())["predictions"]
+        assert (guess["class"], np.float32(guess["probability"])) == (name, np.float32(probability))
 
 
 STAND_IN = """
@@ -79,7 +93,7 @@ def test_an_ablation_of_ones_own_from_an_empty_file_to_a_report(tmp_path: Path) 
 
 
 def test_mlflows_own_server_takes_the_request_and_still_cuts_floats_off(study: Study) -> None:
-    Image.new("RGB", (50, 40), "red").save(study.folder / "picture.png")
+    draw_turned(study.folder / "picture.png")
     port = free_port()
     command = ["mlflow", "models", "serve", "-m", "models:/synthetic-cnn@bn", "-p", str(port)]
     process = start(study.folder, *command, "--env-manager", "local")
@@ -90,8 +104,11 @@ def test_mlflows_own_server_takes_the_request_and_still_cuts_floats_off(study: S
                 break
             assert process.poll() is None
             time.sleep(0.2)
-        answer = run(study.folder, "python", "-c", REQUEST.replace("5001", str(port)))
+        code = f"{REQUEST.replace('5001', str(port))}\nnp.save('pixels.npy', pixels)"
+        answer = run(study.folder, "python", "-c", code)
         assert answer.out.splitlines() == ["100"], answer.err
+        seen = read_picture(study.folder / "picture.png", (32, 32, 3))
+        assert np.array_equal(np.load(study.folder / "pixels.npy"), seen)
 
         def first(images: NDArray[np.generic]) -> list[float]:
             address = f"http://127.0.0.1:{port}/invocations"

@@ -129,7 +129,7 @@ def load_data(config: Config) -> ImageDataset:
     if config.train_images:
         training = data.training.first_of_each_class(config.train_images)
         data = replace(data, training=training)
-    return data.hold_out() if config.validation == "holdout" else data
+    return data.hold_out(config.holdout_seed) if config.validation == "holdout" else data
 
 
 def _execute(file: Path) -> ModuleType:

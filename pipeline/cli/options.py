@@ -47,6 +47,12 @@ Validation = Annotated[
         " training images, and read the validation images once, at the end."
     ),
 ]
+HoldoutSeed = Annotated[
+    int,
+    typer.Option(
+        help="With validation=holdout: decides which training images are held out; 0 to 2**32 - 1."
+    ),
+]
 Resume = Annotated[
     str | None,
     typer.Option(

@@ -43,6 +43,7 @@ def train(
     precision: options.Precision = DEFAULT.precision,
     train_images: options.TrainImages = DEFAULT.train_images,
     validation: options.Validation = DEFAULT.validation,
+    holdout_seed: options.HoldoutSeed = DEFAULT.holdout_seed,
     resume: options.Resume = None,
 ) -> None:
     """Train one variant as one MLflow run, and register its model."""
@@ -129,6 +130,7 @@ def ablate(
     precision: options.Precision = DEFAULT.precision,
     train_images: options.TrainImages = DEFAULT.train_images,
     validation: options.StudyValidation = "auto",
+    holdout_seed: options.HoldoutSeed = DEFAULT.holdout_seed,
     name: options.Name = "auto",
     register: options.Register = "median",
     reuse: options.Reuse = "same",
@@ -157,6 +159,7 @@ def ablate(
         "precision": precision,
         "train_images": train_images,
         "validation": validation,
+        "holdout_seed": holdout_seed,
     }
     config, *_ = [Config(**settings, lr=rate) for rate in rates]  # which checks each rate
     if cluster == "none":

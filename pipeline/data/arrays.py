@@ -3,7 +3,7 @@
 Each function reads all images into memory, and checks the data set before it returns it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -11,27 +11,33 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.checks import check_dataset, size_of
+from pipeline.data.checks import check_dataset, check_memory, check_split
 from pipeline.data.dataset import ImageDataset, Split
-from pipeline.data.pictures.classes import names_by_label, numbers_by_label
-from pipeline.data.pictures.folder import Folder
+from pipeline.data.pictures import folder as folders
+from pipeline.data.pictures import reading
+from pipeline.data.pictures.classes import Names, names_by_label, numbers_by_label
+from pipeline.data.pictures.folder import Size
 from pipeline.data.pictures.pairs import Pairs, Pictures, check_classes
 from pipeline.data.pictures.pixels import check_channels
+from pipeline.data.strata import VALIDATION, check_not_chosen, for_validation
 from pipeline.errors import InputError
-from pipeline.machine import GIB, free_memory
 
-Names = Sequence[str] | Mapping[int, str] | Mapping[str, int]
-REQUIRED = ("training_images", "training_labels", "validation_images", "validation_labels")
+# The arrays in an .npz file. Those of training may also be called `images` and `labels`.
+TRAINING = ("training_images", "training_labels")
+HELD_OUT = ("validation_images", "validation_labels")
+UNDIVIDED = ("images", "labels")
 OPTIONAL = {"class_names": str, "superclass_names": str, "superclass_of": int}
 
 
 def from_arrays(
     training_images: NDArray[np.uint8],
     training_labels: NDArray[np.integer],
-    validation_images: NDArray[np.uint8],
-    validation_labels: NDArray[np.integer],
+    validation_images: NDArray[np.uint8] | None = None,
+    validation_labels: NDArray[np.integer] | None = None,
     class_names: Names | None = None,
     *,
+    validation: float = VALIDATION,
+    seed: int = 0,
     superclass_names: Names = (),
     superclass_of: Sequence[int] = (),
     source: str | None = None,
@@ -40,18 +46,32 @@ def from_arrays(
     """Return the data set of these arrays, which are copied only if torch can't use them.
 
     Images are uint8 `[N, H, W]`, grey, or `[N, H, W, C]` with 1 to 4 channels; labels are integers
-    `[N]` from 0. `class_names` are in the order of the labels, or a mapping from or to these; "0",
-    "1", ... by default. `digest` is the expected `ImageDataset.digest`.
+    `[N]` from 0. Without validation images, the share `validation` of each class is taken from the
+    others, which copies both: at least one image, unless the class has only one. `seed` chooses
+    them, the same everywhere. `class_names` are in the order of the labels, or a mapping from or to
+    these; "0", "1", ... by default. `digest` is the expected `ImageDataset.digest`.
 
     Raises InputError for arrays that are no such data set, and for another digest.
     """
     training = Split.from_numpy("training", training_images, training_labels)
-    validation = Split.from_numpy("validation", validation_images, validation_labels)
     if class_names is None:
         class_names = [str(label) for label in range(len(np.unique(training.labels.numpy())))]
+    if validation_images is not None and validation_labels is not None:
+        check_not_chosen(validation, seed, "there are validation images")
+        held_out = Split.from_numpy("validation", validation_images, validation_labels)
+    elif validation_images is None and validation_labels is None:
+        check_split("training", training)
+        chosen = for_validation(training.labels.numpy(), validation, seed)
+        training, held_out = training.only(~chosen), training.only(chosen)
+    else:
+        lacking = "labels" if validation_labels is None else "images"
+        raise InputError(
+            f"there are no validation {lacking}; give both images and labels, or neither: a part of"
+            " the training images is then taken"
+        )
     data = ImageDataset(
         training=training,
-        validation=validation,
+        validation=held_out,
         class_names=names_by_label("class_names", class_names),
         superclass_names=names_by_label("superclass_names", superclass_names),
         superclass_of=numbers_by_label("superclass_of", superclass_of),
@@ -66,11 +86,14 @@ def from_arrays(
     return data
 
 
-def from_npz(path: str | Path, digest: str | None = None) -> ImageDataset:
+def from_npz(
+    path: str | Path, digest: str | None = None, *, validation: float = VALIDATION, seed: int = 0
+) -> ImageDataset:
     """Return the data set in a file that `numpy.savez` wrote.
 
-    It holds the first four arguments of `from_arrays` by name, and may hold `class_names`,
-    `superclass_names` and `superclass_of`. Nothing in it is unpickled.
+    It holds the first four arguments of `from_arrays` by name, or only the first two, which may
+    also be called `images` and `labels`; `validation` and `seed` are then as in `from_arrays`. It
+    may hold `class_names`, `superclass_names` and `superclass_of`. Nothing in it is unpickled.
 
     Raises InputError for a file that is missing, damaged, incomplete or larger than the free
     memory; otherwise as `from_arrays`.
@@ -79,16 +102,21 @@ def from_npz(path: str | Path, digest: str | None = None) -> ImageDataset:
         with ZipFile(path) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
         sizes = {name.removesuffix(".npy"): size for name, size in sizes.items()}
-        missing = [name for name in REQUIRED if name not in sizes]
+        undivided = sizes.keys() & set(UNDIVIDED) and not sizes.keys() & set(TRAINING)
+        held_out = HELD_OUT if sizes.keys() & set(HELD_OUT) else ()
+        names = (*(UNDIVIDED if undivided else TRAINING), *held_out)
+        missing = [name for name in names if name not in sizes]
         if missing:
             found = ", ".join(sizes) or "no array"
             raise InputError(f"{path} lacks {', '.join(missing)}; it has {found}")
-        _check_memory(sum(sizes[name] for name in REQUIRED))
+        check_memory(sum(sizes[name] for name in names) * (1 if held_out else 2))
         with np.load(path, allow_pickle=False) as file:
-            arrays: dict[str, Any] = {name: file[name] for name in REQUIRED}
-            for name, kind in OPTIONAL.items():
-                if name in sizes:
-                    arrays[name] = np.atleast_1d(file[name]).astype(kind).tolist()
+            arrays = [file[name] for name in names]
+            optional: dict[str, Any] = {
+                name: np.atleast_1d(file[name]).astype(kind).tolist()
+                for name, kind in OPTIONAL.items()
+                if name in sizes
+            }
     except InputError:
         raise
     except OSError as error:
@@ -97,7 +125,7 @@ def from_npz(path: str | Path, digest: str | None = None) -> ImageDataset:
         raise InputError(
             f"{path} is damaged, or no .npz file of plain arrays; write it with numpy.savez"
         ) from None
-    return from_arrays(**arrays, digest=digest)
+    return from_arrays(*arrays, **optional, validation=validation, seed=seed, digest=digest)
 
 
 def from_torchvision(
@@ -131,120 +159,40 @@ def from_torchvision(
     one = Pairs("training", training, channels, named)
     other = Pairs("validation", validation, channels, named)
     check_classes(one, other, named)
-    data = _from_pictures(
-        one,
-        other,
-        "pass transform=torchvision.transforms.Resize(({}, {}))",
-        class_names,
-        digest,
-    )
+    resize = "pass transform=torchvision.transforms.Resize(({height}, {width}))"
+    data = from_arrays(*reading.read(one, other, resize, class_names), digest=digest)
     one.check_colours()
     other.check_colours()
     return data
 
 
 def from_folder(
-    folder: str | Path, digest: str | None = None, *, channels: int | None = None
+    folder: str | Path,
+    size: Size | None = None,
+    validation: float = VALIDATION,
+    seed: int = 0,
+    *,
+    digest: str | None = None,
+    channels: int | None = None,
 ) -> ImageDataset:
-    """Return the data set in `folder/training/<class>/*` and `folder/validation/<class>/*`.
+    """Return the data set in `folder/<class>/*`: pictures of any sizes and kinds.
+
+    Each is cropped and scaled to `size` in pixels, as in `predict` (`pipeline.read_picture`): 32 by
+    default, for a square, or (height, width). They have so many `channels`; by default their own,
+    if these are the same, else 3 if any has colours, or 1. The share `validation` of each class is
+    kept for validation: at least one picture, unless the class has only one. `seed` chooses them,
+    the same everywhere.
+
+    If the folders `training` and `validation` are there, these hold the folders of classes, and the
+    pictures to validate on are those of the latter, which may lack classes. By default, pictures
+    then keep their size and channels, which must be the same.
 
     Classes are numbered by name and images read by file name, both sorted, except hidden ones.
-    Classes of training may be missing in validation. Pictures become pixels as in `predict`
-    (`pictures.pixels`), with so many `channels`; by default with their own, if these are the same.
 
-    Raises InputError for a folder that is missing or empty, for classes of validation alone, for a
-    file that is no image, and for pictures of several sizes or numbers of channels.
+    Raises InputError for a folder that is missing or empty, for classes of validation alone, for
+    pictures in no class, for what is no picture, and for pictures too many for the free memory.
     """
     check_channels(channels)
-    return _from_pictures(
-        Folder(Path(folder) / "training", channels, every_class=True),
-        Folder(Path(folder) / "validation", channels, every_class=False),
-        "resize the files to {}×{} pixels",
-        None,
-        digest,
-    )
-
-
-def _from_pictures(
-    training: Folder | Pairs,
-    validation: Folder | Pairs,
-    resize: str,
-    class_names: Names | None,
-    digest: str | None,
-) -> ImageDataset:
-    """Read pictures into one array; `resize` is the advice if their sizes differ."""
-    places = _places(training.classes, validation.classes)
-    count, first = len(training) + len(validation), len(training)
-    images, labels = np.empty((0, 1, 1, 1), np.uint8), np.empty(count, np.int64)
-    for row in range(count):
-        source, index = (training, row) if row < first else (validation, row - first)
-        name, picture, labels[row] = source.read(index)
-        pixels = np.atleast_3d(np.asarray(picture))
-        if not row:
-            _check_memory(count * pixels.nbytes)
-            images = np.empty((count, *pixels.shape), np.uint8)
-        if pixels.shape != images.shape[1:]:
-            only_channels = pixels.shape[:2] == images.shape[1:3]
-            advice = "pass channels=3 to read all as RGB" if only_channels else resize
-            raise InputError(
-                f"{name} is {size_of(pixels)} (height×width×channels) and the first image is"
-                f" {size_of(images[0])}; {advice.format(*images.shape[1:])}"
-            )
-        images[row] = pixels
-    if places:
-        labels[first:] = [_in_training(label, places) for label in labels[first:].tolist()]
-    names = training.classes or validation.classes
-    if class_names is None and len(names) > labels.max(initial=-1):
-        used = set(labels[:first].tolist())
-        unused = [name for label, name in enumerate(names) if label not in used]
-        if unused and first:
-            raise InputError(
-                f"no training image is of class {unused[0]!r}; every class must have at least one:"
-                " number the others from 0 by a target_transform, and pass class_names"
-            )
-        class_names = names
-    return from_arrays(
-        images[:first],
-        labels[:first],
-        images[first:],
-        labels[first:],
-        class_names,
-        digest=digest,
-    )
-
-
-def _places(training: list[str], validation: list[str]) -> list[int]:
-    """Where in the classes of training those of validation are; nothing if they are the same."""
-    if not (training and validation) or training == validation:
-        return []
-    lacking = [name for name in validation if name not in training]
-    if lacking:
-        raise InputError(
-            "training must have all classes of validation; it has no"
-            f" {', '.join(lacking)}, only {', '.join(training)}"
-        )
-    places = [training.index(name) for name in validation]
-    if places != sorted(places):
-        raise InputError(
-            f"the classes of training are {', '.join(training)}, and those of validation"
-            f" {', '.join(validation)}; they must be in the same order"
-        )
-    return places
-
-
-def _in_training(label: int, places: list[int]) -> int:
-    if not 0 <= label < len(places):
-        raise InputError(
-            f"a validation label is {label}; with {len(places)} classes, labels must be from 0 to"
-            f" {len(places) - 1}"
-        )
-    return places[label]
-
-
-def _check_memory(needed: int) -> None:
-    free = free_memory()
-    if needed > free:
-        raise InputError(
-            f"the images take {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB of memory is free;"
-            " this project holds all images in memory"
-        )
+    training, held_out = folders.splits(Path(folder), size, validation, seed, channels)
+    resize = "pass size=32 to crop and scale all to 32x32 pixels, or another size"
+    return from_arrays(*reading.read(training, held_out, resize, None), digest=digest)

@@ -2,14 +2,13 @@
 
 from collections import Counter
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import check_text
-from pipeline.data.dataset import ImageDataset, Split
+from pipeline.data.dataset import ImageDataset, Split, size_of
 from pipeline.errors import InputError
+from pipeline.machine import GIB, free_memory
 
 MOST_CHANNELS = 4
 
@@ -22,11 +21,12 @@ def check_dataset(data: ImageDataset) -> None:
     Raises InputError that says what is wrong and what would be right.
     """
     for name, split in data.splits.items():
-        _check_split(name, split)
-        if split.images.shape[1:] != data.training.images.shape[1:]:
+        check_split(name, split)
+        shape = split.images.shape[1:]
+        if shape != data.image_shape:
             raise InputError(
-                f"the {name} images are {size_of(split.images[0])} and the training images"
-                f" {size_of(data.training.images[0])}; all must have the same height×width×channels"
+                f"the {name} images are {size_of(shape)}, and the training images"
+                f" {size_of(data.image_shape)}; all must have the same size and channels"
             )
     _check_names(data)
     for name, split in data.splits.items():
@@ -44,12 +44,18 @@ def check_dataset(data: ImageDataset) -> None:
         )
 
 
-def size_of(image: Tensor | NDArray[np.uint8]) -> str:
-    """The shape of an image `[H, W, C]` for a message: 32×32×3."""
-    return "×".join(map(str, image.shape))
+def check_memory(needed: int) -> None:
+    """Raise InputError unless so many bytes of images fit into the free memory."""
+    free = free_memory()
+    if needed > free:
+        raise InputError(
+            f"the images take {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB of memory is free;"
+            " this project holds all images in memory"
+        )
 
 
-def _check_split(name: str, split: Split) -> None:
+def check_split(name: str, split: Split) -> None:
+    """Raise InputError, which calls the split `name`, for what is no images and labels."""
     images, labels = split.images, split.labels
     if (
         images.dtype != torch.uint8

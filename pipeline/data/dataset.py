@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,12 @@ from pipeline.data.strata import first_of_each_class, tenth_of_each_class
 from pipeline.errors import InputError
 
 NAMES_TAG = "names_digest"  # of a run: the names of its classes, which its model answers with
+
+
+def size_of(image_shape: Sequence[int]) -> str:
+    """The size `[H, W, C]` of an image in words, the width first: `12x8 pixels, 1 channel`."""
+    height, width, channels = image_shape
+    return f"{width}x{height} pixels, {channels} channel{'s' * (channels > 1)}"
 
 
 @dataclass(frozen=True)
@@ -112,10 +119,8 @@ class ImageDataset:
     @property
     def description(self) -> str:
         """In words: `90 training and 30 validation images, 8x8 pixels, 1 channel, 10 classes`."""
-        height, width, channels = self.image_shape
         counts = " and ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
-        pixels = f"{height}x{width} pixels, {channels} channel{'s' * (channels > 1)}"
-        return f"{counts} images, {pixels}, {self.num_classes} classes"
+        return f"{counts} images, {size_of(self.image_shape)}, {self.num_classes} classes"
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -128,14 +133,15 @@ class ImageDataset:
         """Bytes that the images and labels of all splits take in memory."""
         return sum(split.images.nbytes + split.labels.nbytes for split in self.splits.values())
 
-    def hold_out(self) -> "ImageDataset":
+    def hold_out(self, seed: int = 0) -> "ImageDataset":
         """Hold out a tenth of the training images of each class, for model selection.
 
-        They are the same in every run: at least one of each class, unless it has only that one.
+        They are the same in every run of the same `seed`: at least one of each class, unless it has
+        only that one.
 
         Raises InputError if all have only one.
         """
-        held_out = tenth_of_each_class(self.training.labels.numpy())
+        held_out = tenth_of_each_class(self.training.labels.numpy(), seed)
         if not held_out.any():
             raise InputError(
                 "no class has two training images to hold one out; use validation=test"

@@ -1,9 +1,14 @@
 """Which images of each class make a smaller split, or are held out. Labels are integers `[N]`."""
 
+from numbers import Real
+
 import numpy as np
 from numpy.typing import NDArray
 
-HOLDOUT_SEED = 0
+from pipeline.config import check_seed
+from pipeline.errors import InputError
+
+VALIDATION = 0.2  # the share of a data set that has no validation images of its own
 HOLDOUT_STEP = 10  # hold out one in this many images of a class
 
 
@@ -20,15 +25,50 @@ def first_of_each_class(labels: NDArray[np.int64], count: int) -> NDArray[np.boo
     return chosen
 
 
-def tenth_of_each_class(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+def tenth_of_each_class(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
     """Choose every tenth image of each class in random order, bool `[N]`, beginning with the first.
 
-    Of a class of one image none is chosen. They are the same in every run: PCG64's raw output never
-    changes.
+    Of a class of one image none is chosen.
     """
-    place, size = _places(labels, np.random.PCG64(HOLDOUT_SEED).random_raw(len(labels)))
+    place, size = _random_places(labels, seed)
     chosen: NDArray[np.bool_] = (place % HOLDOUT_STEP == 0) & (size > 1)
     return chosen
+
+
+def for_validation(labels: NDArray[np.int64], validation: float, seed: int) -> NDArray[np.bool_]:
+    """Choose the share `validation` of each class at random, bool `[N]`, to the nearest image.
+
+    At least one image of each class is chosen, and one is not; of a class of one image none is.
+
+    Raises InputError for a share that is not between 0 and 1, and if no class has two images.
+    """
+    number = isinstance(validation, Real) and not isinstance(validation, bool)
+    if not (number and 0 < validation < 1):
+        raise InputError(
+            f"validation is {validation!r}; it must be the share of images to validate on, between"
+            f" 0 and 1, such as {VALIDATION}"
+        )
+    check_seed("seed", seed)
+    place, size = _random_places(labels, seed)
+    chosen: NDArray[np.bool_] = place < np.clip(np.rint(validation * size), 1, size - 1)
+    if not chosen.any():
+        raise InputError("no class has two images, one to train and one to validate on; add some")
+    return chosen
+
+
+def check_not_chosen(validation: float, seed: int, reason: str) -> None:
+    """Raise InputError, for the `reason`, if a user asks for other validation images there."""
+    if (validation, seed) != (VALIDATION, 0):
+        raise InputError(
+            f"validation is {validation} and seed {seed}, and {reason} already; leave both out"
+        )
+
+
+def _random_places(
+    labels: NDArray[np.int64], seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`_places` in random order, the same everywhere: PCG64's raw output never changes."""
+    return _places(labels, np.random.PCG64(seed).random_raw(len(labels)))
 
 
 def _places(

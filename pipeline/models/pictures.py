@@ -1,4 +1,4 @@
-"""Find pictures, and scale them to the size that a model takes."""
+"""Find the pictures that a user names."""
 
 import os
 import sys
@@ -9,17 +9,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.pictures.pixels import converted, opened
+from pipeline.data.pictures.folder import is_hidden
 from pipeline.errors import InputError
 
 STDIN = "-"
-# Large JPEGs are decoded at down to an eighth of their size, but to at least 8 pixels for each that
-# the model takes: a quarter of the time for 9 million pixels, and at most 2 of 255 apart.
-OVERSAMPLING = 8
 
 
 class Picture(NamedTuple):
@@ -82,7 +77,7 @@ def _named(name: str, folder: Path) -> Picture:
 
 def _visible(folder: Path, recursive: bool) -> Iterator[Path]:
     for path in folder.glob("**/*" if recursive else "*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        hidden = any(map(is_hidden, path.relative_to(folder).parts))
         if not (hidden or path.is_dir()):
             yield path
 
@@ -102,35 +97,8 @@ def _standard_input(folder: Path) -> Iterator[Picture]:
         yield Picture("standard input", content)
 
 
-def read_picture(
-    source: Path | bytes, image_shape: Sequence[int], formats: tuple[str, ...] | None = None
-) -> NDArray[np.uint8]:
-    """Return a picture as a model's pixels, uint8 `[H, W, C]`, which is `image_shape`.
-
-    It is read as training reads it (`data.pictures.pixels`). The largest centred part of the
-    model's proportions, a square if its images are square, is then scaled by Lanczos over all
-    pixels (docs/predict-and-serve.md says why); a picture of the model's size stays as it is.
-    `formats` limits the kinds, by Pillow's names.
-
-    Raises InputError that says why it can't be read.
-    """
-    height, width, channels = image_shape
-    with opened(source, formats) as picture:
-        side = OVERSAMPLING * max(height, width)  # it may still have to be turned
-        picture.draft(picture.mode, (side, side))
-        scaled = _scaled(converted(picture, channels), height, width)
-    return np.asarray(scaled).reshape(height, width, channels)
-
-
 def pixel_count(file: bytes, formats: tuple[str, ...]) -> int:
     """How many pixels a picture has, by its header; 0 if it can't be read."""
     with suppress(Exception), Image.open(BytesIO(file), "r", formats) as picture:
         return picture.width * picture.height
     return 0
-
-
-def _scaled(picture: Image.Image, height: int, width: int) -> Image.Image:
-    scale = min(picture.width / width, picture.height / height)
-    left, top = (picture.width - scale * width) / 2, (picture.height - scale * height) / 2
-    box = (left, top, left + scale * width, top + scale * height)
-    return picture.resize((width, height), Image.Resampling.LANCZOS, box)

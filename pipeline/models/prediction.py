@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipeline.data.pictures.pixels import read_picture
 from pipeline.errors import InputError, MachineError, printable
 from pipeline.machine import usable_processors
 from pipeline.models.loading import LoadedModel
-from pipeline.models.pictures import Picture, read_picture
+from pipeline.models.pictures import Picture
 from pipeline.store.artifacts import write_atomically
 
 BATCH_SIZE = 500

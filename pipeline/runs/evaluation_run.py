@@ -9,6 +9,7 @@ from mlflow.entities import LoggedModelInput, Run
 
 from pipeline.ablation.loading import load_ablation, load_data
 from pipeline.config import AUTO, Config, check_choice
+from pipeline.data.dataset import size_of
 from pipeline.errors import InputError
 from pipeline.models.loading import LoadedModel, load_model
 from pipeline.models.registry import tag_versions, versions_of
@@ -53,8 +54,8 @@ def evaluate_run(
     data = load_data(Config(ablation, dataset=name, data_dir=data_dir))
     if (loaded.image_shape, loaded.num_classes) != (data.image_shape, data.num_classes):
         raise InputError(
-            f"{model} takes images {list(loaded.image_shape)} of {loaded.num_classes} classes;"
-            f" {name} has {list(data.image_shape)} of {data.num_classes}"
+            f"{model} takes images of {size_of(loaded.image_shape)}, {loaded.num_classes} classes;"
+            f" {name} has {size_of(data.image_shape)}, {data.num_classes} classes"
         )
     for number, (own, other) in enumerate(zip(loaded.class_names, data.class_names, strict=False)):
         if own != other:

@@ -11,9 +11,9 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio import multipart
 
-from pipeline.data.pictures.pixels import MOST_PIXELS
+from pipeline.data.pictures.pixels import MOST_PIXELS, read_picture
 from pipeline.errors import InputError, printable
-from pipeline.models.pictures import pixel_count, read_picture
+from pipeline.models.pictures import pixel_count
 from pipeline.serving.served import Served
 
 # Not all that Pillow reads: some kinds start other programs.

@@ -168,9 +168,8 @@ def check_same_study(given: Run, identity: Mapping[str, str]) -> None:
 
     identity: name, recipe and grid, as in the tags of a study.
     """
-    default = {"margin": 0.0, "ablation": ablation_name({})}  # of earlier versions
     before, now = (
-        {**default, "name": tags["study"]}
+        {**_earlier(), "margin": 0.0, "name": tags["study"]}
         | {**json.loads(tags["recipe"]), **json.loads(tags["grid"])}
         for tags in (given.data.tags, identity)
     )
@@ -184,12 +183,17 @@ def check_same_study(given: Run, identity: Mapping[str, str]) -> None:
 def check_same_recipe(name: str, recipe: Mapping[str, object]) -> None:
     """Raise InputError if study `name` has another recipe; `auto` is not a name."""
     for run in [] if name == "auto" else studies_named(name):
-        before = {"ablation": ablation_name({}), **json.loads(run.data.tags["recipe"])}
+        before = {**_earlier(), **json.loads(run.data.tags["recipe"])}
         if before != recipe:
             raise InputError(
                 f"a study named {name!r} exists with {differences(before, recipe)}; give this one"
                 " another name"
             )
+
+
+def _earlier() -> dict[str, object]:
+    """What was part of every recipe in earlier versions, which did not record it."""
+    return {"ablation": ablation_name({}), "holdout_seed": Config.holdout_seed}
 
 
 def _changed(run: Run, config: Config, names_digest: str) -> str:

@@ -72,9 +72,9 @@ def fingerprint(config: Config, tags: Mapping[str, object]) -> str:
     """sha256 (hex) of all that determines a run's results except its number of epochs.
 
     `tags` are the run's tags for data, code, device, precision and threads, which also say what an
-    ablation, a folder or `auto` stands for.
+    ablation, a folder, a hold-out's seed or `auto` stands for.
     """
-    free = ("ablation", "epochs", "data_dir", "device", "precision")
+    free = ("ablation", "epochs", "data_dir", "holdout_seed", "device", "precision")
     settings = {name: value for name, value in config.as_dict().items() if name not in free}
     names = ("data_digest", "code_digest", "device", "precision", "threads")
     settings |= {name: str(tags[name]) for name in names}

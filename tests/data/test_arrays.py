@@ -15,11 +15,13 @@ from PIL import Image
 from torchvision.datasets import MNIST, FakeData, ImageFolder
 from torchvision.transforms import Resize, ToTensor
 
-from pipeline.data import arrays
+from pipeline.data import checks
 from pipeline.data.arrays import from_arrays, from_folder, from_npz, from_torchvision
 from pipeline.data.dataset import ImageDataset
+from pipeline.data.pictures.pixels import read_picture
 from pipeline.errors import InputError
 from pipeline.machine import GIB
+from pipeline.models.pictures import Picture, find_pictures
 
 Arrays = dict[str, Any]
 Change = Callable[[Arrays], Any]
@@ -198,13 +200,13 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "two sizes": (
         put(validation_images=np.zeros((3, 5, 4, 3), np.uint8)),
-        "the validation images are 5×4×3 and the training images 4×4×3; all must have the same"
-        " height×width×channels",
+        "the validation images are 4x5 pixels, 3 channels, and the training images 4x4 pixels, 3"
+        " channels; all must have the same size and channels",
     ),
     "grey and colour": (
         put(validation_images=np.zeros((3, 4, 4), np.uint8)),
-        "the validation images are 4×4×1 and the training images 4×4×3; all must have the same"
-        " height×width×channels",
+        "the validation images are 4x4 pixels, 1 channel, and the training images 4x4 pixels, 3"
+        " channels; all must have the same size and channels",
     ),
     "no images": (
         put(validation_images=np.zeros((0, 4, 4, 3), np.uint8), validation_labels=np.arange(0)),
@@ -241,6 +243,19 @@ WRONG: dict[str, tuple[Change, str]] = {
     "negative": (
         put(training_labels=np.arange(6) % 3 - 1),
         "a training label is -1; with 3 classes, labels must be from 0 to 2",
+    ),
+    "no validation labels": (
+        put(validation_labels=None),
+        "there are no validation labels; give both images and labels, or neither: a part of the"
+        " training images is then taken",
+    ),
+    "no validation images": (
+        put(validation_images=None),
+        "there are no validation images; give both images and labels, or neither: …",
+    ),
+    "a seed for validation images that are there": (
+        put(seed=1),
+        "validation is 0.2 and seed 1, and there are validation images already; leave both out",
     ),
     "only in validation": (
         put(validation_labels=np.array([0, 1, 3])),
@@ -337,10 +352,12 @@ def test_an_npz_file_may_name_classes_and_superclasses(
 
 def test_an_npz_file_that_lacks_arrays_is_refused(npz: Callable[..., Path]) -> None:
     path = npz(x_train=np.zeros(2), training_images=np.zeros(2))
-    with refused(
-        f"{path} lacks training_labels, validation_images, validation_labels; it has x_train,"
-        " training_images"
-    ):
+    with refused(f"{path} lacks training_labels; it has x_train, training_images"):
+        from_npz(path)
+    with refused(f"{npz(labels=np.zeros(2))} lacks images; it has labels"):
+        from_npz(path)
+    halves = {name: values for name, values in drawn(9, 8).items() if name != "validation_labels"}
+    with refused(f"{npz(**halves)} lacks validation_labels; it has …"):
         from_npz(path)
     with refused(f"{path} lacks …; it has no array"):
         from_npz(npz())
@@ -478,12 +495,15 @@ def test_images_of_two_sizes_are_refused_with_the_transform_that_helps() -> None
     one, two = pictures(), pictures(size=(9, 6))
     advice = "pass transform=torchvision.transforms.Resize((6, 8))"
     with refused(
-        f"training image 6 is 6×9×3 (height×width×channels) and the first image is 6×8×3; {advice}"
+        "training image 6 is 9x6 pixels, 3 channels, and the first image 8x6 pixels, 3 channels;"
+        f" {advice}"
     ):
         from_torchvision(Pairs(one.pairs + two.pairs), one)
-    with refused(f"validation image 0 is 6×9×3 …; {advice}"):
+    with refused(f"validation image 0 is 9x6 pixels, …; {advice}"):
         from_torchvision(one, two)
-    with refused("validation image 0 is 6×8×1 …; pass channels=3 to read all as RGB"):
+    with refused(
+        "validation image 0 is 8x6 pixels, 1 channel, …; pass channels=3 to read all as RGB"
+    ):
         from_torchvision(one, pictures("L"))
     assert from_torchvision(one, pictures("L"), channels=3).image_shape == (6, 8, 3)
 
@@ -494,7 +514,7 @@ def test_the_transform_that_an_error_names_helps(tmp_path: Path) -> None:
             (tmp_path / split / name).mkdir(parents=True)
             Image.new("RGB", (30 + label, 40)).save(tmp_path / split / name / "1.png")
     plain = [ImageFolder(str(tmp_path / split)) for split in ("training", "validation")]
-    with refused("training image 1 is 40×31×3 …; pass transform=…Resize((40, 30))"):
+    with refused("training image 1 is 31x40 pixels, …; pass transform=…Resize((40, 30))"):
         from_torchvision(*plain)
     resize = Resize((40, 30))
     data = from_torchvision(
@@ -586,8 +606,8 @@ def test_a_folder_holds_what_torchvisions_image_folder_reads(folder: Path) -> No
 
 
 def test_a_missing_folder_is_refused(folder: Path) -> None:
-    layout = "the images must be in training/<class>/ and validation/<class>/"
-    with refused(f"cannot read {folder}/none/training: No such file or directory; {layout}"):
+    layout = "the images must be in <class>/, or in training/<class>/ and validation/<class>/"
+    with refused(f"cannot read {folder}/none: No such file or directory; {layout}"):
         from_folder(folder / "none")
     (folder / "validation").rename(folder / "test")
     with refused(f"cannot read {folder}/validation: No such file or directory; {layout}"):
@@ -610,6 +630,19 @@ def test_a_class_without_a_training_image_is_refused(folder: Path) -> None:
     (folder / "training" / "quince" / ".gitkeep").touch()
     with refused(f"{folder}/training/quince is empty; put the class's images there"):
         from_folder(folder)
+
+
+def test_pictures_that_are_in_two_folders_are_scaled_on_request(folder: Path) -> None:
+    Image.new("L", (70, 50), 13).save(folder / "validation" / "pear" / "c.png")
+    data = from_folder(folder, size=(4, 5))
+    assert (data.image_shape, len(data.training), len(data.validation)) == ((4, 5, 3), 6, 7)
+    assert data.validation.images[:, 2, 2, 0].tolist() == [12, 11, 10, 9, 13, 8, 7]
+    for asked, what in (({"validation": 0.3}, "0.3 and seed 0"), ({"seed": 1}, "0.2 and seed 1")):
+        with refused(
+            f"validation is {what}, and {folder} has training/ and validation/ already; leave both"
+            " out"
+        ):
+            from_folder(folder, **asked)
 
 
 def test_a_class_of_validation_alone_is_refused(folder: Path) -> None:
@@ -647,7 +680,7 @@ def test_a_file_that_is_no_image_is_refused(folder: Path) -> None:
             from_folder(folder)
     image.unlink()
     image.mkdir()
-    with refused(f"cannot read {image}: it is not a file"):
+    with refused(f"{image} is a folder in that of a class; the images must be in <class>/, or …"):
         from_folder(folder)
 
 
@@ -655,13 +688,199 @@ def test_a_file_of_another_size_is_refused(folder: Path) -> None:
     image = folder / "validation" / "pear" / "b.png"
     Image.new("RGB", (7, 6)).save(image)
     with refused(
-        f"{image} is 6×7×3 (height×width×channels) and the first image is 6×8×3; resize the files"
-        " to 6×8 pixels"
+        f"{image} is 7x6 pixels, 3 channels, and the first image 8x6 pixels, 3 channels; pass"
+        " size=32 to crop and scale all to 32x32 pixels, or another size"
     ):
         from_folder(folder)
     Image.new("RGBA", (8, 6)).save(image)
-    with refused(f"{image} is 6×8×4 …; pass channels=3 to read all as RGB"):
+    with refused(f"{image} is 8x6 pixels, 4 channels, …; pass channels=3 to read all as RGB"):
         from_folder(folder)
+
+
+# Folders of classes alone
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Ten pictures of each of three classes, of any sizes and kinds, each of another grey."""
+    grey = 0
+    for name in reversed(NAMES):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            grey += 5
+            mode, kind = (("L", "png"), ("RGB", "bmp"), ("RGBA", "png"), ("LA", "png"))[number % 4]
+            picture = Image.new("RGB", (20 + 9 * number, 90 - 7 * number), (grey,) * 3)
+            picture.convert(mode).save(tmp_path / "photos" / name / f"{number}.{kind}")
+    return tmp_path / "photos"
+
+
+def test_a_part_of_each_class_is_kept_for_validation(photos: Path) -> None:
+    data = from_folder(photos)
+    assert data.class_names == NAMES
+    assert data.image_shape == (32, 32, 3)
+    assert data.training.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    assert data.validation.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    # It must not change: runs would be on other data. Each picture is of one grey, in the order of
+    # names; the last class was drawn first.
+    trained, validated = (
+        split.images[:, 9, 9, 1].tolist() for split in (data.training, data.validation)
+    )
+    assert validated == [115, 120, 60, 70, 5, 10]
+    assert sorted(trained + validated) == list(range(5, 151, 5))
+    assert from_folder(str(photos), 32, 0.2, 0).digest == data.digest
+    others = [from_folder(photos, seed=seed) for seed in (1, 2)]
+    assert len({data.digest, *(other.digest for other in others)}) == 3
+
+    # As arrays in the same order are divided.
+    files = [path for name in NAMES for path in sorted((photos / name).iterdir())]
+    images = np.stack([read_picture(file, (32, 32, 3)) for file in files])
+    labels = np.repeat(np.arange(3), 10)
+    asked: list[dict[str, Any]] = [{}, {"validation": 0.5, "seed": 7}]
+    for options in asked:
+        expected = from_folder(photos, **options).digest
+        assert from_arrays(images, labels, **options).digest == expected
+    half = from_folder(photos, validation=0.5, seed=7)
+    assert half.validation.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+
+
+def test_each_picture_is_as_predict_sees_it(photos: Path) -> None:
+    file = photos / "apple" / "0.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise = np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8)
+    Image.fromarray(noise).save(file, exif=exif)
+    size: Any
+    for size, channels in ((None, None), (28, 1), ((20, 30), None), ([30, 20], 4)):
+        data = from_folder(photos, size, channels=channels)
+        seen = read_picture(file, data.image_shape)
+        both = [*data.training.images.numpy(), *data.validation.images.numpy()]
+        assert any(np.array_equal(seen, image) for image in both)
+
+
+@pytest.mark.parametrize(
+    ("modes", "channels"),
+    [("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4), ("L LA", 1), ("L RGB", 3), ("RGB RGBA", 3)],
+)
+def test_pictures_of_several_kinds_have_the_channels_of_all(
+    tmp_path: Path, modes: str, channels: int
+) -> None:
+    for name in NAMES:
+        (tmp_path / name).mkdir()
+        for number, mode in enumerate(modes.split() * 2):
+            Image.new(mode, (8, 8)).save(tmp_path / name / f"{number}.png")
+    assert from_folder(tmp_path, 8).image_shape == (8, 8, channels)
+
+
+def test_what_systems_hide_is_no_picture_and_a_note_beside_the_classes_neither(
+    photos: Path,
+) -> None:
+    before = from_folder(photos).digest
+    for name in ("README.md", "labels.csv", ".DS_Store"):
+        (photos / name).write_text("notes")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (photos / "pear" / name).write_text("nothing")
+    (photos / ".cache").mkdir()
+    assert from_folder(photos).digest == before
+    assert find_pictures(["pear"], photos, recursive=False) == [
+        Picture(f"pear/{path.name}", path, ("pear",))
+        for path in sorted((photos / "pear").iterdir())
+        if path.suffix in (".png", ".bmp")
+    ]
+
+
+def test_a_class_of_one_picture_is_trained_on(photos: Path) -> None:
+    for path in sorted((photos / "pear").iterdir())[1:]:
+        path.unlink()
+    data = from_folder(photos)
+    assert data.training.labels.bincount().tolist() == [8, 1, 8]
+    assert data.validation.labels.bincount().tolist() == [2, 0, 2]
+    for name in ("apple", "plum"):
+        for path in sorted((photos / name).iterdir())[1:]:
+            path.unlink()
+    with refused("no class has two images, one to train and one to validate on; add some"):
+        from_folder(photos)
+
+
+SHARE = "it must be the share of images to validate on, between 0 and 1, such as 0.2"
+SIZE = "it must be a number of pixels, such as 32, or two, (height, width)"
+NO_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    **{
+        f"size {size!r}": ({"size": size}, f"size is {size!r}; {SIZE}")
+        for size in (0, -3, 3.5, "a", True, (8,), (8, 0), (8, 8, 3), (8, "a"))
+    },
+    **{
+        f"validation {share!r}": ({"validation": share}, f"validation is {share!r}; {SHARE}")
+        for share in (0, 1, 1.5, -0.2, float("nan"), "a", True, None)
+    },
+    **{
+        f"seed {seed!r}": ({"seed": seed}, f"seed is {seed!r}; it must be a whole number of …")
+        for seed in (-1, 0.5, "a", None, False)
+    },
+    "a large seed": ({"seed": 2**32}, f"seed is {2**32}; it must be at most {2**32 - 1}"),
+    "too large": ({"size": 10**6}, "the images take 83819.0 GiB and …"),
+}
+
+
+@pytest.mark.parametrize("case", NO_OPTIONS)
+def test_options_that_make_no_data_set_are_refused(photos: Path, case: str) -> None:
+    options, line = NO_OPTIONS[case]
+    with refused(line):
+        from_folder(photos, **options)
+    options.pop("size", None)
+    if options:
+        with refused(line):
+            from_arrays(*list(drawn(4, 4).values())[:2], **options)
+
+
+def test_folders_that_are_not_one_per_class_are_refused(photos: Path) -> None:
+    layout = "the images must be in <class>/, or in training/<class>/ and validation/<class>/"
+    with refused(f"{photos}/apple is a folder in that of a class; {layout}"):
+        from_folder(photos.parent)
+    with refused(f"{photos}/apple has no folders; it must have one per class"):
+        from_folder(photos / "apple")
+    for name in ("apple", "plum"):
+        (photos / name).rename(photos.parent / f"no {name}")
+    with refused(f"{photos} has one folder, 'pear'; it must have one per class, at least two"):
+        from_folder(photos)
+    (photos.parent / "no apple").rename(photos / "apple")
+    Image.new("L", (8, 8)).save(photos / "stray.png")
+    with refused(f"{photos}/stray.png is a picture of no class; move it to the folder of one"):
+        from_folder(photos)
+
+
+def test_each_picture_that_cannot_be_read_counts(photos: Path) -> None:
+    for number in (0, 2):
+        file = photos / "pear" / f"{number}.png"
+        file.write_bytes(file.read_bytes()[:60])
+    (photos / "pear" / "notes.txt").write_text("two are cut off")
+    damaged = "it is damaged: …"
+    unknown = "it is not an image of a kind that Pillow reads"
+    with refused(
+        f"cannot read 3 of 31 pictures: {photos}/pear/0.png: {damaged}; {photos}/pear/2.png:"
+        f" {damaged}; {photos}/pear/notes.txt: {unknown}"
+    ):
+        from_folder(photos, validation=0.01)
+
+
+# A part of arrays
+
+
+def test_a_file_without_validation_images_is_divided_as_its_arrays_are(
+    npz: Callable[..., Path],
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 9, 8), np.uint8)
+    labels = np.arange(40) % 4
+    expected = from_arrays(images, labels, class_names=list("abcd"))
+    options: dict[str, Any] = {"validation": 0.5, "seed": 3}
+    for first, second in (("training_images", "training_labels"), ("images", "labels")):
+        path = npz(**{first: images, second: labels, "class_names": list("abcd")})
+        assert from_npz(path).identity == expected.identity
+        assert from_npz(path, expected.digest).digest == expected.digest
+        half = from_npz(path, **options)
+        assert half.digest == from_arrays(images, labels, **options).digest
+        assert half.validation.labels.bincount().tolist() == [5] * 4
+    with refused("validation is 0.5 and seed 3, and there are validation images already; …"):
+        from_npz(npz(**drawn(9, 8)), **options)
 
 
 # Memory
@@ -675,7 +894,7 @@ def test_images_that_do_not_fit_into_memory_are_not_read(
             return 2**20
 
     def free(number: int) -> None:
-        monkeypatch.setattr(arrays, "free_memory", lambda: number)
+        monkeypatch.setattr(checks, "free_memory", lambda: number)
 
     reason = "of memory is free; this project holds all images in memory"
     large = Large([(Image.new("L", (256, 256)), 0)])

@@ -31,12 +31,26 @@ def test_a_tenth_of_each_class_is_held_out_the_same_in_every_run() -> None:
     assert len({data.digest, whole.digest}) == 2
 
 
+def test_another_seed_holds_out_other_images_of_each_class() -> None:
+    data, other = (drawn_data(validation="holdout", holdout_seed=seed) for seed in (0, 1))
+    again = drawn_data(validation="holdout", holdout_seed=1)
+    assert other.digest == again.digest != data.digest
+    assert torch.bincount(other.validation.labels).tolist() == [10] * 100
+    assert other.test is not None
+    assert data.test is not None
+    assert other.test.digest == data.test.digest
+    # About a tenth of those that are held out by one seed are also by another.
+    assert 40 < len(rows(data.validation.images) & rows(other.validation.images)) < 180
+
+
 def test_the_test_split_is_read_once_after_the_last_epoch(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    answer = pipeline("train", "--variant", "bn", *SMALL, "--validation", "holdout")
+    held_out = ["--validation", "holdout", "--holdout-seed", "3"]
+    answer = pipeline("train", "--variant", "bn", *SMALL, *held_out)
     assert answer.status == 0, answer.err
     (found,) = runs_in(tmp_path, "train")
+    assert found.data.params["holdout_seed"] == "3"
     assert found.data.tags["validation_scheme"] == "hold-out of the training split"
     client = mlflow.MlflowClient()
     steps = {
@@ -53,7 +67,7 @@ def test_the_test_split_is_read_once_after_the_last_epoch(
 
     path = client.download_artifacts(found.info.run_id, "checkpoint.pt")
     network = CNNNetwork.from_checkpoint(path).eval()
-    data = drawn_data(train_images=600, validation="holdout")
+    data = drawn_data(train_images=600, validation="holdout", holdout_seed=3)
     assert data.test is not None
     for split, metric in ((data.validation, "val_accuracy"), (data.test, "test_accuracy")):
         with torch.no_grad():
@@ -62,6 +76,11 @@ def test_the_test_split_is_read_once_after_the_last_epoch(
                 for images, labels in ValidationBatches(split, 1000, torch.device("cpu"))
             ]
         assert found.data.metrics[metric] == pytest.approx(sum(right) / len(split), abs=0.001)
+
+    run_id = found.info.run_id
+    answer = pipeline("train", "--resume", run_id, "--holdout-seed", "4", "--validation", "holdout")
+    line = f"run {run_id} has holdout_seed 3, not 4; it continues only with the same settings"
+    assert (answer.status, answer.error_lines) == (2, [f"error: {line}"])
 
 
 def test_a_study_of_several_learning_rates_holds_out_by_itself(

@@ -19,8 +19,8 @@ from torchvision.transforms import CenterCrop, Compose, Grayscale, Resize
 
 from pipeline.data.arrays import from_folder, from_torchvision
 from pipeline.data.dataset import ImageDataset
+from pipeline.data.pictures.pixels import read_picture
 from pipeline.errors import InputError
-from pipeline.models.pictures import read_picture
 
 SHAPE = (8, 12)
 DRAWN = np.random.default_rng(0).integers(0, 256, (*SHAPE, 4), np.uint8)
@@ -370,7 +370,7 @@ def test_pictures_of_different_channels_are_refused_with_a_way_out(
     path = folder(cmyk, rgba)
     with pytest.raises(
         InputError,
-        match=r"1.png is 8×12×4 \(height×width×channels\) and the first image is 8×12×3;"
+        match=r"1.png is 12x8 pixels, 4 channels, and the first image 12x8 pixels, 3 channels;"
         r" pass channels=3 to read all as RGB$",
     ):
         from_folder(path)
@@ -398,6 +398,9 @@ UNREADABLE = {
 }
 
 
+PLACES = ("training/cat", "training/dog", "validation/cat")
+
+
 @pytest.mark.parametrize("reason", UNREADABLE)
 def test_what_predictions_refuse_training_refuses_for_the_same_reason(
     reason: str, folder: Callable[..., Path], tmp_path: Path
@@ -405,13 +408,15 @@ def test_what_predictions_refuse_training_refuses_for_the_same_reason(
     path = folder(UNREADABLE[reason])
     with pytest.raises(InputError, match=f"^{reason}") as refused:
         read_picture(UNREADABLE[reason], (*SHAPE, 3))
-    line = f"cannot read {tmp_path}/training/cat/0.png: {refused.value}"
-    with pytest.raises(InputError) as of_folder:
-        from_folder(path)
-    assert str(of_folder.value) == line
+    named = [f"{tmp_path}/{place}/0.png: {refused.value}" for place in PLACES]
+    line = f"cannot read 4 of 4 pictures: {'; '.join(named)}; and 1 more"
+    for size in (None, 32):
+        with pytest.raises(InputError) as of_folder:
+            from_folder(path, size)
+        assert str(of_folder.value) == line
     with pytest.raises(InputError) as of_torchvision:
         from_torchvision(*image_folders(path))
-    assert str(of_torchvision.value) == line
+    assert str(of_torchvision.value) == f"cannot read {named[0]}"
 
 
 ABLATION = """

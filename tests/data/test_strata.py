@@ -146,6 +146,25 @@ def test_a_hold_out_of_single_images_is_refused(loaded: Callable[..., ImageDatas
         loaded(6, 6, 6, train_images=3, validation="holdout")
 
 
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0.2, [0, 1, 1, 1, 2, 10]), (0.5, [0, 1, 2, 2, 5, 25]), (0.99, [0, 1, 2, 4, 9, 49])],
+)
+def test_a_share_of_each_class_is_validated_on_and_a_part_trained_on(
+    share: float, expected: list[int]
+) -> None:
+    counts = [1, 2, 3, 5, 10, 50]
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(6), counts))
+    images = np.arange(len(labels), dtype=np.uint32).view(np.uint8).reshape(-1, 1, 1, 4)
+    data = from_arrays(images, labels, validation=share)
+    assert counts_in(data, "validation") == expected
+    assert counts_in(data) == [n - out for n, out in zip(counts, expected, strict=True)]
+    assert sorted(rows_in(data) + rows_in(data, "validation")) == list(range(len(labels)))
+    again = from_arrays(images, labels, validation=share)
+    other = from_arrays(images, labels, validation=share, seed=1)
+    assert again.digest == data.digest != other.digest
+
+
 def test_what_is_held_out_of_classes_of_500_images_never_changes() -> None:
     order = np.argsort(np.random.PCG64(7).random_raw(50_000), kind="stable")
     labels = np.repeat(np.arange(100), 500)[order]

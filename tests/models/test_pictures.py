@@ -1,6 +1,7 @@
 """Any picture is read as the pixels that a model takes, or refused with a reason."""
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -9,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
-from pipeline.data.pictures.pixels import MOST_PIXELS
+import pipeline
+from pipeline.data.pictures.pixels import MODES, MOST_PIXELS, read_picture
 from pipeline.errors import InputError
-from pipeline.models.pictures import read_picture
 
 SHAPE = (32, 32, 3)
+LANCZOS = Image.Resampling.LANCZOS
 RED, GREEN, BLUE, GREY = (230, 20, 20), (20, 200, 20), (20, 20, 230), (90, 90, 90)
 WHITE = (255, 255, 255)
 
@@ -57,6 +59,49 @@ KINDS: dict[str, bytes] = {
     ),
     "opaque png": saved(PICTURE.convert("RGBA"), "PNG"),
 }
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 3), (7, 5, 1), (5, 7, 4), (224, 224, 3)], ids=str)
+def test_a_picture_of_any_size_is_fitted_as_pillow_does(shape: tuple[int, int, int]) -> None:
+    generator = np.random.default_rng(0)
+    height, width, channels = shape
+    for size in generator.integers(1, 200, (60, 2)):  # some round to a box outside the picture
+        picture = Image.fromarray(generator.integers(0, 256, (*size, 3), np.uint8))
+        plain = ImageOps.fit(picture.convert(MODES[channels]), (width, height), LANCZOS)
+        pixels = read_picture(saved(picture, "PNG"), shape)
+        assert pixels.shape == shape
+        assert np.array_equal(pixels, np.asarray(plain).reshape(shape))
+
+
+def test_a_picture_is_read_from_a_path_from_bytes_or_from_an_open_file(tmp_path: Path) -> None:
+    path = tmp_path / "a picture.png"
+    path.write_bytes(KINDS["png"])
+    expected = read_picture(KINDS["png"], SHAPE)
+    assert expected.dtype == np.uint8
+    assert expected.shape == SHAPE
+    assert expected.flags.writeable  # else torch warns
+    for source in (path, str(path), io.BytesIO(KINDS["png"])):
+        assert np.array_equal(pipeline.read_picture(source, SHAPE), expected)
+    with path.open("rb") as file:
+        assert np.array_equal(pipeline.read_picture(file, list(SHAPE)), expected)
+
+
+WRONG: dict[str, tuple[object, object, str]] = {
+    "a size": (b"", (32, 32), "image_shape is (32, 32); it must be a height, a width and 1 to 4"),
+    "channels first": (b"", (3, 32, 32), "image_shape is (3, 32, 32); it must be a height, a"),
+    "no pixels": (b"", (0, 32, 3), "image_shape is (0, 32, 3); it must be a height"),
+    "a fraction": (b"", (32.0, 32, 3), "image_shape is (32.0, 32, 3); it must be"),
+    "a picture": (PICTURE, SHAPE, "it is a Image; it must be a path, bytes or an open file"),
+    "nothing": (None, SHAPE, "it is a NoneType; it must be a path, bytes or an open file"),
+    "an empty name": ("", SHAPE, "it is not a file"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_no_picture_or_no_shape_is_refused(case: str) -> None:
+    source, shape, line = WRONG[case]
+    with pytest.raises(InputError, match=f"^{re.escape(line)}"):
+        pipeline.read_picture(source, shape)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,8 +1,11 @@
 """A study in which something fails says so, keeps its results, and continues when run again."""
 
+import json
 import re
+import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from unittest.mock import patch
 
@@ -206,5 +209,14 @@ def test_a_name_stands_for_one_recipe(pipeline: Callable[..., Answer], tmp_path:
         " another name"
     ]
     assert len(runs_in(tmp_path)) == before
-    assert pipeline(*one, "--seeds", "2").status == 0  # more seeds are the same study
+    # As recorded before a hold-out had a seed.
+    (study,) = runs_in(tmp_path, "study")
+    recipe = json.loads(study.data.tags["recipe"])
+    assert recipe.pop("holdout_seed") == 0
+    mlflow.MlflowClient().set_tag(study.info.run_id, "recipe", json.dumps(recipe))
+    with closing(sqlite3.connect("mlflow.db")) as store, store:
+        store.execute("DELETE FROM params WHERE key = 'holdout_seed'")
+    answer = pipeline(*one, "--seeds", "2")  # more seeds are the same study
+    assert answer.status == 0
+    assert "2 of 4 runs are finished already and are reused" in answer.out
     assert [run.info.run_name for run in runs_in(tmp_path, "study")] == ["it's mine", "it's mine"]

@@ -6,7 +6,7 @@ class does to labels can't be known: names behind it are not used, but must agre
 
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from numbers import Number
 from reprlib import repr as shortened
@@ -16,6 +16,8 @@ from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets.vision import StandardTransform
 
 from pipeline.errors import InputError
+
+Names = Sequence[str] | Mapping[int, str] | Mapping[str, int]
 
 
 def by_label(argument: str, values: Any) -> list[Any]:

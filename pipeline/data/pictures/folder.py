@@ -1,43 +1,147 @@
 """Pictures in folders of classes."""
 
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.pictures.pixels import read_file
+from pipeline.data.checks import check_memory
+from pipeline.data.pictures.pixels import converted, opened, own_channels, read_picture
+from pipeline.data.strata import check_not_chosen, for_validation
 from pipeline.errors import InputError
+from pipeline.machine import usable_processors
+
+SIZE = 32  # CIFAR's, and the tutorial's network's
+LAYOUT = "the images must be in <class>/, or in training/<class>/ and validation/<class>/"
+HIDDEN = ("Thumbs.db", "desktop.ini")  # Windows's own
+BATCH_SIZE = 64  # pictures that wait in memory
+
+Size = int | tuple[int, int]
 
 
+@dataclass(frozen=True)
 class Folder:
-    """The pictures in `folder/<class>/`, read one at a time; classes and files sorted by name.
+    """The pictures of a split, which are read one after the other.
 
-    Raises InputError for a folder that is missing or without classes and, if `every_class` must
-    have a picture, for a class that has none.
+    labels: of the files, int64 `[N]`, the places of their classes in `classes`. shape: what each
+    picture is made to be, `[H, W, C]`, by `read_picture`; None if it stays as it is, with so many
+    `channels`, or with its own.
     """
 
-    def __init__(self, folder: Path, channels: int | None, every_class: bool) -> None:
-        self.channels = channels
-        listed = _listed(folder)
-        for entry in listed:
-            if entry.is_symlink() and not entry.exists():
-                raise InputError(f"{entry} leads to nothing; restore what it links to")
-        self.classes = [entry.name for entry in listed if entry.is_dir()]
-        if not self.classes:
-            raise InputError(f"{folder} has no folders; it must have one per class")
-        self.files: list[tuple[Path, int]] = []
-        for label, name in enumerate(self.classes):
-            files = _listed(folder / name)
-            if every_class and not files:
-                raise InputError(f"{folder / name} is empty; put the class's images there")
-            self.files += [(file, label) for file in files]
+    classes: list[str]
+    files: list[Path]
+    labels: NDArray[np.int64]
+    channels: int | None = None
+    shape: tuple[int, int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def read(self, index: int) -> tuple[str, Image.Image, int]:
-        """Return a picture's name, the picture as `converted` gives it, and its class."""
-        path, label = self.files[index]
-        return str(path), read_file(path, self.channels), label
+    def __iter__(self) -> Iterator[tuple[str, Image.Image | NDArray[np.uint8] | InputError, int]]:
+        """Yield each picture's name, the picture or why it can't be read, and its label."""
+        with ThreadPoolExecutor(usable_processors()) as readers:
+            for start in range(0, len(self), BATCH_SIZE):
+                files = self.files[start : start + BATCH_SIZE]
+                labels = self.labels[start : start + BATCH_SIZE].tolist()
+                yield from zip(map(str, files), readers.map(self._read, files), labels, strict=True)
+
+    def _read(self, file: Path) -> Image.Image | NDArray[np.uint8] | InputError:
+        try:
+            if self.shape:
+                return read_picture(file, self.shape)
+            with opened(file) as picture:
+                return converted(picture, self.channels)
+        except InputError as error:
+            return error
+
+    def only(self, chosen: NDArray[np.bool_]) -> "Folder":
+        """Return the pictures where the mask `chosen`, bool `[N]`, is true."""
+        files = [file for file, kept in zip(self.files, chosen, strict=True) if kept]
+        return replace(self, files=files, labels=self.labels[chosen])
+
+
+def splits(
+    root: Path, size: Size | None, validation: float, seed: int, channels: int | None
+) -> tuple[Folder, Folder]:
+    """Return the training and validation pictures in a folder, as `from_folder` says.
+
+    Raises InputError for a folder that is no such, and for what can't be asked for.
+    """
+    if (root / "training").exists() or (root / "validation").exists():
+        check_not_chosen(validation, seed, f"{root} has training/ and validation/")
+        found = (
+            _listed_folder(root / "training", every_class=True),
+            _listed_folder(root / "validation", every_class=False),
+        )
+    else:
+        whole = _listed_folder(root, every_class=True)
+        if len(whole.classes) < 2:
+            raise InputError(
+                f"{root} has one folder, {whole.classes[0]!r}; it must have one per class, at least"
+                " two"
+            )
+        chosen = for_validation(whole.labels, validation, seed)
+        found = whole.only(~chosen), whole.only(chosen)
+        size = SIZE if size is None else size
+    training, held_out = found
+    if size is None:
+        return replace(training, channels=channels), replace(held_out, channels=channels)
+    height, width = _height_and_width(size)
+    shape = height, width, channels or _channels([*training.files, *held_out.files])
+    check_memory((len(training) + len(held_out)) * math.prod(shape))
+    return replace(training, shape=shape), replace(held_out, shape=shape)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file of this name is one that systems do not show."""
+    return name.startswith(".") or name in HIDDEN
+
+
+def _height_and_width(size: Size) -> tuple[int, int]:
+    pair = size if isinstance(size, tuple | list) else (size, size)
+    whole = all(isinstance(one, Integral) and not isinstance(one, bool) for one in pair)
+    if len(pair) != 2 or not whole or min(pair) < 1:
+        raise InputError(
+            f"size is {size!r}; it must be a number of pixels, such as {SIZE}, or two, (height,"
+            " width)"
+        )
+    return pair
+
+
+def _listed_folder(folder: Path, every_class: bool) -> Folder:
+    """List the pictures in `folder/<class>/`; classes and files sorted by name.
+
+    Raises InputError for a folder that is missing or without classes, for a picture or a folder
+    where it is in no class and, if `every_class` must have a picture, for a class that has none.
+    """
+    listed = _listed(folder)
+    for entry in listed:
+        if entry.is_symlink() and not entry.exists():
+            raise InputError(f"{entry} leads to nothing; restore what it links to")
+    classes = [entry.name for entry in listed if entry.is_dir()]
+    if not classes:
+        raise InputError(f"{folder} has no folders; it must have one per class")
+    for entry in listed:
+        if entry.is_file() and _channels_of(entry):
+            raise InputError(f"{entry} is a picture of no class; move it to the folder of one")
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        own = _listed(folder / name)
+        if every_class and not own:
+            raise InputError(f"{folder / name} is empty; put the class's images there")
+        for entry in own:
+            if entry.is_dir():
+                raise InputError(f"{entry} is a folder in that of a class; {LAYOUT}")
+        files += own
+        labels += [label] * len(own)
+    return Folder(classes, files, np.array(labels, np.int64))
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -45,8 +149,21 @@ def _listed(folder: Path) -> list[Path]:
     try:
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
     except OSError as error:
-        raise InputError(
-            f"cannot read {folder}: {error.strerror}; the images must be in training/<class>/ and"
-            " validation/<class>/"
-        ) from None
-    return [entry for entry in entries if not entry.name.startswith(".")]
+        raise InputError(f"cannot read {folder}: {error.strerror}; {LAYOUT}") from None
+    return [entry for entry in entries if not is_hidden(entry.name)]
+
+
+def _channels(files: list[Path]) -> int:
+    """The pictures' own number of channels if all have the same, else that of RGB or grey."""
+    with ThreadPoolExecutor(usable_processors()) as readers:
+        found = set(readers.map(_channels_of, files)) - {0}
+    return found.pop() if len(found) == 1 else 1 if found == {1, 2} else 3
+
+
+def _channels_of(file: Path) -> int:
+    """How many channels a picture has, by its header; 0 if it can't be read."""
+    try:
+        with opened(file) as picture:
+            return own_channels(picture)
+    except InputError:
+        return 0

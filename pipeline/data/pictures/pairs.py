@@ -5,7 +5,7 @@ torchvision's own loader neither turns a picture nor keeps transparency.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -49,11 +49,14 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.data)
 
-    def read(self, index: int) -> tuple[str, Image.Image, int]:
-        """Return a picture's name, the picture as `converted` gives it, and its class.
+    def __iter__(self) -> Iterator[tuple[str, Image.Image, int]]:
+        """Yield each picture's name, the picture as `converted` gives it, and its class.
 
         Raises InputError for an item that is not a PIL image and an int.
         """
+        return map(self._read, range(len(self)))
+
+    def _read(self, index: int) -> tuple[str, Image.Image, int]:
         label: Any
         item = self.data[index]
         picture, label = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
