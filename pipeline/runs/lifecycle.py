@@ -1,5 +1,6 @@
 """An MLflow run's lifecycle: it starts, runs its body and ends with its true status."""
 
+import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ from pipeline.store.liveness import PROCESS, is_alive, this_process
 from pipeline.store.tags import (
     RECORD_FILE,
     as_record,
+    drop_packed_tags,
     forget_failure,
     say_failure,
     tags_of,
@@ -179,8 +181,10 @@ def reason_of(error: BaseException) -> str:
 @in_store
 def _describe(run: Run, settings: Mapping[str, object]) -> None:
     forget_failure(run)
+    drop_packed_tags(run)
     mlflow.log_params({k: v for k, v in settings.items() if k not in run.data.params})
-    mlflow.log_dict(as_record(run, settings), RECORD_FILE)
+    record = json.dumps(as_record(run, settings), indent=2, ensure_ascii=False)
+    mlflow.log_text(record, RECORD_FILE)
     mlflow.log_text(environment(), "environment.txt")
 
 

@@ -43,16 +43,28 @@ def to_tags(values: Mapping[str, object]) -> dict[str, str]:
 
 def tags_of(run: Run) -> dict[str, str]:
     """All that a run's tags say, by name. Earlier versions had a tag for each."""
-    tags: dict[str, str] = dict(run.data.tags)
-    details: dict[str, str] = json.loads(tags.pop(DETAILS, "{}"))
-    return tags | details
+    return _details(run) | {n: tag for n, tag in run.data.tags.items() if n != DETAILS}
+
+
+def drop_packed_tags(run: Run) -> None:
+    """Delete the tags that an earlier version, or an earlier process, has set of what is packed."""
+    for name in _details(run).keys() & run.data.tags.keys():
+        mlflow.MlflowClient().delete_tag(run.info.run_id, name)
 
 
 def as_record(run: Run, settings: Mapping[str, object]) -> dict[str, object]:
     """The content of a run's RECORD_FILE."""
-    tags = {n: t for n, t in tags_of(run).items() if not n.startswith(OURS)}
-    read = {name: json.loads(t) if t.startswith("{") else t for name, t in tags.items()}
+    tags = tags_of(run) | _details(run)  # not what an earlier version has set
+    read = {
+        name: json.loads(text) if text.startswith("{") else text
+        for name, text in tags.items()
+        if not name.startswith(OURS)
+    }
     return {"parameters": dict(settings), **read}
+
+
+def _details(run: Run) -> dict[str, str]:
+    return dict(json.loads(run.data.tags.get(DETAILS, "{}")))
 
 
 def resume_command(run_id: str) -> str:
