@@ -43,23 +43,28 @@ def main() -> NoReturn:
             check_text("an argument", argument)
         sys.exit(app(standalone_mode=False))  # a command returns its status; None is 0
     except typer.TyperException as error:
-        _fail(f"{error.format_message().rstrip('.')} (see --help)", InputError.exit_status)
+        wrong = InputError(f"{error.format_message().rstrip('.')} (see --help)")
+        _end_project_run(project_run, wrong)
+        _fail(str(wrong), wrong.exit_status)
     except (InputError, MachineError) as error:
-        _keep_project_status(project_run)
+        _end_project_run(project_run, error)
         _fail(str(error), error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         _fail("stopped for the second time, before the run could end properly", 130)
     except Interrupted as error:
         error.remedy = error.remedy or "the same command again"
-        _keep_project_status(project_run, "KILLED")
+        _end_project_run(project_run, error, "KILLED")
         _fail(str(error), error.exit_status)
+    except Exception as error:
+        _end_project_run(project_run, error)
+        raise
 
 
-def _keep_project_status(run_id: str | None, new: str | None = None) -> None:
+def _end_project_run(run_id: str | None, error: BaseException, new: str | None = None) -> None:
     if run_id:
-        from pipeline.runs.lifecycle import keep_project_status
+        from pipeline.runs.lifecycle import end_project_run
 
-        keep_project_status(run_id, new)
+        end_project_run(run_id, sys.argv[1], error, new)
 
 
 def _fail(message: str, exit_status: int) -> NoReturn:

@@ -5,7 +5,7 @@ Imports neither torch nor MLflow: a wrong value is reported before they load.
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from numbers import Integral
 
@@ -26,6 +26,7 @@ class Config:
     """Everything that determines a run's result.
 
     ablation: a file or module, which says what `variant` and `dataset` may be (`ablation.loading`).
+    is_swept: whether the run is one of several learning rates'; no setting, only for its name.
 
     Raises InputError, naming the setting and its options.
     """
@@ -43,6 +44,7 @@ class Config:
     train_images: int = 0
     validation: str = "test"
     holdout_seed: int = 0
+    is_swept: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("ablation", "variant", "dataset", "data_dir"):
@@ -67,13 +69,14 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """Name of the MLflow run: variant and seed, and `lr0.01` where it is not the default."""
+        """Name of the MLflow run: variant, seed, and the learning rate if it tells runs apart."""
         name = f"{self.variant}-seed{self.seed}"
-        return name if self.lr == Config.lr else f"{name}-lr{self.lr:g}"
+        has_rate = self.is_swept or self.lr != Config.lr
+        return f"{name}-lr{self.lr:g}" if has_rate else name
 
     def as_dict(self) -> dict[str, str | int | float]:
         """Every setting by name."""
-        return asdict(self)
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.compare}
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

@@ -87,6 +87,14 @@ def download_file(artifact_uri: str, name: str) -> bytes:
         return path.read_bytes()
 
 
+def delete_file(artifact_uri: str, name: str) -> None:
+    """Delete a file, if it is there; raise whatever that kind of artifact store raises.
+
+    No documented function deletes a single one.
+    """
+    get_artifact_repository(artifact_uri).delete_artifacts(name)  # type: ignore[no-untyped-call]
+
+
 def list_files(artifact_uri: str) -> list[str]:
     """The paths of the files and folders that lie directly in a folder of artifacts.
 

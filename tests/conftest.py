@@ -37,6 +37,7 @@ from pipeline.errors import MachineError
 from pipeline.models.trial import variants as trial
 from pipeline.runs.provenance import code_digest
 from pipeline.store import initialization
+from pipeline.store.tags import DETAILS
 from pipeline.upstream import create_tables
 
 if TYPE_CHECKING:
@@ -280,6 +281,13 @@ def runs_in(folder: Path, kind: str | None = None) -> list[Run]:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     chosen = f"tags.kind = '{kind}'" if kind else ""
     return list(client.search_runs(experiments, filter_string=chosen))
+
+
+def forget_detail(client: mlflow.MlflowClient, run_id: str, name: str) -> None:
+    """Let a run not say what an earlier version did not know."""
+    details = json.loads(client.get_run(run_id).data.tags[DETAILS])
+    del details[name]
+    client.set_tag(run_id, DETAILS, json.dumps(details))
 
 
 def status_in_the_end(folder: Path, expected: str) -> str:

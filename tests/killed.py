@@ -68,7 +68,7 @@ MOMENTS: dict[str, tuple[Any, str, str]] = {
     "model ready": (MlflowClient, "finalize_logged_model", "after"),
     "version": (mlflow, "register_model", "after"),
     "alias": (MlflowClient, "set_registered_model_alias", "after"),
-    "failure noted": (mlflow, "set_tag", "before"),
+    "failure noted": (MlflowClient, "set_tag", "before"),
     "ending": (MlflowClient, "set_terminated", "before"),
 }
 

@@ -84,7 +84,8 @@ def is_allowed(parameter: str, value: str) -> bool:
 
 def read_config(run_id: str) -> dict[str, str]:
     """The settings as the project itself has stored them."""
-    return dict(json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/config.json")))
+    record = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/record.json"))
+    return dict(record["parameters"])
 
 
 @pytest.fixture

@@ -100,11 +100,12 @@ def test_the_parent_unfolds_to_its_children(
     study: Study, address: str, page: Page, screenshot: Callable[[str], None]
 ) -> None:
     page.goto(f"{address}/#/experiments/{study.parent.info.experiment_id}/runs")
-    expect(page.get_by_text("ablation", exact=True).first).to_be_visible()
-    parent = page.get_by_role("row").filter(has=page.get_by_text("ablation", exact=True))
+    name = page.get_by_text(study.parent.info.run_name, exact=True)
+    expect(name.first).to_be_visible()
+    parent = page.get_by_role("row").filter(has=name)
     parent.locator('button[data-component-id*="runnamecell"]').last.click()
-    for name in study.runs:
-        expect(page.get_by_text(name, exact=True)).to_be_visible()
+    for child in study.runs:
+        expect(page.get_by_text(child, exact=True)).to_be_visible()
     screenshot("runs")
 
 

@@ -8,6 +8,7 @@ import pytest
 from conftest import run, runs_in
 
 from pipeline import openmp
+from pipeline.store.tags import tags_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has GNU's OpenMP")
 TRAIN = ("train", "--dataset", "synthetic", "--train-images", "300", "--epochs", "1")
@@ -65,7 +66,8 @@ def test_what_the_user_has_chosen_stays(name: str, monkeypatch: pytest.MonkeyPat
 def test_a_run_says_how_its_threads_wait(tmp_path: Path) -> None:
     assert run(tmp_path, sys.executable, "-m", "pipeline", *TRAIN).status == 0
     (trained,) = runs_in(tmp_path)
-    assert trained.data.tags["threads"] == "2"
-    assert trained.data.tags["spinning"].startswith(("long: ", "short: "))
-    assert trained.data.tags["spinning"].endswith(" processors were idle, for 2 threads")
+    tags = tags_of(trained)
+    assert tags["threads"] == "2"
+    assert tags["spinning"].startswith(("long: ", "short: "))
+    assert tags["spinning"].endswith(" processors were idle, for 2 threads")
     assert openmp.describe_spinning(1) == "none: a single thread does not wait"

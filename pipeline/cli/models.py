@@ -1,5 +1,6 @@
 """The commands that use a model: evaluate it, classify pictures, serve it."""
 
+import os
 import sys
 
 from pipeline.cli import options
@@ -43,10 +44,12 @@ def predict(
 ) -> int:
     """Classify pictures of any kind and size; exit status 1 if some can't be read."""
     check_at_least("top", top, 1)
+    project_run = os.environ.get("MLFLOW_RUN_ID")
     with importing():
         from pipeline.models import prediction
         from pipeline.models.loading import load_model
         from pipeline.models.pictures import find_pictures
+        from pipeline.runs.lifecycle import name_project_run
         from pipeline.store.initialization import check_store
         from pipeline.upstream import typed_in
 
@@ -54,6 +57,8 @@ def predict(
         prediction.check_output(output, typed_in())
     pictures = find_pictures(images, typed_in(), recursive)
     check_store()
+    if project_run:
+        name_project_run(project_run, f"predict-{model.removeprefix('models:/')}")
     predictions = list(prediction.predict(load_model(model), pictures, top))
     unread = [one for one in predictions if one.error]
     if output != TABLE:

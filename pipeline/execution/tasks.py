@@ -86,13 +86,14 @@ def train(task: Task, parent: "Run", send: Callable[[Event], None]) -> "RunResul
     Raises InputError if the data or the code are not those that the study began with.
     """
     from pipeline.runs.training_run import train_run
+    from pipeline.store.tags import tags_of
 
     def show(history: "History") -> None:
         last = history[-1]
         send(Progress(len(history), last["val_accuracy"], last["epoch_seconds"]))
 
     cell, continued, threads = task
-    tags = parent.data.tags
+    tags = tags_of(parent)
     # The same for all cells: they differ in none of the settings that decide about the data.
     shared = replace(cell, variant=AUTO, seed=0, lr=Config.lr)
     data = _load_checked(shared, tags["data_digest"], tags["code_digest"])

@@ -15,12 +15,14 @@ from pipeline.machine import describe_machine
 from pipeline.report.files import effect_metrics, report_files
 from pipeline.report.findings import Analysis
 from pipeline.report.tables import format_summary
+from pipeline.runs.queries import PARENT_TAG
 from pipeline.runs.run_result import RunResult, recipe
-from pipeline.store.address import where_to_look
+from pipeline.store.address import run_page, where_to_look
 from pipeline.store.waiting import in_store
 from pipeline.upstream import local_path, shell_quote
 
 REPORTED = "reported_with"  # a training run's tag: the plan of the first report that contains it
+MOST_LINKS = 30  # in a description, which MLflow cuts at 8,000 characters
 BY_COMPARE = ", by compare"  # the end of such a plan if it was none: runs were chosen later
 
 
@@ -42,6 +44,7 @@ def publish(
     )
     files = report_files(analysis, subtitle, {**_provenance(analysis), **facts}, unused)
     description = "\n".join([subtitle, "", *(f"- {line}" for line in analysis.headline)])
+    description += _links(analysis.results, run.info.run_id)
     _mark_reported(analysis, plan)
     place = _log_report(files, description, effect_metrics(analysis))
 
@@ -85,6 +88,20 @@ def _provenance(analysis: Analysis) -> dict[str, str]:
         "machine of this report": describe_machine(),
         "versions": f"Python {sys.version.split()[0]}, {packages}",
     }
+
+
+def _links(results: Sequence[RunResult], study_id: str) -> str:
+    """A paragraph of links to the runs that are no children, which MLflow would list."""
+    links = []
+    for one in results:
+        if one.tags.get(PARENT_TAG) != study_id:
+            # Only what follows the `#`: the page may be open at another address.
+            page = run_page(one.run_id, one.experiment_id).partition("#")[2]
+            links.append(f"[{one.config.run_name}](#{page})")
+    if not links:
+        return ""
+    more = f" and {len(links) - MOST_LINKS} more, in the report" if len(links) > MOST_LINKS else ""
+    return f"\n\nRuns from before: {', '.join(links[:MOST_LINKS])}{more}"
 
 
 @in_store

@@ -16,6 +16,7 @@ from pipeline.interruption import deferred
 from pipeline.reproduction.record import COMMIT
 from pipeline.runs.provenance import ABLATION_FOLDER, git_dirty
 from pipeline.store.artifacts import missing_files
+from pipeline.store.tags import tags_of
 from pipeline.store.waiting import in_store
 
 
@@ -62,7 +63,7 @@ def _git(*arguments: str) -> str:
 @in_store
 def ablation_of(run: Run, folder: Path) -> str:
     """The reference to a run's ablation: its file if that is as it was, else a copy in `folder`."""
-    reference = run.data.tags.get("ablation_source", AUTO)
+    reference = tags_of(run).get("ablation_source", AUTO)
     if not reference.endswith(".py"):
         return reference  # `auto`, or a module, which this environment has
     if missing_files(run.info.artifact_uri, [ABLATION_FOLDER]):

@@ -12,6 +12,7 @@ from pipeline.runs import resume
 from pipeline.runs.provenance import read_inputs, versions
 from pipeline.runs.run_result import config_of
 from pipeline.store.artifacts import read_artifact
+from pipeline.store.tags import tags_of
 from pipeline.store.waiting import in_store
 
 COMMIT = "mlflow.source.git.commit"
@@ -46,8 +47,8 @@ class Record(NamedTuple):
 
     @property
     def tags(self) -> dict[str, str]:
-        """The run's tags."""
-        return dict(self.run.data.tags)
+        """What the run's tags say."""
+        return tags_of(self.run)
 
     @property
     def is_whole(self) -> bool:
@@ -57,7 +58,7 @@ class Record(NamedTuple):
 
 def read_record(run: Run) -> Record:
     """Read what a training run says. Raises InputError if that is not enough to repeat it."""
-    run_id, tags = run.info.run_id, run.data.tags
+    run_id, tags = run.info.run_id, tags_of(run)
     if tags.get("kind") != "train":
         raise InputError(f"run {run_id} is neither a training run nor a study")
     resume.check_ended(run)
@@ -99,7 +100,7 @@ def read_values(client: mlflow.MlflowClient, run: Run) -> Values:
 
 def _differences(run: Run) -> tuple[str, ...]:
     listed = (read_artifact(run, "environment.txt") or b"").decode().splitlines()
-    then = dict(line.split("==", 1) for line in listed if "==" in line) | run.data.tags
+    then = dict(line.split("==", 1) for line in listed if "==" in line) | tags_of(run)
     found = [
         f"{name} {value} instead of {then[name]}" if name in then else f"{name} was not recorded"
         for name, value in versions().items()

@@ -21,6 +21,7 @@ from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
 from pipeline.reproduction.record import DECISIVE, EPOCH, Record, Values, read_values
 from pipeline.runs.provenance import read_inputs
+from pipeline.store.tags import tags_of
 from pipeline.store.waiting import in_store
 
 LOOK_SECONDS = 0.5
@@ -125,8 +126,9 @@ def _complete(client: mlflow.MlflowClient, run: Run) -> int:
 
 def check_same(record: Record, run: Run) -> None:
     """Raise InputError if a repetition does not have the data, code and files of the record."""
+    recorded, repeated = record.tags, tags_of(run)
     for name, advice in DECISIVE.items():
-        before, now = record.tags.get(name), run.data.tags.get(name)
+        before, now = recorded.get(name), repeated.get(name)
         if before is not None and before != now:
             raise InputError(
                 f"run {record.run.info.run_id} was made with {name} {before[:16]}, here it is"

@@ -12,6 +12,7 @@ from pipeline.errors import MachineError, StoreError, StoreOutageError
 from pipeline.interruption import Interrupted
 from pipeline.store import buffer
 from pipeline.store.artifacts import write_atomically
+from pipeline.store.tags import resume_command
 from pipeline.training.state import StateError, TrainingState, pack, unpack
 
 
@@ -79,7 +80,7 @@ class Checkpoints:
     def _remedy(self) -> str:
         if not self.run_id:
             return "the same command"
-        return f"python -m pipeline train --resume {self.run_id}"
+        return resume_command(self.run_id)
 
     def _keep(self) -> Path:
         """Write the newest to a file, atomically. Raises MachineError if it can't."""

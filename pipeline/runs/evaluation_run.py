@@ -18,6 +18,7 @@ from pipeline.runs.provenance import log_dataset
 from pipeline.runs.queries import find_run, given_run
 from pipeline.runs.run_result import recorded_ablation
 from pipeline.store.artifacts import log_figure, log_table
+from pipeline.store.tags import tags_of
 from pipeline.store.waiting import in_store
 from pipeline.training.loop import VALIDATION_BATCH_SIZE
 
@@ -45,7 +46,7 @@ def evaluate_run(
     name = loaded.dataset if dataset == AUTO else dataset
     # From the store, not from the model's files: it names code that is to be run.
     source = find_run(loaded.run_id or "") if ablation == AUTO else None
-    ablation = source.data.tags.get("ablation_source", AUTO) if source else ablation
+    ablation = tags_of(source).get("ablation_source", AUTO) if source else ablation
     choices = (recorded_ablation if source else load_ablation)(ablation).datasets
     if name == "unknown":
         example = next(iter(choices))

@@ -1,5 +1,6 @@
 """An MLflow run's lifecycle: it starts, runs its body and ends with its true status."""
 
+import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from mlflow.entities import Run
 from platformdirs import user_state_path
 
 from pipeline.config import APPLICATION, MAX_NAME
-from pipeline.errors import InputError, MachineError
+from pipeline.errors import DivergedError, InputError, MachineError
 from pipeline.interruption import Interrupted, deferred
 from pipeline.machine import processor
 from pipeline.runs.provenance import environment, git_dirty, versions
@@ -21,10 +22,19 @@ from pipeline.store import buffer
 from pipeline.store.failures import STORE_ERRORS, first_line
 from pipeline.store.initialization import check_relative
 from pipeline.store.liveness import PROCESS, is_alive, this_process
+from pipeline.store.tags import (
+    RECORD_FILE,
+    as_record,
+    drop_packed_tags,
+    forget_failure,
+    say_failure,
+    tags_of,
+    to_tags,
+)
 from pipeline.store.waiting import in_store
 from pipeline.upstream import is_generated_name, keep_status
 
-THEN = ", then "
+THEN, MOST_PLACES = ", then ", 8
 PLACE = ("machine", "node", "processor")  # the tags that say where a run was trained
 
 
@@ -39,20 +49,20 @@ def track(
 ) -> Iterator[Run]:
     """Run the body as an MLflow run and end it with its true status.
 
-    FINISHED, KILLED if the process is asked to stop, or FAILED, with the reason as a tag.
+    FINISHED, KILLED if the process is asked to stop, or FAILED, with the reason in its description.
     With `run_id`, an unfinished run is continued. Inside `mlflow run`, the run that it created is
-    used. The run of a study is the `parent` of others, in this process and in others.
-    `settings` become parameters, except those that `mlflow run` has already logged as typed:
-    MLflow refuses to log `0.1` over `1e-1`.
+    used, and named unless the user has done so. The run of a study is the `parent` of others, in
+    this process and in others. `settings` become parameters, except those that `mlflow run` has
+    already logged as typed: MLflow refuses to log `0.1` over `1e-1`. `tags` are what else is known.
     """
     if parent:
         experiment_id = parent.info.experiment_id
         tags = {**tags, PARENT_TAG: parent.info.run_id}
     project_run = _run_of_project()
     with _claimed(run_id), _TrueStatus() as status:
-        run = status.begin(run_id or project_run, experiment_id, tags)
+        run = status.begin(name, run_id or project_run, experiment_id, tags)
         buffer.open_for(run)
-        _describe(run, name, settings)
+        _describe(run, settings)
         yield in_store(mlflow.get_run)(run.info.run_id)  # with its tags
         buffer.flush()
         _finish(run)
@@ -65,24 +75,32 @@ class _TrueStatus:
 
     @in_store
     def begin(
-        self, run_id: str | None, experiment_id: str | None, tags: Mapping[str, object]
+        self,
+        name: str,
+        run_id: str | None,
+        experiment_id: str | None,
+        tags: Mapping[str, object],
     ) -> Run:
-        """Start or restart the run with its tags, which identify it even if it is killed now."""
+        """Start or restart the run with name and tags, which say what it is if it is killed now."""
         process, client = this_process(), mlflow.MlflowClient()
         here = {**versions(), "node": platform.node(), "processor": processor()}
         with deferred():  # what has begun is known, and will be ended
+            given_name = False
             if run_id:
-                before = client.get_run(run_id).data.tags
-                here |= {name: _both(before.get(name, ""), here[name]) for name in PLACE}
+                run = client.get_run(run_id)
+                given_name = not is_generated_name(run.info.run_name)
+                before = tags_of(run)
+                here |= {place: _both(before.get(place, ""), here[place]) for place in PLACE}
                 # Before it is RUNNING again: `liveness` must not look for the previous process.
                 for key, value in process.items():
                     client.set_tag(run_id, key, value)
-            tags = {**tags, **process, "git_dirty": git_dirty(), **here}
             self.run = mlflow.start_run(
                 run_id=run_id,
                 experiment_id=experiment_id,
+                # A server's database rejects longer names, such as some evaluated models' URIs.
+                run_name=None if given_name else name[:MAX_NAME],
                 nested=True,
-                tags={name: str(value) for name, value in tags.items()},
+                tags=to_tags({**tags, **process, "git_dirty": git_dirty(), **here}),
                 log_system_metrics=True,
             )
             return self.run
@@ -104,9 +122,11 @@ class _TrueStatus:
         # What has failed may be the store itself. A signal that comes meanwhile is raised after
         # each step, and must not prevent the next one.
         try:
-            if isinstance(error, Exception):
+            if error:
                 with deferred(), suppress(*STORE_ERRORS):
-                    mlflow.set_tag("failure", first_line(error))
+                    # With other settings, not by going on.
+                    wrong = isinstance(error, (InputError, DivergedError))
+                    say_failure(self.run.info.run_id, status, reason_of(error), not wrong)
                     buffer.send_metrics()
         finally:
             with deferred(), suppress(*STORE_ERRORS):
@@ -115,9 +135,9 @@ class _TrueStatus:
 
 
 def _both(before: str, now: str) -> str:
-    """Where a run was trained before, and where it is now."""
+    """Where a run was trained before, and where it is now: the last ones, if there are many."""
     places = before.split(THEN) if before else []
-    return THEN.join([*places, now] if now not in places else places)
+    return THEN.join(places if now in places else [*places, now][-MOST_PLACES:])
 
 
 @contextmanager
@@ -151,15 +171,20 @@ def _run_of_project() -> str | None:
     return None if mlflow.active_run() else os.environ.pop("MLFLOW_RUN_ID", None)
 
 
+def reason_of(error: BaseException) -> str:
+    """Why a run has ended, in one line."""
+    if isinstance(error, Interrupted):
+        return str(error.args[0])  # without a command: each run has its own
+    return "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else first_line(error)
+
+
 @in_store
-def _describe(run: Run, name: str, settings: Mapping[str, object]) -> None:
-    if is_generated_name(run.info.run_name):
-        # A server's database rejects longer names, such as some evaluated models' URIs.
-        mlflow.set_tag("mlflow.runName", name[:MAX_NAME])
-    if "failure" in run.data.tags:
-        mlflow.delete_tag("failure")
+def _describe(run: Run, settings: Mapping[str, object]) -> None:
+    forget_failure(run)
+    drop_packed_tags(run)
     mlflow.log_params({k: v for k, v in settings.items() if k not in run.data.params})
-    mlflow.log_dict(dict(settings), "config.json")
+    record = json.dumps(as_record(run, settings), indent=2, ensure_ascii=False)
+    mlflow.log_text(record, RECORD_FILE)
     mlflow.log_text(environment(), "environment.txt")
 
 
@@ -167,13 +192,21 @@ def _describe(run: Run, name: str, settings: Mapping[str, object]) -> None:
 def _finish(run: Run) -> None:
     """End a run as FINISHED, even if another process marked it as dead during an outage."""
     client = mlflow.MlflowClient()
-    if "failure" in client.get_run(run.info.run_id).data.tags:
-        client.delete_tag(run.info.run_id, "failure")
+    forget_failure(client.get_run(run.info.run_id))
     client.set_terminated(run.info.run_id, "FINISHED")
 
 
-def keep_project_status(run_id: str, new: str | None = None) -> None:
+@in_store
+def name_project_run(run_id: str, name: str) -> None:
+    """Name a run of `mlflow run`, unless the user has done so."""
+    if is_generated_name(get_run(run_id).info.run_name):
+        mlflow.MlflowClient().update_run(run_id, name=name[:MAX_NAME])
+
+
+def end_project_run(run_id: str, name: str, error: BaseException, new: str | None = None) -> None:
     """Let the run of `mlflow run` keep its status; one that has just begun gets `new`.
+
+    That one also gets its name and the reason.
 
     With --run-id, it may have ended long ago, or another process may still be working on it.
     """
@@ -181,6 +214,9 @@ def keep_project_status(run_id: str, new: str | None = None) -> None:
         check_relative()
         run = get_run(run_id)
         status: str | None = run.info.status
+        if PROCESS not in run.data.tags:  # the command has not got as far as `track`
+            name_project_run(run_id, name)
+            in_store(say_failure)(run_id, new or "FAILED", reason_of(error))
         if status == "RUNNING":
             alive = PROCESS in run.data.tags and is_alive(run)
             status = "RUNNING" if alive else new

@@ -30,6 +30,7 @@ from pipeline.data.dataset import ImageDataset, Split
 from pipeline.errors import InputError
 from pipeline.machine import describe_machine
 from pipeline.store.artifacts import read_artifact
+from pipeline.store.tags import tags_of
 from pipeline.store.waiting import in_store
 
 # The modules that compute a run's numbers; a test checks the list against what training imports.
@@ -146,7 +147,7 @@ def log_inputs(inputs: Mapping[str, Inputs]) -> None:
 
 def read_inputs(run: Run, variant: str) -> Inputs | None:
     """What a run has recorded for a variant; None if it has not, as those of earlier versions."""
-    tag = run.data.tags.get(INPUTS_TAG)
+    tag = tags_of(run).get(INPUTS_TAG)
     if not tag:
         return None if tag is None else NOTHING
     recorded = json.loads(read_artifact(run, INPUTS_FILE, expected=True) or b"{}")
@@ -158,6 +159,6 @@ def changed_inputs(run: Run, variant: str, now: Inputs) -> str:
 
     Runs of earlier versions have recorded nothing, and are known by their code.
     """
-    if run.data.tags.get(INPUTS_TAG) in (None, inputs_tag(now)[INPUTS_TAG]):
+    if tags_of(run).get(INPUTS_TAG) in (None, inputs_tag(now)[INPUTS_TAG]):
         return ""
     return differences(read_inputs(run, variant) or NOTHING, now)

@@ -16,6 +16,7 @@ from pipeline.runs import provenance
 from pipeline.runs.queries import get_run
 from pipeline.runs.run_result import IncompleteRunError, config_of, read_result, recorded_ablation
 from pipeline.store import liveness
+from pipeline.store.tags import tags_of
 
 # They say where something is, not what it is; the tags data_digest and device do.
 PLACES = ("ablation", "data_dir", "device")
@@ -84,9 +85,10 @@ def check(
         "code_digest": provenance.code_digest(config.ablation),
         "torch": torch.__version__,
     }
-    commit = run.data.tags.get("mlflow.source.git.commit", "unknown")
+    recorded = tags_of(run)
+    commit = recorded.get("mlflow.source.git.commit", "unknown")
     for name, value in now.items():
-        before = run.data.tags.get(name, value)  # earlier versions had fewer
+        before = recorded.get(name, value)  # earlier versions had fewer
         if before != value:
             where = f" (commit {commit})" if name == "code_digest" else ""
             raise InputError(

@@ -23,6 +23,7 @@ from pipeline.errors import InputError
 from pipeline.models.export import is_whole, newest_model
 from pipeline.models.registry import RegisteredVersion
 from pipeline.store.artifacts import read_artifact
+from pipeline.store.tags import tags_of
 from pipeline.store.waiting import in_store
 from pipeline.training.state import History
 from pipeline.upstream import shell_quote
@@ -84,8 +85,8 @@ def read_result(run: Run, whole: bool = False) -> RunResult:
     Raises IncompleteRunError if neither file nor metrics say what the run has measured. If it must
     be `whole`, which takes one more request, also if files of the run or of its model are gone.
     """
-    found, model = _read_file(run), newest_model(run)
-    if whole and not found and RESULT_TAG in run.data.tags:
+    found, model, tags = _read_file(run), newest_model(run), tags_of(run)
+    if whole and not found and RESULT_TAG in tags:
         raise IncompleteRunError(f"{RESULT_FILE} is missing in {run.info.artifact_uri}")
     if whole and not model:
         raise IncompleteRunError("its model was deleted")
@@ -96,10 +97,10 @@ def read_result(run: Run, whole: bool = False) -> RunResult:
         run_id=run.info.run_id,
         experiment_id=run.info.experiment_id,
         config=config_of(run),
-        parameters=int(run.data.tags["num_parameters"]),
+        parameters=int(tags["num_parameters"]),
         model_uri=str(model.model_uri) if model else "",
         history=history,
-        tags=dict(run.data.tags),
+        tags=tags,
         correct=correct,
     )
 
@@ -113,7 +114,7 @@ def pack_result(history: History, correct: Booleans) -> bytes:
 
 def _read_file(run: Run) -> tuple[History, Booleans] | None:
     """Unpack the RESULT_FILE; None if the run has none, or only a part of one."""
-    file = read_artifact(run, RESULT_FILE, expected=True) if RESULT_TAG in run.data.tags else None
+    file = read_artifact(run, RESULT_FILE, expected=True) if RESULT_TAG in tags_of(run) else None
     if not file:
         return None
     try:
@@ -157,10 +158,11 @@ def config_of(run: Run) -> Config:
     }
     # MLflow parameters can't change, but a run may have been continued beyond its epochs, and
     # `mlflow run` logs `auto` and a relative path as they were typed.
+    tags = tags_of(run)
     resolved = {"ablation": "ablation_source", "variant": "variant", "dataset": "dataset"}
-    settings |= {n: run.data.tags[t] for n, t in resolved.items() if t in run.data.tags}
-    if "epochs" in run.data.tags:
-        settings["epochs"] = int(run.data.tags["epochs"])
+    settings |= {n: tags[t] for n, t in resolved.items() if t in tags}
+    if "epochs" in tags:
+        settings["epochs"] = int(tags["epochs"])
     return Config(**settings)
 
 

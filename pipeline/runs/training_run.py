@@ -1,6 +1,5 @@
 """One training run: train a network, log it as a model, and register it."""
 
-import json
 import math
 import sys
 import time
@@ -26,6 +25,7 @@ from pipeline.runs.lifecycle import track
 from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG, RunResult, pack_result
 from pipeline.store import buffer
 from pipeline.store.artifacts import log_figure, replace_artifact
+from pipeline.store.tags import tags_of
 from pipeline.store.waiting import in_store
 from pipeline.training.building.parts import network_settings, prepare, unlike_earlier
 from pipeline.training.device import choose_device, choose_precision
@@ -61,8 +61,8 @@ def train_run(
     if continued:
         resume.check(continued, config, data, device, inputs)
         # Both affect the last bits, and auto may choose differently here.
-        precision = continued.data.tags["precision"]
-        threads = int(continued.data.tags["threads"])
+        recorded = tags_of(continued)
+        precision, threads = recorded["precision"], int(recorded["threads"])
     torch.set_num_threads(threads)
     tags = _tags(config, data, device, precision, threads) | provenance.inputs_tag(inputs)
     run_id = continued.info.run_id if continued else None
@@ -98,14 +98,15 @@ def train_run(
             log_figure(figure, "learning_curves.png")
         in_store(replace_artifact)(pack_result(history, correct), RESULT_FILE)
         model_uri = log_network(network, network_settings(config, data), data, config.epochs)
+        recorded = tags_of(run)
         result = RunResult(
             run_id=run.info.run_id,
             experiment_id=run.info.experiment_id,
             config=config,
-            parameters=int(run.data.tags["num_parameters"]),
+            parameters=int(recorded["num_parameters"]),
             model_uri=model_uri,
             history=history,
-            tags=run.data.tags | {"learning": learning},
+            tags=recorded | {"learning": learning},
             correct=correct,
         )
         if parent:
@@ -138,15 +139,13 @@ def _tags(
         "ablation": ablation.name,
         "ablation_source": config.ablation,
         "variant": config.variant,
-        "settings": json.dumps(ablation.values(config.variant)),
+        "settings": ablation.values(config.variant),
         "criterion": type(criterion).__name__,
         "optimizer": type(optimizer).__name__,
         "schedule": "yes" if ablation.schedule else "none",
         "network": type(network).__name__,
         "num_classes": data.num_classes,
         "augmentation": ablation.augmentation_of(config.variant).description,
-        "seed": config.seed,
-        "lr": config.lr,
         "device": device.type,
         "precision": precision,
         "threads": threads,

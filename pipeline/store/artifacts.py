@@ -11,8 +11,9 @@ import mlflow
 import pandas as pd
 from mlflow.entities import Run
 
+from pipeline.store.failures import is_outage
 from pipeline.store.waiting import in_store
-from pipeline.upstream import download_file, list_files, local_path
+from pipeline.upstream import delete_file, download_file, list_files, local_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +31,19 @@ def replace_artifact(content: bytes, name: str) -> None:
         path = Path(temporary) / name
         path.write_bytes(content)
         mlflow.log_artifact(str(path))
+
+
+@in_store
+def delete_artifact(name: str) -> None:
+    """Delete a file of the active run; where the store does not delete any, leave it empty."""
+    run = mlflow.active_run()
+    assert run
+    try:
+        delete_file(run.info.artifact_uri, name)
+    except Exception as error:  # each kind of artifact store has its own
+        if is_outage(error):
+            raise
+        replace_artifact(b"", name)
 
 
 @in_store

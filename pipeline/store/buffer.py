@@ -11,7 +11,7 @@ from mlflow.entities import Metric, Run
 from pipeline import upstream
 from pipeline.store.address import shown_uri
 from pipeline.store.advice import as_store_error
-from pipeline.store.artifacts import read_artifact, replace_artifact
+from pipeline.store.artifacts import delete_artifact, read_artifact, replace_artifact
 from pipeline.store.failures import STORE_ERRORS, is_contended, is_outage
 from pipeline.store.liveness import PROCESS, this_process
 from pipeline.store.waiting import RETRY_SECONDS, in_store, uncut
@@ -116,10 +116,9 @@ def load_state() -> bytes | None:
     return read_artifact(run, STATE_FILE)
 
 
-@in_store
 def drop_state() -> None:
-    """Leave only an empty file of the active run's state: no store forbids to replace a file."""
-    replace_artifact(b"", STATE_FILE)
+    """Delete the active run's state."""
+    delete_artifact(STATE_FILE)
 
 
 @in_store

@@ -80,7 +80,7 @@ def unless_forbidden(extra: str = "") -> Iterator[None]:
             print(f"note: {shown_uri()} does not let you {extra} (403)", file=sys.stderr)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     message = str(error).strip().removeprefix(AUTOFLUSH).strip()
     return (message or type(error).__name__).splitlines()[0]

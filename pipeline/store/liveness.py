@@ -15,6 +15,7 @@ import psutil
 from mlflow.entities import Run
 
 from pipeline.store.failures import unless_forbidden
+from pipeline.store.tags import say_failure
 from pipeline.store.waiting import in_store
 
 # A live run samples CPU and memory every few seconds. One on another machine, whose process can't
@@ -89,11 +90,11 @@ def mark_dead_runs() -> None:
 
 @in_store
 def mark_dead(run: Run) -> None:
-    """Set a run to KILLED, as of its last sign of life, and record the reason in a tag."""
-    client = mlflow.MlflowClient()
+    """Set a run to KILLED, as of its last sign of life, and record the reason."""
     reason = f"its process {run.data.tags[PROCESS].split()[0]} ended without reporting it"
-    client.set_tag(run.info.run_id, "failure", reason)
-    client.set_terminated(run.info.run_id, "KILLED", end_time=int(last_sign(run) * 1000))
+    say_failure(run.info.run_id, "KILLED", reason)
+    end_time = int(last_sign(run) * 1000)
+    mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED", end_time=end_time)
 
 
 def describe(run: Run) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from mlflow.entities import Run
 
@@ -59,7 +60,9 @@ def compare_runs(run_ids: Sequence[str], experiment: str, ablation: str) -> None
     check_experiment_of(chosen[0])
     configs = [result.config for result in results]
     variants, seeds = {one.variant for one in configs}, {one.seed for one in configs}
-    plan = Grid(list(variants), list(seeds), list({one.lr for one in configs})).plan
+    grid = Grid(list(variants), list(seeds), list({one.lr for one in configs}))
+    swept = len(grid.rates) > 1
+    results = [one._replace(config=replace(one.config, is_swept=swept)) for one in results]
     analysis = analyse(definition, results, _design(results))
     if not analysis.compared:
         names = ", ".join(sorted(config_of(run).run_name for run in chosen))
@@ -69,9 +72,14 @@ def compare_runs(run_ids: Sequence[str], experiment: str, ablation: str) -> None
             f" recipe, seed and learning rate, but the runs are only: {names}{reasons}"
         )
     settings = {"runs": ",".join(run_ids) or "all", "experiment": experiment}
-    tags = {"kind": "comparison"}
-    with track("comparison", settings, tags, chosen[0].info.experiment_id):
-        publish(analysis, unused, {}, plan + BY_COMPARE)
+    tags = {
+        "kind": "comparison",
+        "ablation": definition.name,
+        "dataset": configs[0].dataset,
+    }
+    name = f"comparison of {grid.title(definition.name, configs[0])}"
+    with track(name, settings, tags, chosen[0].info.experiment_id):
+        publish(analysis, unused, {}, grid.plan + BY_COMPARE)
 
 
 def _read_comparable(

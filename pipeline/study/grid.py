@@ -43,6 +43,18 @@ class Grid(NamedTuple):
         rates = ",".join(f"{rate:g}" for rate in sorted(self.rates))
         return f"{','.join(sorted(self.variants))} at lr {rates}, {seeds}"
 
+    def title(self, ablation: str, config: Config) -> str:
+        """What tells such a study of an ablation from others: `NAME on DATA, 5 seeds`."""
+        few, several = config.train_images, len(self.rates) > 1
+        parts = [
+            f"{ablation} on {config.dataset}",
+            SEEDS_AUTO if self.margin else f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}",
+            f"{len(self.rates)} learning rates" if several else "",
+            f"{few:,} training image{'s' * (few > 1)}" if few else "",
+            config.validation if config.validation != Config.validation else "",
+        ]
+        return ", ".join(filter(None, parts))
+
     def cells(self, config: Config) -> list[Config]:
         """List the cells in running order; all other settings are `config`'s.
 
@@ -52,7 +64,13 @@ class Grid(NamedTuple):
         blocks = [(seed, lr) for seed in self.seeds for lr in self.rates]
         count = len(self.variants)
         return [
-            replace(config, variant=self.variants[(turn + place) % count], seed=seed, lr=lr)
+            replace(
+                config,
+                variant=self.variants[(turn + place) % count],
+                seed=seed,
+                lr=lr,
+                is_swept=len(self.rates) > 1,
+            )
             for turn, (seed, lr) in enumerate(blocks)
             for place in range(count)
         ]

@@ -35,6 +35,7 @@ from pipeline.runs.run_result import (
     read_result,
 )
 from pipeline.store.initialization import unwritable_folder
+from pipeline.store.tags import tags_of
 from pipeline.study.grid import Grid
 
 AXES = ("variants", "seeds", "rates")
@@ -78,7 +79,7 @@ def find_cells(
 
     def is_outdated(run: Run, config: Config) -> bool:
         names = ("code_digest", "torch", provenance.INPUTS_TAG, NAMES_TAG)
-        key = (config.variant, *map(run.data.tags.get, names))
+        key = (config.variant, *map(tags_of(run).get, names))
         if key not in known_changes:
             known_changes[key] = _changed(run, config, conditions[NAMES_TAG])
         if changed := known_changes[key]:
@@ -123,10 +124,12 @@ def reusable_cells(
     """
     ids = parent.info.experiment_id, parent.info.run_id
     found, outdated = find_cells(ids[0], grid, cells, conditions, reuse, ids[1])
-    for one in found.values():
+    finished = {cell: one.result for cell, one in found.items() if one.result}
+    for cell, one in found.items():
         if one.continued and one.run.data.tags[PARENT_TAG] != ids[1]:
             set_parent(one.run, parent)
-    finished = {cell: one.result for cell, one in found.items() if one.result}
+            if result := finished.get(cell):
+                finished[cell] = result._replace(tags={**result.tags, PARENT_TAG: ids[1]})
     begun = {cell: one.run for cell, one in found.items() if not one.result}
     return finished, begun, outdated
 
@@ -171,7 +174,7 @@ def check_same_study(given: Run, identity: Mapping[str, str]) -> None:
     before, now = (
         {**_earlier(), "margin": 0.0, "name": tags["study"]}
         | {**json.loads(tags["recipe"]), **json.loads(tags["grid"])}
-        for tags in (given.data.tags, identity)
+        for tags in (tags_of(given), identity)
     )
     if before != now:
         raise InputError(
@@ -183,7 +186,7 @@ def check_same_study(given: Run, identity: Mapping[str, str]) -> None:
 def check_same_recipe(name: str, recipe: Mapping[str, object]) -> None:
     """Raise InputError if study `name` has another recipe; `auto` is not a name."""
     for run in [] if name == "auto" else studies_named(name):
-        before = {**_earlier(), **json.loads(run.data.tags["recipe"])}
+        before = {**_earlier(), **json.loads(tags_of(run)["recipe"])}
         if before != recipe:
             raise InputError(
                 f"a study named {name!r} exists with {differences(before, recipe)}; give this one"
@@ -198,7 +201,7 @@ def _earlier() -> dict[str, object]:
 
 def _changed(run: Run, config: Config, names_digest: str) -> str:
     """What decides the result of a run's cell and has changed since, in one line."""
-    tags = run.data.tags
+    tags = tags_of(run)
     if tags.get(NAMES_TAG, names_digest) != names_digest:  # earlier versions had none
         return "the names of its classes have changed since"
     if tags.get("code_digest") != provenance.code_digest(config.ablation):

@@ -12,7 +12,7 @@ from mlflow.entities import Run
 
 from pipeline.ablation.loading import load_ablation, load_data
 from pipeline.ablation.recording import inputs_of
-from pipeline.config import Config
+from pipeline.config import AUTO, Config
 from pipeline.errors import MachineError
 from pipeline.execution.engine import Where
 from pipeline.execution.tasks import Engine, Events, Progress, Task
@@ -96,7 +96,7 @@ def run_study(
     if given:
         check_same_study(given, identity)
 
-    run_name = "ablation" if name == "auto" else name
+    run_name = grid.title(ablation.name, config) if name == AUTO else name
     with track(run_name, _settings(config, grid) | choices, tags) as parent:
         log_dataset(data)
         log_ablation(config.ablation)

@@ -18,6 +18,7 @@ from mine import SGD, TRAIN, write
 
 from pipeline.ablation.loading import absolute, load_ablation
 from pipeline.ablation.source import source_files
+from pipeline.store.tags import tags_of
 from pipeline.training.state import DIGEST_BYTES
 
 
@@ -30,7 +31,7 @@ def test_any_network_and_data_are_trained_registered_loaded_and_evaluated(
     assert "wide-seed0 on noise" in answer.out
     assert "models:/noise-mine@wide" in answer.out
     (trained,) = runs_in(tmp_path)
-    tags = trained.data.tags
+    tags = tags_of(trained)
     assert json.loads(tags["settings"]) == {"width": 16, "activation": "relu"}
     assert tags["fast_path"] == (
         "none, because of this network's layers: PyTorch's own operators, images in default order,"
@@ -85,8 +86,8 @@ def test_settings_reach_what_takes_them_and_a_schedule_is_followed(
     (trained,) = runs_in(tmp_path)
     history = mlflow.MlflowClient().get_metric_history(trained.info.run_id, "lr")
     assert [metric.value for metric in history] == [0.01, 0.005, 0.0025]
-    assert trained.data.tags["optimizer"] == "SGD"
-    assert trained.data.tags["augmentation"] == "crop with 1 pixel of padding"
+    assert tags_of(trained)["optimizer"] == "SGD"
+    assert tags_of(trained)["augmentation"] == "crop with 1 pixel of padding"
     state = load_state(trained.info.run_id)
     assert state["optimizer"]["param_groups"][0]["momentum"] == 0.5
     more = pipeline("train", "--resume", trained.info.run_id, "--epochs", "4")
@@ -583,7 +584,7 @@ ablation = Ablation(
         assert answer.status == 0, answer.err
     half, constant = runs_in(tmp_path)
     assert constant.data.metrics["train_loss"] == pytest.approx(math.log(100), abs=1e-5)
-    assert {r.data.tags["fast_path"][:31] for r in (half, constant)} == {
+    assert {tags_of(r)["fast_path"][:31] for r in (half, constant)} == {
         "none, because of this network's"
     }
 
@@ -653,7 +654,7 @@ def test_a_variant_whose_layers_an_inserted_one_renumbers_shares_the_initial_wei
     answer = pipeline(*study)
     assert answer.status == 0, answer.err
     runs = {run.data.tags["variant"]: run for run in runs_in(tmp_path, "train")}
-    assert runs["drop"].data.tags["other_weights"] == ""
+    assert "other_weights" not in runs["drop"].data.tags
     assert "note: variant 'drop'" not in answer.err
     assert runs["deep"].data.tags["other_weights"] == "2.weight, 2.bias, 4.weight, 4.bias"
     assert "note: variant 'deep': 2.weight and 3 more of its parameters" in answer.err
@@ -721,7 +722,7 @@ def test_a_relative_path_counts_from_where_it_was_typed_also_in_mlflow_run(tmp_p
     answer = run_project(folder, *small)
     assert answer.status == 0, answer.err
     (trained,) = runs_in(folder)
-    assert trained.data.tags["ablation_source"] == str(folder / "mine.py")
+    assert tags_of(trained)["ablation_source"] == str(folder / "mine.py")
     assert trained.info.run_name == "tanh-seed0"
 
 

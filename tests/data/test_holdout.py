@@ -10,6 +10,7 @@ from conftest import ROOT, SMALL, Answer, drawn_data, run, runs_in
 
 from pipeline import CNNNetwork
 from pipeline.runs.provenance import RESULT_CODE
+from pipeline.store.tags import tags_of
 from pipeline.training.batches import ValidationBatches
 
 
@@ -51,7 +52,7 @@ def test_the_test_split_is_read_once_after_the_last_epoch(
     assert answer.status == 0, answer.err
     (found,) = runs_in(tmp_path, "train")
     assert found.data.params["holdout_seed"] == "3"
-    assert found.data.tags["validation_scheme"] == "hold-out of the training split"
+    assert tags_of(found)["validation_scheme"] == "hold-out of the training split"
     client = mlflow.MlflowClient()
     steps = {
         name: [metric.step for metric in client.get_metric_history(found.info.run_id, name)]
@@ -90,8 +91,11 @@ def test_a_study_of_several_learning_rates_holds_out_by_itself(
     answer = pipeline("ablate", *tiny, "--variants", "base,bn", "--lr", "0.001,0.003")
     assert answer.status == 0, answer.err
     names = {run.info.run_name for run in runs_in(tmp_path, "train")}
-    both = ["base-seed0", "bn-seed0"]
-    assert names == {*both, *(f"{name}-lr0.003" for name in both)}
+    assert names == {f"{v}-seed0-lr{lr}" for v in ("base", "bn") for lr in ("0.001", "0.003")}
+    (parent,) = runs_in(tmp_path, "study")
+    assert parent.info.run_name == (
+        "cnn on synthetic, 1 seed, 2 learning rates, 200 training images, holdout"
+    )
     assert {r.data.params["validation"] for r in runs_in(tmp_path, "train")} == {"holdout"}
     assert "BatchNorm" in answer.out
     assert "test accuracy" in answer.out

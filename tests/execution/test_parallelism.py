@@ -16,6 +16,7 @@ from pipeline.execution import jobs, parallelism
 from pipeline.execution.parallelism import JOB_MEMORY, choose_jobs
 from pipeline.execution.tasks import Progress, Task
 from pipeline.machine import GIB, visible_gpus
+from pipeline.store.tags import tags_of
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_the_reason_stands_on_the_terminal_in_the_run_and_in_the_report(
     assert answer.status == 0, answer.err
     assert answer.out.splitlines()[0] == expected
     (study,) = runs_in(tmp_path, "study")
-    assert study.data.tags["jobs_chosen"] == expected
+    assert tags_of(study)["jobs_chosen"] == expected
     (report,) = tmp_path.rglob("report.md")
     assert f"{expected}; threads together: 2" in report.read_text()
 

@@ -15,7 +15,7 @@ import mlflow
 import pandas as pd
 import psutil
 import pytest
-from conftest import TINY, Answer, Study, copy_checkout, run, runs_in, start
+from conftest import TINY, Answer, Study, copy_checkout, forget_detail, run, runs_in, start
 from mlflow.entities import Run
 
 from pipeline.errors import InputError
@@ -294,7 +294,7 @@ def drop_commit(made: Made) -> None:
 
 
 def drop_threads(made: Made) -> None:
-    made.client.delete_tag(made.run.info.run_id, "threads")
+    forget_detail(made.client, made.run.info.run_id, "threads")
 
 
 REFUSED: dict[str, tuple[Callable[[Made], None], list[str], str]] = {

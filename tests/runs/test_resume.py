@@ -89,7 +89,7 @@ def weights(folder: Path, run: Run) -> dict[str, torch.Tensor]:
 def assert_whole(folder: Path, run: Run, like: Run, like_in: Path) -> None:
     """Every metric of every epoch once, and all to the last bit as in the other run."""
     assert run.info.status == "FINISHED"
-    assert "failure" not in run.data.tags
+    assert not {"failure", "mlflow.note.content"} & run.data.tags.keys()
     steps = histories(folder, run, (*LEARNED, "lr", "epoch_seconds", "images_per_second"))
     epochs = list(range(1, EPOCHS + 1))
     assert all([step for step, _ in history] == epochs for history in steps.values())

@@ -62,6 +62,8 @@ def test_the_next_command_marks_a_run_whose_process_is_gone(
             run = mlflow.get_run(run_id)
             assert run.info.status == "KILLED"
             assert "ended without reporting it" in run.data.tags["failure"]
+            said = run.data.tags["mlflow.note.content"]
+            assert said.endswith(f"continue by: `python -m pipeline train --resume {run_id}`")
         for run_id in (alive, elsewhere, foreign):
             assert mlflow.get_run(run_id).info.status == "RUNNING"
             mlflow.MlflowClient().delete_run(run_id)

@@ -10,7 +10,7 @@ from pathlib import Path
 import mine
 import mlflow
 import pytest
-from conftest import TINY, Answer, forget_stores, run_in_process, runs_in
+from conftest import TINY, Answer, forget_detail, forget_stores, run_in_process, runs_in
 from PIL import Image
 
 from pipeline.ablation.loading import load_ablation
@@ -416,7 +416,7 @@ def test_metrics_that_were_logged_by_hand_do_not_stop_a_study_or_a_comparison(
     for step in (0, 7, -1):
         client.log_metric(base.info.run_id, "note", 0.5, step=step)
         client.log_metric(base.info.run_id, "val_accuracy", 0.5, step=step)
-    client.delete_tag(base.info.run_id, RESULT_TAG)  # as of earlier versions
+    forget_detail(client, base.info.run_id, RESULT_TAG)  # as of earlier versions
     answer = pipeline("compare")
     assert answer.status == 0, answer.err
     first = client.get_metric_history(base.info.run_id, "val_accuracy")

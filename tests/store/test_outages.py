@@ -306,6 +306,8 @@ def test_a_study_whose_server_never_comes_back_is_delivered_by_the_same_command(
     for found in client.search_runs(["0"], "tags.kind = 'train'"):
         assert found.info.status == "FINISHED"
         every_metric_once(server, found.info.run_id, 8)
+        files = {entry.path for entry in client.list_artifacts(found.info.run_id)}
+        assert "training_state.pt" not in files  # of a finished run of a study
 
 
 @pytest.mark.thorough

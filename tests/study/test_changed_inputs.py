@@ -13,6 +13,7 @@ from pipeline.errors import InputError
 from pipeline.reproduction.record import Record
 from pipeline.reproduction.repetition import check_same
 from pipeline.runs.run_result import config_of
+from pipeline.store.tags import tags_of
 
 FILE = """
 import json
@@ -162,11 +163,11 @@ def test_each_run_keeps_the_list_of_what_it_read_and_one_that_reads_nothing_keep
         assert recorded.keys() == {variant}
         assert list(recorded[variant]["files"]) == ["backbone.pt"] * (variant == "pretrained")
         assert recorded[variant]["packages"].keys() == {"numpy"}
-        assert len(run.data.tags["inputs_digest"]) == 64
+        assert len(tags_of(run)["inputs_digest"]) == 64
     tiny = ("--dataset", "synthetic", "--train-images", "100", "--epochs", "1")
     assert pipeline("train", *tiny).status == 0
     tutorial, *_ = runs_in(folder, "train")
-    assert tutorial.data.tags["inputs_digest"] == ""
+    assert tags_of(tutorial)["inputs_digest"] == ""
     files = mlflow.MlflowClient().list_artifacts(tutorial.info.run_id)
     assert "inputs.json" not in {file.path for file in files}
 

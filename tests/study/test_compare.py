@@ -46,6 +46,10 @@ def test_runs_that_were_started_one_by_one(
         key=lambda run: run.info.start_time,
     )
     assert newest.info.run_id in list(table["run_id"])
+    made = runs_in(tmp_path, "comparison")[0]
+    assert made.info.run_name == ("comparison of cnn on synthetic, 2 seeds, 100 training images")
+    for run_id in table["run_id"]:
+        assert f"/runs/{run_id}" in made.data.tags["mlflow.note.content"]
     for row in table.itertuples():
         assert row.val_accuracy == before[row.run_id].data.metrics["val_accuracy"]
     report = artifact(tmp_path, "report.md").read_text()
@@ -58,7 +62,7 @@ def test_runs_that_were_started_one_by_one(
     assert "(reused)" not in report
     # Those that are named, and no others, from whatever experiment.
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
-    chosen = [i for i, run in before.items() if run.data.tags["seed"] == "1"]
+    chosen = [i for i, run in before.items() if run.data.params["seed"] == "1"]
     answer = pipeline("compare", *chosen, chosen[0])
     assert answer.status == 0, answer.err
     assert set(pd.read_csv(artifact(tmp_path, "results.csv"))["run_id"]) == set(chosen)

@@ -47,6 +47,7 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     assert len(told) == 1 + 1 + 10
     parent = runs_in(tmp_path, "study")[0]
     assert parent.data.tags["seeds_needed"] == told[-1]
+    assert parent.info.run_name == "cnn on synthetic, seeds auto, 100 training images"
     assert parent.data.params["seeds"] == "auto"
     assert parent.data.params["margin"] == "20.0"
     assert parent.data.params["max_seeds"] == "30"

@@ -18,6 +18,7 @@ from scipy import stats
 from torch import nn
 
 from pipeline import CNNNetwork
+from pipeline.store.tags import tags_of
 
 VARIANTS = ["base", "bn", "dropout"]
 SEEDS = range(2)
@@ -52,9 +53,10 @@ def test_every_variant_and_seed_is_a_finished_child_run_of_its_own(study: Study)
     assert sorted(study.runs) == sorted(f"{v}-seed{seed}" for v in VARIANTS for seed in SEEDS)
     assert len(runs_in(study.folder, "train")) == 6
     assert study.parent.info.status == "FINISHED"
+    assert study.parent.info.run_name == "cnn on synthetic, 2 seeds"
     for name, run in study.runs.items():
         assert run.info.status == "FINISHED"
-        assert name == f"{run.data.tags['variant']}-seed{run.data.tags['seed']}"
+        assert name == f"{run.data.tags['variant']}-seed{run.data.params['seed']}"
         assert run.data.tags["mlflow.parentRunId"] == study.parent.info.run_id
 
 
@@ -87,7 +89,7 @@ def test_a_run_holds_every_setting_and_what_it_ran_on(study: Study) -> None:
         "epochs": "3",
         "batch_size": "256",
         "lr": "0.001",
-        "seed": run.data.tags["seed"],
+        "seed": run.info.run_name[-1],
         "device": "auto",
         "precision": "auto",
         "train_images": "0",
@@ -110,8 +112,18 @@ def test_a_run_holds_every_setting_and_what_it_ran_on(study: Study) -> None:
         "mlflow.source.git.commit": commit,
         "git_dirty": "true" if changes else "false",
     }
-    assert expected.items() <= run.data.tags.items()
+    assert expected.items() <= tags_of(run).items()
     assert run.data.tags["precision"] in ("fp32", "bf16")
+    # A page begins with its tags: those that people look for, and none without a value.
+    shown = {name: tag for name, tag in run.data.tags.items() if not name.startswith("mlflow.")}
+    assert all(shown.values())
+    assert len(shown) <= 15
+    record = json.loads(study.artifact(run, "record.json").read_text())
+    assert record["parameters"]["seed"] == int(run.data.params["seed"])
+    assert (record["settings"], record["torch"]) == (
+        {"batch_norm": True, "dropout": False},
+        torch.__version__,
+    )
 
 
 def test_every_epoch_is_a_step_of_every_metric(study: Study) -> None:
@@ -145,9 +157,9 @@ def test_both_splits_are_inputs_with_a_digest_over_all_bytes(study: Study) -> No
 def test_the_artifacts_are_there(study: Study) -> None:
     run = study.children["dropout"]
     files = {entry.path for entry in study.client.list_artifacts(run.info.run_id)}
-    assert {"config.json", "checkpoint.pt", "environment.txt"} <= files
+    assert {"record.json", "checkpoint.pt", "environment.txt"} <= files
     assert "learning_curves.png" not in files  # the report has those of all runs
-    assert study.artifact(run, "training_state.pt").read_bytes() == b""
+    assert "training_state.pt" not in files  # of a finished run
     network = CNNNetwork.from_checkpoint(study.artifact(run, "checkpoint.pt"))
     assert isinstance(network.dropout, nn.Dropout)
     assert f"torch=={torch.__version__.split('+')[0]}" in (
@@ -257,6 +269,10 @@ def test_the_same_study_again_reuses_every_run_that_is_finished(
     for run in study.runs.values():
         now = study.client.get_run(run.info.run_id)
         assert now.data.tags["mlflow.parentRunId"] == study.parent.info.run_id
+    # MLflow lists only children; the description links to the others.
+    linked = re.findall(r"\]\(#/.*?/runs/(\w{32})", again.data.tags["mlflow.note.content"])
+    assert (set(linked), len(linked)) == (expected, 6)
+    assert "](#" not in study.parent.data.tags["mlflow.note.content"]
 
 
 def test_aliases_point_at_each_variants_version_and_at_the_best(study: Study) -> None:

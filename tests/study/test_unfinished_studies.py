@@ -45,6 +45,16 @@ def test_a_child_that_fails_is_listed_and_the_others_continue(
     failed = next(run for run in children if run.info.run_name == "bn-seed0")
     assert failed.data.tags["failure"] == "out of cookies"
     client = mlflow.MlflowClient()
+    note = "mlflow.note.content"
+    assert failed.data.tags[note] == (
+        "**FAILED:** `out of cookies`; continue by:"
+        f" `python -m pipeline train --resume {failed.info.run_id}`"
+    )
+    client.set_tag(failed.info.run_id, note, f"{failed.data.tags[note]}\n\nMine.\n\nAnd this.")
+    # What the report says stays.
+    first, *rest = parent.data.tags[note].split("\n\n")
+    assert first.startswith("**FAILED:** `1 of 4 runs failed; bn-seed0: out of cookies")
+    assert "3 runs with 2 seeds" in rest[0]
     report = Path(client.download_artifacts(parent.info.run_id, "report.md")).read_text()
     assert "| bn-seed0 | out of cookies |" in report
     # The comparison takes the seed that both variants have.
@@ -62,6 +72,7 @@ def test_a_child_that_fails_is_listed_and_the_others_continue(
     # The runs of the broken study are now children of this one, and the failed one has gone on.
     assert [run.info.status for run in children] == ["FINISHED"] * 4
     assert not any("failure" in run.data.tags for run in children)
+    assert client.get_run(failed.info.run_id).data.tags[note] == "Mine.\n\nAnd this."
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
     table = pd.read_csv(client.download_artifacts(parents[0].info.run_id, "results.csv"))
     assert list(table["reused"]) == [True, False, True, True]
@@ -153,7 +164,7 @@ def test_every_model_is_registered_if_asked_for_also_of_runs_that_are_reused(
     assert client.search_model_versions() == []
     # Four seeds: the lower of the two in the middle, also where accuracies are equal.
     accuracies = {
-        r.data.tags["seed"]: r.data.metrics["val_accuracy"] for r in runs_in(tmp_path, "train")
+        r.data.params["seed"]: r.data.metrics["val_accuracy"] for r in runs_in(tmp_path, "train")
     }
     answer = pipeline(*one, "--seeds", "4")
     assert len(client.search_model_versions()) == 1

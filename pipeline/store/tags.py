@@ -1,0 +1,108 @@
+"""What a run says of itself: tags for people and searches, one tag for the rest, a description."""
+
+import json
+from collections.abc import Mapping
+
+import mlflow
+from mlflow.entities import Run
+
+from pipeline.errors import InputError
+
+# The tags that people look for, or that a search filters by. A run's page begins with them.
+SHOWN = (
+    *("kind", "ablation", "variant", "settings", "other_weights", "dataset", "images"),
+    *("data_digest", "device", "precision", "study", "plan", "grid"),
+    *("model_uri", "model_version", "reproduced_run", "reproduction"),
+)
+OURS = ("mlflow.", "pipeline.")  # how the names of tags begin that MLflow or the store reads
+# All others, as JSON: a search returns them with each run, where a file would take a request.
+DETAILS = "pipeline.details"
+RECORD_FILE = "record.json"  # the same for people, with the settings
+MOST_CHARACTERS = 8000  # in a tag; MLflow cuts longer ones, which would leave no JSON
+
+FAILURE, DESCRIPTION = "failure", "mlflow.note.content"
+
+
+def to_tags(values: Mapping[str, object]) -> dict[str, str]:
+    """The tags of a run that has these values, by name; empty ones are left out, or in `DETAILS`.
+
+    Raises InputError if they are too long.
+    """
+    texts = {name: v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
+    shown = {n: text for n, text in texts.items() if n in SHOWN or n.startswith(OURS)}
+    rest = {name: text for name, text in texts.items() if name not in shown}
+    details = json.dumps(rest, ensure_ascii=False)
+    if len(details) > MOST_CHARACTERS:
+        longest = max(rest, key=lambda name: len(rest[name]))
+        raise InputError(
+            f"what a run records takes {len(details):,} characters, over the limit of"
+            f" {MOST_CHARACTERS:,}; most are in its {longest}: {rest[longest][:50]}…"
+        )
+    return {name: text for name, text in shown.items() if text} | {DETAILS: details}
+
+
+def tags_of(run: Run) -> dict[str, str]:
+    """All that a run's tags say, by name. Earlier versions had a tag for each."""
+    return _details(run) | {n: tag for n, tag in run.data.tags.items() if n != DETAILS}
+
+
+def drop_packed_tags(run: Run) -> None:
+    """Delete the tags that an earlier version, or an earlier process, has set of what is packed."""
+    for name in _details(run).keys() & run.data.tags.keys():
+        mlflow.MlflowClient().delete_tag(run.info.run_id, name)
+
+
+def as_record(run: Run, settings: Mapping[str, object]) -> dict[str, object]:
+    """The content of a run's RECORD_FILE."""
+    tags = tags_of(run) | _details(run)  # not what an earlier version has set
+    read = {
+        name: json.loads(text) if text.startswith("{") else text
+        for name, text in tags.items()
+        if not name.startswith(OURS)
+    }
+    return {"parameters": dict(settings), **read}
+
+
+def _details(run: Run) -> dict[str, str]:
+    return dict(json.loads(run.data.tags.get(DETAILS, "{}")))
+
+
+def resume_command(run_id: str) -> str:
+    """The command that continues a training run."""
+    return f"python -m pipeline train --resume {run_id}"
+
+
+def say_failure(run_id: str, status: str, reason: str, to_continue: bool = True) -> None:
+    """Record why a run has ended, as a tag and at the beginning of its description.
+
+    With how `to_continue` it, if it can be. The rest of a description, such as a user's, stays.
+    """
+    client = mlflow.MlflowClient()
+    run = client.get_run(run_id)
+    ways = {"train": f"`{resume_command(run_id)}`", "study": "the same command again"}
+    way = ways.get(run.data.tags.get("kind", "")) if to_continue else None
+    # As code: in Markdown, `_` and `*` would be emphasis.
+    quoted = reason.replace("`", "'")
+    line = f"**{status}:** `{quoted}`{f'; continue by: {way}' if way else ''}"
+    description = "\n\n".join([line, *_own_paragraphs(run)])
+    client.set_tag(run_id, FAILURE, reason)
+    if len(description) <= MOST_CHARACTERS:
+        client.set_tag(run_id, DESCRIPTION, description)
+
+
+def forget_failure(run: Run) -> None:
+    """Delete what `say_failure` has recorded, if it has."""
+    client, run_id = mlflow.MlflowClient(), run.info.run_id
+    if FAILURE not in run.data.tags:
+        return
+    client.delete_tag(run_id, FAILURE)
+    if paragraphs := _own_paragraphs(run):
+        client.set_tag(run_id, DESCRIPTION, "\n\n".join(paragraphs))
+    elif DESCRIPTION in run.data.tags:
+        client.delete_tag(run_id, DESCRIPTION)
+
+
+def _own_paragraphs(run: Run) -> list[str]:
+    """The paragraphs of a description without the one of `say_failure`."""
+    paragraphs = run.data.tags.get(DESCRIPTION, "").split("\n\n")
+    return [one for one in paragraphs if one and not one.startswith(("**FAILED:**", "**KILLED:**"))]
