@@ -112,7 +112,7 @@ def _train(epochs: int) -> Run:
     """Train a run of so many epochs, each on a few images."""
     few: dict[str, Any] = {"dataset": "synthetic", "train_images": 100, "epochs": epochs}
     config = Config(variant="base", **few)
-    return mlflow.get_run(train_run(config, load_data(config), register=False).run_id)
+    return mlflow.get_run(train_run(config, load_data(config), register="none").run_id)
 
 
 def _copy(trained: Run, count: int) -> None:

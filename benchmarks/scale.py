@@ -131,7 +131,7 @@ def _record() -> list[Exchange]:
 
     requests.Session.send = record  # type: ignore[assignment]
     try:
-        train_run(CONFIG, load_data(CONFIG), register=False)
+        train_run(CONFIG, load_data(CONFIG), register="none")
     finally:
         requests.Session.send = send  # type: ignore[method-assign]
     samples = [one for one in sent if SAMPLE in one.body]

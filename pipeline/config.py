@@ -17,6 +17,8 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 # test: on the `train=False` split, as in the tutorial. holdout: on a tenth of the training split.
 VALIDATIONS = ("test", "holdout")
+# What becomes of a run's model: nothing, a version in the registry, or also the variant's alias.
+REGISTRATIONS = ("none", "model", "alias")
 MAX_SEED = 2**32 - 1  # a larger one is read as two words, which may be a smaller one's stream
 MAX_NAME = 250  # characters in a run's name in MLflow's databases
 

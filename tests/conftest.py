@@ -113,6 +113,8 @@ BIN = Path(sys.executable).parent
 PATIENCE = 60_000  # milliseconds until a page shows what it should
 # For tests that need a run, whatever it learns.
 TINY = ["--dataset", "synthetic", "--train-images", "300", "--epochs", "1"]
+# The same on a data set that is small itself, so that aliases move.
+WHOLE = ["--ablation", str(ROOT / "tests" / "small.py"), "--epochs", "1"]
 # Small enough for seconds, large enough that the network learns something.
 SMALL = ["--dataset", "synthetic", "--train-images", "600", "--epochs", "2"]
 

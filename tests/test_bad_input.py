@@ -66,6 +66,7 @@ CASES = {
     "validation": ("train --validation val", ["'val'", "test, holdout"]),
     "holdout of one": ("train --validation holdout --train-images 1", ["at least 2"]),
     "register": ("ablate --register best", ["'best'", "median, all, none"]),
+    "register one": ("train --register median", ["'median'", "none, model, alias"]),
     "reuse": ("ablate --reuse all", ["'all'", "same, any, none"]),
     "no cluster's address": ("ablate --cluster nonsense", ["cluster is 'nonsense'", "HOST:PORT"]),
     "a cluster without a port": ("ablate --cluster 10.0.0.1", ["such as 10.0.0.1:6379"]),

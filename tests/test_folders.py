@@ -31,7 +31,7 @@ NAMES = (
     "x" * 200,
 )
 TRAIN = ["train", *TINY]
-EVALUATE = ["evaluate", "--model", "models:/synthetic-cnn@base"]
+EVALUATE = ["evaluate", "--model", "models:/synthetic-cnn/1"]
 EVERY_COMMAND = (  # but `ablate`, which the test of a clone runs
     TRAIN,
     ["train", *TINY, "--variant", "bn"],
@@ -63,7 +63,7 @@ def hold_that_mlflow_finds_it(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         forget_stores()
-        model = mlflow.pyfunc.load_model("models:/synthetic-cnn@base")
+        model = mlflow.pyfunc.load_model("models:/synthetic-cnn/1")
         assert model.predict(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 100)
 
 

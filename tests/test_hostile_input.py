@@ -192,7 +192,7 @@ def test_a_name_and_a_folder_may_be_anything_and_are_kept_to_the_letter(
         # MLflow logs what it has quoted for the shell.
         assert shlex.split(parent.data.params[name]) == [COMPOUND]
 
-    hostile = {"model": "models:/synthetic-cnn@base", "data_dir": COMPOUND}
+    hostile = {"model": "models:/synthetic-cnn@champion", "data_dir": COMPOUND}
     answer = project("evaluate", hostile)
     assert answer.status == 0, answer.err
     assert not is_injected(tmp_path)

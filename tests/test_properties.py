@@ -245,7 +245,7 @@ LEGAL = {
     "train_images": ("0", "100"),
     "jobs": ("auto", "1", "3"),
     "name": ("auto", "a b", "é\n"),
-    "register": ("median", "all", "none"),
+    "register": ("median", "all", "none", "alias", "model"),
     "reuse": ("same", "any", "none"),
     "model": ("models:/cifar100-cnn@bn", "é"),
     "data_dir": ("auto", ".", "/"),
@@ -326,10 +326,10 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, 
         done.append(("sources",))
         return []
 
-    def train_run(config: Config, data: object, continued: object) -> RunResult:
+    def train_run(config: Config, data: object, register: str, continued: object) -> RunResult:
         done.append(("train", config))
         history = [{"val_accuracy": 0.5, "val_loss": 1.0, "epoch_seconds": 1.0}]
-        version = RegisteredVersion("synthetic-cnn", "1", ())
+        version = RegisteredVersion("synthetic-cnn", "1")
         return RunResult("0" * 32, "0", config, 1, "", history, {}, registered=version)
 
     def run_study(config: Config, grid: Grid, where: Where, **choices: str) -> None:

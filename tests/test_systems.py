@@ -11,7 +11,7 @@ COMMANDS = [
     ["train", "--resume", "RUN", "--epochs", "2"],
     ["ablate", *TINY, "--variants", "base,bn", "--seeds", "1", "--jobs", "2"],
     ["compare"],
-    ["evaluate", "--model", "models:/synthetic-cnn@bn"],
+    ["evaluate", "--model", "models:/synthetic-cnn@champion"],
 ]
 ONE_BY_ONE = """
 import importlib, json, pkgutil, sys

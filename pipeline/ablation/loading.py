@@ -128,7 +128,8 @@ def load_data(config: Config) -> ImageDataset:
         )
     if config.train_images:
         training = data.training.first_of_each_class(config.train_images)
-        data = replace(data, training=training)
+        left_out = len(data.training) - config.train_images
+        data = replace(data, training=training, left_out=left_out)
     return data.hold_out(config.holdout_seed) if config.validation == "holdout" else data
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import DEVICES, PRECISIONS, VALIDATIONS, Config
+from pipeline.config import DEVICES, PRECISIONS, REGISTRATIONS, VALIDATIONS, Config
 
 DEFAULT = Config()
 
@@ -53,6 +53,14 @@ HoldoutSeed = Annotated[
         help="With validation=holdout: decides which training images are held out; 0 to 2**32 - 1."
     ),
 ]
+RegisterOne = Annotated[
+    str,
+    typer.Option(
+        help=f"{', '.join(REGISTRATIONS)}: what becomes of the model. model: a version in the"
+        " registry; alias: the variant's alias moves to it too, if it is trained on all training"
+        " images, for as many epochs as the version before, and on the same data."
+    ),
+]
 Resume = Annotated[
     str | None,
     typer.Option(
@@ -91,8 +99,8 @@ Name = Annotated[
 Register = Annotated[
     str,
     typer.Option(
-        help="Models to register: median (of each variant the seed with the median accuracy), all,"
-        " none."
+        help="Models to register: median (of each variant the seed with the median accuracy), all"
+        " (aliases point at the median's), none."
     ),
 ]
 Reuse = Annotated[

@@ -9,7 +9,7 @@ import typer
 
 from pipeline import openmp
 from pipeline.cli import options
-from pipeline.config import AUTO, Config, check_choice
+from pipeline.config import AUTO, REGISTRATIONS, Config, check_choice
 from pipeline.imports import importing
 from pipeline.interruption import Interrupted
 from pipeline.study.grid import (
@@ -44,11 +44,13 @@ def train(
     train_images: options.TrainImages = DEFAULT.train_images,
     validation: options.Validation = DEFAULT.validation,
     holdout_seed: options.HoldoutSeed = DEFAULT.holdout_seed,
+    register: options.RegisterOne = "alias",
     resume: options.Resume = None,
 ) -> None:
     """Train one variant as one MLflow run, and register its model."""
     settings = {name: context.params[name] for name in DEFAULT.as_dict()}
     Config(**settings)  # which checks them before anything slow is imported
+    check_choice("register", register, REGISTRATIONS)
     openmp.spin_if_idle()
     with importing():
         from pipeline.ablation.loading import completed, load_data
@@ -75,7 +77,9 @@ def train(
         mark_dead_runs()
         run = get_run(run.info.run_id)
         check_experiment_of(run, continued=True)
-        config = configuration(run, _given(context, settings, typed=resume is not None))
+        given = _given(context, settings | {"register": register}, typed=resume is not None)
+        register = given.pop("register", run.data.params.get("register", register))
+        config = configuration(run, given)
         if is_complete(run, config):
             print(
                 f"run {run.info.run_id} is finished, with {config.epochs} epochs; for more:"
@@ -88,19 +92,23 @@ def train(
     config = completed(config)
     choose_device(config.device)
     data = load_data(config)
-    alone = f"ablate with variants={config.variant} seeds={config.seed}, register=none"
-    check_may_register(config.ablation, data, f"train it by {alone}")
+    if register != "none":
+        check_may_register(config.ablation, data, "give register=none")
     try_variants(config, data, [config.variant])
-    result = train_run(config, data, continued=run)
+    result = train_run(config, data, register, continued=run)
     last, registered = result.history[-1], result.registered
-    assert registered  # as requested
     print(
         f"{config.run_name} on {data.name}: validation accuracy {last['val_accuracy']:.1%},"
         f" loss {last['val_loss']:.3f}, {result.seconds:.0f} s"
     )
-    print(f"run {result.run_id}, registered as {registered.uri}")
-    for alias in registered.aliases:
-        print(f"  also models:/{registered.name}@{alias}")
+    if registered:
+        print(f"run {result.run_id}, registered as {registered.uri}")
+        for alias in registered.aliases:
+            print(f"  also models:/{registered.name}@{alias}")
+        for note in registered.notes:
+            print(f"  {note}")
+    else:
+        print(f"run {result.run_id}, not registered; its model is {result.model_uri}")
     print(f"Compare it with other runs: {where_to_look(result.run_id, result.experiment_id)}")
 
 
@@ -110,7 +118,8 @@ def _given(context: typer.Context, settings: Mapping[str, Any], typed: bool) -> 
     `mlflow run` passes every parameter, including those that nobody typed.
     """
     if not typed:
-        return {name: v for name, v in settings.items() if v != getattr(DEFAULT, name)}
+        defaults = {**DEFAULT.as_dict(), "register": "alias"}
+        return {name: v for name, v in settings.items() if v != defaults[name]}
     sources = {name: context.get_parameter_source(name) for name in settings}
     return {n: v for n, v in settings.items() if getattr(sources[n], "name", "") == "COMMANDLINE"}
 

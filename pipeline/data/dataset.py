@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.data.strata import first_of_each_class, tenth_of_each_class
 from pipeline.errors import InputError
 
+TEST_SPLIT = "train=False split"  # a run's validation scheme, if nothing is held out
 NAMES_TAG = "names_digest"  # of a run: the names of its classes, which its model answers with
 
 
@@ -93,6 +94,8 @@ class ImageDataset:
     name: what runs and models are called after.
     source: the address it is published at; None if there is none.
     caveat: for data that are not real, what a study of them can't say, as a noun phrase.
+    left_out: how many training images the setting `train_images` leaves out.
+    whole_digest: after `hold_out`, the digest of the data set as it was before; empty otherwise.
     """
 
     training: Split
@@ -104,6 +107,8 @@ class ImageDataset:
     source: str | None = None
     caveat: str = ""
     test: Split | None = None
+    left_out: int = 0
+    whole_digest: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -151,6 +156,7 @@ class ImageDataset:
             training=self.training.only(~held_out),
             validation=self.training.only(held_out),
             test=self.validation,
+            whole_digest=self.digest,
         )
 
     @cached_property
@@ -176,7 +182,5 @@ class ImageDataset:
             "dataset": self.name,
             **self.identity,
             "validation_digest": self.validation.digest,
-            "validation_scheme": "hold-out of the training split"
-            if self.test
-            else "train=False split",
+            "validation_scheme": "hold-out of the training split" if self.test else TEST_SPLIT,
         }

@@ -60,7 +60,7 @@ def _one_by_one(
     for cell, continued, threads in tasks:
         yield cell, Progress()
         try:
-            yield cell, train_run(cell, data, False, continued, parent, threads, show)
+            yield cell, train_run(cell, data, "none", continued, parent, threads, show)
         except StoreError:
             raise
         except Exception as error:  # any error is this run's alone; the others continue

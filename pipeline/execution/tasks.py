@@ -97,7 +97,7 @@ def train(task: Task, parent: "Run", send: Callable[[Event], None]) -> "RunResul
     # The same for all cells: they differ in none of the settings that decide about the data.
     shared = replace(cell, variant=AUTO, seed=0, lr=Config.lr)
     data = _load_checked(shared, tags["data_digest"], tags["code_digest"])
-    return train_run(cell, data, False, continued, parent, threads, show)
+    return train_run(cell, data, "none", continued, parent, threads, show)
 
 
 def outcome(training: Callable[[], "RunResult"]) -> "RunResult | Exception":

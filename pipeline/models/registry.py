@@ -1,7 +1,7 @@
-"""The model registry: versions, and the aliases that point at them."""
+"""The model registry: versions, what they say of themselves, and who may register them."""
 
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from typing import NamedTuple
 
@@ -13,19 +13,21 @@ from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, RegistrationError
-from pipeline.models.export import MODEL_FILE
 from pipeline.store.address import shown_uri
-from pipeline.store.artifacts import missing_files
 from pipeline.store.failures import first_line, is_forbidden, is_outage, unless_forbidden
 from pipeline.store.waiting import in_store
 
 
 class RegisteredVersion(NamedTuple):
-    """A version in the registry, and the aliases that point at it."""
+    """A version in the registry, and the aliases that point at it.
+
+    notes: a line for each alias that was moved to it, and for one that was not, with the reason.
+    """
 
     name: str
     version: str
-    aliases: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def uri(self) -> str:
@@ -43,27 +45,55 @@ def registry_name(ablation: str, data: ImageDataset) -> str:
 
 @in_store
 def register(
-    model_uri: str, config: Config, val_accuracy: float, data: ImageDataset
+    model_uri: str,
+    config: Config,
+    val_accuracy: float,
+    data: ImageDataset,
+    page: str,
+    study: str = "",
 ) -> RegisteredVersion:
-    """Register a model, unless it already is, and move the aliases that should change.
+    """Register a model, unless it already is, and describe it. No alias is moved.
 
-    The variant's alias points at the newest version of that variant; `champion` at the best
-    validation accuracy among all versions measured on the same validation images in the same way.
-    (Their training images may differ: a trial on a few hundred must not become champion just for
-    being the only one of its kind.) Neither points at a version whose files are gone.
+    page: the address of its run's page. study: the id of the study that registers it, if one does.
 
     Raises RegistrationError if the store refuses that, although it takes runs.
     """
     name = registry_name(config.ablation, data)
+    tags = {
+        "variant": config.variant,
+        "seed": str(config.seed),
+        "val_accuracy": repr(val_accuracy),
+        "epochs": str(config.epochs),
+        "left_out": str(data.left_out),
+        **({} if data.left_out else {"whole_digest": data.whole_digest or data.digest}),
+        **data.tags,
+        **({"study": study} if study else {}),
+    }
+    with refused_as(f"{config.run_name} is trained, but its model {model_uri} can't be registered"):
+        version = _version(name, model_uri, tags)
+        _describe(version, config, val_accuracy, data, page)
+    return RegisteredVersion(name, str(version.version))
+
+
+@contextmanager
+def refused_as(what: str) -> Iterator[None]:
+    """Raise RegistrationError, which says what failed, for what the store refuses for good."""
     try:
-        return _register(name, model_uri, config, val_accuracy, data)
+        yield
     except MlflowException as error:
         if is_outage(error) or error.error_code == "TEMPORARILY_UNAVAILABLE":  # the database
             raise
-        raise RegistrationError(
-            f"{config.run_name} is trained, but its model {model_uri} can't be registered as"
-            f" {name} ({first_line(error)})"
-        ) from None
+        raise RegistrationError(f"{what} ({first_line(error)})") from None
+
+
+def percent(fraction: float) -> str:
+    """A fraction in per cent: `49.5 %`."""
+    return f"{100 * fraction:.1f} %"
+
+
+def plural(number: int, noun: str) -> str:
+    """A number and what it counts: `1 epoch`, `30 epochs`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def check_may_register(ablation: str, data: ImageDataset, way_out: str) -> None:
@@ -98,63 +128,50 @@ def _may_register(name: str) -> bool:
     return True
 
 
-def _register(
-    name: str, model_uri: str, config: Config, val_accuracy: float, data: ImageDataset
-) -> RegisteredVersion:
+def _version(name: str, model_uri: str, tags: Mapping[str, str]) -> ModelVersion:
+    """The newest version of a model with these tags, which is registered if there is none."""
     client = mlflow.MlflowClient()
-    tags = {
-        "variant": config.variant,
-        "seed": str(config.seed),
-        "val_accuracy": repr(val_accuracy),
-        **data.tags,
-    }
-    known = [
-        version
-        for version in client.search_model_versions(f"name = '{name}'")
-        if version.source == model_uri
-    ]
-    if known:
-        new = max(known, key=lambda version: int(version.version))
-        for key, value in tags.items():  # missing if it was registered by hand
-            client.set_model_version_tag(name, new.version, key, value)
-    else:
+    versions = client.search_model_versions(f"name = '{name}'")
+    known = [version for version in versions if version.source == model_uri]
+    if not known:
         with redirect_stderr(StringIO()):  # MLflow's messages; the command prints its own
-            new = mlflow.register_model(model_uri, name, tags=tags)
-    # Aliases depend on the versions alone, so that a later call completes an interrupted one; they
-    # are set again if another run has registered a version meanwhile.
-    versions, seen = client.search_model_versions(f"name = '{name}'"), 0
-    while len(versions) != seen:
-        seen = len(versions)
-        _set_aliases(name, versions, config.variant, data)
-        versions = client.search_model_versions(f"name = '{name}'")
-    return refresh(RegisteredVersion(name, str(new.version), ()))
+            return mlflow.register_model(model_uri, name, tags=dict(tags))
+    newest = max(known, key=lambda version: int(version.version))
+    for key, value in tags.items():  # missing if it was registered by hand
+        client.set_model_version_tag(name, newest.version, key, value)
+    return newest
 
 
-def _set_aliases(
-    name: str, versions: Sequence[ModelVersion], variant: str, data: ImageDataset
+def _describe(
+    version: ModelVersion, config: Config, val_accuracy: float, data: ImageDataset, page: str
 ) -> None:
-    client = mlflow.MlflowClient()
-    of_variant = [version for version in versions if version.tags.get("variant") == variant]
-    of_variant.sort(key=lambda version: -int(version.version))
-    if newest := next(filter(_has_files, of_variant), None):
-        client.set_registered_model_alias(name, variant, newest.version)
-    measured = {key: data.tags[key] for key in ("validation_digest", "validation_scheme")}
-    rivals = [rival for rival in versions if measured.items() <= rival.tags.items()]
-    best_first = sorted(rivals, key=lambda v: (-float(v.tags["val_accuracy"]), int(v.version)))
-    champion = next(filter(_has_files, best_first), None)
-    # Accuracies on other images aren't comparable: a hold-out trial can't replace the champion.
-    if champion and (data.test is None or len(rivals) == len(versions)):
-        client.set_registered_model_alias(name, "champion", champion.version)
-
-
-def _has_files(version: ModelVersion) -> bool:
-    address = mlflow.MlflowClient().get_model_version_download_uri(version.name, version.version)
-    try:
-        return not missing_files(address, [MODEL_FILE])
-    except Exception as error:  # each kind of artifact store has its own
-        if is_outage(error):
-            raise
-        return True  # as far as can be known
+    """Describe a version and its registered model, unless somebody has."""
+    client, ablation = mlflow.MlflowClient(), load_ablation(config.ablation)
+    if not version.description:
+        left_out = f" ({data.left_out:,} left out)" if data.left_out else ""
+        text = (
+            f"{percent(val_accuracy)} validation accuracy, on the"
+            f" {data.tags['validation_scheme']}.\n\n"
+            f"- Recipe: {config.variant} of the ablation {ablation.name},"
+            f" {plural(config.epochs, 'epoch')}, batch size {config.batch_size},"
+            f" learning rate {config.lr:g}\n"
+            f"- Data: {data.name}, {data.description}{left_out}; sha256 `{data.digest}`\n"
+            f"- Seed: {config.seed}\n"
+            f"- Run: [{config.run_name}]({page}), `{version.run_id}`"
+        )
+        with unless_forbidden(f"describe models:/{version.name}/{version.version}"):
+            client.update_model_version(version.name, version.version, text)
+    if not client.get_registered_model(version.name).description:
+        variants = ", ".join(f"`@{variant}`" for variant in ablation.variants)
+        text = (
+            f"Models of the ablation {ablation.name}, trained on {data.name}.\n\n"
+            f"- {variants}: the variant's newest model of a full recipe: trained on all training"
+            " images, for at least as many epochs as the version before it, on the same data\n"
+            "- `@champion`: the version with the best validation accuracy on the same images\n\n"
+            "The description of a version says how it was trained."
+        )
+        with unless_forbidden(f"describe models:/{version.name}"):
+            client.update_registered_model(version.name, text)
 
 
 @in_store

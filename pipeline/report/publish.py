@@ -58,6 +58,10 @@ def publish(
         name, uri = result.registered.name, result.registered.uri
         aliases = "".join(f", models:/{name}@{alias}" for alias in result.registered.aliases)
         print(f"  {result.config.run_name} as {uri}{aliases}")
+    for result in registered:
+        assert result.registered
+        for note in result.registered.notes:
+            print(f"  {note}")
     if unused:
         print(f"Not counted: {_count(len(unused), 'run')}, with the reasons in the report")
     print(f"Report: {place}")

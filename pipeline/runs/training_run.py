@@ -16,6 +16,7 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.errors import RegistrationError
 from pipeline.machine import usable_threads
 from pipeline.models import registry
+from pipeline.models.aliases import move_aliases
 from pipeline.models.export import log_network
 from pipeline.models.trial.recipe import train_once
 from pipeline.openmp import describe_spinning
@@ -24,6 +25,7 @@ from pipeline.runs.checkpoint import Checkpoints
 from pipeline.runs.lifecycle import track
 from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG, RunResult, pack_result
 from pipeline.store import buffer
+from pipeline.store.address import run_page
 from pipeline.store.artifacts import log_figure, replace_artifact
 from pipeline.store.tags import tags_of
 from pipeline.store.waiting import in_store
@@ -41,14 +43,15 @@ CHECKPOINT_SECONDS = {"cuda": 1.0}
 def train_run(
     config: Config,
     data: ImageDataset,
-    register: bool = True,
+    register: str = "alias",
     continued: Run | None = None,
     parent: Run | None = None,
     threads: int = THREADS,
     show: Callable[[History], None] | None = None,
 ) -> RunResult:
-    """Train one network as one MLflow run; log its model, and `register` and alias it.
+    """Train one network as one MLflow run, log its model, and register that.
 
+    `register` is one of REGISTRATIONS.
     `continued` is a run to continue from its last checkpoint, with the number of threads it
     began with. `parent` is the study it belongs to. `show` is called after each epoch.
 
@@ -64,6 +67,8 @@ def train_run(
         recorded = tags_of(continued)
         precision, threads = recorded["precision"], int(recorded["threads"])
     torch.set_num_threads(threads)
+    # A study registers its models itself.
+    settings = config.as_dict() | ({} if parent else {"register": register})
     tags = _tags(config, data, device, precision, threads) | provenance.inputs_tag(inputs)
     run_id = continued.info.run_id if continued else None
     checkpoints = Checkpoints(fingerprint(config, tags), run_id or "")
@@ -79,7 +84,7 @@ def train_run(
 
     with (
         checkpoints.kept_on_failure(),
-        track(config.run_name, config.as_dict(), tags, parent=parent, run_id=run_id) as run,
+        track(config.run_name, settings, tags, parent=parent, run_id=run_id) as run,
     ):
         checkpoints.run_id = run.info.run_id
         provenance.log_dataset(data)
@@ -112,9 +117,12 @@ def train_run(
         if parent:
             buffer.drop_state()
         refusal = None
-        if register:
+        if register != "none":
             try:
                 result = register_model(result, data)
+                if register == "alias" and result.registered:
+                    (aliased,) = move_aliases([result.registered], data)
+                    result = result._replace(registered=aliased)
             except RegistrationError as error:  # the run itself is finished
                 refusal = error
     if refusal:
@@ -122,10 +130,14 @@ def train_run(
     return result
 
 
-def register_model(result: RunResult, data: ImageDataset) -> RunResult:
-    """Register the model of a run. Raises RegistrationError if the store refuses that."""
+def register_model(result: RunResult, data: ImageDataset, study: str = "") -> RunResult:
+    """Register the model of a run, for the study of that id if there is one; move no alias.
+
+    Raises RegistrationError if the store refuses that.
+    """
     accuracy = result.history[-1]["val_accuracy"]
-    version = registry.register(result.model_uri, result.config, accuracy, data)
+    page = run_page(result.run_id, result.experiment_id)
+    version = registry.register(result.model_uri, result.config, accuracy, data, page, study)
     return result._replace(registered=version)
 
 

@@ -17,7 +17,7 @@ MAX_GRID = 8000  # characters in a tag; MLflow truncates longer ones
 REGISTER = {
     "median": "for each variant, the run with the median validation accuracy (the lower of the"
     " middle two)",
-    "all": "every run",
+    "all": "every run; aliases point at the one with the median validation accuracy",
     "none": "none",
 }
 # Which finished runs a study reuses.

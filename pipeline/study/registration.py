@@ -2,37 +2,75 @@
 
 from collections.abc import Sequence
 
+from mlflow.entities.model_registry import ModelVersion
+
+from pipeline.ablation.definition import Ablation
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import RegistrationError
-from pipeline.models import registry
+from pipeline.models.aliases import look_up, move_aliases
+from pipeline.models.registry import RegisteredVersion
 from pipeline.report.learning_rates import chosen_rates
+from pipeline.runs.queries import PARENT_TAG, find_run
 from pipeline.runs.run_result import RunResult
 from pipeline.runs.training_run import register_model
 
 
 def register_models(
-    results: Sequence[RunResult], data: ImageDataset, which: str, variants: Sequence[str]
+    results: Sequence[RunResult],
+    data: ImageDataset,
+    which: str,
+    ablation: Ablation,
+    study_id: str,
 ) -> tuple[list[RunResult], RegistrationError | None]:
     """Register the models that `which`, a key of REGISTER, names, until one is refused.
 
-    The median, because a lucky seed promises more than retraining gives. It is taken at the
-    variant's chosen learning rate; if none is chosen, no model is registered.
+    Aliases move to the median of each variant, because a lucky seed promises more than retraining
+    gives. It is taken at the variant's chosen learning rate; if none is chosen, no alias moves, and
+    `which="median"` registers no model.
     """
-    chosen = {result.run_id for result in results} if which == "all" else set[str]()
-    if which == "median":
-        for variant, lr in (chosen_rates(variants, results, []) or {}).items():
-            runs = [r for r in results if (r.config.variant, r.config.lr) == (variant, lr)]
-            runs.sort(key=lambda result: result.history[-1]["val_accuracy"])
-            chosen.add(runs[(len(runs) - 1) // 2].run_id)
-    registered = list(results)
-    refusal = None
+    if which == "none":
+        return list(results), None
+    median = set[str]()
+    for variant, lr in (chosen_rates(ablation.variants, results, []) or {}).items():
+        runs = [r for r in results if (r.config.variant, r.config.lr) == (variant, lr)]
+        runs.sort(key=lambda result: result.history[-1]["val_accuracy"])
+        median.add(runs[(len(runs) - 1) // 2].run_id)
+    known, refusal = dict[str, RegisteredVersion](), None
     try:
-        for place, result in enumerate(results):
-            if result.run_id in chosen:
-                registered[place] = register_model(result, data)
+        for result in results:
+            if which == "all" or result.run_id in median:
+                version = register_model(result, data, study_id).registered
+                assert version  # else it is refused
+                known[result.run_id] = version
+        medians = [run_id for run_id in known if run_id in median]
+        aliased = move_aliases([known[run_id] for run_id in medians], data)
+        known |= zip(medians, aliased, strict=True)
+        if aliased and (note := _several_studies(aliased[-1].name, ablation, study_id)):
+            known[medians[-1]] = aliased[-1]._replace(notes=(*aliased[-1].notes, note))
     except RegistrationError as error:
         refusal = error
-    return [  # a later one may have taken an alias
-        r._replace(registered=registry.refresh(r.registered)) if r.registered else r
-        for r in registered
-    ], refusal
+    return [result._replace(registered=known.get(result.run_id)) for result in results], refusal
+
+
+def _several_studies(name: str, ablation: Ablation, study_id: str) -> str:
+    """Say so if the aliases of the compared variants point at models of different studies."""
+    registry = look_up(name)
+    origins: dict[str, list[str]] = {}
+    for variant in ablation.compared or ablation.variants:
+        if registry and (version := registry.holders.get(variant)):
+            origins.setdefault(_origin(version), []).append(f"@{variant}")
+    if len(origins) < 2:
+        return ""
+    here = f"study {study_id}"
+    parts = [
+        f"{', '.join(aliases)} of {'this study' if origin == here else origin}"
+        for origin, aliases in origins.items()
+    ]
+    return f"the aliases of models:/{name} are not from one study: {'; '.join(parts)}"
+
+
+def _origin(version: ModelVersion) -> str:
+    """The study that has registered a version, else that of its run, else the run."""
+    run = None if "study" in version.tags else find_run(str(version.run_id))
+    study = version.tags.get("study") or (run and run.data.tags.get(PARENT_TAG))
+    return f"study {study}" if study else f"run {version.run_id}"

@@ -110,7 +110,7 @@ def run_study(
         results = [finished[cell] for cell in cells if cell in finished]
         if not results:
             raise MachineError(f"all {len(failures)} runs failed; {_first(failures)}")
-        results, refusal = register_models(results, data, register, list(ablation.variants))
+        results, refusal = register_models(results, data, register, ablation, parent.info.run_id)
         threads = engine.jobs.number * engine.threads[0]
         count, again = len(results) + len(failures), sum(r.reused for r in results)
         reused_runs = f", {again} of {count} runs reused from before" if again else ""

@@ -59,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     files = Path(client.get_logged_model(output.model_id).artifact_location)
     addresses = {
-        "alias": "models:/synthetic-cnn@base",
+        "alias": "models:/synthetic-cnn@champion",
         "version": "models:/synthetic-cnn/1",
         "model": f"models:/{output.model_id}",
         "run": f"runs:/{only.info.run_id}/model",
@@ -92,7 +92,7 @@ Refused = Callable[..., str]
 def refused(model: Trained, pipeline: Callable[..., Answer]) -> Refused:
     """Evaluate the model, see that it is refused and leaves no run; return the one line."""
 
-    def evaluate(address: str = "models:/synthetic-cnn@base") -> str:
+    def evaluate(address: str = "models:/synthetic-cnn@champion") -> str:
         answer = pipeline("evaluate", "--model", address)
         assert (answer.status, answer.out) == (2, "")
         (line,) = answer.err.splitlines()
@@ -155,9 +155,9 @@ def test_however_it_is_called(way: str, model: Trained, refused: Refused) -> Non
 
 
 def test_what_mlflow_adds_to_the_files_of_a_registered_model_alters_nothing(model: Trained) -> None:
-    mlflow.pyfunc.load_model("models:/synthetic-cnn@base")
+    mlflow.pyfunc.load_model("models:/synthetic-cnn@champion")
     assert (model.files / "registered_model_meta").exists()
-    load_model("models:/synthetic-cnn@base")
+    load_model("models:/synthetic-cnn@champion")
 
 
 # Altered together with its digests, or not known to the store: the content tells.
@@ -519,7 +519,7 @@ def test_a_model_loads_where_mlflow_would_use_a_gpu(
 ) -> None:
     monkeypatch.setenv("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cuda")
     for load in (mlflow.pyfunc.load_model, lambda uri: load_model(uri).model):
-        loaded = load("models:/synthetic-cnn@base")
+        loaded = load("models:/synthetic-cnn@champion")
         assert np.asarray(loaded.predict(PIXELS)).shape == (2, 100)
 
 
@@ -552,5 +552,5 @@ print(seen)
 def test_nothing_is_unpickled_but_the_example_and_that_by_the_restricted_unpickler(
     trained: Trained,
 ) -> None:
-    answer = run(trained.folder, "python", "-c", WATCH, "models:/synthetic-cnn@base")
+    answer = run(trained.folder, "python", "-c", WATCH, "models:/synthetic-cnn@champion")
     assert answer.out.splitlines() == ["[('torch.load', True)]"], answer.err

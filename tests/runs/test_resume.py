@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import (
     SMALL,
+    WHOLE,
     Answer,
     broken_epoch,
     run_killed,
@@ -27,8 +28,7 @@ from pipeline.store import liveness
 from pipeline.training.network import CNNNetwork
 
 EPOCHS = 4
-TRAIN = ["train", "--variant", "dropout", "--dataset", "synthetic", "--train-images", "500"]
-TRAIN += ["--batch-size", "100", "--epochs", str(EPOCHS)]
+TRAIN = ["train", "--variant", "dropout", *WHOLE, "--batch-size", "100", "--epochs", str(EPOCHS)]
 GO_ON = ["train", "--resume", "RUN"]
 LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 # In the order in which a run comes by them; `name:n` is the n-th time in that process. An epoch has

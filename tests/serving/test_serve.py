@@ -71,6 +71,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in ("0", "1"):
         answer = run(folder, "python", "-m", "pipeline", "train", *TINY, "--seed", seed)
         assert answer.status == 0, answer.err
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    client.set_registered_model_alias("synthetic-cnn", "base", "2")
     return folder
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import mine
 import mlflow
 import pytest
-from conftest import TINY, Answer, forget_detail, forget_stores, run_in_process, runs_in
+from conftest import TINY, WHOLE, Answer, forget_detail, forget_stores, run_in_process, runs_in
 from PIL import Image
 
 from pipeline.ablation.loading import load_ablation
@@ -20,7 +20,7 @@ from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG
 from pipeline.store.initialization import check_store
 from pipeline.store.moving import relocation
 
-STUDY = ["ablate", *TINY, "--variants", "base,bn", "--seeds", "1", "--jobs", "1"]
+STUDY = ["ablate", *WHOLE, "--variants", "base,bn", "--seeds", "1", "--jobs", "1"]
 MODEL = "models:/synthetic-cnn@bn"
 EVALUATE = ("evaluate", "--model")
 ONE_RUN = ("--epochs", "1", "--batch-size", "32", "--seeds", "1", "--jobs", "1")

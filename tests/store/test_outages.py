@@ -177,7 +177,7 @@ def test_a_study_keeps_its_runs_in_postgresql_and_its_password_to_itself(
         compared = pipeline("compare")
         assert compared.status == 0, compared.err
         assert "BatchNorm" in compared.out
-        evaluated = pipeline("evaluate", "--model", "models:/synthetic-cnn@bn")
+        evaluated = pipeline("evaluate", "--model", "models:/synthetic-cnn@champion")
         assert evaluated.status == 0, evaluated.err
         unknown = pipeline("evaluate", "--model", "0" * 32)
         assert unknown.status == 2

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import mlflow
 import pandas as pd
 import pytest
-from conftest import Answer, broken_cell, runs_in
+from conftest import WHOLE, Answer, broken_cell, runs_in
 from mlflow.entities import Run
 
 from pipeline.interruption import Interrupted
@@ -154,7 +154,7 @@ def test_what_may_be_reused_is_asked_for(
 def test_every_model_is_registered_if_asked_for_also_of_runs_that_are_reused(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    one = ["ablate", *TINY, "--variants", "base"]
+    one = ["ablate", *WHOLE, "--variants", "base"]
     client = mlflow.MlflowClient()
 
     def seed_of(alias: str) -> str:
@@ -172,6 +172,7 @@ def test_every_model_is_registered_if_asked_for_also_of_runs_that_are_reused(
     assert f"  base-seed{seed_of('base')} as models:/synthetic-cnn/1" in answer.out
     answer = pipeline(*one, "--seeds", "4", "--register", "all")
     assert len(client.search_model_versions()) == 4
+    assert client.get_model_version_by_alias("synthetic-cnn", "base").version == 1
     said = [line for line in answer.out.splitlines() if "synthetic-cnn@base" in line]
     assert len(said) == 1
     assert f"base-seed{seed_of('base')} as" in said[0]
@@ -188,7 +189,7 @@ def test_a_finished_run_whose_model_was_deleted_is_compared_but_not_reused(
     mlflow.register_model(f"runs:/{bn.info.run_id}/model", "synthetic-cnn")
     answer = pipeline(*one, "--register", "all")
     assert answer.status == 0, answer.err
-    version = client.get_model_version_by_alias("synthetic-cnn", "bn")
+    version = client.get_model_version("synthetic-cnn", "1")
     assert (version.run_id, version.tags["variant"]) == (bn.info.run_id, "bn")
     assert len(client.search_model_versions()) == 2
     (model,) = client.search_logged_models(["0"], f"source_run_id = '{bn.info.run_id}'")

@@ -1,0 +1,192 @@
+"""Which version an alias points at: a variant's newest model of a full recipe, or the best of all.
+
+docs/models.md has the rule as a table.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal, DecimalException
+from typing import NamedTuple
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from pipeline.data.dataset import TEST_SPLIT, ImageDataset
+from pipeline.models.export import MODEL_FILE
+from pipeline.models.registry import RegisteredVersion, percent, plural, refresh, refused_as
+from pipeline.store.artifacts import missing_files
+from pipeline.store.failures import is_outage, unless_forbidden
+from pipeline.store.waiting import in_store
+
+CHAMPION = "champion"
+MEASURED = ("validation_digest", "validation_scheme")  # equal where accuracies are comparable
+
+
+class Registry(NamedTuple):
+    """A registered model at one time: its versions, and those that its aliases point at."""
+
+    versions: Mapping[str, ModelVersion]  # by number
+    holders: Mapping[str, ModelVersion]  # by alias
+
+
+class _Training(NamedTuple):
+    """What a version was trained on: the data set by its digest, how much of it, and how often."""
+
+    data: str
+    left_out: int  # training images, by `train_images`
+    holds_out: bool
+    epochs: int
+
+
+def move_aliases(
+    registered: Sequence[RegisteredVersion], data: ImageDataset
+) -> list[RegisteredVersion]:
+    """Point the variants' aliases at these versions where the rule allows it, and `champion`.
+
+    registered: versions of one model, at most one of each variant. Returns them with the aliases
+    that point at them now, and with notes.
+
+    An alias moves to a version of a full recipe: trained on all training images, for no fewer
+    epochs than the version that it replaces, and on the same data; one that holds out images does
+    not replace one that doesn't. A version that left out images, or whose files are gone, may
+    always be replaced. `champion` moves to the best validation accuracy among all versions measured
+    on the same validation images in the same way. (Their training images may differ: a trial on a
+    few hundred must not become champion just for being the only one of its kind.)
+
+    Raises RegistrationError if the store refuses that for another reason than this user's rights.
+    """
+    if not registered:
+        return []
+    (name,) = {one.name for one in registered}
+    before = look_up(name)  # once: after an outage, what was moved before it is still said
+    if before is None:
+        return list(registered)
+    notes = {one: _move_to(before.versions[one.version], before) for one in registered}
+    notes[registered[-1]] += _move_champion(name, data, before)
+    return [refresh(one)._replace(notes=tuple(lines)) for one, lines in notes.items()]
+
+
+@in_store
+def look_up(name: str) -> Registry | None:
+    """Read a registered model; None, with a note, if this user may not see its aliases."""
+    client = mlflow.MlflowClient()
+    unseen = f"see the aliases of models:/{name}, so that none is moved"
+    with refused_as(f"the aliases of models:/{name} can't be read"), unless_forbidden(unseen):
+        versions = {str(v.version): v for v in client.search_model_versions(f"name = '{name}'")}
+        aliases = client.get_registered_model(name).aliases
+        return Registry(versions, {alias: versions[str(n)] for alias, n in aliases.items()})
+    return None
+
+
+@in_store
+def _move_to(new: ModelVersion, before: Registry) -> list[str]:
+    """Point its variant's alias at a version, if it may move; return what there is to say."""
+    alias = new.tags["variant"]
+    old = before.holders.get(alias)
+    if old and old.version == new.version:
+        return []
+    gone = old is not None and not _has_files(old)
+    obstacle = _obstacle(_training(new), None if old is None or gone else _training(old))
+    if not obstacle:
+        # Of two runs that register at the same moment, the later one has the alias.
+        return _set(alias, new, old, ", whose files are gone" if gone else "")
+    now = f"stays at {_shown(old)}" if old else "is not set"
+    by_hand = f"set_registered_model_alias('{new.name}', '{alias}', '{new.version}')"
+    return [
+        f"models:/{new.name}@{alias} {now}: models:/{new.name}/{new.version} {obstacle};"
+        f' to point it there: python -c "import mlflow; mlflow.MlflowClient().{by_hand}"'
+    ]
+
+
+@in_store
+def _move_champion(name: str, data: ImageDataset, before: Registry) -> list[str]:
+    """Point `champion` at the best version; return what there is to say."""
+    notes: list[str] = []
+    versions: Collection[ModelVersion] = before.versions.values()
+    seen, old = 0, before.holders.get(CHAMPION)
+    while len(versions) != seen:  # again if another run has registered a version meanwhile
+        seen = len(versions)
+        best = _best(versions, data)
+        if best and (old is None or best.version != old.version):
+            first = before.holders.get(CHAMPION)
+            same = first and all(first.tags.get(key) == best.tags[key] for key in MEASURED)
+            why = "" if same else ", measured on other images"
+            notes, old = _set(CHAMPION, best, first, why), best
+        versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
+    return notes
+
+
+def _set(alias: str, new: ModelVersion, old: ModelVersion | None, why: str = "") -> list[str]:
+    uri = f"models:/{new.name}@{alias}"
+    with refused_as(f"{uri} can't be moved to {_shown(new)}"), unless_forbidden(f"move {uri}"):
+        mlflow.MlflowClient().set_registered_model_alias(new.name, alias, new.version)
+        return [f"{uri}: {_shown(new)}, before {_shown(old)}{why}"] if old else []
+    return []
+
+
+def _obstacle(new: _Training | None, old: _Training | None) -> str:
+    """Why the alias at `old` may not move to `new`; empty if it may."""
+    assert new  # it has just been registered with all that
+    if new.left_out:
+        return f"left out {new.left_out:,} training images"
+    if old is None or old.left_out:
+        return ""
+    if new.data != old.data:
+        return "was trained on other data"
+    if new.holds_out and not old.holds_out:
+        return "held out a part of the training images"
+    if new.epochs < old.epochs:
+        return f"has {plural(new.epochs, 'epoch')}, not {old.epochs}"
+    return ""
+
+
+def _training(version: ModelVersion) -> _Training | None:
+    """What a version was trained on; None if neither it nor its run says that."""
+    facts = version.tags
+    try:
+        if "left_out" not in facts:  # registered by an earlier version, or by hand
+            run = mlflow.MlflowClient().get_run(str(version.run_id))
+            facts = {**run.data.params, **run.data.tags, **facts}
+            facts["left_out"] = facts["train_images"]
+            if facts["validation_scheme"] != TEST_SPLIT:
+                return None  # it does not say of what it has held out a part
+            facts["whole_digest"] = facts["data_digest"]
+        return _Training(
+            data=facts.get("whole_digest", ""),
+            left_out=int(Decimal(facts["left_out"])),  # `mlflow run` logs it as typed: 1e3
+            holds_out=facts["validation_scheme"] != TEST_SPLIT,
+            epochs=int(Decimal(facts["epochs"])),
+        )
+    except (KeyError, DecimalException):
+        return None
+    except MlflowException as error:
+        if is_outage(error):
+            raise
+        return None
+
+
+def _best(versions: Collection[ModelVersion], data: ImageDataset) -> ModelVersion | None:
+    """The version to be `champion`; None if there is none, or if it should stay where it is."""
+    measured = {key: data.tags[key] for key in MEASURED}
+    rivals = [version for version in versions if measured.items() <= version.tags.items()]
+    # Accuracies on other images aren't comparable: a hold-out trial can't replace the champion.
+    if data.test and len(rivals) < len(versions):
+        return None
+    rivals.sort(key=lambda rival: (-float(rival.tags["val_accuracy"]), int(rival.version)))
+    return next(filter(_has_files, rivals), None)
+
+
+def _has_files(version: ModelVersion) -> bool:
+    address = mlflow.MlflowClient().get_model_version_download_uri(version.name, version.version)
+    try:
+        return not missing_files(address, [MODEL_FILE])
+    except Exception as error:  # each kind of artifact store has its own
+        if is_outage(error):
+            raise
+        return True  # as far as can be known
+
+
+def _shown(version: ModelVersion) -> str:
+    """A version's number and accuracy: `version 7 (49.5 %)`."""
+    accuracy = version.tags.get("val_accuracy")  # missing if it was registered by hand
+    return f"version {version.version}" + (f" ({percent(float(accuracy))})" if accuracy else "")
