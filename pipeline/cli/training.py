@@ -13,6 +13,7 @@ from pipeline.config import AUTO, Config, check_choice
 from pipeline.imports import importing
 from pipeline.interruption import Interrupted
 from pipeline.study.grid import (
+    KEEP_STATE,
     REGISTER,
     REUSE,
     Grid,
@@ -43,11 +44,13 @@ def train(
     precision: options.Precision = DEFAULT.precision,
     train_images: options.TrainImages = DEFAULT.train_images,
     validation: options.Validation = DEFAULT.validation,
+    keep_state: options.KeepState = "yes",
     resume: options.Resume = None,
 ) -> None:
     """Train one variant as one MLflow run, and register its model."""
     settings = {name: context.params[name] for name in DEFAULT.as_dict()}
     Config(**settings)  # which checks them before anything slow is imported
+    check_choice("keep_state", keep_state, KEEP_STATE)
     openmp.spin_if_idle()
     with importing():
         from pipeline.ablation.loading import completed, load_data
@@ -64,7 +67,7 @@ def train(
             check_store,
         )
         from pipeline.store.liveness import mark_dead_runs
-        from pipeline.training.device import choose_device
+        from pipeline.training.device import choose_device, choose_precision
 
     settings["ablation"] = options.absolute(ablation)
     config = Config(**settings)
@@ -85,12 +88,12 @@ def train(
     else:
         check_experiment(models=True)
     config = completed(config)
-    choose_device(config.device)
+    choose_precision(config.precision, choose_device(config.device))  # which check both
     data = load_data(config)
     alone = f"ablate with variants={config.variant} seeds={config.seed}, register=none"
     check_may_register(config.ablation, data, f"train it by {alone}")
     try_variants(config, data, [config.variant])
-    result = train_run(config, data, continued=run)
+    result = train_run(config, data, continued=run, keep_state=keep_state == "yes")
     last, registered = result.history[-1], result.registered
     assert registered  # as requested
     print(
@@ -132,6 +135,7 @@ def ablate(
     name: options.Name = "auto",
     register: options.Register = "median",
     reuse: options.Reuse = "same",
+    keep_state: options.KeepState = "no",
     jobs: options.Jobs = "auto",
     cluster: options.Cluster = "none",
     gpu_share: options.GpuShare = 1.0,
@@ -144,6 +148,7 @@ def ablate(
     check_name(name)
     check_choice("register", register, tuple(REGISTER))
     check_choice("reuse", reuse, REUSE)
+    check_choice("keep_state", keep_state, KEEP_STATE)
     asked_jobs = parse_jobs(jobs)
     check_cluster(cluster, gpu_share)
     if validation == "auto":
@@ -169,11 +174,14 @@ def ablate(
         from pipeline.study.dry_run import preview_study
         from pipeline.study.margin import check_effects
         from pipeline.study.study import run_study
+        from pipeline.training.device import choose_device, choose_precision
 
     config = completed(replace(config, ablation=options.absolute(ablation)))
     own = load_ablation(config.ablation)
     grid = Grid(parse_variants(variants, own.variants, own.compared), asked_seeds, rates, margin)
     check_effects(own, grid)
+    if cluster == "none":
+        choose_precision(config.precision, choose_device(config.device))  # which check both
     check_store()
     experiment = check_experiment(models=True)
     where = Where(cluster, asked_jobs, gpu_share)
@@ -182,7 +190,15 @@ def ablate(
         preview_study(config, grid, where, register=register, reuse=reuse, experiment=experiment)
         return
     try:
-        run_study(config, grid, where, name=name, register=register, reuse=reuse)
+        run_study(
+            config,
+            grid,
+            where,
+            name=name,
+            register=register,
+            reuse=reuse,
+            keep_state=keep_state == "yes",
+        )
     except Interrupted as stop:
         stop.remedy = STUDY_REMEDY
         raise
