@@ -1,5 +1,6 @@
 """The commands' options: the type of each, and its help text with unit and range."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,15 +12,17 @@ DEFAULT = Config()
 
 
 def one(kind: type, several: str) -> dict[str, Any]:
-    """Options of an option that takes one value; for a list of them, say what to do."""
+    """What typer is told of an option that takes one value: how to answer a list of them, too."""
 
-    def read(text: Any) -> Any:
-        if "," in str(text):
+    def read(given: object) -> Any:
+        text = str(given)  # a default comes as it is
+        if "," in text:
             raise typer.BadParameter(f"{text!r} is a list; {several}")
         try:
-            return kind(text)
+            # `mlflow run` passes an integer on as it was typed, such as `1.0`.
+            return kind(re.sub(r"\.0+\s*$", "", text) if kind is int else text)
         except ValueError:
-            what = "a whole number" if kind is int else "a number"
+            what = "an integer" if kind is int else "a number"
             raise typer.BadParameter(f"{text!r} is not {what}") from None
 
     return {"parser": read, "metavar": f"<{kind.__name__}>"}
