@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 
 AUTO = "auto"
 APPLICATION = "mlflow-ablation"  # the folder of what a user's runs keep outside the store
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
 # test: on the `train=False` split, as in the tutorial. holdout: on a tenth of the training split.
 VALIDATIONS = ("test", "holdout")

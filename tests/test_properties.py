@@ -25,7 +25,7 @@ from pipeline import interruption
 from pipeline.__main__ import main
 from pipeline.ablation import loading
 from pipeline.ablation.loading import completed
-from pipeline.config import MAX_NAME, PRECISIONS, VALIDATIONS, Config
+from pipeline.config import DEVICES, MAX_NAME, PRECISIONS, VALIDATIONS, Config
 from pipeline.data import cifar100, cifar100_files
 from pipeline.data.fetching import download
 from pipeline.errors import InputError
@@ -65,7 +65,7 @@ NUMBERS = st.one_of(
     st.integers().map(str), st.integers(0, 9).map(str), st.floats().map(repr), ODD_NUMBERS
 )
 CHOICES: dict[str, tuple[str, ...]] = {
-    "device": ("auto", "cpu", "cuda"),
+    "device": DEVICES,
     "precision": PRECISIONS,
     "validation": VALIDATIONS,
 }
@@ -247,6 +247,7 @@ LEGAL = {
     "name": ("auto", "a b", "é\n"),
     "register": ("median", "all", "none", "alias", "model"),
     "reuse": ("same", "any", "none"),
+    "keep_state": ("yes", "no"),
     "model": ("models:/cifar100-cnn@bn", "é"),
     "data_dir": ("auto", ".", "/"),
     "source": ("file:///nowhere", "https://example.org"),

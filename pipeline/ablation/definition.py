@@ -14,16 +14,18 @@ from pipeline.data.dataset import ImageDataset
 
 Value = str | int | float | bool | None
 Settings = Mapping[str, Value]
+Fact = Value | tuple[int, int]
+Arguments = Mapping[str, Fact]  # what a part is called with
 Part = Callable[..., Any]
 
 
 def adam(
     parameters: Sequence[nn.Parameter], lr: float, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
-    """Adam in its fastest form, whose steps a CUDA graph can capture."""
-    on_gpu = parameters[0].is_cuda
+    """Adam in its fastest form, whose steps a CUDA graph can capture; on MPS in its plain one."""
+    kind = parameters[0].device.type
     return torch.optim.Adam(
-        parameters, lr, weight_decay=weight_decay, fused=True, capturable=on_gpu
+        parameters, lr, weight_decay=weight_decay, fused=kind != "mps", capturable=kind == "cuda"
     )
 
 
@@ -36,8 +38,8 @@ class Ablation:
 
     network: builds a variant's network: images in, float `[N, C, H, W]` from -1 to 1; logits out,
     `[N, num_classes]`. In training it may return several outputs, the logits first or as `logits`,
-    if the criterion takes them. Its parameters `num_classes` and `in_channels` are set to fit the
-    data.
+    if the criterion takes them. Its parameters `num_classes`, `in_channels` and `image_size` (the
+    side of square images, or their height and width) are set to fit the data.
     variants: the settings of each, by name. The first is the baseline.
     datasets: functions that return the data, by name; called with `data_dir` if they take it. The
     first is the default.
@@ -52,7 +54,8 @@ class Ablation:
     optimizer: called with the parameters and `lr`.
     schedule: called with the optimizer and the number of epochs; returns a scheduler of
     `torch.optim.lr_scheduler` that takes a step after each epoch, or after each batch if the
-    schedule has a parameter `steps_per_epoch`. ReduceLROnPlateau follows the validation loss.
+    schedule has a parameter `steps_per_epoch`; or None for a variant that has no schedule.
+    ReduceLROnPlateau follows the validation loss.
     augmentation: builds the `Augmentation` of the training images; None leaves them as they are.
     name: ends the names of registered models; by default the name of the file.
 
@@ -101,11 +104,11 @@ class Ablation:
         """The augmentation of a variant's training images."""
         return self.make(self.augmentation, variant) if self.augmentation else NO_AUGMENTATION
 
-    def make(self, part: Part, variant: str, *arguments: Any, **facts: Value) -> Any:
+    def make(self, part: Part, variant: str, *arguments: Any, **facts: Fact) -> Any:
         """Call a part for a variant, with what `arguments` says."""
         return part(*arguments, **self.arguments(part, variant, **facts))
 
-    def arguments(self, part: Part, variant: str, **facts: Value) -> dict[str, Value]:
+    def arguments(self, part: Part, variant: str, **facts: Fact) -> dict[str, Fact]:
         """The variant's settings that a part takes, and the `facts` that it has parameters for."""
         taken = {n: v for n, v in self.variants[variant].items() if self.takes(part, n)}
         known = {n: v for n, v in facts.items() if n in inspect.signature(part).parameters}

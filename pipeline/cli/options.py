@@ -1,13 +1,35 @@
 """The commands' options: the type of each, and its help text with unit and range."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pipeline.config import DEVICES, PRECISIONS, REGISTRATIONS, VALIDATIONS, Config
 
 DEFAULT = Config()
+
+
+def one(kind: type, several: str) -> dict[str, Any]:
+    """What typer is told of an option that takes one value: how to answer a list of them, too."""
+
+    def read(given: object) -> Any:
+        text = str(given)  # a default comes as it is
+        if "," in text:
+            raise typer.BadParameter(f"{text!r} is a list; {several}")
+        try:
+            # `mlflow run` passes an integer on as it was typed, such as `1.0`.
+            return kind(re.sub(r"\.0+\s*$", "", text) if kind is int else text)
+        except ValueError:
+            what = "an integer" if kind is int else "a number"
+            raise typer.BadParameter(f"{text!r} is not {what}") from None
+
+    return {"parser": read, "metavar": f"<{kind.__name__}>"}
+
+
+RUN_HAS_ONE = "a run has one, and ablate takes several: {}"
+STUDY_HAS_ONE = "all runs of a study have the same: start one for each (docs/your-own-ablation.md)"
 
 Ablation = Annotated[
     str,
@@ -16,7 +38,13 @@ Ablation = Annotated[
         " (ablations/tutorial.py)."
     ),
 ]
-Variant = Annotated[str, typer.Option(help="Which of the ablation's variants; auto: the first.")]
+Variant = Annotated[
+    str,
+    typer.Option(
+        help="Which of the ablation's variants; auto: the first.",
+        **one(str, RUN_HAS_ONE.format("variants=a,b")),
+    ),
+]
 Dataset = Annotated[str, typer.Option(help="Which of the ablation's data sets; auto: the first.")]
 DataDir = Annotated[
     str,
@@ -25,20 +53,43 @@ DataDir = Annotated[
         " $PIPELINE_DATA_DIR, else ./data if the data is there, else a per-user cache."
     ),
 ]
-Epochs = Annotated[int, typer.Option(help="Passes over the training images; at least 1.")]
-BatchSize = Annotated[int, typer.Option(help="Images per training step; at least 1.")]
-LearningRate = Annotated[float, typer.Option(help="Learning rate; above 0.")]
+Epochs = Annotated[
+    int,
+    typer.Option(
+        help="Passes over the training images; at least 1.",
+        **one(int, f"{STUDY_HAS_ONE}, the least first, with keep_state=yes"),
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option(help="Images per training step; at least 1.", **one(int, STUDY_HAS_ONE))
+]
+LearningRate = Annotated[
+    float,
+    typer.Option(help="Learning rate; above 0.", **one(float, RUN_HAS_ONE.format("lr=0.01,0.001"))),
+]
 Seed = Annotated[
     int,
-    typer.Option(help="Decides all that is random: weights, order, augmentation; 0 to 2**32 - 1."),
+    typer.Option(
+        help="Decides all that is random: weights, order, augmentation; 0 to 2**32 - 1.",
+        **one(int, RUN_HAS_ONE.format("seeds=0,1")),
+    ),
 ]
-Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}; auto: cuda if there is one.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help=f"{', '.join(DEVICES)}; auto: cuda if there is one, else mps, a Mac's GPU, which the"
+        " authors have not tried."
+    ),
+]
 Precision = Annotated[
     str, typer.Option(help=f"{', '.join(PRECISIONS)}; auto: bf16 if the hardware has it.")
 ]
 TrainImages = Annotated[
     int,
-    typer.Option(help="Use only N training images, the first ones of each class; 0 uses all."),
+    typer.Option(
+        help="Use only N training images, the first ones of each class; 0 uses all.",
+        **one(int, STUDY_HAS_ONE),
+    ),
 ]
 Validation = Annotated[
     str,
@@ -107,6 +158,13 @@ Reuse = Annotated[
     str,
     typer.Option(
         help="Finished runs that are not trained again: same (made by the same code), any, none."
+    ),
+]
+KeepState = Annotated[
+    str,
+    typer.Option(
+        help="yes, no: keep the state of finished runs, about three times the size of their"
+        " weights, so that they can go on to more epochs."
     ),
 ]
 Jobs = Annotated[

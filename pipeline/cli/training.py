@@ -13,6 +13,7 @@ from pipeline.config import AUTO, REGISTRATIONS, Config, check_choice
 from pipeline.imports import importing
 from pipeline.interruption import Interrupted
 from pipeline.study.grid import (
+    KEEP_STATE,
     REGISTER,
     REUSE,
     Grid,
@@ -45,12 +46,14 @@ def train(
     validation: options.Validation = DEFAULT.validation,
     holdout_seed: options.HoldoutSeed = DEFAULT.holdout_seed,
     register: options.RegisterOne = "alias",
+    keep_state: options.KeepState = "yes",
     resume: options.Resume = None,
 ) -> None:
     """Train one variant as one MLflow run, and register its model."""
     settings = {name: context.params[name] for name in DEFAULT.as_dict()}
     Config(**settings)  # which checks them before anything slow is imported
     check_choice("register", register, REGISTRATIONS)
+    check_choice("keep_state", keep_state, KEEP_STATE)
     openmp.spin_if_idle()
     with importing():
         from pipeline.ablation.loading import completed, load_data
@@ -67,7 +70,7 @@ def train(
             check_store,
         )
         from pipeline.store.liveness import mark_dead_runs
-        from pipeline.training.device import choose_device
+        from pipeline.training.device import choose_device, choose_precision
 
     settings["ablation"] = options.absolute(ablation)
     config = Config(**settings)
@@ -90,12 +93,12 @@ def train(
     else:
         check_experiment(models=True)
     config = completed(config)
-    choose_device(config.device)
+    choose_precision(config.precision, choose_device(config.device))  # which check both
     data = load_data(config)
     if register != "none":
         check_may_register(config.ablation, data, "give register=none")
     try_variants(config, data, [config.variant])
-    result = train_run(config, data, register, continued=run)
+    result = train_run(config, data, register, continued=run, keep_state=keep_state == "yes")
     last, registered = result.history[-1], result.registered
     print(
         f"{config.run_name} on {data.name}: validation accuracy {last['val_accuracy']:.1%},"
@@ -143,6 +146,7 @@ def ablate(
     name: options.Name = "auto",
     register: options.Register = "median",
     reuse: options.Reuse = "same",
+    keep_state: options.KeepState = "no",
     jobs: options.Jobs = "auto",
     cluster: options.Cluster = "none",
     gpu_share: options.GpuShare = 1.0,
@@ -155,6 +159,7 @@ def ablate(
     check_name(name)
     check_choice("register", register, tuple(REGISTER))
     check_choice("reuse", reuse, REUSE)
+    check_choice("keep_state", keep_state, KEEP_STATE)
     asked_jobs = parse_jobs(jobs)
     check_cluster(cluster, gpu_share)
     if validation == "auto":
@@ -181,11 +186,14 @@ def ablate(
         from pipeline.study.dry_run import preview_study
         from pipeline.study.margin import check_effects
         from pipeline.study.study import run_study
+        from pipeline.training.device import choose_device, choose_precision
 
     config = completed(replace(config, ablation=options.absolute(ablation)))
     own = load_ablation(config.ablation)
     grid = Grid(parse_variants(variants, own.variants, own.compared), asked_seeds, rates, margin)
     check_effects(own, grid)
+    if cluster == "none":
+        choose_precision(config.precision, choose_device(config.device))  # which check both
     check_store()
     experiment = check_experiment(models=True)
     where = Where(cluster, asked_jobs, gpu_share)
@@ -194,7 +202,15 @@ def ablate(
         preview_study(config, grid, where, register=register, reuse=reuse, experiment=experiment)
         return
     try:
-        run_study(config, grid, where, name=name, register=register, reuse=reuse)
+        run_study(
+            config,
+            grid,
+            where,
+            name=name,
+            register=register,
+            reuse=reuse,
+            keep_state=keep_state == "yes",
+        )
     except Interrupted as stop:
         stop.remedy = STUDY_REMEDY
         raise

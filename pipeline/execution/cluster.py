@@ -127,6 +127,8 @@ def cluster_engine(
     Raises InputError, naming the nodes that would not train the same as this machine.
     """
     nodes, memory, device = usable_nodes(), JOB_MEMORY + data.nbytes, config.device
+    if device == "mps":
+        raise InputError("device is mps, which Ray does not know; leave cluster out, or the device")
     if device == AUTO:
         device = "cuda" if any(node.gpus for node in nodes) else "cpu"
     nodes = [n for n in nodes if n.memory >= memory and (n.gpus or device == "cpu")]

@@ -26,7 +26,8 @@ def local_engine(
     """
     device = choose_device(config.device)
     gpus = visible_gpus() if device.type == "cuda" else []
-    jobs = choose_jobs(asked_jobs, cells, THREADS, len(gpus), gpu_share, data.nbytes)
+    count = len(gpus) or int(device.type == "mps")
+    jobs = choose_jobs(asked_jobs, cells, THREADS, count, gpu_share, data.nbytes)
     return Engine(
         device.type,
         choose_precision(config.precision, device),
@@ -57,10 +58,13 @@ def _one_by_one(
     def show(history: History) -> None:
         time_epoch(history[-1]["epoch_seconds"])
 
-    for cell, continued, threads in tasks:
+    for cell, continued, threads, start, keep_state in tasks:
         yield cell, Progress()
         try:
-            yield cell, train_run(cell, data, "none", continued, parent, threads, show)
+            result = train_run(
+                cell, data, "none", continued, parent, threads, show, start, keep_state
+            )
+            yield cell, result
         except StoreError:
             raise
         except Exception as error:  # any error is this run's alone; the others continue

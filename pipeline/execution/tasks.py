@@ -42,11 +42,16 @@ Events: TypeAlias = Generator[tuple[Config, Event]]
 
 
 class Task(NamedTuple):
-    """A cell to train, an earlier study's run to continue, and the number of threads."""
+    """A cell to train, an earlier study's run to continue, and the number of threads.
+
+    start: a finished run of fewer epochs to go on from. keep_state: also once the run is finished.
+    """
 
     cell: Config
     continued: "Run | None"
     threads: int
+    start: "Run | None" = None
+    keep_state: bool = False
 
 
 # Called with the seconds that an epoch has taken, where no event says so.
@@ -92,12 +97,12 @@ def train(task: Task, parent: "Run", send: Callable[[Event], None]) -> "RunResul
         last = history[-1]
         send(Progress(len(history), last["val_accuracy"], last["epoch_seconds"]))
 
-    cell, continued, threads = task
+    cell, continued, threads, start, keep_state = task
     tags = tags_of(parent)
     # The same for all cells: they differ in none of the settings that decide about the data.
     shared = replace(cell, variant=AUTO, seed=0, lr=Config.lr)
     data = _load_checked(shared, tags["data_digest"], tags["code_digest"])
-    return train_run(cell, data, "none", continued, parent, threads, show)
+    return train_run(cell, data, "none", continued, parent, threads, show, start, keep_state)
 
 
 def outcome(training: Callable[[], "RunResult"]) -> "RunResult | Exception":

@@ -18,7 +18,7 @@ from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
-from pipeline.ablation.definition import Settings
+from pipeline.ablation.definition import Arguments
 from pipeline.data.dataset import ImageDataset
 from pipeline.models.safety import digests
 from pipeline.store.artifacts import missing_files
@@ -60,7 +60,7 @@ def signature(image_shape: Sequence[int], num_classes: int) -> ModelSignature:
 
 
 @in_store
-def log_network(network: nn.Module, settings: Settings, data: ImageDataset, epochs: int) -> str:
+def log_network(network: nn.Module, settings: Arguments, data: ImageDataset, epochs: int) -> str:
     """Store a network trained for `epochs` in the active run, in 2 forms; return the model's URI.
 
     `checkpoint.pt` holds the weights for fine-tuning, and the `settings` that the network was built
@@ -106,7 +106,7 @@ def log_network(network: nn.Module, settings: Settings, data: ImageDataset, epoc
     return str(info.model_uri)
 
 
-def export_network(network: nn.Module, settings: Settings, data: ImageDataset) -> ExportedProgram:
+def export_network(network: nn.Module, settings: Arguments, data: ImageDataset) -> ExportedProgram:
     """Export a portable network in its registered form, in which it needs no code but torch's.
 
     Exporting takes longer than an epoch may, so it is done once for all networks that differ only

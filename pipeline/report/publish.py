@@ -78,7 +78,7 @@ def _provenance(analysis: Analysis) -> dict[str, str]:
         f"settings of {result.config.variant}": _settings(result) for result in analysis.results
     }
     made_of = ("network", "criterion", "optimizer", "schedule", "augmentation")
-    parts = [f"{name} {first.tags[name]}" for name in made_of if name in first.tags]
+    parts = [_part(name, analysis.results) for name in made_of if name in first.tags]
     return {
         **{name: stated for name, stated in settings.items() if stated},
         **({"images": first.tags["images"]} if "images" in first.tags else {}),
@@ -133,6 +133,17 @@ def _log_report(files: Mapping[str, bytes], description: str, metrics: Mapping[s
     if local is None:
         return address
     return str(local.relative_to(here) if local.is_relative_to(here) else local)
+
+
+def _part(name: str, results: Sequence[RunResult]) -> str:
+    """What the runs have as this part: `optimizer Adam`, or `optimizer Adam (a) or SGD (b, c)`."""
+    variants: dict[str, dict[str, None]] = {}
+    for result in results:
+        variants.setdefault(result.tags.get(name, "unknown"), {})[result.config.variant] = None
+    if len(variants) == 1:
+        return f"{name} {next(iter(variants))}"
+    kinds = (f"{kind} ({', '.join(names)})" for kind, names in variants.items())
+    return f"{name} {' or '.join(kinds)}"
 
 
 def _settings(result: RunResult) -> str:

@@ -5,13 +5,14 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mlflow.entities import Run
 from platformdirs import user_state_path
 
 from pipeline.config import APPLICATION
 from pipeline.errors import MachineError, StoreError, StoreOutageError
 from pipeline.interruption import Interrupted
 from pipeline.store import buffer
-from pipeline.store.artifacts import write_atomically
+from pipeline.store.artifacts import read_artifact, write_atomically
 from pipeline.store.tags import resume_command
 from pipeline.training.state import StateError, TrainingState, pack, unpack
 
@@ -33,20 +34,24 @@ class Checkpoints:
         if not buffer.save_state(self.newest):
             self._keep()  # this process may end before the store is back
 
-    def read(self, harmless: Callable[[], Collection[str]]) -> TrainingState | None:
+    def read(
+        self, harmless: Callable[[], Collection[str]], of: Run | None = None
+    ) -> TrainingState | None:
         """Return the newest state of the run: the store's, or the one kept locally.
 
         harmless: returns what a state may lack. One that lacks anything else is not used.
+        of: another run with the same fingerprint, whose state is read instead.
         """
-        contents = [buffer.load_state()]
-        if self.file.exists():
+        run_id = of.info.run_id if of else self.run_id
+        contents = [read_artifact(of, buffer.STATE_FILE) if of else buffer.load_state()]
+        if not of and self.file.exists():
             contents.append(self.file.read_bytes())
         states = []
         for content in filter(None, contents):
             try:
                 states.append(_whole(unpack(content, self.fingerprint), harmless))
             except StateError as error:
-                print(f"the state of run {self.run_id} {error}, and not used", file=sys.stderr)
+                print(f"the state of run {run_id} {error}, and not used", file=sys.stderr)
         return max(states, key=lambda state: len(state.history), default=None)
 
     @contextmanager

@@ -14,7 +14,7 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
 from pipeline.runs import provenance
 from pipeline.runs.queries import get_run
-from pipeline.runs.run_result import IncompleteRunError, config_of, read_result, recorded_ablation
+from pipeline.runs.run_result import NO_SCHEDULE, IncompleteRunError, config_of, read_result
 from pipeline.store import liveness
 from pipeline.store.tags import tags_of
 
@@ -45,7 +45,7 @@ def configuration(run: Run, given: Mapping[str, Any]) -> Config:
     if changed.get("epochs", 0) > before.epochs:
         if "test_loss" in run.data.metrics:
             raise InputError(f"run {name} has read its test split, which happens once, at the end")
-        if recorded_ablation(given.get("ablation", before.ablation)).schedule:
+        if tags_of(run).get("schedule", NO_SCHEDULE) != NO_SCHEDULE:
             raise InputError(
                 f"run {name} has a learning-rate schedule over {before.epochs} epochs; it can't be"
                 " continued beyond them"

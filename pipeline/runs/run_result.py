@@ -33,6 +33,7 @@ from pipeline.upstream import shell_quote
 # metrics take one each. The tag says that there is one.
 RESULT_FILE = "result.npz"
 RESULT_TAG = "result_file"
+NO_SCHEDULE = "none"  # the tag `schedule` of a run whose learning rate stays as it is
 # The metrics of every epoch.
 LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 PACE = ("lr", "epoch_seconds", "images_per_second")

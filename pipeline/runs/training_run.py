@@ -23,21 +23,29 @@ from pipeline.openmp import describe_spinning
 from pipeline.runs import provenance, resume
 from pipeline.runs.checkpoint import Checkpoints
 from pipeline.runs.lifecycle import track
-from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG, RunResult, pack_result
+from pipeline.runs.queries import find_run
+from pipeline.runs.run_result import (
+    NO_SCHEDULE,
+    RESULT_FILE,
+    RESULT_TAG,
+    RunResult,
+    pack_result,
+)
 from pipeline.store import buffer
 from pipeline.store.address import run_page
 from pipeline.store.artifacts import log_figure, replace_artifact
 from pipeline.store.tags import tags_of
 from pipeline.store.waiting import in_store
-from pipeline.training.building.parts import network_settings, prepare, unlike_earlier
+from pipeline.training.building.parts import network_settings, prepare, schedule_of, unlike_earlier
 from pipeline.training.device import choose_device, choose_precision
 from pipeline.training.loop import FAST_PATH, describe_steps, is_stuck, loss_of_guess, train_network
 from pipeline.training.state import History, TrainingState, fingerprint
 
 THREADS = usable_threads()
+CONTINUED_FROM = "continued_from"  # a run's tag: the id of that with whose state it began
 # The least time between checkpoints; elsewhere every epoch has one. An epoch takes seconds on a
 # CPU, but on a GPU it may take only a few times as long as writing a checkpoint and its metrics.
-CHECKPOINT_SECONDS = {"cuda": 1.0}
+CHECKPOINT_SECONDS = {"cuda": 1.0, "mps": 1.0}
 
 
 def train_run(
@@ -48,12 +56,16 @@ def train_run(
     parent: Run | None = None,
     threads: int = THREADS,
     show: Callable[[History], None] | None = None,
+    start: Run | None = None,
+    keep_state: bool = True,
 ) -> RunResult:
     """Train one network as one MLflow run, log its model, and register that.
 
     `register` is one of REGISTRATIONS.
     `continued` is a run to continue from its last checkpoint, with the number of threads it
-    began with. `parent` is the study it belongs to. `show` is called after each epoch.
+    began with. `parent` is the study it belongs to. `show` is called after each epoch. `start` is a
+    finished run of fewer epochs, from whose state a new one goes on. `keep_state` keeps that of
+    this run, so that it can go on, too.
 
     Raises StoreError if the tracking store can't be used; the newest checkpoint is then in a
     file or the store. Raises RegistrationError, once the run is finished, if its model is refused.
@@ -61,10 +73,11 @@ def train_run(
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     inputs = provenance.inputs_of_run(config, parent)
-    if continued:
-        resume.check(continued, config, data, device, inputs)
+    begun = continued or start
+    if begun:
+        resume.check(begun, config, data, device, inputs)
         # Both affect the last bits, and auto may choose differently here.
-        recorded = tags_of(continued)
+        recorded = tags_of(begun)
         precision, threads = recorded["precision"], int(recorded["threads"])
     torch.set_num_threads(threads)
     # A study registers its models itself.
@@ -90,7 +103,7 @@ def train_run(
         provenance.log_dataset(data)
         provenance.log_ablation(config.ablation)
         provenance.log_inputs({config.variant: inputs})
-        state = _last_state(config, data, checkpoints) if continued else None
+        state = _last_state(config, data, checkpoints, begun) if begun else None
         network, history, noted = train_network(config, data, device, precision, state, save)
         correct = noted.numpy()
         buffer.flush()
@@ -114,7 +127,7 @@ def train_run(
             tags=recorded | {"learning": learning},
             correct=correct,
         )
-        if parent:
+        if not keep_state:
             buffer.drop_state()
         refusal = None
         if register != "none":
@@ -146,6 +159,7 @@ def _tags(
 ) -> dict[str, object]:
     ablation = load_ablation(config.ablation)
     network, criterion, optimizer = prepare(config, data, torch.device("cpu"))
+    scheduler, _ = schedule_of(config, optimizer, -(-len(data.training) // config.batch_size))
     tags: dict[str, object] = {
         "kind": "train",
         "ablation": ablation.name,
@@ -154,7 +168,7 @@ def _tags(
         "settings": ablation.values(config.variant),
         "criterion": type(criterion).__name__,
         "optimizer": type(optimizer).__name__,
-        "schedule": "yes" if ablation.schedule else "none",
+        "schedule": type(scheduler).__name__ if scheduler else NO_SCHEDULE,
         "network": type(network).__name__,
         "num_classes": data.num_classes,
         "augmentation": ablation.augmentation_of(config.variant).description,
@@ -188,10 +202,22 @@ def _other_weights(config: Config, data: ImageDataset, network: nn.Module) -> st
 
 
 def _last_state(
-    config: Config, data: ImageDataset, checkpoints: Checkpoints
+    config: Config, data: ImageDataset, checkpoints: Checkpoints, begun: Run
 ) -> TrainingState | None:
-    # The trial has continued training without what changes in its first step.
-    state = checkpoints.read(lambda: train_once(config, data)[0])
+    """The state of this run, or else that of the run from which it starts."""
+
+    def harmless() -> list[str]:  # the trial has continued without what changes in its first step
+        return train_once(config, data)[0]
+
+    state = checkpoints.read(harmless)
+    start: Run | None = begun
+    if begun.info.run_id == checkpoints.run_id:
+        origin = begun.data.tags.get(CONTINUED_FROM)
+        start = find_run(origin) if origin else None
+    if state is None and start:
+        state = checkpoints.read(harmless, of=start)
+        if state:
+            in_store(mlflow.set_tag)(CONTINUED_FROM, start.info.run_id)
     complete = len(state.history) if state else 0
     print(f"{config.run_name} continues after {complete} of {config.epochs} epochs", flush=True)
     return state

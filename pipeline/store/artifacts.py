@@ -66,6 +66,16 @@ def read_artifact(run: Run, name: str, expected: bool = False) -> bytes | None:
 
 
 @in_store
+def has_file(run: Run, name: str) -> bool:
+    """Whether a run has a file of that name, and it is not empty."""
+    folder = local_path(run.info.artifact_uri)
+    if folder:
+        return _has_content(folder / name)
+    listed = mlflow.MlflowClient().list_artifacts(run.info.run_id)
+    return any(file.path == name and file.file_size != 0 for file in listed)
+
+
+@in_store
 def missing_files(address: str, names: Collection[str]) -> list[str]:
     """Which of these files, by path, are not in a folder of artifacts.
 

@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 SHOWN = (
     *("kind", "ablation", "variant", "settings", "other_weights", "dataset", "images"),
     *("data_digest", "device", "precision", "study", "plan", "grid"),
-    *("model_uri", "model_version", "reproduced_run", "reproduction"),
+    *("model_uri", "model_version", "continued_from", "reproduced_run", "reproduction"),
 )
 OURS = ("mlflow.", "pipeline.")  # how the names of tags begin that MLflow or the store reads
 # All others, as JSON: a search returns them with each run, where a file would take a request.

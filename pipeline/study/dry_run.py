@@ -17,6 +17,7 @@ from pipeline.execution.engine import NONE, Where
 from pipeline.machine import GIB
 from pipeline.models import registry
 from pipeline.models.trial.variants import try_variants
+from pipeline.runs.run_result import config_of
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.store import liveness
 from pipeline.store.waiting import in_store
@@ -67,10 +68,13 @@ def preview_study(
     for cell in cells:
         state = f"to train again: {outdated[cell]}" if cell in outdated else "to train"
         if cell in found:
-            run_id = found[cell].run.info.run_id
-            state = f"finished, {run_id}" if found[cell].result else f"to continue, {run_id}"
+            run = found[cell].run
+            state = "finished, " if found[cell].result else "to continue, "
+            if found[cell].is_start:
+                state = f"to go on after epoch {config_of(run).epochs} of "
+            state += run.info.run_id
         print(f"  {cell.run_name}: {state}")
-        left += 0 if cell in found and found[cell].result else seconds[cell.variant]
+        left += seconds[cell.variant] * _part_left(cell, found.get(cell))
     done = sum(one.result is not None for one in found.values())
     least = "at least " if grid.margin else ""
     print(
@@ -78,6 +82,13 @@ def preview_study(
         f" {timedelta(seconds=round(left / jobs.number))} with {jobs.reason};"
         f" {psutil.Process().memory_info().rss / GIB:.1f} GiB of memory for each job"
     )
+
+
+def _part_left(cell: Config, found: Found | None) -> float:
+    """Which part of a run's time it still takes, at most."""
+    if found and found.result:
+        return 0.0
+    return 1 - config_of(found.run).epochs / cell.epochs if found and found.is_start else 1.0
 
 
 def _seconds_of_run(

@@ -22,6 +22,8 @@ REGISTER = {
 }
 # Which finished runs a study reuses.
 REUSE = ("same", "any", "none")
+# Whether finished runs keep the state from which they can go on to more epochs.
+KEEP_STATE = ("yes", "no")
 
 
 class Grid(NamedTuple):

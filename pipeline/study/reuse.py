@@ -2,17 +2,16 @@
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
-import torch
 from mlflow.entities import Run
 
 from pipeline.ablation.loading import load_ablation
-from pipeline.ablation.recording import inputs_of
-from pipeline.config import AUTO, Config
+from pipeline.config import Config
 from pipeline.data.dataset import NAMES_TAG
 from pipeline.errors import InputError
 from pipeline.report.publish import REPORTED
@@ -29,13 +28,13 @@ from pipeline.runs.run_result import (
     IncompleteRunError,
     RunResult,
     ablation_name,
-    config_of,
     differences,
     has_settings,
     read_result,
 )
 from pipeline.store.initialization import unwritable_folder
 from pipeline.store.tags import tags_of
+from pipeline.study.earlier import cell_key, cell_of, changed_since, choose_start
 from pipeline.study.grid import Grid
 
 AXES = ("variants", "seeds", "rates")
@@ -43,11 +42,20 @@ Conditions = Mapping[str, str]  # what runs must match, by tag
 
 
 class Found(NamedTuple):
-    """A run of a cell that needs no training, or not from the start, and the result if it ended."""
+    """A run of a cell that needs no training, or not from the start, and the result if it ended.
+
+    continued: it belongs to the study, or to one that the study continues. Without a result, and
+    not continued, it has fewer epochs, and a new run goes on from its state.
+    """
 
     run: Run
     result: RunResult | None
-    continued: bool  # it belongs to the study, or to one that the study continues
+    continued: bool
+
+    @property
+    def is_start(self) -> bool:
+        """Whether a new run goes on from it."""
+        return not (self.result or self.continued)
 
 
 def find_cells(
@@ -58,15 +66,16 @@ def find_cells(
     reuse: str,
     study_id: str = "",
 ) -> tuple[dict[Config, Found], dict[Config, str]]:
-    """Find the cells that are finished in the experiment, or were stopped by such a study.
+    """Find the cells that are finished in the experiment, or that go on from a run there.
 
-    Finished with the same code and inputs (`reuse="same"`) or any; continued always with the same.
+    Finished with the same code and inputs (`reuse="same"`) or any; others always with the same:
+    runs that such a study has left, and finished ones of fewer epochs (`choose_start`).
     Also returns, for other cells that have been trained, what has changed since. Changes nothing.
     `study_id` is that of the study's run, if it has begun.
     """
     if reuse == "none":
         return {}, {}
-    wanted, found = {_cell(config): config for config in cells}, dict[Config, Found]()
+    wanted, found = {cell_key(config): config for config in cells}, dict[Config, Found]()
     searched = {name: value for name, value in conditions.items() if name != NAMES_TAG}
     outdated = dict[Config, str]()
     study_of = cache(find_run)  # a request for each study, not for each of its runs
@@ -77,22 +86,30 @@ def find_cells(
 
     known_changes: dict[tuple[str | None, ...], str] = {}  # runs of one study recorded the same
 
-    def is_outdated(run: Run, config: Config) -> bool:
+    def changes(run: Run, config: Config) -> str:
         names = ("code_digest", "torch", provenance.INPUTS_TAG, NAMES_TAG)
         key = (config.variant, *map(tags_of(run).get, names))
         if key not in known_changes:
-            known_changes[key] = _changed(run, config, conditions[NAMES_TAG])
-        if changed := known_changes[key]:
+            known_changes[key] = changed_since(run, config, conditions[NAMES_TAG])
+        return known_changes[key]
+
+    def is_outdated(run: Run, config: Config) -> bool:
+        if changed := changes(run, config):
             outdated.setdefault(config, changed)
         return bool(changed)
 
     ablation = load_ablation(cells[0].ablation)
     incomplete: dict[Config, str] = {}
+    shorter = defaultdict[Config, list[Run]](list)
     for run in find_runs(experiment, searched):
-        config = wanted.get(_cell_of(run))
+        cell = cell_of(run)
+        config = wanted.get(replace(cell, epochs=max(cell.epochs, cells[0].epochs)))
         if config is None or config in found:
             continue
         if not has_settings(run.data.tags, ablation.values(config.variant)):
+            continue
+        if cell.epochs < config.epochs:
+            shorter[config].append(run)
             continue
         if reuse == "same" and is_outdated(run, config):
             continue
@@ -104,7 +121,7 @@ def find_cells(
             incomplete.setdefault(config, f"{config.run_name} (run {run.info.run_id[:8]}): {error}")
     _say_incomplete([why for config, why in incomplete.items() if config not in found])
     for run in find_runs(experiment, searched, "FAILED", "KILLED"):
-        config = wanted.get(_cell_of(run))
+        config = wanted.get(cell_of(run))
         known = run.data.params  # else it was stopped before it began
         if not (known and config and config not in found and is_continued(run)):
             continue
@@ -112,13 +129,19 @@ def find_cells(
             outdated.setdefault(config, f"{folder} can't be written")
         elif not is_outdated(run, config):
             found[config] = Found(run, None, continued=True)
+    for config in [one for one in shorter if one not in found]:
+        start, reason = choose_start(config, shorter[config], changes)
+        if start:
+            found[config] = Found(start, None, continued=False)
+        else:
+            outdated.setdefault(config, reason)
     return found, {config: why for config, why in outdated.items() if config not in found}
 
 
 def reusable_cells(
     parent: Run, grid: Grid, cells: Sequence[Config], conditions: Conditions, reuse: str
-) -> tuple[dict[Config, RunResult], dict[Config, Run], dict[Config, str]]:
-    """Return the cells that are already finished, those to continue, and why others are not.
+) -> tuple[dict[Config, RunResult], dict[Config, Found], dict[Config, str]]:
+    """Return the cells that are already finished, those to go on with, and why others are not.
 
     Runs of a study that this one continues become this study's children.
     """
@@ -130,7 +153,7 @@ def reusable_cells(
             set_parent(one.run, parent)
             if result := finished.get(cell):
                 finished[cell] = result._replace(tags={**result.tags, PARENT_TAG: ids[1]})
-    begun = {cell: one.run for cell, one in found.items() if not one.result}
+    begun = {cell: one for cell, one in found.items() if not one.result}
     return finished, begun, outdated
 
 
@@ -147,12 +170,12 @@ def earlier_plans(cells: Sequence[Config], data_digest: str) -> set[str]:
     The same cell trained again gives the same numbers, or nearly: the look at it counts, in
     whatever experiment it was.
     """
-    wanted = {_cell(config) for config in cells}
+    wanted = {cell_key(config) for config in cells}
     runs = find_runs(None, {"data_digest": data_digest})
     return {
         run.data.tags[REPORTED]
         for run in runs
-        if REPORTED in run.data.tags and _cell_of(run) in wanted
+        if REPORTED in run.data.tags and cell_of(run) in wanted
     }
 
 
@@ -197,33 +220,6 @@ def check_same_recipe(name: str, recipe: Mapping[str, object]) -> None:
 def _earlier() -> dict[str, object]:
     """What was part of every recipe in earlier versions, which did not record it."""
     return {"ablation": ablation_name({}), "holdout_seed": Config.holdout_seed}
-
-
-def _changed(run: Run, config: Config, names_digest: str) -> str:
-    """What decides the result of a run's cell and has changed since, in one line."""
-    tags = tags_of(run)
-    if tags.get(NAMES_TAG, names_digest) != names_digest:  # earlier versions had none
-        return "the names of its classes have changed since"
-    if tags.get("code_digest") != provenance.code_digest(config.ablation):
-        return "the code has changed since"
-    if tags.get("torch") != torch.__version__:
-        return f"torch {torch.__version__} instead of {tags.get('torch', 'an unknown version')}"
-    inputs = inputs_of(config.ablation, config.variant)
-    return provenance.changed_inputs(run, config.variant, inputs)
-
-
-def _cell(config: Config) -> Config:
-    """What determines a run's numbers besides data, device, precision and code (see the tags).
-
-    An ablation is known by its name: its file may have moved.
-    """
-    name = load_ablation(config.ablation).name
-    return replace(config, ablation=name, data_dir=AUTO, device=AUTO, precision=AUTO)
-
-
-def _cell_of(run: Run) -> Config:
-    name = ablation_name(run.data.tags)
-    return replace(config_of(run), ablation=name, data_dir=AUTO, device=AUTO, precision=AUTO)
 
 
 def _is_continued(maker: Run | None, grid: Grid, study_id: str) -> bool:

@@ -28,7 +28,7 @@ from pipeline.runs.provenance import (
     log_dataset,
     log_inputs,
 )
-from pipeline.runs.run_result import RunResult, recipe
+from pipeline.runs.run_result import RunResult, config_of, recipe
 from pipeline.statistics.intervals import Design
 from pipeline.store import liveness
 from pipeline.store.failures import first_line
@@ -38,6 +38,7 @@ from pipeline.study.margin import Expectation, choose_design
 from pipeline.study.progress import StudyProgress
 from pipeline.study.registration import register_models
 from pipeline.study.reuse import (
+    Found,
     check_same_recipe,
     check_same_study,
     earlier_plans,
@@ -56,13 +57,14 @@ def run_study(
     name: str,
     register: str,
     reuse: str,
+    keep_state: bool,
 ) -> None:
     """Train every cell of the grid, and publish the report.
 
     One parent run, with a child run for each cell; all other settings are `config`'s. Cells that
     are finished already, by the same code (`reuse="same"`) or by any, are not trained again. A
     child that fails is listed, and the others continue. They train here or on the cluster that
-    `where` names.
+    `where` names, and `keep_state` lets a later study with more epochs go on from them.
 
     Raises InputError if the study `name` (`auto`: none) has another recipe, or if the cluster can't
     be used; MachineError, at the end, if a child has failed.
@@ -80,7 +82,13 @@ def run_study(
     precision = engine.precision
     shared = recipe(config, {**data.tags, "ablation": ablation.name, "precision": precision})
     check_same_recipe(name, shared)
-    choices = {"name": name, "register": register, "reuse": reuse, **where.as_settings()}
+    choices = {
+        "name": name,
+        "register": register,
+        "reuse": reuse,
+        "keep_state": "yes" if keep_state else "no",
+        **where.as_settings(),
+    }
     identity = {"study": name, "recipe": json.dumps(shared), "grid": axes}
     tags = {
         "kind": "study",
@@ -105,8 +113,12 @@ def run_study(
         done, begun, outdated = reusable_cells(parent, grid, cells, conditions, reuse)
         for why, count in Counter(outdated.values()).items():
             print(f"{count} earlier run{'s' * (count > 1)} not reused: {why}", flush=True)
+        starts = Counter(config_of(one.run).epochs for one in begun.values() if one.is_start)
+        for epochs, count in starts.items():
+            ended = f"{count} run{'s' * (count > 1)} of {epochs} epoch{'s' * (epochs > 1)}"
+            print(f"going on, in new runs, from {ended}", flush=True)
         design = choose_design(grid, earlier_plans(cells, data.digest))
-        finished, failures = _train(grid, cells, done, begun, design, parent, engine)
+        finished, failures = _train(grid, cells, done, begun, design, parent, engine, keep_state)
         results = [finished[cell] for cell in cells if cell in finished]
         if not results:
             raise MachineError(f"all {len(failures)} runs failed; {_first(failures)}")
@@ -150,10 +162,11 @@ def _train(
     grid: Grid,
     cells: Sequence[Config],
     done: Mapping[Config, RunResult],
-    begun: Mapping[Config, Run],
+    begun: Mapping[Config, Found],
     design: Design,
     parent: Run,
     engine: Engine,
+    keep_state: bool,
 ) -> tuple[dict[Config, RunResult], Failures]:
     """Train the cells that are not done, with `seeds=auto` as many as it takes.
 
@@ -180,10 +193,15 @@ def _train(
 
     left = [cell for cell in cells if cell not in finished]
     for stage in expected.stages() if expected else [left]:
-        tasks = [Task(cell, begun.get(cell), threads[cell]) for cell in stage]
+        tasks = [_task(cell, begun.get(cell), threads[cell], keep_state) for cell in stage]
         events = engine.train(tasks, parent, time_epoch)
         _follow(events, len(stage), finished, failures, expected)
     return finished, failures
+
+
+def _task(cell: Config, found: Found | None, threads: int, keep_state: bool) -> Task:
+    run, is_start = (found.run, found.is_start) if found else (None, False)
+    return Task(cell, None if is_start else run, threads, run if is_start else None, keep_state)
 
 
 def _follow(

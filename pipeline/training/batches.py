@@ -17,6 +17,8 @@ from pipeline.data.dataset import Split
 from pipeline.randomness import Stream, stream_generator
 
 Batch = tuple[Tensor, Tensor]
+# What has images on another device than the network: MPS lacks float64, which a rotation needs.
+ELSEWHERE = {"mps": torch.device("cpu")}
 # Augmentation launches about 40 kernels, however many images there are, and a GPU finishes those
 # of one batch before the next is launched. A CPU's caches hold one batch.
 BATCHES_AT_ONCE = {"cuda": 16}
@@ -37,8 +39,8 @@ class TrainingBatches:
         device: torch.device,
         augmentation: Augmentation = TUTORIAL,
     ) -> None:
-        self.images = split.images.to(device)
-        self.labels = split.labels.to(device)
+        self.images, self.labels = _placed(split, device)
+        self.device = device
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.batches_at_once = BATCHES_AT_ONCE.get(device.type, 1)
@@ -66,8 +68,8 @@ class TrainingBatches:
             chosen = order[rows]
             drawn = AugmentationParameters(*(values[rows] for values in parameters))
             augmented = augment(self.images.index_select(0, chosen), drawn, self.augmentation)
-            images = torch.split(augmented, self.batch_size)
-            labels = torch.split(self.labels[chosen], self.batch_size)
+            images = torch.split(augmented.to(self.device), self.batch_size)
+            labels = torch.split(self.labels[chosen].to(self.device), self.batch_size)
             yield from zip(images, labels, strict=True)
 
 
@@ -75,8 +77,8 @@ class ValidationBatches:
     """Normalised batches in the data set's order; otherwise like `TrainingBatches`."""
 
     def __init__(self, split: Split, batch_size: int, device: torch.device) -> None:
-        self.images = split.images.to(device)
-        self.labels = split.labels.to(device)
+        self.images, self.labels = _placed(split, device)
+        self.device = device
         self.batch_size = batch_size
 
     def __len__(self) -> int:
@@ -85,4 +87,11 @@ class ValidationBatches:
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self.labels), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            yield normalise(self.images[rows]), self.labels[rows]
+            images = normalise(self.images[rows])
+            yield images.to(self.device), self.labels[rows].to(self.device)
+
+
+def _placed(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Move images and labels to where batches for a network on `device` are made."""
+    place = ELSEWHERE.get(device.type, device)
+    return split.images.to(place), split.labels.to(place)

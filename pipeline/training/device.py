@@ -16,12 +16,25 @@ HEAP_BYTES = 2**30  # of addresses; only what is used takes memory
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu` or `cuda`; InputError if `cuda` is not available."""
+    """Return the device for `auto`, `cpu`, `cuda` or `mps`; InputError if it can't be used."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is cuda, but no CUDA device can be used here; use cpu or auto")
+        name = next(filter(_is_usable, ("cuda", "mps", "cpu")))
+    if not _is_usable(name):
+        kind = "CUDA device" if name == "cuda" else "GPU of a Mac (MPS)"
+        raise InputError(f"device is {name}, but no {kind} can be used here; use cpu or auto")
     return torch.device(name)
+
+
+def _is_usable(name: str) -> bool:
+    if name == "cuda":
+        return torch.cuda.is_available()
+    if name == "cpu" or not torch.backends.mps.is_available():
+        return name == "cpu"
+    try:  # a virtual machine may have it without any memory (actions/runner-images, issue 9918)
+        torch.zeros(1, device="mps")
+    except RuntimeError:
+        return False
+    return True
 
 
 def compute_exactly() -> None:
@@ -62,8 +75,12 @@ def choose_precision(name: str, device: torch.device) -> str:
     """Return `fp32` or `bf16`; `auto` is bf16 if the hardware multiplies bf16 matrices.
 
     Otherwise bf16 is emulated and slower than fp32. Weights, optimiser, loss and validation are
-    always fp32.
+    always fp32, and on MPS all is. Raises InputError for bf16 there.
     """
+    if device.type == "mps":
+        if name == "bf16":
+            raise InputError("precision is bf16, which is not tried on mps; use fp32 or auto")
+        return "fp32"
     if name != "auto":
         return name
     if device.type == "cuda":

@@ -159,13 +159,14 @@ def fast_step(
     batch_size: int,
 ) -> Step:
     """Return `plain_step` in its fastest form for the network and its device."""
-    if next(network.parameters()).is_cuda:
+    kind = next(network.parameters()).device.type
+    if kind == "cuda":
         step = plain_step(network, criterion, optimizer, precision)
         if not optimizer:
             return step
         held = Parts(network, criterion, optimizer).held_by_python
         return CapturedStep(step, batch_size, _report_failed_capture, held)
-    if onednn.fits(network) and onednn.is_available(precision):
+    if kind == "cpu" and onednn.fits(network) and onednn.is_available(precision):
         # It handles precision itself; autocast would undo its conversions.
         return plain_step(BlockedNetwork(network, precision), criterion, optimizer, "fp32")
     return plain_step(network, criterion, optimizer, precision)
@@ -175,6 +176,8 @@ def describe_steps(network: nn.Module, device: torch.device, precision: str) -> 
     """Say which fast path the training steps of a network take, for a run's tag."""
     if device.type == "cuda":
         return "CUDA graph"
+    if device.type == "mps":
+        return f"none: PyTorch's own operators, images in default order, {precision}"
     if onednn.fits(network) and onednn.is_available(precision):
         return "oneDNN's layout"
     why = "of this processor" if onednn.fits(network) else "of this network's layers"

@@ -6,6 +6,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import InputError
+
+POOLINGS = 3  # each halves height and width, and leaves a last odd row or column out
+LEAST_SIZE = 2**POOLINGS
 # What checkpoints of earlier versions name instead of their settings.
 SETTINGS_OF_VARIANT = {
     "base": {},
@@ -16,19 +20,36 @@ SETTINGS_OF_VARIANT = {
 
 
 class CNNNetwork(nn.Module):
-    """Three convolutions and two fully connected layers, for 32x32 RGB images and 100 classes.
+    """Three convolutions and two fully connected layers; by default the tutorial's, for CIFAR-100.
+
+    image_size: pixels, of a square, or (height, width); at least 8 each. dropout: a probability
+    below 1, or True for the tutorial's 0.5.
 
     The attributes have the tutorial's names, so a state dict of its network loads here, and vice
     versa. A layer that a variant lacks is an `nn.Identity`: it has no weights, and the forward
     pass is the same for all. Layers are built in a fixed order, and added ones draw no random
     numbers, so after `torch.manual_seed` the layers that variants share start out equal.
 
-    Input: float `[N, 3, 32, 32]`, normalised to -1..1. Output: logits, `[N, 100]`.
+    Input: float `[N, in_channels, height, width]`, normalised to -1..1. Output: logits,
+    `[N, num_classes]`.
+
+    Raises InputError for what no such network has.
     """
 
-    def __init__(self, *, batch_norm: bool = False, dropout: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        num_classes: int = 100,
+        in_channels: int = 3,
+        image_size: int | tuple[int, int] = 32,
+        batch_norm: bool = False,
+        dropout: bool | float = False,
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, kernel_size=3, padding="same")
+        self.image_size = _height_and_width(image_size)
+        height, width = (size // LEAST_SIZE for size in self.image_size)
+        probability = _probability(dropout)
+        self.conv1 = nn.Conv2d(in_channels, 16, kernel_size=3, padding="same")
         self.bn1 = nn.BatchNorm2d(16) if batch_norm else nn.Identity()
         self.conv2 = nn.Conv2d(16, 32, kernel_size=3, padding="same")
         self.bn2 = nn.BatchNorm2d(32) if batch_norm else nn.Identity()
@@ -36,9 +57,9 @@ class CNNNetwork(nn.Module):
         self.bn3 = nn.BatchNorm2d(64) if batch_norm else nn.Identity()
         self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
         self.flatten = nn.Flatten()
-        self.fc1 = nn.Linear(64 * 4 * 4, 512)
-        self.dropout = nn.Dropout(p=0.5) if dropout else nn.Identity()
-        self.fc2 = nn.Linear(512, 100)
+        self.fc1 = nn.Linear(64 * height * width, 512)
+        self.dropout = nn.Dropout(probability) if probability else nn.Identity()
+        self.fc2 = nn.Linear(512, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch."""
@@ -60,3 +81,25 @@ class CNNNetwork(nn.Module):
         network = cls(**settings)
         network.load_state_dict(checkpoint["state_dict"])
         return network
+
+
+def _height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return the size of images, if it is one that three poolings leave something of."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width) < LEAST_SIZE:
+        raise InputError(
+            f"image_size is {height}x{width} (height x width); {POOLINGS} poolings take at least"
+            f" {LEAST_SIZE}x{LEAST_SIZE}"
+        )
+    return height, width
+
+
+def _probability(dropout: bool | float) -> float:
+    """Return the probability with which a number is dropped; 0 for none."""
+    found = 0.5 if dropout is True else dropout
+    if not isinstance(found, int | float) or not 0 <= found < 1:
+        raise InputError(
+            f"dropout is {dropout!r}; it must be False, True (0.5) or a probability below 1, such"
+            " as 0.3"
+        )
+    return found

@@ -41,11 +41,18 @@ def fits(network: nn.Module) -> TypeGuard[CNNNetwork]:
     """
     if type(network) is not CNNNetwork or network._forward_pre_hooks or network._forward_hooks:
         return False
+    first, last, dropout = network.conv1, network.fc2, network.dropout
+    if not (isinstance(first, nn.Conv2d) and isinstance(last, nn.Linear)):
+        return False
     with torch.device("meta"):  # which draws no random numbers
         plain = CNNNetwork(
+            num_classes=last.out_features,
+            in_channels=first.in_channels,
+            image_size=network.image_size,
             batch_norm=isinstance(network.bn1, nn.BatchNorm2d),
-            dropout=isinstance(network.dropout, nn.Dropout),
         )
+    if type(dropout) is nn.Dropout:
+        plain.dropout = dropout
     return repr(network) == repr(plain)
 
 
@@ -55,7 +62,7 @@ class BlockedNetwork(nn.Module):
     Only rounding and dropout's random numbers differ. With `precision="bf16"` it computes in bf16
     what autocast would, and the results of BatchNorm and pooling are also bf16.
 
-    Input: float32 `[N, 3, 32, 32]`, on the CPU. Output: logits, `[N, 100]`.
+    Input and output are those of `network`, on the CPU.
     """
 
     def __init__(self, network: CNNNetwork, precision: str) -> None:
@@ -78,8 +85,8 @@ class BlockedNetwork(nn.Module):
             x = net.pool(norm(torch.relu_(x)))
         x = net.flatten(x.to_dense())
         x = torch.relu_(linear(x, net.fc1.weight.to(dtype), net.fc1.bias.to(dtype)))
-        if net.training and isinstance(net.dropout, nn.Dropout):
-            x = drop_half(x)
+        half = net.training and isinstance(net.dropout, nn.Dropout) and net.dropout.p == 0.5
+        x = drop_half(x) if half else net.dropout(x)
         logits = linear(x, net.fc2.weight.to(dtype), net.fc2.bias.to(dtype))
         # oneDNN's ReLU and pooling treat NaN as a small number, which would hide a NaN in a weight
         # or running statistic below them. The norm of those tensors is then NaN too.

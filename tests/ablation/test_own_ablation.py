@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT, Answer, broken_epoch, run_project, runs_in
 from mine import SGD, TRAIN, write
 
+from pipeline import CNNNetwork
 from pipeline.ablation.loading import absolute, load_ablation
 from pipeline.ablation.source import source_files
 from pipeline.store.tags import tags_of
@@ -150,6 +151,60 @@ def test_a_run_with_a_schedule_continues_to_the_same_bits(
     one, other = runs_in(tmp_path)
     for name in ("train_loss", "val_loss", "val_accuracy", "lr"):
         assert one.data.metrics[name] == other.data.metrics[name], name
+
+
+RATE_OF_SOME = """def some(optimizer, epochs, gamma=None):
+    if gamma:
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma)
+
+ablation = Ablation("""
+VARIANTS_OF_TUTORIAL = (
+    "'half': {'dropout': True}, 'drop': {'dropout': 0.3}, 'decay': {'gamma': 0.5}"
+)
+TUTORIAL = (  # its network, on 9x17 grey images of three classes
+    ("network=Mine,", "network=CNNNetwork, schedule=some, words={'dropout': 'Dropout'},"),
+    ("from pipeline import Ablation", "from pipeline import CNNNetwork, Ablation"),
+    ("(120, 6, 9)", "(120, 9, 17)"),
+    ("ablation = Ablation(", RATE_OF_SOME),
+    ('"wide": {"width": 16}, "tanh": {"activation": "tanh"}', VARIANTS_OF_TUTORIAL),
+)
+
+
+def test_the_tutorials_network_fits_other_data_and_one_variant_has_a_schedule(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    write(tmp_path, *TUTORIAL)
+    small = ("--ablation", "mine.py", "--epochs", "2", "--batch-size", "32")
+    variants = ("--variants", "plain,half,drop,decay", "--seeds", "2")
+    answer = pipeline("ablate", *small, *variants, "--keep-state", "yes", "--jobs", "1")
+    assert answer.status == 0, answer.err
+    assert "Dropout 0.3 " in answer.out
+    runs = {run.info.run_name: run for run in runs_in(tmp_path, "train")}
+    schedules = {name: run.data.tags["schedule"] for name, run in runs.items() if "0" in name}
+    assert schedules.pop("decay-seed0") == "ExponentialLR"
+    assert set(schedules.values()) == {"none"}
+    client = mlflow.MlflowClient()
+    for name, rates in (("plain-seed0", [0.001, 0.001]), ("decay-seed0", [0.001, 0.0005])):
+        history = client.get_metric_history(runs[name].info.run_id, "lr")
+        assert [metric.value for metric in history] == rates
+    (report,) = tmp_path.rglob("report.md")
+    assert "schedule none (plain, half, drop) or ExponentialLR (decay)" in report.read_text()
+    planned = pipeline("ablate", *small, *variants, "--epochs", "3", "--dry-run").out
+    assert f"plain-seed1: to go on after epoch 2 of {runs['plain-seed1'].info.run_id}" in planned
+    assert "decay-seed0: to train again: trained for 2 epochs, and its learning-rate" in planned
+    more = pipeline("train", "--resume", runs["decay-seed0"].info.run_id, "--epochs", "3")
+    assert "has a learning-rate schedule over 2 epochs" in more.error_lines[0]
+    more = pipeline("train", "--resume", runs["drop-seed0"].info.run_id, "--epochs", "3")
+    assert more.status == 0, more.err
+    assert "drop-seed0 continues after 2 of 3 epochs" in more.out
+
+    run = runs["half-seed0"]
+    evaluated = pipeline("evaluate", "--model", run.info.run_id)
+    assert evaluated.status == 0, evaluated.err
+    path = client.download_artifacts(run.info.run_id, "checkpoint.pt")
+    network = CNNNetwork.from_checkpoint(path).eval()
+    assert network.fc1.in_features == 64 * 1 * 2
+    assert network(torch.zeros(1, 1, 9, 17)).shape == (1, 3)
 
 
 # What the file says, what is wrong with it, and words of the one line about it.
@@ -348,7 +403,7 @@ WRONG = {
     "no scheduler": (
         [("network=Mine,", "network=Mine, schedule=lambda optimizer, epochs: None,")],
         "",
-        ["schedule returns None; it must be a scheduler"],
+        ["schedule returns None for every variant", "a scheduler of torch for some"],
     ),
     "a schedule of another length": (
         [
@@ -556,6 +611,7 @@ def test_a_change_of_the_tutorials_network_is_trained_as_it_is_written(
         """
 from __future__ import annotations
 from dataclasses import dataclass
+from torch import nn
 from pipeline import Ablation, CNNNetwork
 from pipeline.data import synthetic
 
@@ -567,24 +623,24 @@ class Constant(CNNNetwork):
     def forward(self, x):
         return Scale(0.0).factor * super().forward(x)
 
-def half(**settings):
-    network = CNNNetwork(dropout=True, **settings)
-    network.dropout.p = 0.25
+def averaged():
+    network = CNNNetwork()
+    network.pool = nn.AvgPool2d(2)
     return network
 
 ablation = Ablation(
-    network=lambda kind="constant": Constant() if kind == "constant" else half(),
-    variants={"constant": {}, "half": {"kind": "half"}},
+    network=lambda kind="constant": Constant() if kind == "constant" else averaged(),
+    variants={"constant": {}, "averaged": {"kind": "averaged"}},
     datasets={"synthetic": synthetic.generate},
 )
 """
     )
-    for variant in ("constant", "half"):
+    for variant in ("constant", "averaged"):
         answer = pipeline(*TRAIN, "--variant", variant, "--train-images", "100")
         assert answer.status == 0, answer.err
-    half, constant = runs_in(tmp_path)
+    averaged, constant = runs_in(tmp_path)
     assert constant.data.metrics["train_loss"] == pytest.approx(math.log(100), abs=1e-5)
-    assert {tags_of(r)["fast_path"][:31] for r in (half, constant)} == {
+    assert {tags_of(r)["fast_path"][:31] for r in (averaged, constant)} == {
         "none, because of this network's"
     }
 

@@ -6,17 +6,26 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
+import torch
 from conftest import REAL_DATA, SMALL, Answer, drawn_data, needs_real_data, runs_in, start
 
+from pipeline import CNNNetwork
 from pipeline.config import Config
+from pipeline.errors import InputError
 from pipeline.execution import jobs, parallelism
+from pipeline.execution.local import local_engine
 from pipeline.execution.parallelism import JOB_MEMORY, choose_jobs
 from pipeline.execution.tasks import Progress, Task
 from pipeline.machine import GIB, visible_gpus
 from pipeline.store.tags import tags_of
+from pipeline.training import batches
+from pipeline.training.device import choose_device, choose_precision
+from pipeline.training.loop import describe_steps
 
 
 @pytest.mark.parametrize(
@@ -152,3 +161,45 @@ def test_a_job_takes_no_more_memory_than_is_counted_for_it(data: list[str], tmp_
     print(f"a job took {most / GIB:.2f} GiB")
     images = 184_000_000  # of CIFAR-100
     assert 0.3 * GIB < most < JOB_MEMORY + images  # less: they were not seen at work
+
+
+def test_a_macs_gpu_trains_one_network_after_the_other_and_nothing_untried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usable, mps, zeros = {"memory": True}, torch.device("mps"), torch.zeros
+
+    def on_mps(*shape: int, **options: Any) -> torch.Tensor:
+        if options.pop("device", "cpu") == "mps" and not usable["memory"]:
+            raise RuntimeError("MPS backend out of memory")  # as in a virtual machine
+        return zeros(*shape, **options)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", on_mps)
+    assert choose_device("auto") == choose_device("mps") == mps
+    assert choose_precision("auto", mps) == "fp32"
+    with pytest.raises(InputError, match="bf16, which is not tried on mps"):
+        choose_precision("bf16", mps)
+    data = SimpleNamespace(nbytes=0)
+    engine = local_engine(Config(), 4, data, 0, 1.0)  # type: ignore[arg-type]
+    assert (engine.device, engine.precision) == ("mps", "fp32")
+    assert engine.jobs == (1, "1 job: a GPU trains one network after the other")
+    assert describe_steps(CNNNetwork(), mps, "fp32").startswith("none: PyTorch's own operators")
+    usable["memory"] = False
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(InputError, match="no GPU of a Mac"):
+        choose_device("mps")
+
+
+def test_batches_for_a_device_without_float64_are_made_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, cpu, other = drawn_data(300), torch.device("cpu"), torch.device("meta")
+    monkeypatch.setitem(batches.ELSEWHERE, "meta", cpu)
+    made = batches.TrainingBatches(data.training, 128, 0, other)
+    assert made.images.device == cpu
+    for kind in (made, batches.ValidationBatches(data.validation, 500, other)):
+        images, labels = next(iter(kind))
+        assert (images.device, labels.device) == (other, other)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+    assert batches.ELSEWHERE.keys() == {"mps", "meta"}

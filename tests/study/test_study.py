@@ -19,6 +19,7 @@ from torch import nn
 
 from pipeline import CNNNetwork
 from pipeline.store.tags import tags_of
+from pipeline.training.device import choose_device
 
 VARIANTS = ["base", "bn", "dropout"]
 SEEDS = range(2)
@@ -107,7 +108,7 @@ def test_a_run_holds_every_setting_and_what_it_ran_on(study: Study) -> None:
     expected = {
         "variant": "bn",
         "dataset": "synthetic",
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "device": choose_device("auto").type,
         "torch": torch.__version__,
         "mlflow.source.git.commit": commit,
         "git_dirty": "true" if changes else "false",

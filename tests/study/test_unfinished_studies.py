@@ -12,10 +12,12 @@ from unittest.mock import patch
 import mlflow
 import pandas as pd
 import pytest
-from conftest import WHOLE, Answer, broken_cell, runs_in
+from conftest import WHOLE, Answer, broken_cell, broken_epoch, runs_in
 from mlflow.entities import Run
 
 from pipeline.interruption import Interrupted
+from pipeline.store.artifacts import has_file
+from pipeline.store.buffer import STATE_FILE
 
 TINY = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1"]
 ABLATE = ["ablate", *TINY, "--seeds", "2", "--variants", "base,bn"]
@@ -232,3 +234,78 @@ def test_a_name_stands_for_one_recipe(pipeline: Callable[..., Answer], tmp_path:
     assert answer.status == 0
     assert "2 of 4 runs are finished already and are reused" in answer.out
     assert [run.info.run_name for run in runs_in(tmp_path, "study")] == ["it's mine", "it's mine"]
+
+
+def learned(run: Run) -> dict[str, list[tuple[int, float]]]:
+    """Every value of every metric that depends on what the network has learned, by epoch."""
+    client = mlflow.MlflowClient()
+    names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
+    return {
+        name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
+        for name in names
+    }
+
+
+def test_a_study_goes_on_to_more_epochs_from_runs_that_kept_their_state(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = [*ABLATE, "--seeds", "1", "--register", "none", "--jobs", "2"]
+    assert pipeline(*study, "--keep-state", "yes").status == 0
+    (parent,), short = by_kind(tmp_path)
+    more = [*study, "--epochs", "3"]
+    planned = pipeline(*more, "--dry-run")
+    for run in short:
+        place = f"{run.info.run_name}: to go on after epoch 1 of {run.info.run_id}"
+        assert place in planned.out
+    # Killed before it has a state of its own, and continued: it still begins with the other's.
+    with broken_epoch(2):
+        assert pipeline(*study[:-1], "1", "--epochs", "3").status == 1
+    answer = pipeline(*more)
+    assert answer.status == 0, answer.err
+    assert answer.out.count("continues after 1 of 3 epochs") == 2
+
+    untouched = {run.info.run_id: run for run in by_kind(tmp_path)[1]}
+    assert all(untouched[run.info.run_id].data == run.data for run in short)
+    assert {run.data.tags["mlflow.parentRunId"] for run in short} == {parent.info.run_id}
+    new = {run.info.run_name: run for run in untouched.values() if run.data.tags["epochs"] == "3"}
+    assert len(new) == len(untouched) - len(short) == 2
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "at once")
+    assert pipeline(*more).status == 0
+    at_once = {run.info.run_name: run for run in by_kind(tmp_path)[1][:2]}
+    for run in short:
+        longer = new[run.info.run_name]
+        assert longer.data.tags["continued_from"] == run.info.run_id
+        assert learned(longer) == learned(at_once[run.info.run_name])
+        assert [step for step, _ in learned(longer)["val_loss"]] == [1, 2, 3]
+
+
+def test_a_study_says_why_it_trains_anew_for_more_epochs(
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = ["ablate", *TINY, "--seeds", "1", "--variants", "base", "--register", "none"]
+
+    def reason(*options: str) -> str:
+        planned = pipeline(*one, "--epochs", "2", "--dry-run", *options)
+        (line,) = (line for line in planned.out.splitlines() if "base-seed0: " in line)
+        return line.strip()
+
+    assert pipeline(*one).status == 0
+    none = "trained for 1 epoch, and kept no state (keep_state=yes would)"
+    assert reason() == f"base-seed0: to train again: {none}"
+    held_out = ("--validation", "holdout")
+    assert pipeline(*one, *held_out, "--keep-state", "yes").status == 0
+    assert "and has read its test split, which happens once" in reason(*held_out)
+    assert pipeline("train", *TINY).status == 0  # which keeps its state, unless told otherwise
+    assert f"to go on after epoch 1 of {runs_in(tmp_path, 'train')[0].info.run_id}" in reason()
+    assert reason("--reuse", "none") == "base-seed0: to train"
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.runs.provenance.code_digest", lambda _: "0" * 64)
+        assert reason().endswith("trained for 1 epoch, and the code has changed since")
+    kept = runs_in(tmp_path, "train")[0]
+    assert pipeline("train", *TINY, "--keep-state", "no", "--seed", "1").status == 0
+    assert not has_file(runs_in(tmp_path, "train")[0], STATE_FILE)
+    (tmp_path / "mlruns" / "0" / kept.info.run_id / "artifacts" / STATE_FILE).write_bytes(b"?" * 99)
+    answer = pipeline(*one, "--epochs", "2")
+    assert answer.status == 0, answer.err
+    assert f"the state of run {kept.info.run_id} is damaged, and not used" in answer.err
+    assert "continued_from" not in runs_in(tmp_path, "train")[0].data.tags

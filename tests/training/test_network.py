@@ -1,5 +1,6 @@
 """The network is the tutorial's, in four variants."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from pipeline import CNNNetwork
+from pipeline.errors import InputError
 from pipeline.models.export import PixelClassifier
 from pipeline.randomness import Stream, stream_seed
 from pipeline.training.building.weights import build_by_names, stream_names, unlike
@@ -85,6 +87,44 @@ def test_a_checkpoint_of_an_earlier_version_rebuilds_the_network(tmp_path: Path)
     assert isinstance(rebuilt.dropout, nn.Dropout)
     for name, value in network.state_dict().items():
         assert torch.equal(rebuilt.state_dict()[name], value)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "last"), [(8, 1), (33, 16), (50, 36), ((9, 17), 2), ((32, 64), 32)]
+)
+def test_it_fits_any_data_and_is_rebuilt_for_it(
+    image_size: int | tuple[int, int], last: int, tmp_path: Path
+) -> None:
+    settings = {"num_classes": 7, "in_channels": 2, "image_size": image_size, "dropout": 0.3}
+    network = CNNNetwork(**settings).eval()  # type: ignore[arg-type]
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    images = torch.randn(4, 2, height, width)
+    assert network(images).shape == (4, 7)
+    assert network.fc1.in_features == 64 * last
+    assert cast(nn.Dropout, network.dropout).p == 0.3
+    checkpoint = {"settings": settings, "state_dict": network.state_dict()}
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    rebuilt = CNNNetwork.from_checkpoint(tmp_path / "checkpoint.pt").eval()
+    assert torch.equal(rebuilt(images), network(images))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"image_size": 7}, "image_size is 7x7 .* at least 8x8"),
+        ({"image_size": (32, 6)}, r"image_size is 32x6 \(height x width\)"),
+        *(
+            ({"dropout": value}, "dropout is .* a probability below 1")
+            for value in (1.5, 1.0, 1, -0.1, math.nan, "0.5", None)
+        ),
+    ],
+)
+def test_what_no_such_network_has_is_refused_in_one_line(
+    settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as error:
+        CNNNetwork(**settings)
+    assert "\n" not in str(error.value)
 
 
 def test_the_registered_form_takes_pixels_and_returns_probabilities() -> None:

@@ -9,7 +9,8 @@ import torch
 from conftest import network_of, run
 from torch import Tensor, nn
 
-from pipeline.training.onednn import BlockedNetwork, drop_half, is_available
+from pipeline import CNNNetwork
+from pipeline.training.onednn import BlockedNetwork, drop_half, fits, is_available
 
 pytestmark = pytest.mark.skipif(not is_available("fp32"), reason="not on this processor")
 precisions = pytest.mark.parametrize(
@@ -76,6 +77,41 @@ def test_validation_gives_the_same_classes(variant: str) -> None:
         expected, logits = network(images), BlockedNetwork(network, "fp32")(images)
     assert torch.equal(logits.argmax(1), expected.argmax(1))
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@precisions
+@pytest.mark.parametrize("image_size", [(8, 8), (9, 17), (33, 50)])
+def test_it_computes_networks_for_any_data(image_size: tuple[int, int], precision: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"num_classes": 7, "in_channels": 1, "image_size": image_size}
+    network = CNNNetwork(**sizes, batch_norm=True, dropout=0.3)  # type: ignore[arg-type]
+    assert fits(network)
+    images = torch.randn(64, 1, *image_size)
+    blocked = BlockedNetwork(network, precision)
+    torch.manual_seed(1)
+    logits = blocked(images)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        expected = network(images)
+    error = (logits.float() - expected.float()).norm() / expected.float().norm()
+    assert error < (1e-3 if precision == "fp32" else 0.05)  # as of 32x32 in channels_last
+    network.eval()
+    assert torch.equal(blocked(images), blocked(images))
+
+
+def test_a_network_with_another_layer_is_not_taken_for_one_that_it_computes() -> None:
+    assert all(fits(network_of(variant)) for variant in ("base", "dropout"))
+    layers = {
+        "fc2": nn.Sequential(nn.Linear(512, 100)),
+        "conv1": nn.Conv2d(3, 16, 3, padding="same", groups=1, bias=False),
+        "dropout": nn.AlphaDropout(0.5),
+        "pool": nn.AvgPool2d(2),
+        "fc1": nn.Linear(1024, 256),
+    }
+    for name, layer in layers.items():
+        network = network_of("dropout")
+        setattr(network, name, layer)
+        assert not fits(network), name
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -25,7 +26,12 @@ from pipeline.models.trial.repeating import (
 )
 from pipeline.store.failures import first_line
 from pipeline.training.batches import TrainingBatches
-from pipeline.training.building.parts import make_criterion, prepare, schedule_of
+from pipeline.training.building.parts import (
+    has_schedule,
+    make_criterion,
+    prepare,
+    schedule_of,
+)
 from pipeline.training.epoch import logits_of, mapped
 from pipeline.training.loop import fast_step
 from pipeline.training.stateful import OF_MODULES, Parts
@@ -52,7 +58,7 @@ def train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str]
             " choose one whose step() takes none"
         )
     warnings = _neglected(config, network, criterion, optimizer)
-    warnings += _check_schedule(config, optimizer, steps_of(config, data))
+    warnings += _check_schedule(config, data, optimizer)
     parts = Parts(network, criterion, optimizer)
     step = fast_step(network, criterion, optimizer, precision_of(config), config.batch_size)
     network.train()
@@ -134,12 +140,16 @@ def _trained(network: nn.Module, criterion: nn.Module) -> dict[str, nn.Parameter
     return {name: one for name, one in named if one.requires_grad}
 
 
-def _check_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -> list[str]:
+def _check_schedule(config: Config, data: ImageDataset, optimizer: Optimizer) -> list[str]:
     """Raise InputError if the scheduler is made for another number of steps than it will take.
 
     Returns warnings about what is planned for another number of steps and may be meant so.
     """
+    steps_per_epoch = steps_of(config, data)
     scheduler, each_batch = schedule_of(config, optimizer, steps_per_epoch)
+    if scheduler is None:
+        _check_some_schedule(config, data)
+        return []
     kind = type(scheduler).__name__
     if each_batch and isinstance(scheduler, ReduceLROnPlateau):
         raise InputError(
@@ -171,12 +181,26 @@ def _check_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) 
     ]
 
 
-def _chained(scheduler: LRScheduler | None) -> Iterator[LRScheduler]:
+def _check_some_schedule(config: Config, data: ImageDataset) -> None:
+    """Raise InputError if a schedule returns None for every variant, as without its `return`."""
+    ablation = load_ablation(config.ablation)
+    try:
+        others = (replace(config, variant=variant) for variant in ablation.variants)
+        if not ablation.schedule or any(has_schedule(one, data) for one in others):
+            return
+    except Exception:  # a variant that can't be built is reported if it is asked for
+        return
+    raise InputError(
+        "schedule returns None for every variant; it must return a scheduler of torch for some, or"
+        " be left out"
+    )
+
+
+def _chained(scheduler: LRScheduler) -> Iterator[LRScheduler]:
     """A scheduler, and those that it chains."""
-    if scheduler:
-        yield scheduler
-        for one in getattr(scheduler, "_schedulers", ()):
-            yield from _chained(one)
+    yield scheduler
+    for one in getattr(scheduler, "_schedulers", ()):
+        yield from _chained(one)
 
 
 def _check_logits(outputs: object, shape: tuple[int, int]) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset, Split
 from pipeline.errors import DivergedError, InputError
+from pipeline.training.building.parts import has_schedule
 from pipeline.training.device import choose_device, choose_precision
 from pipeline.training.loop import train_network
 from pipeline.training.state import TrainingState, pack, unpack
@@ -61,8 +61,7 @@ def train_epochs(config: Config, data: ImageDataset, state: TrainingState | None
         validation=few(data.validation, 2),
         test=None,
     )
-    has_schedule = load_ablation(config.ablation).schedule is not None
-    epochs = config.epochs if has_schedule else max(config.epochs, EPOCHS)
+    epochs = config.epochs if has_schedule(config, data) else max(config.epochs, EPOCHS)
     short = replace(config, batch_size=2, epochs=epochs)
     with redirect_stderr(StringIO()), suppress(_EnoughError, DivergedError):
         train_network(short, small, CPU, precision_of(config), state, save, steps_of(config, data))

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.ablation.definition import Settings
+from pipeline.ablation.definition import Arguments
 from pipeline.ablation.loading import explain, load_ablation
 from pipeline.config import Config
 from pipeline.data.augmentation import normalise
@@ -165,7 +165,7 @@ def _put_back(values: Mapping[nn.Parameter, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _check_export(network: nn.Module, settings: Settings, data: ImageDataset) -> None:
+def _check_export(network: nn.Module, settings: Arguments, data: ImageDataset) -> None:
     """Export the network with two images as an example, and compute three with it."""
     archive = BytesIO()
     with redirect_stderr(StringIO()):  # torch also prints the program that it can't export

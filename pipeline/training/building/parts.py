@@ -1,6 +1,5 @@
 """Build what a run trains, and what trains it, as its ablation says."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pipeline.ablation.definition import Part, Value
+from pipeline.ablation.definition import Arguments, Fact, Part
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
@@ -21,7 +20,7 @@ from pipeline.training.building.weights import build_by_names, stream_names, unl
 from pipeline.training.device import compute_exactly, keep_freed_memory
 from pipeline.training.network import CNNNetwork
 
-Settings = tuple[tuple[str, Value], ...]
+Settings = tuple[tuple[str, Fact], ...]
 
 
 def prepare(
@@ -32,6 +31,9 @@ def prepare(
     keep_freed_memory()
     ablation, variant = load_ablation(config.ablation), config.variant
     network = build_network(config, data).to(device)
+    if device.type == "mps":  # where nobody has tried another order
+        network.to(memory_format=torch.contiguous_format)
+        network.register_forward_pre_hook(_in_default_order)
     criterion = make_criterion(config).to(device)
     every = (*network.parameters(), *criterion.parameters())
     trained = [parameter for parameter in every if parameter.requires_grad]
@@ -58,10 +60,10 @@ def make_criterion(config: Config) -> nn.Module:
 def schedule_of(
     config: Config, optimizer: Optimizer, steps_per_epoch: int
 ) -> tuple[LRScheduler | None, bool]:
-    """Return the ablation's scheduler, and whether it takes a step after each batch.
+    """Return the variant's scheduler, if it has one, and whether it takes a step after each batch.
 
     It does if the schedule has a parameter `steps_per_epoch`; else it takes one after each epoch.
-    Raises InputError if it returns anything else.
+    Raises InputError if the schedule returns neither a scheduler nor None.
     """
     ablation = load_ablation(config.ablation)
     if not ablation.schedule:
@@ -69,9 +71,21 @@ def schedule_of(
     facts = {"steps_per_epoch": steps_per_epoch}
     each_batch = "steps_per_epoch" in signature(ablation.schedule).parameters
     scheduler = ablation.make(ablation.schedule, config.variant, optimizer, config.epochs, **facts)
-    if not isinstance(scheduler, LRScheduler):
-        raise InputError(f"schedule returns {scheduler!r}; it must be a scheduler of torch")
+    if not isinstance(scheduler, LRScheduler | None):
+        raise InputError(
+            f"schedule returns {scheduler!r}; it must be a scheduler of torch, or None"
+        )
     return scheduler, each_batch
+
+
+def has_schedule(config: Config, data: ImageDataset) -> bool:
+    """Whether the ablation's schedule has a scheduler for the variant."""
+    if not load_ablation(config.ablation).schedule:
+        return False
+    *_, optimizer = prepare(config, data, torch.device("cpu"))
+    return (
+        schedule_of(config, optimizer, -(-len(data.training) // config.batch_size))[0] is not None
+    )
 
 
 def build_network(config: Config, data: ImageDataset) -> nn.Module:
@@ -100,7 +114,7 @@ def _stream_names(build: Part, *each: Settings, seed: int, stream: Stream) -> li
     return stream_names([partial(build, **dict(one)) for one in (*earlier, each[-1])], seed, stream)
 
 
-def _frozen(settings: Mapping[str, Value]) -> Settings:
+def _frozen(settings: Arguments) -> Settings:
     return tuple(settings.items())
 
 
@@ -152,13 +166,15 @@ def _in_default_order(_: nn.Module, images: tuple[Tensor]) -> tuple[Tensor]:
     return (images[0].clone(memory_format=torch.contiguous_format),)
 
 
-def network_settings(config: Config, data: ImageDataset) -> dict[str, Value]:
+def network_settings(config: Config, data: ImageDataset) -> dict[str, Fact]:
     """Return what the network is built with: its variant's settings, and what it takes of these."""
     ablation = load_ablation(config.ablation)
-    facts = {"num_classes": data.num_classes, "in_channels": data.image_shape[2]}
+    height, width, channels = data.image_shape
+    size = height if height == width else (height, width)
+    facts = {"num_classes": data.num_classes, "in_channels": channels, "image_size": size}
     return ablation.arguments(ablation.network, config.variant, **facts)
 
 
-def _criterion_settings(config: Config) -> dict[str, Value]:
+def _criterion_settings(config: Config) -> dict[str, Fact]:
     ablation = load_ablation(config.ablation)
     return ablation.arguments(ablation.criterion, config.variant)
