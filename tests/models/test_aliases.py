@@ -21,6 +21,7 @@ from pipeline.models import aliases
 from pipeline.models.aliases import move_aliases
 from pipeline.models.export import MODEL_FILE
 from pipeline.models.registry import register
+from pipeline.store.initialization import check_experiment
 
 NAME = "noise-mine"
 RECIPE = ["--ablation", "mine.py", "--batch-size", "32", "--epochs", "2"]
@@ -32,6 +33,7 @@ Pipeline = Callable[..., Answer]
 def client(tmp_path: Path) -> mlflow.MlflowClient:
     """The store of a folder with an ablation whose runs take no time."""
     mine.write(tmp_path)
+    check_experiment()
     return mlflow.MlflowClient()
 
 
@@ -56,6 +58,25 @@ def told(answer: Answer, alias: str) -> str:
     return line.strip().removeprefix(uri)
 
 
+def check_descriptions(client: mlflow.MlflowClient) -> None:
+    """Hold that the model and its third version say what they are."""
+    model, version = client.get_registered_model(NAME), client.get_model_version(NAME, "3")
+    assert "`@plain`, `@wide`, `@tanh`" in model.description
+    assert "`@champion`" in model.description
+    run = client.get_run(str(version.run_id))
+    for words in (
+        f"{100 * run.data.metrics['val_accuracy']:.1f} % validation accuracy",
+        "tanh of the ablation mine, 2 epochs, batch size 32, learning rate 0.001",
+        "90 training and 30 validation images, 6x9 pixels, 1 channel, 3 classes; sha256 ",
+        f" `{run.data.tags['data_digest']}`\n",
+        "Seed: 0\n",
+        "[tanh-seed0](http://127.0.0.1:5000/#/experiments/0/",
+        f"runs/{version.run_id}",
+        f"`{version.run_id}`",
+    ):
+        assert words in str(version.description)
+
+
 def test_trials_leave_the_aliases_of_a_study_alone_and_say_so(
     client: mlflow.MlflowClient, pipeline: Pipeline
 ) -> None:
@@ -63,6 +84,12 @@ def test_trials_leave_the_aliases_of_a_study_alone_and_say_so(
     assert answer.status == 0, answer.err
     assert holders(client) == {"plain": "1", "wide": "2", "tanh": "3"}
     assert "@wide:" not in answer.out  # nothing was there before
+    check_descriptions(client)
+    client.update_model_version(NAME, "1", "mine")
+    client.update_registered_model(NAME, "ours")
+    # What an interrupted registration has left out, which the same command completes.
+    client.update_model_version(NAME, "3", "")
+    client.delete_registered_model_alias(NAME, "tanh")
     train = ["train", *RECIPE, "--variant", "wide"]
     line = told(pipeline(*train, "--epochs", "1"), "wide")
     assert line.startswith(f" stays at {shown(client, '2')}: models:/{NAME}/4 has 1 epoch, not 2; ")
@@ -76,6 +103,12 @@ def test_trials_leave_the_aliases_of_a_study_alone_and_say_so(
     answer = pipeline(*STUDY)
     assert told(answer, "wide") == f": {shown(client, '2')}, before {shown(client, '4')}"
     assert not re.search(r"@(plain|tanh)(:| stays)", answer.out)
+    assert holders(client) == {"plain": "1", "wide": "2", "tanh": "3"}
+    assert client.get_model_version(NAME, "1").description == "mine"
+    assert client.get_registered_model(NAME).description == "ours"
+    assert "Recipe: tanh of the ablation mine" in str(
+        client.get_model_version(NAME, "3").description
+    )
     assert "not from one study" not in answer.out
     answer = pipeline(*train, "--epochs", "3")
     assert told(answer, "wide") == f": {shown(client, '6')}, before {shown(client, '2')}"
@@ -87,37 +120,6 @@ def test_trials_leave_the_aliases_of_a_study_alone_and_say_so(
         f"  the aliases of models:/{NAME} are not from one study: @plain, @tanh of this study;"
         f" @wide of run {longer}\n"
     ) in answer.out
-
-
-def test_versions_and_models_say_what_they_are_until_somebody_says_it_better(
-    client: mlflow.MlflowClient, pipeline: Pipeline
-) -> None:
-    assert pipeline(*STUDY).status == 0
-    model, version = client.get_registered_model(NAME), client.get_model_version(NAME, "3")
-    assert "`@plain`, `@wide`, `@tanh`" in model.description
-    assert "`@champion`" in model.description
-    run = client.get_run(version.run_id)
-    for words in (
-        f"{100 * run.data.metrics['val_accuracy']:.1f} % validation accuracy",
-        "tanh of the ablation mine, 2 epochs, batch size 32, learning rate 0.001",
-        "90 training and 30 validation images, 6x9 pixels, 1 channel, 3 classes; sha256 ",
-        f" `{run.data.tags['data_digest']}`\n",
-        "Seed: 0\n",
-        "[tanh-seed0](http://127.0.0.1:5000/#/experiments/0/",
-        f"runs/{version.run_id}",
-        f"`{version.run_id}`",
-    ):
-        assert words in version.description
-    client.update_model_version(NAME, "2", "mine")
-    client.update_registered_model(NAME, "ours")
-    # An interrupted registration is completed by the same command.
-    client.update_model_version(NAME, "3", "")
-    client.delete_registered_model_alias(NAME, "tanh")
-    assert pipeline(*STUDY).status == 0
-    assert client.get_model_version(NAME, "3").description == version.description
-    assert client.get_model_version(NAME, "2").description == "mine"
-    assert client.get_registered_model(NAME).description == "ours"
-    assert holders(client)["tanh"] == "3"
 
 
 def test_train_registers_what_it_is_asked_to(
@@ -217,8 +219,8 @@ def test_a_holdout_gives_way_to_all_images_and_a_part_to_anything_full(
     client.set_registered_model_alias(NAME, "wide", "6")
     assert "@wide: version 7 (50.0 %), before version 6 (50.0 %)" in add(FEWER)[0]
     client.delete_model_version(NAME, "7")
-    assert not any("@wide" in note for note in add(DATA, epochs=1))
-    assert holders(client) == {"wide": "7"}  # the number that is free again
+    assert not any("@wide" in note for note in add(DATA, again="8", epochs=1))
+    assert holders(client) == {"wide": "8"}
 
 
 def test_a_version_whose_files_are_gone_may_be_replaced(
@@ -237,10 +239,14 @@ def test_what_a_version_of_an_earlier_release_does_not_say_its_run_does(
     with mlflow.start_run() as run:
         mlflow.set_tags({**DATA.tags, "epochs": "2"})
         mlflow.log_params({"train_images": "0.0", "epochs": "1e0"})
-    source = client.get_model_version(NAME, "1").source
-    client.create_model_version(NAME, source, run.info.run_id, DATA.tags)
+    source = str(client.get_model_version(NAME, "1").source)
+    tags = {**DATA.tags, "val_accuracy": "0.25"}
+    client.create_model_version(NAME, source, run.info.run_id, tags)
     client.set_registered_model_alias(NAME, "wide", "2")
-    assert f"stays at version 2: models:/{NAME}/3 has 1 epoch, not 2; " in add(DATA, epochs=1)[0]
+    assert (
+        f"stays at version 2 (25.0 %): models:/{NAME}/3 has 1 epoch, not 2; "
+        in add(DATA, epochs=1)[0]
+    )
     with mlflow.start_run(run.info.run_id):
         mlflow.set_tag("validation_scheme", "unknown")
     client.set_model_version_tag(NAME, "2", "validation_scheme", "unknown")

@@ -174,7 +174,7 @@ def test_every_model_is_registered_if_asked_for_also_of_runs_that_are_reused(
     assert f"  base-seed{seed_of('base')} as models:/synthetic-cnn/1" in answer.out
     answer = pipeline(*one, "--seeds", "4", "--register", "all")
     assert len(client.search_model_versions()) == 4
-    assert client.get_model_version_by_alias("synthetic-cnn", "base").version == 1
+    assert client.get_model_version_by_alias("synthetic-cnn", "base").version == "1"
     said = [line for line in answer.out.splitlines() if "synthetic-cnn@base" in line]
     assert len(said) == 1
     assert f"base-seed{seed_of('base')} as" in said[0]
