@@ -127,8 +127,8 @@ def load_data(config: Config) -> ImageDataset:
             " and training takes at least one image of each (0 takes all)"
         )
     if config.train_images:
-        training = data.training.first_of_each_class(config.train_images)
-        data = replace(data, training=training)
+        training, total = data.training.first_of_each_class(config.train_images), len(data.training)
+        data = replace(data, training=training, total=total)
     return data.hold_out() if config.validation == "holdout" else data
 
 

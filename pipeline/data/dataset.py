@@ -86,6 +86,7 @@ class ImageDataset:
     name: what runs and models are called after.
     source: the address it is published at; None if there is none.
     caveat: for data that are not real, what a study of them can't say, as a noun phrase.
+    total: how many training images there are, if some were left out; else 0.
     """
 
     training: Split
@@ -97,6 +98,7 @@ class ImageDataset:
     source: str | None = None
     caveat: str = ""
     test: Split | None = None
+    total: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -169,6 +171,7 @@ class ImageDataset:
         return {
             "dataset": self.name,
             **self.identity,
+            **({"total_images": str(self.total)} if self.total else {}),
             "validation_digest": self.validation.digest,
             "validation_scheme": "hold-out of the training split"
             if self.test
