@@ -55,7 +55,8 @@ def effects_figure(analysis: Analysis) -> Figure:
     """Each effect on the primary outcome, at each learning rate."""
     rows = []
     for setting in analysis.settings:
-        where = f", lr\N{NO-BREAK SPACE}{setting.label}" if len(analysis.settings) > 1 else ""
+        rate = "best lr" if setting.label == "best" else f"lr\N{NO-BREAK SPACE}{setting.label}"
+        where = f", {rate}" if len(analysis.settings) > 1 else ""
         rows += [(f"{f.contrast.words}{where}", f) for f in setting.findings[analysis.primary]]
     return forest_plot(rows, analysis.outcomes[analysis.primary])
 

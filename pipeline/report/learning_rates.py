@@ -77,7 +77,7 @@ def stuck_notes(table: pd.DataFrame, variants: Iterable[str]) -> list[str]:
         if stuck.empty:
             continue
         rates = ", ".join(f"{lr:g}" for lr in sorted(stuck["lr"].unique()))
-        where = f", at learning rate {rates}" if table["lr"].nunique() > 1 else ""
+        where = f" (learning rate {rates})" if table["lr"].nunique() > 1 else ""
         notes.append(
             f"{learned_nothing({variant: len(stuck)}, len(runs))}{where}: the loss is still that of"
             " a uniform guess over the classes. More epochs or another learning rate may help."

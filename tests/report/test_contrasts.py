@@ -360,10 +360,10 @@ def test_runs_that_learned_nothing_are_counted_once_per_variant_and_in_each_effe
         "dropout": [0.5, 0.5, 0.52],
     }
 
-    def said(accuracies: Mapping[str, list[float]], **settings: object) -> list[str]:
+    def said(accuracies: Mapping[str, list[float]]) -> list[str]:
         results = [
             one._replace(tags={**one.tags, "learning": "stuck"}) if accuracy < 0.02 else one
-            for one in study(accuracies, **settings)
+            for one in study(accuracies)
             for accuracy in [one.history[-1]["val_accuracy"]]
         ]
         analysis = analyse(TUTORIAL, results)
