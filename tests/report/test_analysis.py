@@ -312,6 +312,19 @@ def test_the_limits_are_those_of_the_study() -> None:
     assert "(here: 30 epochs; batch size 256)" in limits(analyse(TUTORIAL, early))[0]
 
 
+def test_a_study_of_few_images_says_so_first() -> None:
+    results = study(BASE, train_images=2000)
+    # Runs of earlier versions have not recorded how many there are.
+    for total, images in (("50000", "2,000 of 50,000 images"), ("", "2,000 images")):
+        tags = {"total_images": total} if total else {}
+        analysis = analyse(TUTORIAL, [r._replace(tags={**r.tags, **tags}) for r in results])
+        assert analysis.few_images == images
+        assert analysis.headline[0].startswith(f"Trained on only {images}; ")
+    assert analyse(TUTORIAL, study(BASE)).few_images == ""
+    all_of_them = [r._replace(tags={**r.tags, "total_images": "2000"}) for r in results]
+    assert analyse(TUTORIAL, all_of_them).few_images == ""
+
+
 def test_a_mixture_of_machines_is_named() -> None:
     places = [{"node": "one", "processor": "Xeon"}] * 5 + [{"node": "two", "processor": "EPYC"}] * 4
     results = [
