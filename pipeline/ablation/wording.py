@@ -42,6 +42,24 @@ class Wording:
         self.values = {variant: ablation.values(variant) for variant in ablation.variants}
         self.baseline = next(iter(self.values.values()))
 
+    def description(self, variant: str) -> str:
+        """What a variant is, by the settings in which variants differ: `mixup and width 64`.
+
+        `without mixup or width` if it has none of them; empty if variants differ in none.
+        """
+        present = self.values[variant]
+        names = [
+            name
+            for name in self.settings
+            if any(values[name] != self.baseline[name] for values in self.values.values())
+        ]
+        having = [
+            self._noun(name, present[name]) for name in names if not self._off(name, present[name])
+        ]
+        if having or not names:
+            return listed(having) if having else ""
+        return f"without {listed(map(self._name, names), 'or')}"
+
     def difference(self, control: str, treatment: str) -> Difference:
         """The settings that differ, with both values."""
         old, new = self.values[control], self.values[treatment]

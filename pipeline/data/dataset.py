@@ -178,9 +178,11 @@ class ImageDataset:
     @property
     def tags(self) -> dict[str, str]:
         """A run's tags for its data; `data_digest` covers all splits."""
+        whole = self.left_out + len(self.training) + (len(self.validation) if self.test else 0)
         return {
             "dataset": self.name,
             **self.identity,
+            **({"total_images": str(whole)} if self.left_out else {}),
             "validation_digest": self.validation.digest,
             "validation_scheme": "hold-out of the training split" if self.test else TEST_SPLIT,
         }

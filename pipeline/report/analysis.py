@@ -13,8 +13,8 @@ import pandas as pd
 from pipeline.ablation.definition import Ablation
 from pipeline.report.contrasts import Contrast, contrasts
 from pipeline.report.findings import Analysis, Finding, Setting, study_outcomes
-from pipeline.report.learning_rates import chosen_rates, sign_changes
-from pipeline.runs.run_result import Booleans, RunResult
+from pipeline.report.learning_rates import chosen_rates, sign_changes, stuck_notes
+from pipeline.runs.run_result import RunResult
 from pipeline.statistics.comparisons import Floats, Outcome, Summary, compare, summarize
 from pipeline.statistics.images import with_other_images
 from pipeline.statistics.intervals import PLANNED, Design
@@ -59,24 +59,18 @@ def analyse(ablation: Ablation, results: Sequence[RunResult], design: Design = P
     outcomes = study_outcomes(split, target, epochs)
     primary = next(iter(outcomes))
     table = results_table(results, target)
-    correct = {result.run_id: result.correct for result in results}
+    by_id = {result.run_id: result for result in results}
     family = [(f"{lr:g}", dict.fromkeys(variants, lr)) for lr in rates]
-    by_rate = _settings(family, table, compared, outcomes, design, correct, notes)
+    by_rate = _settings(family, table, compared, outcomes, design, by_id, notes)
     main = by_rate[0] if len(rates) == 1 else None
     if not main and chosen:
-        (main,) = _settings([("best", chosen)], table, compared, outcomes, design, correct, [])
+        (main,) = _settings([("best", chosen)], table, compared, outcomes, design, by_id, [])
     elif not main:
         notes.append(
             "No learning rate was chosen: that needs images other than the reported ones"
             " (validation=holdout)."
         )
-    if table["learning"].eq("stuck").any():
-        stuck = table.loc[table["learning"] == "stuck", "run"]
-        notes.append(
-            f"{len(stuck)} of {len(table)} runs learned nothing (their training loss is still that"
-            f" of a uniform guess over the classes): {', '.join(stuck)}. An effect that includes"
-            " them is about whether a network learns at all."
-        )
+    notes += stuck_notes(table, variants)
     changes = sign_changes(compared, by_rate, primary)
     return Analysis(
         ablation, results, design, table, primary, outcomes, target, main, by_rate, changes, notes
@@ -135,7 +129,7 @@ def _settings(
     compared: Sequence[Contrast],
     outcomes: Mapping[str, Outcome],
     design: Design,
-    correct: Mapping[str, Booleans | None],
+    results: Mapping[str, RunResult],
     notes: list[str],
 ) -> list[Setting]:
     """Summarize and compare runs at the learning rates of each label; `notes` gets omissions.
@@ -158,7 +152,7 @@ def _settings(
             title = "the best learning rate of each variant"
         where = f" at {title}" if len(family) > 1 else ""
         findings = {
-            key: [_finding(one, design, sum(map(len, each)), correct, where) for one in each[n]]
+            key: [_finding(one, design, sum(map(len, each)), results, where) for one in each[n]]
             for key, each in effects.items()
         }
         summaries = {
@@ -221,7 +215,7 @@ def _finding(
     effect: _Effect,
     design: Design,
     comparisons: int,
-    correct: Mapping[str, Booleans | None],
+    results: Mapping[str, RunResult],
     where: str,
 ) -> Finding:
     """Compare an outcome, jointly with `comparisons`; `where` ends the subject of the sentence."""
@@ -229,20 +223,28 @@ def _finding(
     if effect.contrast.effect:  # an interaction has no two variants to pair
         result = replace(result, correlation=None, unpaired=None)
     if effect.key.endswith("_accuracy"):
-        images = _image_differences(effect, correct)
+        images = _image_differences(effect, results)
         if images is not None:
             result = with_other_images(result, images, design.alpha / comparisons)
     shown = shown_comparison(result, effect.outcome, effect.means)
-    words = sentence(f"{effect.contrast.subject}{where}", shown, effect.outcome)
+    stuck = _stuck_runs(effect, results)
+    words = sentence(f"{effect.contrast.subject}{where}", shown, effect.outcome, stuck)
     return Finding(effect.key, effect.outcome, effect.contrast, result, shown, words)
 
 
 def _image_differences(
-    effect: _Effect, correct: Mapping[str, Booleans | None]
+    effect: _Effect, results: Mapping[str, RunResult]
 ) -> npt.NDArray[np.int8] | None:
     """`[seeds, images]`, treatment minus control of correctness; None if a run lacks it."""
-    known = [[correct[run_id] for run_id in ids] for ids in effect.runs]
+    known = [[results[run_id].correct for run_id in ids] for ids in effect.runs]
     if len(known) < 2 or any(one is None for row in known for one in row):
         return None
     signs = np.array(effect.contrast.signs, dtype=np.int8)[:, None]
     return np.array([(signs * np.array(row, dtype=np.int8)).sum(axis=0) for row in known])
+
+
+def _stuck_runs(effect: _Effect, results: Mapping[str, RunResult]) -> dict[str, int]:
+    """How many of an effect's runs have learned nothing, by variant; none that has no such run."""
+    runs = zip(effect.contrast.variants, zip(*effect.runs, strict=True), strict=True)
+    stuck = {v: sum(results[one].tags.get("learning") == "stuck" for one in ids) for v, ids in runs}
+    return {variant: count for variant, count in stuck.items() if count}

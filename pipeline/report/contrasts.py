@@ -35,6 +35,11 @@ class Contrast:
         return (1, -1, -1, 1) if self.effect else (1, -1)
 
     @property
+    def words(self) -> str:
+        """What it is about: `mixup on top of se`, `width 64 on mixup's effect`."""
+        return f"{self.subject} on {self.effect}" if self.effect else self.subject
+
+    @property
     def sides(self) -> tuple[str, str]:
         """Treatment and control for readers: `wide`, or `(both − wide)` of an interaction."""
         treatment, control = (

@@ -1,6 +1,6 @@
 """Draw a report's figures, without pyplot, which would keep all of them in memory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.report.findings import Analysis, Setting
+from pipeline.report.findings import Analysis, Finding, Setting
 from pipeline.report.tables import can_not_tell
 from pipeline.runs.run_figures import label_epochs
 from pipeline.statistics.comparisons import Outcome, Summary
+from pipeline.statistics.sentences import capitalized
 
 # Okabe and Ito's palette (2008), which colour-blind readers can tell apart, with its pale yellow
 # last; dashes and markers for grey print.
@@ -21,23 +22,19 @@ COLOURS = (
     *("#D55E00", "#56B4E9", "#000000", "#F0E442"),
 )
 DASHES = (
-    "-",
-    "--",
-    "-.",
-    ":",
-    (0, (8, 2)),
-    (0, (4, 1, 1, 1, 1, 1)),
-    (0, (1, 4)),
-    (0, (6, 1, 6, 1, 1, 1)),
+    *("-", "--", "-.", ":", (0, (8, 2))),
+    *((0, (4, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (6, 1, 6, 1, 1, 1))),
 )
 MARKERS = "os^DvPX*"
-LONG_LABEL, LONG_NAME = 50, 24  # characters in a line, of effects and of variants
+# Characters in a line: of effects, of their variants in small letters, and of a variant's name.
+LONG_LABEL, LONG_SMALL, LONG_NAME = 50, 60, 24
+LINE, SMALL_LINE = 0.17, 0.14  # inches
 COSTS = {
     "seconds": Outcome("time of a run", "seconds"),
     "images_per_second": Outcome("training speed", "images/s"),
 }
 MOST_LEVEL = 60  # characters of all variants' names next to each other
-INK, PALE = "#222222", "#999999"
+INK, GREY, PALE = "#222222", "#666666", "#999999"
 
 
 def study_figures(analysis: Analysis) -> dict[str, Figure]:
@@ -55,37 +52,47 @@ def study_figures(analysis: Analysis) -> dict[str, Figure]:
 
 
 def effects_figure(analysis: Analysis) -> Figure:
-    """Each effect on the primary outcome with its 95 % interval: a forest plot."""
-    rows: list[tuple[str, float, tuple[float, float] | None, bool, str]] = []
+    """Each effect on the primary outcome, at each learning rate."""
+    rows = []
     for setting in analysis.settings:
-        for finding in setting.findings[analysis.primary]:
-            scale, one = finding.outcome.scale, finding.shown
-            where = f", lr\N{NO-BREAK SPACE}{setting.label}" if len(analysis.settings) > 1 else ""
-            label = fill(finding.contrast.label + where, LONG_LABEL, break_on_hyphens=False)
-            bounds = (one.interval.low * scale, one.interval.high * scale) if one.interval else None
-            words = can_not_tell(one.seeds) if one.sd and not bounds else ""
-            rows.append((label, one.difference * scale, bounds, one.settled, words))
-    outcome = analysis.outcomes[analysis.primary]
-    lines = max(label.count("\n") for label, *_ in rows)
-    height = 1.3 + (0.42 + 0.15 * lines) * len(rows)
-    figure = Figure(figsize=(9, height), layout="constrained")
+        rate = "best lr" if setting.label == "best" else f"lr\N{NO-BREAK SPACE}{setting.label}"
+        where = f", {rate}" if len(analysis.settings) > 1 else ""
+        rows += [(f"{f.contrast.words}{where}", f) for f in setting.findings[analysis.primary]]
+    return forest_plot(rows, analysis.outcomes[analysis.primary])
+
+
+def forest_plot(rows: Sequence[tuple[str, Finding]], outcome: Outcome) -> Figure:
+    """Effects on an outcome, each with its words and its 95 % interval."""
+    big = [_wrapped(capitalized(words), LONG_LABEL) for words, _ in rows]
+    small = [_wrapped(f"{f.contrast.label}, {_seeds(f.shown.seeds)}", LONG_SMALL) for _, f in rows]
+    above = np.array([LINE * (1 + label.count("\n")) for label in big])
+    below = np.array([SMALL_LINE * (1 + label.count("\n")) for label in small])
+    height = 0.2 + max(above + below)  # of a row, in inches
+    figure = Figure(figsize=(9, 1.1 + height * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=INK, linewidth=0.8)
-    for place, (_, difference, bounds, settled, words) in enumerate(rows):
-        if bounds:
+    for place, (_, finding) in enumerate(rows):
+        one, difference = finding.shown, finding.shown.difference * outcome.scale
+        if one.interval:
+            bounds = [end * outcome.scale for end in one.interval]
             axes.plot(bounds, (place, place), color=INK, linewidth=2)
-        right, align = (-9, "right") if difference > 0 else (9, "left")  # into the picture
-        axes.annotate(
-            words,
-            (difference, place),
-            (right, 0),
-            textcoords="offset points",
-            va="center",
-            ha=align,
-        )
-        face = INK if settled else "white"
+        elif one.sd:
+            right, align = (-9, "right") if difference > 0 else (9, "left")  # into the picture
+            axes.annotate(
+                can_not_tell(one.seeds),
+                (difference, place),
+                (right, 0),
+                textcoords="offset points",
+                va="center",
+                ha=align,
+            )
+        face = INK if one.settled else "white"
         axes.plot(difference, place, "o", color=INK, markerfacecolor=face, markersize=8)
-    axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+    between = np.arange(len(rows)) + (above - below) / 2 / height  # of words and variants
+    axes.yaxis.remove_overlapping_locs = False
+    axes.set_yticks(between, big, va="bottom", parse_math=False)
+    axes.set_yticks(between, small, minor=True, va="top", fontsize=8, color=GREY)
+    axes.tick_params(axis="y", which="both", length=0, pad=6)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(f"difference in {outcome.name} ({outcome.unit}), with its 95 % interval")
     axes.grid(axis="x", alpha=0.3)
@@ -164,9 +171,10 @@ def study_curves(analysis: Analysis, setting: Setting) -> Figure:
                     ]
                 ) * (100 if metric == "accuracy" else 1)
                 epochs = range(1, runs.shape[1] + 1)
-                count = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
                 look = looks[variant] | {"markevery": max(1, len(epochs) // 10)}
-                axes.plot(epochs, runs.mean(axis=0), **look, label=f"{variant} ({count})")
+                axes.plot(
+                    epochs, runs.mean(axis=0), **look, label=f"{variant} ({_seeds(len(runs))})"
+                )
                 if len(runs) > 1:
                     low, high = runs.min(axis=0), runs.max(axis=0)
                     axes.fill_between(epochs, low, high, color=look["color"], alpha=0.2)
@@ -225,6 +233,14 @@ def _looks(analysis: Analysis) -> dict[str, dict[str, Any]]:
             analysis.ablation.variants, COLOURS, DASHES, MARKERS, strict=False
         )
     }
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count > 1)}"
+
+
+def _wrapped(text: str, width: int) -> str:
+    return fill(text, width, break_on_hyphens=False)
 
 
 def _point(label: str, face: str) -> Line2D:

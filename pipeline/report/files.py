@@ -43,6 +43,7 @@ def report_files(
     content = {
         "title": _title(analysis),
         "subtitle": subtitle,
+        "variants": analysis.variants_in_words,
         "headline": analysis.headline,
         "sections": report_sections(analysis, facts, unused),
         "pictures": {name: b64encode(picture).decode() for name, picture in pictures.items()},

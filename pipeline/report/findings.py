@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pipeline.ablation.definition import Ablation
+from pipeline.ablation.wording import Wording
 from pipeline.report.contrasts import Contrast
 from pipeline.runs.run_result import RunResult
 from pipeline.statistics.comparisons import Comparison, Outcome, Summary
@@ -83,7 +84,32 @@ class Analysis:
         failed = [
             note for note in self.notes if "not a number" in note or "learned nothing" in note
         ]
-        return [*effects, *self._missed_margins(), *self.sign_changes, *failed]
+        few = f"Trained on only {self.few_images}; with all of them, effects may differ."
+        return [
+            *([few] if self.few_images else []),
+            *effects,
+            *self._missed_margins(),
+            *self.sign_changes,
+            *failed,
+        ]
+
+    @property
+    def few_images(self) -> str:
+        """`2,000 of 50,000 images` if the networks saw only so many; else empty."""
+        first = self.results[0]
+        total = int(first.tags.get("total_images", 0))  # unknown to runs of earlier versions
+        of_all = f" of {total:,}" if total else ""
+        count = first.config.train_images
+        return f"{count:,}{of_all} images" if count and count != total else ""
+
+    @property
+    def variants_in_words(self) -> str:
+        """What each variant is: `Variants: plain (without mixup), mix (mixup).`; or empty."""
+        wording = Wording(self.ablation)
+        trained = {result.config.variant for result in self.results}
+        told = {v: wording.description(v) for v in self.ablation.variants if v in trained}
+        words = ", ".join(f"{variant} ({text})" for variant, text in told.items() if text)
+        return f"Variants: {words}." if words else ""
 
     def _missed_margins(self) -> list[str]:
         """Name the effects that are not known to within the margin that was asked for."""
@@ -95,8 +121,9 @@ class Analysis:
                 within = f"to within ± {half:.2f} {finding.outcome.unit}"
                 known = within if finding.shown.interval else "at all"
                 missed.append(
-                    f"{finding.contrast.label} is not known to within ± {self.design.margin:g}"
-                    f" {finding.outcome.unit} after {finding.comparison.seeds} seeds: {known}."
+                    f"The effect of {finding.contrast.words} is not known to within"
+                    f" ± {self.design.margin:g} {finding.outcome.unit} after"
+                    f" {finding.comparison.seeds} seeds: {known}."
                 )
         return missed
 

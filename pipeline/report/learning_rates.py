@@ -1,12 +1,14 @@
-"""The learning rate of each variant, and effects whose sign depends on it."""
+"""The learning rate of each variant, and what depends on it: signs, and learning at all."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pandas as pd
 
 from pipeline.report.contrasts import Contrast
 from pipeline.report.findings import Setting
 from pipeline.runs.run_result import RunResult
+from pipeline.statistics.sentences import digits, learned_nothing
 
 
 def chosen_rates(
@@ -56,7 +58,7 @@ def sign_changes(contrasts: Iterable[Contrast], settings: Sequence[Setting], key
         for setting, finding in found:
             scale, unit = finding.outcome.scale, finding.outcome.unit
             state = "" if finding.comparison.settled else " (not settled)"
-            change = f"{finding.comparison.difference * scale:+.1f} {unit}"
+            change = f"{digits(finding.comparison.difference * scale, '+.1f')} {unit}"
             changes.append(f"{change} at {setting.title}{state}")
         name = found[0][1].outcome.name
         sentences.append(
@@ -64,3 +66,20 @@ def sign_changes(contrasts: Iterable[Contrast], settings: Sequence[Setting], key
             f" {', '.join(changes)}."
         )
     return sentences
+
+
+def stuck_notes(table: pd.DataFrame, variants: Iterable[str]) -> list[str]:
+    """A note for each variant with runs that have learned nothing."""
+    notes = []
+    for variant in variants:
+        runs = table[table["variant"] == variant]
+        stuck = runs[runs["learning"] == "stuck"]
+        if stuck.empty:
+            continue
+        rates = ", ".join(f"{lr:g}" for lr in sorted(stuck["lr"].unique()))
+        where = f" (learning rate {rates})" if table["lr"].nunique() > 1 else ""
+        notes.append(
+            f"{learned_nothing({variant: len(stuck)}, len(runs))}{where}: the loss is still that of"
+            " a uniform guess over the classes. More epochs or another learning rate may help."
+        )
+    return notes

@@ -38,17 +38,19 @@ def publish(
     run = mlflow.active_run()
     assert run
     first, seeds = analysis.results[0], analysis.table["seed"].nunique()
+    few = f"{analysis.few_images}, " if analysis.few_images else ""
     subtitle = (
-        f"{first.config.dataset}, {_count(first.config.epochs, 'epoch')},"
+        f"{first.config.dataset}, {few}{_count(first.config.epochs, 'epoch')},"
         f" {_count(len(analysis.results), 'run')} with {_count(seeds, 'seed')}, {analysis.rates}."
     )
+    about = "\n".join(filter(None, [subtitle, analysis.variants_in_words]))
     files = report_files(analysis, subtitle, {**_provenance(analysis), **facts}, unused)
-    description = "\n".join([subtitle, "", *(f"- {line}" for line in analysis.headline)])
+    description = "\n".join([about, "", *(f"- {line}" for line in analysis.headline)])
     description += _links(analysis.results, run.info.run_id)
     _mark_reported(analysis, plan)
     place = _log_report(files, description, effect_metrics(analysis))
 
-    print(f"\n{subtitle}\n\n{format_summary(analysis)}\n")
+    print(f"\n{about}\n\n{format_summary(analysis)}\n")
     print("\n".join([*analysis.headline, ""]))
     registered = [result for result in analysis.results if result.registered]
     if registered:

@@ -23,13 +23,17 @@ MIXTURES = {
 
 
 class Section(NamedTuple):
-    """A part of the report. figures: names, each with its caption. folded: opened by a click."""
+    """A part of the report, in this order. figures: names, each with its caption.
+
+    folded: all of it is opened by a click; reading: paragraphs that are, on how to read the tables.
+    """
 
     title: str
     text: Sequence[str] = ()
     bullets: Sequence[str] = ()
     figures: Sequence[tuple[str, str]] = ()
     tables: Sequence[Table] = ()
+    reading: Sequence[str] = ()
     folded: bool = False
 
 
@@ -124,9 +128,9 @@ def _effects_section(analysis: Analysis) -> Section:
     pictures = [("effects", f"Effects on {outcome.name}, with 95 % intervals.")]
     return Section(
         "Effects",
-        reading,
         figures=pictures if analysis.compared else [],
         tables=[effects_table(analysis, analysis.settings, [analysis.primary])],
+        reading=reading,
     )
 
 
@@ -177,15 +181,12 @@ def _rates_section(analysis: Analysis) -> Section:
 def _runs_section(analysis: Analysis) -> Section:
     text = []
     if analysis.table["reused"].any():
-        text += [
+        text.append(
             "Runs marked “reused” had finished before this study used them, in another study or as"
             " single runs."
-        ]
+        )
     if analysis.table["learning"].eq("stuck").any():
-        text += [
-            "“Stuck” runs learned nothing: their training loss is still that of a uniform guess"
-            " over the classes."
-        ]
+        text.append("“Stuck” runs have learned nothing: their loss is still that of a guess.")
     return Section("Runs", text, tables=[runs_table(analysis)])
 
 

@@ -9,6 +9,9 @@ import pandas as pd
 from pipeline.report.findings import Analysis, Finding, Setting
 from pipeline.statistics.comparisons import Outcome, Summary
 from pipeline.statistics.intervals import Interval
+from pipeline.statistics.sentences import capitalized, digits
+
+SMALLEST_P = 0.0001  # below it, digits say nothing more
 
 
 class Table(NamedTuple):
@@ -67,16 +70,19 @@ def cost_table(analysis: Analysis, setting: Setting) -> Table:
 
 
 def effects_table(analysis: Analysis, settings: Sequence[Setting], keys: Sequence[str]) -> Table:
-    """A row per comparison, outcome and learning rate."""
-    several = len(analysis.by_rate) > 1
-    header = ["comparison", "outcome", *(["lr"] if several else []), "seeds", "difference"]
-    header += ["95 % interval", "p", "other images too", "correlation", "without pairing"]
+    """A row per comparison, outcome and learning rate; one outcome is left to the caption."""
+    rates, outcomes = len(analysis.by_rate) > 1, len(keys) > 1
+    header = ["effect", *(["on"] if outcomes else []), *(["lr"] if rates else []), "seeds"]
+    header += ["difference", "95 % interval", "p", "other images too", "correlation"]
+    header += ["without pairing", "variants"]
     rows = []
     for setting in settings:
         for key in keys:
+            name = analysis.outcomes[key].name.removeprefix("the ")
             for finding in setting.findings[key]:
-                what = [finding.contrast.label, finding.outcome.name.removeprefix("the ")]
-                rows.append([*what, *([setting.label] if several else []), *_numbers(finding)])
+                effect = [capitalized(finding.contrast.words), *([name] if outcomes else [])]
+                effect += [setting.label] if rates else []
+                rows.append([*effect, *_numbers(finding), finding.contrast.label])
     return Table(header, rows)
 
 
@@ -106,20 +112,21 @@ def can_not_tell(seeds: int) -> str:
 
 def _numbers(finding: Finding) -> list[str]:
     one, shown, outcome = finding.comparison, finding.shown, finding.outcome
+    # One decimal more than means have: whether an interval includes 0 must be visible.
+    form = f"+z,.{outcome.decimals + 1}f"
 
     def cell(interval: Interval | None, is_known: object) -> str:
         if interval is None:
             return can_not_tell(one.seeds) if is_known else "-"
-        # One decimal more than means have: whether it includes 0 must be visible.
-        return _interval(interval, outcome, f"+z,.{outcome.decimals + 1}f")
+        return _interval(interval, outcome, form)
 
     return [
         str(one.seeds),
-        f"{one.difference * outcome.scale:+z,.{outcome.decimals + 1}f} {outcome.unit}",
+        f"{digits(one.difference * outcome.scale, form)} {outcome.unit}",
         cell(shown.interval, one.sd),
-        "-" if one.p_value is None else f"{one.p_value:.2g}",
+        _p_value(one.p_value),
         cell(shown.images, one.images),
-        "-" if one.correlation is None else f"{one.correlation:+.2f}",
+        "-" if one.correlation is None else digits(one.correlation, "+.2f"),
         cell(shown.unpaired, one.unpaired),
     ]
 
@@ -134,4 +141,10 @@ def _interval_of_mean(one: Summary, outcome: Outcome) -> str:
 
 
 def _interval(interval: Interval, outcome: Outcome, form: str) -> str:
-    return " to ".join(format(bound * outcome.scale, form) for bound in interval)
+    return " to ".join(digits(bound * outcome.scale, form) for bound in interval)
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return "-"
+    return f"{p:.2g}" if p >= SMALLEST_P else f"< {SMALLEST_P:.4f}"

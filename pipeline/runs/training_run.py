@@ -107,7 +107,7 @@ def train_run(
         network, history, noted = train_network(config, data, device, precision, state, save)
         correct = noted.numpy()
         buffer.flush()
-        learning = _log_learning(config, data, history)
+        learning = _log_learning(config, data, history, warn=not parent)
         if not parent:
             # matplotlib takes a second to import: done only when there is something to show.
             from pipeline.runs.run_figures import learning_curves
@@ -223,11 +223,11 @@ def _last_state(
     return state
 
 
-def _log_learning(config: Config, data: ImageDataset, history: History) -> str:
-    """Log whether the network has learned anything: `ok` or `stuck`."""
+def _log_learning(config: Config, data: ImageDataset, history: History, warn: bool) -> str:
+    """Log whether the network has learned anything: `ok` or `stuck`, and `warn` if not."""
     guess = loss_of_guess(config, data)
     learning = "stuck" if is_stuck(history, guess, data.num_classes) else "ok"
-    if learning == "stuck":
+    if learning == "stuck" and warn:  # a study's report counts such runs
         print(
             f"warning: {config.run_name} has learned nothing: its loss is still that of a random"
             f" guess over {data.num_classes} classes, {math.log(data.num_classes):.3f} by"

@@ -1,7 +1,7 @@
 """Which intervals are shown as numbers: those that keep to what the metric can be.
 
-With few seeds, an interval may reach an accuracy of -13 %, or an effect that would take an accuracy
-of 8 % to -86 %. That shows that the approximation by a normal distribution fails, and that the
+With few seeds, an interval may reach an accuracy of −13 %, or an effect that would take an accuracy
+of 8 % to −86 %. That shows that the approximation by a normal distribution fails, and that the
 seeds are too few to tell anything: words are then right, not numbers. Two kinds of interval tell
 something all the same, and only lose their impossible part, which costs no coverage: one that
 settles an effect, and one that reaches no further to each side than an effect that matters.

@@ -1,6 +1,7 @@
 """A comparison, and the design behind it, in words."""
 
 import re
+from collections.abc import Mapping
 
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.comparisons import MOST_SEEDS, Comparison, Outcome
@@ -15,8 +16,16 @@ INTERVALS = {
 }
 
 
-def sentence(subject: str, comparison: Comparison, outcome: Outcome) -> str:
-    """Say what `subject` ("mixup") does to the outcome, and how certain that is."""
+def sentence(
+    subject: str,
+    comparison: Comparison,
+    outcome: Outcome,
+    stuck: Mapping[str, int] | None = None,
+) -> str:
+    """Say what `subject` ("mixup") does to the outcome, and how certain that is.
+
+    stuck: how many of its runs have learned nothing, by variant; those that have none are left out.
+    """
     name, seeds, scale = outcome.name, comparison.seeds, outcome.scale
     difference = comparison.difference * scale
     low, high = (bound * scale for bound in comparison.interval or [comparison.difference] * 2)
@@ -25,19 +34,22 @@ def sentence(subject: str, comparison: Comparison, outcome: Outcome) -> str:
     number = f"z,.{next((n for n in range(few, few + 3) if round(near, n)), few)}f"
     ending = "" if is_plural(subject) else "s"
     verb = f"raise{ending}" if difference > 0 else f"lower{ending}"
-    begin = subject[:1].upper() + subject[1:]
+    begin = capitalized(subject)
     effect = f"{begin} {verb} {name} by {abs(difference):{number}} {outcome.unit}".rstrip()
     if difference == 0:
         effect = f"{begin} leave{ending} {name} unchanged"
+    link = "where" if comparison.interval or comparison.sd == 0 else "and"
+    also = f", {link} {learned_nothing(stuck, seeds)}" if stuck else ""
     if seeds == 1:
-        return f"{effect} in one seed, which gives no uncertainty: not settled."
+        return f"{effect} in one seed, which gives no uncertainty: not settled{also}."
     if comparison.sd == 0:
-        return f"{effect} in each of {seeds} seeds, without any spread."
+        return f"{effect} in each of {seeds} seeds, without any spread{also}."
     if comparison.settled:
-        return f"{effect} (95 % CI {near:{number}} to {far:{number}}, {seeds} seeds)."
-    size = f"{difference:+{number}} {outcome.unit}".rstrip()
+        return f"{effect} (95 % CI {near:{number}} to {far:{number}}, {seeds} seeds){also}."
+    size = f"{digits(difference, f'+{number}')} {outcome.unit}".rstrip()
     unsettled = f"Whether {subject} change{ending} {name} is not settled: {size}"
-    known = f"(95 % CI {low:+{number}} to {high:+{number}}, {seeds} seeds)"
+    bounds = " to ".join(digits(bound, f"+{number}") for bound in (low, high))
+    known = f"(95 % CI {bounds}, {seeds} seeds)"
     if comparison.interval is None:
         no_interval = "can't tell" if comparison.p_value else "give no interval yet"
         known = f"in {seeds} seeds, which {no_interval}"
@@ -54,7 +66,25 @@ def sentence(subject: str, comparison: Comparison, outcome: Outcome) -> str:
         )
     else:
         verdict = f"So many seeds settle a true effect of {interest} with 80 % probability or more."
-    return f"{unsettled} {known}. {verdict}"
+    return f"{unsettled} {known}{also}. {verdict}"
+
+
+def learned_nothing(stuck: Mapping[str, int], runs: int) -> str:
+    """Say how many of so many runs of each variant: `2 of 5 runs of plain have learned nothing`."""
+    noun = f"run{'s' * (runs > 1)}"
+    counts = [f"{count} of {runs} {noun} of {variant}" for variant, count in stuck.items()]
+    verb = "has" if sum(stuck.values()) == 1 else "have"
+    return f"{' and '.join(counts)} {verb} learned nothing"
+
+
+def capitalized(words: str) -> str:
+    """Begin words as a sentence begins, and leave all other letters as they are."""
+    return words[:1].upper() + words[1:]
+
+
+def digits(number: float, form: str) -> str:
+    """Format a number for readers: with a minus sign, which is longer than a hyphen."""
+    return format(number, form).replace("-", "−")
 
 
 def is_plural(subject: str) -> bool:
@@ -62,4 +92,4 @@ def is_plural(subject: str) -> bool:
     noun = re.split(r" (?:with|without|on|instead|but|while|of|in|for|to|at)\b", subject)[0]
     if re.match(r"\w+ing ", noun):  # removing skip connections
         return False
-    return noun.endswith(" together") or bool(re.search("[^aius]s$", noun))
+    return " together" in subject or bool(re.search("[^aius]s$", noun))

@@ -74,7 +74,7 @@ def test_an_effect_that_is_not_known_to_within_the_margin_is_named() -> None:
     ]
     assert 0 < len(missed) == len(wide) < 4
     assert missed[0].startswith(
-        f"{wide[0].contrast.label} is not known to within ± 1.3 points after 3"
+        f"The effect of {wide[0].contrast.words} is not known to within ± 1.3 points after 3"
     )
     assert not any("not known" in line for line in analyse(TUTORIAL, study(BASE)).headline)
 
@@ -85,9 +85,9 @@ def test_one_seed_is_shown_without_an_interval() -> None:
     assert main(analysis).summaries["val_accuracy"]["bn"].interval is None
     assert set(effect_metrics(analysis)) == {"bn_vs_base", "dropout_vs_bn", "dropout_vs_base"}
     page = report_files(analysis, "", {}, {})["report.md"].decode()
-    (row,) = (line for line in page.splitlines() if "| bn − base | validation accuracy" in line)
-    cells = row.removesuffix(" |").split(" | ")
-    assert cells[2:] == ["1", "+6.00 points", "-", "-", "-", "-", "-"]
+    (row,) = (line for line in page.splitlines() if "| bn − base |" in line and "+6" in line)
+    cells = row.removesuffix(" |").removeprefix("| ").split(" | ")
+    assert cells == ["BatchNorm", "1", "+6.00 points", "-", "-", "-", "-", "-", "bn − base"]
 
 
 FEW = {
@@ -109,8 +109,8 @@ def test_intervals_that_reach_impossible_values_are_shown_nowhere() -> None:
     files = report_files(analysis, "", {}, {})
     page = files["report.md"].decode()
     told = page.partition("## Learning curves")[0] + format_summary(analysis)
-    assert not re.search(r"[-+\d.] to [-+]?\d", told)
-    row = next(line for line in page.splitlines() if "| bn − base | validation accuracy |" in line)
+    assert not re.search(r"[−+\d.] to [−+]?\d", told)
+    row = next(line for line in page.splitlines() if line.endswith("| bn − base |"))
     assert row.count("2 seeds can't tell") == 2  # with pairing, and without
     assert "2 seeds can't tell, about 3 would" in format_summary(analysis)
     stated = json.loads(files["effects.json"])
@@ -217,7 +217,7 @@ def test_with_several_learning_rates_each_variant_has_its_best_and_signs_are_rep
     change = analysis.headline[-1]
     assert change == (
         "The effect of Dropout on top of BatchNorm on test accuracy changes its sign with the"
-        " learning rate: +7.7 points at learning rate 0.001, -5.7 points at learning rate 0.01."
+        " learning rate: +7.7 points at learning rate 0.001, −5.7 points at learning rate 0.01."
     )
     page = report_files(analysis, "", {}, {})["report.md"].decode()
     assert "0.001 for base, 0.001 for bn, 0.001 for dropout" in page
@@ -310,6 +310,19 @@ def test_the_limits_are_those_of_the_study() -> None:
     # Runs of earlier versions have fewer tags.
     early = [one._replace(tags={"device": "cpu", "threads": "2"}) for one in results]
     assert "(here: 30 epochs; batch size 256)" in limits(analyse(TUTORIAL, early))[0]
+
+
+def test_a_study_of_few_images_says_so_first() -> None:
+    results = study(BASE, train_images=2000)
+    # Runs of earlier versions have not recorded how many there are.
+    for total, images in (("50000", "2,000 of 50,000 images"), ("", "2,000 images")):
+        tags = {"total_images": total} if total else {}
+        analysis = analyse(TUTORIAL, [r._replace(tags={**r.tags, **tags}) for r in results])
+        assert analysis.few_images == images
+        assert analysis.headline[0].startswith(f"Trained on only {images}; ")
+    assert analyse(TUTORIAL, study(BASE)).few_images == ""
+    all_of_them = [r._replace(tags={**r.tags, "total_images": "2000"}) for r in results]
+    assert analyse(TUTORIAL, all_of_them).few_images == ""
 
 
 def test_a_mixture_of_machines_is_named() -> None:

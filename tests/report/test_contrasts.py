@@ -6,12 +6,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from invented import TUTORIAL, ablation, study
+from matplotlib.transforms import Bbox
 
 from pipeline.ablation.definition import Ablation
 from pipeline.report.analysis import analyse
 from pipeline.report.contrasts import contrasts
 from pipeline.report.figures import study_figures
-from pipeline.report.files import effect_metrics, report_files
+from pipeline.report.files import effect_metrics, effects, report_files
 from pipeline.report.findings import Analysis
 from pipeline.report.sections import limits
 from pipeline.statistics.comparisons import Outcome, compare
@@ -41,9 +42,7 @@ THREE = {
 def said(variants: Mapping[str, Mapping[str, object]], **others: object) -> dict[str, str]:
     """What is compared, as the reader sees it, and in which words."""
     made = contrasts(ablation(variants, words=WORDS, **others))
-    return {
-        one.label: f"{one.subject} on {one.effect}" if one.effect else one.subject for one in made
-    }
+    return {one.label: one.words for one in made}
 
 
 def report(of: Ablation, *variants: str) -> Analysis:
@@ -164,7 +163,7 @@ def test_three_switches_have_six_interactions_with_names_of_their_own() -> None:
     assert words["bn_se − se"] == "BatchNorm on top of squeeze-and-excitation but without mixup"
     assert words["all − se_mix"] == "BatchNorm on top of squeeze-and-excitation and mixup"
     assert words["all − plain"] == "BatchNorm, squeeze-and-excitation and mixup together"
-    interactions = {one.name: f"{one.subject} on {one.effect}" for one in made if one.effect}
+    interactions = {one.name: one.words for one in made if one.effect}
     assert interactions == {
         "interaction_bn_se": "BatchNorm without mixup on squeeze-and-excitation's effect",
         "interaction_bn_mix": "BatchNorm without squeeze-and-excitation on mixup's effect",
@@ -197,6 +196,7 @@ def test_named_comparisons_replace_those_that_follow_from_the_settings() -> None
         ("mixup on top of skip connections", "connections raises", "skip connections changes"),
         ("squeeze-and-excitation", "Squeeze-and-excitation raises", "excitation changes"),
         ("A, B and C together", "A, B and C together raise", "A, B and C together change"),
+        ("A of x, B and C together", "A of x, B and C together raise", "C together change"),
         ("a bias", "A bias raises", "Whether a bias changes"),
     ],
 )
@@ -250,11 +250,62 @@ def test_eight_variants_look_different_in_every_figure() -> None:
     looks = [(line.get_color(), line.get_marker(), str(line._dash_pattern)) for line in lines]  # type: ignore[attr-defined]
     assert len(lines) == 8
     assert [len(set(each)) for each in zip(*looks, strict=True)] == [8, 8, 8]
-    for name, figure in figures.items():
+    for figure in figures.values():
         figure.draw_without_rendering()
-        boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
-        if name == "effects":
-            assert not any(one.overlaps(below) for one, below in pairwise(boxes))
+
+
+def test_figures_name_effects_in_the_words_of_the_sentences_and_the_variants_below() -> None:
+    long = {**WORDS, "mixup": "mixup of two images with a random share", "se": "cost $ and $^{"}
+    analysis = report(ablation(THREE, words=long))
+    figure = study_figures(analysis)["effects"]
+    figure.draw_without_rendering()
+    axis = figure.axes[0].yaxis
+    big, small = axis.get_majorticklabels(), axis.get_minorticklabels()
+    said = [" ".join(label.get_text().split()) for label in big]
+    assert said[0] == "BatchNorm without cost $ and $^{ or mixup of two images with a random share"
+    assert said[2].startswith("Mixup of two images")
+    assert [label.get_text() for label in small[-1:]] == [
+        "(all − bn_mix) − (se_mix − mix), 2 seeds"
+    ]
+    for words, finding in zip(said, analysis.settings[0].findings["val_accuracy"], strict=True):
+        assert words[1:] == finding.contrast.words[1:]
+        assert finding.contrast.subject[1:] in finding.sentence
+    boxes = [
+        Bbox.union([label.get_window_extent() for label in both])
+        for both in zip(big, small, strict=True)
+    ]
+    assert not any(one.overlaps(below) for one, below in pairwise(boxes))
+    assert all(label.get_visible() for label in small)
+    (drawn,) = figure.axes
+    right = drawn.get_window_extent().x0
+    assert all(0 <= box.x0 < box.x1 < right for box in boxes)
+
+
+def test_a_report_says_what_each_variant_is() -> None:
+    assert report(TUTORIAL).variants_in_words == (
+        "Variants: base (without BatchNorm or Dropout), bn (BatchNorm),"
+        " dropout (BatchNorm and Dropout), base_dropout (Dropout)."
+    )
+    assert report(TUTORIAL, "bn", "dropout").variants_in_words == (
+        "Variants: bn (BatchNorm), dropout (BatchNorm and Dropout)."
+    )
+    same = {"batch_norm": True}
+    own = ablation(
+        {
+            "small": {"width": 32, "activation": "relu", **same},
+            "wide": {"width": 64, "activation": "relu", **same},
+            "gelu": {"width": 32, "activation": "gelu", "label_smoothing": 0.1, **same},
+        },
+        words=WORDS,
+    )
+    assert report(own).variants_in_words == (
+        "Variants: small (width 32 and ReLU), wide (width 64 and ReLU),"
+        " gelu (width 32, GELU and label smoothing)."
+    )
+    assert report(ablation({"one": {"width": 32}})).variants_in_words == ""
+    page = report_files(report(own), "SUBTITLE", {}, {})
+    assert "SUBTITLE\n\nVariants: small (width" in page["report.md"].decode()
+    assert "<br>\nVariants: small (width" in page["report.html"].decode()
 
 
 def test_a_variant_keeps_its_colour_when_others_are_left_out() -> None:
@@ -302,13 +353,39 @@ def test_what_variants_do_not_share_is_told() -> None:
     assert "trained with different losses, which can't be compared" in page("plain", "smooth")
 
 
-def test_runs_that_learned_nothing_are_named() -> None:
-    results = study({"base": [0.01, 0.01], "bn": [0.4, 0.5]})
-    results[0] = results[0]._replace(tags={**results[0].tags, "learning": "stuck"})
-    analysis = analyse(TUTORIAL, results)
-    assert (
-        "1 of 4 runs learned nothing (their training loss is still that of a uniform"
-        in (analysis.headline[-1])
+def test_runs_that_learned_nothing_are_counted_once_per_variant_and_in_each_effect() -> None:
+    accuracies = {
+        "base": [0.01, 0.41, 0.01],
+        "bn": [0.4, 0.01, 0.42],
+        "dropout": [0.5, 0.5, 0.52],
+    }
+
+    def said(accuracies: Mapping[str, list[float]]) -> list[str]:
+        results = [
+            one._replace(tags={**one.tags, "learning": "stuck"}) if accuracy < 0.02 else one
+            for one in study(accuracies)
+            for accuracy in [one.history[-1]["val_accuracy"]]
+        ]
+        analysis = analyse(TUTORIAL, results)
+        assert effects(analysis)["headline"] == analysis.headline
+        return analysis.headline
+
+    bn, dropout, both, *notes = said(accuracies)
+    assert bn.startswith(
+        "Whether BatchNorm changes validation accuracy is not settled: +13.3 points in 3 seeds,"
+        " which can't tell, and 1 of 3 runs of bn and 2 of 3 runs of base have learned nothing."
     )
-    assert "base-seed0)" not in analysis.headline[-1]
-    assert ": base-seed0." in analysis.headline[-1]
+    assert "can't tell, and 1 of 3 runs of bn has learned nothing. " in dropout
+    assert "can't tell, and 2 of 3 runs of base have learned nothing. " in both
+    assert [note.partition(":")[0] for note in notes] == [
+        "2 of 3 runs of base have learned nothing",
+        "1 of 3 runs of bn has learned nothing",
+    ]
+    settled, *_ = said({"base": [0.011, 0.012, 0.01], "bn": [0.4, 0.4, 0.401]})
+    assert settled == (
+        "BatchNorm raises validation accuracy by 38.9 points (95 % CI 38.5 to 39.4, 3 seeds),"
+        " where 3 of 3 runs of base have learned nothing."
+    )
+    alone, _ = said({"base": [0.01], "bn": [0.4]})
+    assert alone.endswith("not settled, and 1 of 1 run of base has learned nothing.")
+    assert not any("nothing" in line for line in said({"base": [0.4, 0.41], "bn": [0.5, 0.5]}))

@@ -10,6 +10,8 @@ import pytest
 import scipy.stats
 from conftest import ROOT
 
+from benchmarks.published import readme_figure
+
 RESULTS = ROOT / "docs" / "results"
 STUDIES = sorted(path.name for path in RESULTS.iterdir())
 
@@ -134,3 +136,21 @@ def test_the_pages_state_these_effects(page: str) -> None:
             and sorted(round(abs(100 * bound), digits) for bound in one["interval"]) == wanted
             for one in known
         ), (low, high, seeds)
+
+
+def test_the_first_picture_of_readme_draws_the_numbers_of_its_bullets() -> None:
+    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    interval = r"\(95 % CI ([\d.]+) to ([\d.]+), (\d+) seeds\)"
+    bullets = re.findall(rf"\*\*([\w ]+) raises [\w ]+ by ([\d.]+) points {interval}", text)
+    (axes,) = readme_figure().axes
+    _, *lines = (np.asarray(line.get_xdata(), dtype=float) for line in axes.lines)
+    intervals, points = lines[::2], lines[1::2]
+    words = [label.get_text() for label in axes.get_yticklabels()]
+    below = [label.get_text() for label in axes.get_yticklabels(minor=True)]
+    drawn = [
+        (about, *(f"{x:.1f}" for x in (*point, *ends)), re.findall(r"(\d+) seeds", small)[0])
+        for about, small, ends, point in zip(words, below, intervals, points, strict=True)
+    ]
+    assert drawn == bullets
+    assert len(drawn) == 2
+    assert axes.get_xlabel().startswith("difference in validation accuracy (points)")

@@ -1,6 +1,7 @@
 """A run tells the truth about how it ended, and about what it measured."""
 
 import errno
+import json
 import math
 import os
 import re
@@ -265,6 +266,7 @@ def test_a_loss_that_stays_at_a_guess_is_reported(
     answer = pipeline("train", *small, "--lr", "0.3")
     assert answer.status == 0
     assert "warning: base-seed0-lr0.3 has learned nothing" in answer.err
+    assert "a random guess over 100 classes, 4.605 by cross-entropy" in answer.err
     (run,) = runs_in(tmp_path)
     assert run.info.status == "FINISHED"
     assert run.data.tags["learning"] == "stuck"
@@ -273,14 +275,28 @@ def test_a_loss_that_stays_at_a_guess_is_reported(
     assert runs_in(tmp_path)[0].data.tags["learning"] == "ok"
 
 
-def test_a_report_names_the_runs_that_learned_nothing(
+def test_a_small_study_says_so_first_and_counts_the_runs_that_learned_nothing(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
     tiny = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1", "--seeds", "1"]
     answer = pipeline("ablate", *tiny, "--variants", "base,bn")
-    assert "2 of 2 runs learned nothing" in answer.out
+    assert answer.status == 0, answer.err
+    assert "warning" not in answer.out + answer.err  # a line for each run would be too many
     (report,) = tmp_path.rglob("report.md")
     assert "base-seed0 (stuck)" in report.read_text()
+    (headline,) = (json.loads(p.read_text())["headline"] for p in tmp_path.rglob("effects.json"))
+    description = runs_in(tmp_path, "study")[0].data.tags["mlflow.note.content"]
+    for text in (answer.out, report.read_text(), description):
+        assert "synthetic, 100 of 10,000 images, 1 epoch, 2 runs" in text
+        told = [text.index(line) for line in headline]
+        assert told == sorted(told)
+    few, effect, *notes = headline
+    assert few.startswith("Trained on only 100 of 10,000 images")
+    assert effect.endswith(", and 1 of 1 run of bn and 1 of 1 run of base have learned nothing.")
+    assert [note.partition(":")[0] for note in notes] == [
+        "1 of 1 run of base has learned nothing",
+        "1 of 1 run of bn has learned nothing",
+    ]
 
 
 def test_a_step_that_must_not_be_cut_in_two_ends_first_whatever_threads_there_are() -> None:

@@ -73,7 +73,7 @@ def test_an_effect_that_so_few_seeds_can_not_tell_is_told_in_words() -> None:
     assert (shown.p_value, shown.sd, shown.settled) == (raw.p_value, raw.sd, False)
     said = sentence("BatchNorm", shown, ACCURACY)
     assert said.startswith(
-        "Whether BatchNorm changes validation accuracy is not settled: -0.9 points in 2 seeds,"
+        "Whether BatchNorm changes validation accuracy is not settled: −0.9 points in 2 seeds,"
         " which can't tell. About "
     )
     assert said.endswith(" more seeds would settle a true effect of 1 point with 80 % probability.")

@@ -40,6 +40,10 @@ def test_it_ends_with_a_table_the_answer_and_the_way_to_the_report(study: Study)
     assert "599,908" in study.answer.out
     assert "mlflow ui" in study.answer.out
     assert "synthetic, 3 epochs, 6 runs with 2 seeds, learning rate 0.001." in lines
+    assert (
+        "Variants: base (without BatchNorm or Dropout), bn (BatchNorm),"
+        " dropout (BatchNorm and Dropout)."
+    ) in lines
     (place,) = (line.removeprefix("Report: ") for line in lines if line.startswith("Report: "))
     assert (study.folder / place).read_text().startswith("<!doctype html>")
 
@@ -223,6 +227,7 @@ def test_the_report_is_one_page_that_needs_no_network(study: Study) -> None:
     text = html.unescape(page)
     effects = json.loads(study.artifact(study.parent, "effects.json").read_text())
     assert text.index(effects["headline"][0]) < text.index("<h2>")  # it leads with the answer
+    assert text.index("<img") < text.index("<table") < text.index("Student's t intervals.")
     titles = re.findall("<h2>(.*?)</h2>", text)
     assert titles == [
         "Effects",
@@ -246,6 +251,8 @@ def test_the_report_is_one_page_that_needs_no_network(study: Study) -> None:
     ):
         assert fact in text, fact
     markdown = study.artifact(study.parent, "report.md").read_text()
+    assert markdown.index("](figures/effects") < markdown.index("| effect |")
+    assert markdown.index("| Dropout on top of BatchNorm |") < markdown.index("Student's t")
     for path in re.findall(r"\]\((.*?)\)", markdown):
         assert study.artifact(study.parent, path).read_bytes().startswith(b"\x89PNG")
     assert re.findall("^## (.*)$", markdown, re.MULTILINE) == titles

@@ -1,0 +1,135 @@
+"""Remake the published reports from their data: `python -m benchmarks.published`.
+
+Writes each report of docs/results/ again, as reports are worded and drawn now, from the results
+and curves there, and docs/images/effects.png from two of them. What the data don't say, such as
+the command and the machine, is kept as the report says it.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pipeline.ablation.loading import load_ablation
+from pipeline.config import AUTO, Config
+from pipeline.report.analysis import analyse
+from pipeline.report.figures import forest_plot
+from pipeline.report.files import DOTS_PER_INCH, report_files
+from pipeline.report.findings import Analysis, Finding, Setting
+from pipeline.runs.run_result import RunResult
+from pipeline.statistics.intervals import Design, Interval
+from pipeline.statistics.possible import shown_comparison
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results"
+ABLATIONS = {"residual": str(ROOT / "ablations" / "residual.py")}  # the others: the tutorial's
+# The effects in README's picture: the study, and the comparison.
+README = (("variants", "bn_vs_base"), ("dropout", "dropout_vs_bn"))
+NEVER_PUBLISHED = np.array([], dtype=bool)
+
+# By setting, metric, treatment and control: the interval that allows for other test images.
+Images = Mapping[tuple[str, ...], list[float] | None]
+
+
+def published(study: str) -> Analysis:
+    """Analyse the published results of a study again."""
+    folder = RESULTS / study
+    runs = pd.read_csv(folder / "results.csv", dtype={"model": str})
+    curves = pd.read_csv(folder / "curves.csv")
+    stated = json.loads((folder / "effects.json").read_text())
+    by_run = dict(list(curves.drop(columns=["run", "epoch"]).groupby("run_id")))
+    results = [_result(study, run, by_run[run.run_id]) for run in runs.itertuples()]
+    ablation = load_ablation(ABLATIONS.get(study, AUTO))
+    analysis = analyse(ablation, results, Design(**stated["design"]))
+    images: Images = {
+        (one["setting"], one["metric"], one["treatment"], one["control"]): one["images"]
+        for one in stated["effects"]
+    }
+    main, *others = (_with_images(one, images) for one in analysis.settings)
+    return replace(
+        analysis,
+        # For each run it was recorded which images it classifies correctly.
+        results=[one._replace(correct=NEVER_PUBLISHED) for one in results],
+        table=analysis.table.assign(model=runs["model"].fillna("")),
+        main=main,
+        by_rate=others or [main],
+    )
+
+
+def readme_figure() -> Figure:
+    """The picture that README begins with."""
+    found = []
+    for study, name in README:
+        analysis = published(study)
+        assert analysis.main
+        findings = analysis.main.findings[analysis.primary]
+        found += [one for one in findings if one.contrast.name == name]
+    return forest_plot([(one.contrast.words, one) for one in found], found[0].outcome)
+
+
+def _result(study: str, run: Any, epochs: pd.DataFrame) -> RunResult:
+    config = Config(
+        ablation=ABLATIONS.get(study, AUTO),
+        variant=run.variant,
+        dataset="cifar100",
+        epochs=len(epochs),
+        lr=run.lr,
+        seed=run.seed,
+        validation="holdout" if hasattr(run, "test_accuracy") else "test",
+    )
+    tags = {
+        "learning": run.learning,
+        "num_classes": "100",
+        "optimizer": "Adam",
+        "mlflow.source.git.commit": run.commit,
+    }
+    history = [row.dropna().to_dict() for _, row in epochs.drop(columns="run_id").iterrows()]
+    return RunResult(
+        run.run_id, "", config, run.parameters, "", history, tags, reused=bool(run.reused)
+    )
+
+
+def _with_images(setting: Setting, images: Images) -> Setting:
+    """The setting with the intervals that can't be computed from what is published."""
+
+    def complete(finding: Finding) -> Finding:
+        interval = images[setting.title, finding.key, *finding.contrast.sides]
+        if interval is None:
+            return finding
+        comparison = replace(finding.comparison, images=Interval(*interval))
+        summaries = setting.summaries[finding.key]
+        means = [summaries[variant].mean for variant in finding.contrast.variants]
+        shown = shown_comparison(comparison, finding.outcome, means)
+        return replace(finding, comparison=comparison, shown=shown)
+
+    findings = {key: [complete(one) for one in ones] for key, ones in setting.findings.items()}
+    return replace(setting, findings=findings)
+
+
+def _write(study: str) -> None:
+    """Write a study's report again; the results and curves stay."""
+    folder = RESULTS / study
+    old = (folder / "report.md").read_text()
+    subtitle = old.splitlines()[2]
+    facts = old.partition("\n## How it was run\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", facts, re.MULTILINE)[2:])
+    for path, content in report_files(published(study), subtitle, rows, {}).items():
+        if path.endswith((".md", ".json", ".png")):
+            (folder / path).write_bytes(content)
+
+
+def main() -> None:
+    """Write everything again."""
+    for folder in sorted(RESULTS.iterdir()):
+        _write(folder.name)
+    readme_figure().savefig(ROOT / "docs" / "images" / "effects.png", dpi=DOTS_PER_INCH)
+
+
+if __name__ == "__main__":
+    main()
