@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortlist
 
 AUTO = "auto"
 APPLICATION = "mlflow-ablation"  # the folder of what a user's runs keep outside the store
@@ -17,6 +17,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 # test: on the `train=False` split, as in the tutorial. holdout: on a tenth of the training split.
 VALIDATIONS = ("test", "holdout")
 MAX_SEED = 2**32 - 1  # a larger one is read as two words, which may be a smaller one's stream
+MOST_CHOICES = 12  # in a message: there are as many as an ablation's file names
 MAX_NAME = 250  # characters in a run's name in MLflow's databases
 
 
@@ -75,7 +76,8 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         guess = get_close_matches(value, choices, n=1)
         hint = f"; did you mean {guess[0]}?" if guess else ""
-        raise InputError(f"unknown {name} {value!r}; it must be one of {', '.join(choices)}{hint}")
+        listed = shortlist(choices, MOST_CHOICES)
+        raise InputError(f"unknown {name} {value!r}; it must be one of {listed}{hint}")
 
 
 def check_text(name: str, value: str) -> None:

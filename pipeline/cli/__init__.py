@@ -7,7 +7,7 @@ can be imported again after a partial import.
 import typer
 
 from pipeline.cli.models import evaluate, predict, serve
-from pipeline.cli.runs import compare, reproduce
+from pipeline.cli.runs import compare, list_, reproduce
 from pipeline.cli.stores import relocate
 from pipeline.cli.training import ablate, data, train
 
@@ -18,5 +18,6 @@ app = typer.Typer(
     # MLproject writes data_dir; the command-line convention is data-dir. Accept both.
     context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
 )
+app.command("list")(list_)
 for command in (train, ablate, compare, reproduce, evaluate, predict, serve, data, relocate):
     app.command()(command)

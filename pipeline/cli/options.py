@@ -50,8 +50,8 @@ Validation = Annotated[
 Resume = Annotated[
     str | None,
     typer.Option(
-        help="Id of a run to continue that was stopped or failed. Its settings are kept; epochs may"
-        " be raised."
+        help="A run to continue that was stopped or failed, by id, the beginning of one, or name."
+        " Its settings are kept; epochs may be raised."
     ),
 ]
 
@@ -130,9 +130,27 @@ OwnAblation = Annotated[
 ]
 RunIds = Annotated[
     list[str] | None,
-    typer.Argument(help="Ids of finished training runs; none: all of an experiment."),
+    typer.Argument(
+        help="Finished training runs, by id, the beginning of one, or name; none: all of an"
+        " experiment."
+    ),
 ]
-RunId = Annotated[str, typer.Argument(help="Id of a training run, or of a study.")]
+LastCompared = Annotated[
+    int | None,
+    typer.Option(
+        help="Compare only the newest N finished training runs of the experiment; at least 2.",
+        show_default="all",
+    ),
+]
+LastListed = Annotated[int, typer.Option(help="How many to list; at least 1.")]
+Best = Annotated[bool, typer.Option("--best", help="The most accurate first, not the newest.")]
+OfExperiment = Annotated[
+    str | None, typer.Option(help="The experiment to list.", show_default="all")
+]
+RunId = Annotated[
+    str,
+    typer.Argument(help="A training run or a study, by id, the beginning of one, or name."),
+]
 FirstEpochs = Annotated[
     int | None, typer.Option(help="Repeat only so many epochs; at least 1.", show_default="all")
 ]
@@ -149,7 +167,11 @@ Experiment = Annotated[
     ),
 ]
 Model = Annotated[
-    str, typer.Option(help="A model's URI, such as models:/NAME@VARIANT, or the id of its run.")
+    str,
+    typer.Option(
+        help="NAME@VARIANT or NAME/VERSION of a registered model, a URI, a folder, or the run that"
+        " trained it, by id, the beginning of one, or name."
+    ),
 ]
 ModelDataset = Annotated[
     str, typer.Option(help="A data set of the ablation; auto: what the model was trained on.")

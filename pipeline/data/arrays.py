@@ -17,7 +17,7 @@ from pipeline.data.pictures.classes import names_by_label, numbers_by_label
 from pipeline.data.pictures.folder import Folder
 from pipeline.data.pictures.pairs import Pairs, Pictures, check_classes
 from pipeline.data.pictures.pixels import check_channels
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortlist
 from pipeline.machine import GIB, free_memory
 
 Names = Sequence[str] | Mapping[int, str] | Mapping[str, int]
@@ -81,7 +81,7 @@ def from_npz(path: str | Path, digest: str | None = None) -> ImageDataset:
         sizes = {name.removesuffix(".npy"): size for name, size in sizes.items()}
         missing = [name for name in REQUIRED if name not in sizes]
         if missing:
-            found = ", ".join(sizes) or "no array"
+            found = shortlist(sizes) or "no array"
             raise InputError(f"{path} lacks {', '.join(missing)}; it has {found}")
         _check_memory(sum(sizes[name] for name in REQUIRED))
         with np.load(path, allow_pickle=False) as file:
@@ -221,13 +221,13 @@ def _places(training: list[str], validation: list[str]) -> list[int]:
     if lacking:
         raise InputError(
             "training must have all classes of validation; it has no"
-            f" {', '.join(lacking)}, only {', '.join(training)}"
+            f" {shortlist(lacking)}, only {shortlist(training)}"
         )
     places = [training.index(name) for name in validation]
     if places != sorted(places):
         raise InputError(
-            f"the classes of training are {', '.join(training)}, and those of validation"
-            f" {', '.join(validation)}; they must be in the same order"
+            f"the classes of training are {shortlist(training)}, and those of validation"
+            f" {shortlist(validation)}; they must be in the same order"
         )
     return places
 

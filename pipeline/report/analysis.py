@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline.ablation.definition import Ablation
+from pipeline.errors import shortlist
 from pipeline.report.contrasts import Contrast, contrasts
 from pipeline.report.findings import Analysis, Finding, Setting, study_outcomes
 from pipeline.report.learning_rates import chosen_rates, sign_changes
@@ -74,7 +75,7 @@ def analyse(ablation: Ablation, results: Sequence[RunResult], design: Design = P
         stuck = table.loc[table["learning"] == "stuck", "run"]
         notes.append(
             f"{len(stuck)} of {len(table)} runs learned nothing (their training loss is still that"
-            f" of a uniform guess over the classes): {', '.join(stuck)}. An effect that includes"
+            f" of a uniform guess over the classes): {shortlist(stuck)}. An effect that includes"
             " them is about whether a network learns at all."
         )
     changes = sign_changes(compared, by_rate, primary)
@@ -178,7 +179,7 @@ def _with_numbers(key: str, outcome: Outcome, runs: pd.DataFrame, notes: list[st
     if not key.endswith("_to_target"):  # its own note says why
         notes.append(
             f"{outcome.name.capitalize()} is not compared: it is not a number in"
-            f" {', '.join(broken)}."
+            f" {shortlist(broken)}."
         )
     return runs[:0]
 

@@ -13,9 +13,9 @@ from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
 from pipeline.runs import provenance
-from pipeline.runs.queries import get_run
 from pipeline.runs.run_result import IncompleteRunError, config_of, read_result, recorded_ablation
 from pipeline.store import liveness
+from pipeline.store.lookup import get_run
 
 # They say where something is, not what it is; the tags data_digest and device do.
 PLACES = ("ablation", "data_dir", "device")

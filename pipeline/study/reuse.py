@@ -19,7 +19,6 @@ from pipeline.report.publish import REPORTED
 from pipeline.runs import provenance, resume
 from pipeline.runs.queries import (
     PARENT_TAG,
-    find_run,
     find_runs,
     given_run,
     set_parent,
@@ -35,6 +34,7 @@ from pipeline.runs.run_result import (
     read_result,
 )
 from pipeline.store.initialization import unwritable_folder
+from pipeline.store.lookup import find_run
 from pipeline.study.grid import Grid
 
 AXES = ("variants", "seeds", "rates")

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset, Split
-from pipeline.errors import DivergedError, InputError
+from pipeline.errors import DivergedError, InputError, shortlist
 from pipeline.training.device import choose_device, choose_precision
 from pipeline.training.loop import train_network
 from pipeline.training.state import TrainingState, pack, unpack
@@ -108,7 +108,7 @@ def check_continued(
     if first.middle is None or first.last is None or len(first.last.history) < EPOCHS:
         return
     if place := _differs(first.last, train_epochs(config, data, first.middle).last):
-        cause = f" (not saved: {', '.join(unsaved)})" if unsaved else ""
+        cause = f" (not saved: {shortlist(unsaved)})" if unsaved else ""
         raise InputError(
             f"{place} differs if it is stopped after an epoch and continued{cause}; {KEEP}"
         )
