@@ -32,9 +32,18 @@ Seed = Annotated[
     int,
     typer.Option(help="Decides all that is random: weights, order, augmentation; 0 to 2**32 - 1."),
 ]
-Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}; auto: cuda if there is one.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help=f"{', '.join(DEVICES)}; auto: cuda if there is one.", autocompletion=lambda: DEVICES
+    ),
+]
 Precision = Annotated[
-    str, typer.Option(help=f"{', '.join(PRECISIONS)}; auto: bf16 if the hardware has it.")
+    str,
+    typer.Option(
+        help=f"{', '.join(PRECISIONS)}; auto: bf16 if the hardware has it.",
+        autocompletion=lambda: PRECISIONS,
+    ),
 ]
 TrainImages = Annotated[
     int,
@@ -44,7 +53,8 @@ Validation = Annotated[
     str,
     typer.Option(
         help=f"{', '.join(VALIDATIONS)}: validate on the validation images, or on a tenth of the"
-        " training images, and read the validation images once, at the end."
+        " training images, and read the validation images once, at the end.",
+        autocompletion=lambda: VALIDATIONS,
     ),
 ]
 Resume = Annotated[
