@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import DEVICES, PRECISIONS, VALIDATIONS, Config
+from pipeline.config import AUTO, DEVICES, PRECISIONS, VALIDATIONS, Config
 
 DEFAULT = Config()
 
@@ -84,7 +84,11 @@ LearningRates = Annotated[
     str, typer.Option(help="Learning rate, above 0, or several (0.01,0.001).")
 ]
 StudyValidation = Annotated[
-    str, typer.Option(help="As in train; auto: test, or holdout if there are several lr.")
+    str,
+    typer.Option(
+        help="As in train; auto: test, or holdout if there are several lr.",
+        autocompletion=lambda: (AUTO, *VALIDATIONS),
+    ),
 ]
 Name = Annotated[
     str,

@@ -1,4 +1,4 @@
-"""`list` shows what there is; runs and models are named by ids, the beginnings of ids, and names."""
+"""`list` shows what there is; runs and models are named by ids, their beginnings, and names."""
 
 import time
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def test_runs_and_their_study_with_accuracy_and_short_ids(
     for name, run in study.runs.items():
         value = run.data.metrics["val_accuracy"]
         accuracies.setdefault(run.data.tags["variant"], []).append(value)
-        short, *row, began, experiment, state = shown[run.info.run_id[:8]]
+        _, *row, began, experiment, state = shown[run.info.run_id[:8]]
         assert row == [name, f"{value:.1%}", "synthetic"]
         assert began == "just now" or began.endswith(" ago")
         assert (experiment, state) == ("synthetic", "finished")
@@ -99,9 +99,7 @@ def test_states_other_projects_and_widths(
 
 
 def runs_in_store(name: str) -> list[mlflow.entities.Run]:
-    return mlflow.search_runs(  # type: ignore[return-value]
-        ["0"], f"attributes.run_name = '{name}'", output_format="list"
-    )
+    return mlflow.search_runs(["0"], f"attributes.run_name = '{name}'", output_format="list")
 
 
 def test_a_run_is_named_by_its_id_the_beginning_of_it_or_its_name() -> None:
