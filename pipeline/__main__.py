@@ -9,6 +9,7 @@ import typer
 
 from pipeline import interruption, openmp
 from pipeline.cli import app
+from pipeline.cli.program import program_name
 from pipeline.config import check_text
 from pipeline.errors import InputError, MachineError, printable
 from pipeline.interruption import Interrupted
@@ -41,7 +42,9 @@ def main() -> NoReturn:
     try:
         for argument in sys.argv[1:]:
             check_text("an argument", argument)
-        sys.exit(app(standalone_mode=False))  # a command returns its status; None is 0
+        sys.exit(
+            app(prog_name=program_name(), standalone_mode=False)
+        )  # a command returns its status; None is 0
     except typer.TyperException as error:
         wrong = InputError(f"{error.format_message().rstrip('.')} (see --help)")
         _end_project_run(project_run, wrong)

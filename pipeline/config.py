@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from numbers import Integral
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortlist
 
 AUTO = "auto"
 APPLICATION = "mlflow-ablation"  # the folder of what a user's runs keep outside the store
@@ -20,6 +20,7 @@ VALIDATIONS = ("test", "holdout")
 # What becomes of a run's model: nothing, a version in the registry, or also the variant's alias.
 REGISTRATIONS = ("none", "model", "alias")
 MAX_SEED = 2**32 - 1  # a larger one is read as two words, which may be a smaller one's stream
+MOST_CHOICES = 12  # in a message: there are as many as an ablation's file names
 MAX_NAME = 250  # characters in a run's name in MLflow's databases
 
 
@@ -86,7 +87,8 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         guess = get_close_matches(value, choices, n=1)
         hint = f"; did you mean {guess[0]}?" if guess else ""
-        raise InputError(f"unknown {name} {value!r}; it must be one of {', '.join(choices)}{hint}")
+        listed = shortlist(choices, MOST_CHOICES)
+        raise InputError(f"unknown {name} {value!r}; it must be one of {listed}{hint}")
 
 
 def check_text(name: str, value: str) -> None:

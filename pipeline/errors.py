@@ -1,9 +1,20 @@
 """Errors that a user can act on: a one-line message and the matching exit status."""
 
+from collections.abc import Iterable
+
+MOST_NAMED = 5  # of a kind in a message: there may be thousands
+
 
 def printable(text: str) -> str:
     """Escape line breaks and terminal control codes, which names given by users may contain."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def shortlist(names: Iterable[object], most: int = MOST_NAMED) -> str:
+    """Join names for a message, which must stay readable: `a, b, c and 97 more`."""
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
 
 
 class InputError(ValueError):

@@ -64,6 +64,39 @@ def test_help_answers_at_once_since_it_imports_no_torch(tmp_path: Path) -> None:
     assert run(tmp_path, "python", "-c", code).out.splitlines()[-1] == "[]"
 
 
+def test_the_version_and_completions_import_no_torch(tmp_path: Path) -> None:
+    command = ["python", "-X", "importtime", "-m", "pipeline"]
+    answer = run(tmp_path, *command, "--version")
+    assert answer.status == 0
+    (line,) = answer.out.splitlines()
+    assert re.fullmatch(
+        r"cifar100-cnn \d+\.\d+\.\d+ \(commit [0-9a-f]{7,40}(-dirty)?\), torch \d\S+, mlflow \d\S+,"
+        r" Python 3\.\d+\.\d+",
+        line,
+    )
+    assert not re.search(r"\| +(torch|mlflow|numpy)$", answer.err, re.MULTILINE)
+    assert list(tmp_path.iterdir()) == []
+
+    # As docs/setup.md sets it up in ~/.bashrc.
+    documented = re.search(
+        r"^_python_m_pipeline.*?^complete[^\n]*$",
+        (ROOT / "docs" / "setup.md").read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
+    assert documented
+    ask = "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _python_m_pipeline python; echo ${COMPREPLY[*]}"
+    for words, expected in {
+        "python -m pipeline tr": "train",
+        "python -m pipeline train --device c": "cpu cuda",
+        "python -m pipeline ablate --validation h": "holdout",
+        "python -m venv tr": "",
+    }.items():
+        script = f"{documented[0]}\nCOMP_WORDS=({words}); {ask}"
+        assert run(tmp_path, "bash", "-c", script).out.strip() == expected
+    script = run(tmp_path, "python", "-m", "pipeline", "--show-completion", "bash").out
+    assert script.endswith("complete -o default -F _pipeline_completion pipeline\n")
+
+
 def test_conda_yaml_installs_the_frozen_requirements_from_conda_forge_alone() -> None:
     environment = yaml.safe_load((ROOT / "conda.yaml").read_text())
     assert environment["channels"] == ["conda-forge", "nodefaults"]

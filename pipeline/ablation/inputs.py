@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from pipeline.ablation.source import file_of
 from pipeline.ablation.syntax import code_digest
+from pipeline.errors import shortlist
 
 RECORDED = ("files", "packages", "made", "places", "guessed")  # of Inputs
 MOST_NAMED = 3  # differences in one line
@@ -83,8 +84,7 @@ def differences(then: Inputs, now: Inputs) -> str:
         before, here = then.packages.get(name, MISSING), now.packages.get(name, MISSING)
         if before != here:
             found.append(f"{name} {here} instead of {before}")
-    more = len(found) - MOST_NAMED
-    return ", ".join(found[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return shortlist(found, MOST_NAMED)
 
 
 def differences_here(then: Inputs, reference: str) -> str:

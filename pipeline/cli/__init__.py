@@ -7,16 +7,17 @@ can be imported again after a partial import.
 import typer
 
 from pipeline.cli.models import evaluate, predict, serve
-from pipeline.cli.runs import compare, reproduce
+from pipeline.cli.program import program
+from pipeline.cli.runs import compare, list_, reproduce
 from pipeline.cli.stores import relocate
 from pipeline.cli.training import ablate, data, train
 
 app = typer.Typer(
-    help="Ablation studies of image classifiers, tracked with MLflow.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     # MLproject writes data_dir; the command-line convention is data-dir. Accept both.
     context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
 )
+app.callback()(program)
+app.command("list")(list_)
 for command in (train, ablate, compare, reproduce, evaluate, predict, serve, data, relocate):
     app.command()(command)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.config import DEVICES, PRECISIONS, REGISTRATIONS, VALIDATIONS, Config
+from pipeline.config import AUTO, DEVICES, PRECISIONS, REGISTRATIONS, VALIDATIONS, Config
 
 DEFAULT = Config()
 
@@ -78,11 +78,16 @@ Device = Annotated[
     str,
     typer.Option(
         help=f"{', '.join(DEVICES)}; auto: cuda if there is one, else mps, a Mac's GPU, which the"
-        " authors have not tried."
+        " authors have not tried.",
+        autocompletion=lambda: DEVICES,
     ),
 ]
 Precision = Annotated[
-    str, typer.Option(help=f"{', '.join(PRECISIONS)}; auto: bf16 if the hardware has it.")
+    str,
+    typer.Option(
+        help=f"{', '.join(PRECISIONS)}; auto: bf16 if the hardware has it.",
+        autocompletion=lambda: PRECISIONS,
+    ),
 ]
 TrainImages = Annotated[
     int,
@@ -95,7 +100,8 @@ Validation = Annotated[
     str,
     typer.Option(
         help=f"{', '.join(VALIDATIONS)}: validate on the validation images, or on a tenth of the"
-        " training images, and read the validation images once, at the end."
+        " training images, and read the validation images once, at the end.",
+        autocompletion=lambda: VALIDATIONS,
     ),
 ]
 HoldoutSeed = Annotated[
@@ -109,14 +115,15 @@ RegisterOne = Annotated[
     typer.Option(
         help=f"{', '.join(REGISTRATIONS)}: what becomes of the model. model: a version in the"
         " registry; alias: the variant's alias moves to it too, if it is trained on all training"
-        " images, for as many epochs as the version before, and on the same data."
+        " images, for as many epochs as the version before, and on the same data.",
+        autocompletion=lambda: REGISTRATIONS,
     ),
 ]
 Resume = Annotated[
     str | None,
     typer.Option(
-        help="Id of a run to continue that was stopped or failed. Its settings are kept; epochs may"
-        " be raised."
+        help="A run to continue that was stopped or failed, by id, the beginning of one, or name."
+        " Its settings are kept; epochs may be raised."
     ),
 ]
 
@@ -139,7 +146,11 @@ LearningRates = Annotated[
     str, typer.Option(help="Learning rate, above 0, or several (0.01,0.001).")
 ]
 StudyValidation = Annotated[
-    str, typer.Option(help="As in train; auto: test, or holdout if there are several lr.")
+    str,
+    typer.Option(
+        help="As in train; auto: test, or holdout if there are several lr.",
+        autocompletion=lambda: (AUTO, *VALIDATIONS),
+    ),
 ]
 Name = Annotated[
     str,
@@ -202,9 +213,27 @@ OwnAblation = Annotated[
 ]
 RunIds = Annotated[
     list[str] | None,
-    typer.Argument(help="Ids of finished training runs; none: all of an experiment."),
+    typer.Argument(
+        help="Finished training runs, by id, the beginning of one, or name; none: all of an"
+        " experiment."
+    ),
 ]
-RunId = Annotated[str, typer.Argument(help="Id of a training run, or of a study.")]
+LastCompared = Annotated[
+    int | None,
+    typer.Option(
+        help="Compare only the newest N finished training runs of the experiment; at least 2.",
+        show_default="all",
+    ),
+]
+LastListed = Annotated[int, typer.Option(help="How many to list; at least 1.")]
+Best = Annotated[bool, typer.Option("--best", help="The most accurate first, not the newest.")]
+OfExperiment = Annotated[
+    str | None, typer.Option(help="The experiment to list.", show_default="all")
+]
+RunId = Annotated[
+    str,
+    typer.Argument(help="A training run or a study, by id, the beginning of one, or name."),
+]
 FirstEpochs = Annotated[
     int | None, typer.Option(help="Repeat only so many epochs; at least 1.", show_default="all")
 ]
@@ -221,7 +250,11 @@ Experiment = Annotated[
     ),
 ]
 Model = Annotated[
-    str, typer.Option(help="A model's URI, such as models:/NAME@VARIANT, or the id of its run.")
+    str,
+    typer.Option(
+        help="NAME@VARIANT or NAME/VERSION of a registered model, a URI, a folder, or the run that"
+        " trained it, by id, the beginning of one, or name."
+    ),
 ]
 ModelDataset = Annotated[
     str, typer.Option(help="A data set of the ablation; auto: what the model was trained on.")

@@ -1,23 +1,89 @@
-"""The commands on runs that have ended: compare them, repeat them."""
+"""The commands on runs that are there: list them, compare them, repeat them."""
+
+import shutil
+from collections.abc import Sequence
 
 from pipeline.cli import options
 from pipeline.config import AUTO, check_at_least
+from pipeline.errors import InputError, printable
 from pipeline.imports import importing
+
+# The most characters of each column of a list but the last, which gets the rest of the line.
+WIDTHS = {"id": 8, "name": 28, "accuracy": 8, "data": 12, "began": 11, "experiment": 12}
+NARROWEST, WIDE = 80, 100  # characters of a line: on a terminal at least; elsewhere
+
+
+def list_(
+    last: options.LastListed = 20,
+    best: options.Best = False,
+    experiment: options.OfExperiment = None,
+) -> None:
+    """List runs and studies, the newest first, with their accuracy and the ids to name them by."""
+    check_at_least("last", last, 1)
+    with importing():
+        from pipeline.store.address import shown_uri
+        from pipeline.store.initialization import check_store
+        from pipeline.store.lookup import SHORT_ID, age
+        from pipeline.study.listing import list_runs
+
+    check_store(may_be_moved=True)
+    listed = list_runs(experiment, best)
+    if not listed:
+        where = f"experiment {experiment!r} of {shown_uri()}" if experiment else shown_uri()
+        print(f"no runs in {where} yet; train some by: python -m pipeline ablate")
+        return
+    rows = [
+        (
+            one.run.info.run_id[:SHORT_ID],
+            one.name,
+            "" if one.accuracy is None else f"{one.accuracy:8.1%}",
+            one.dataset,
+            age(one.run),
+            one.experiment,
+            one.state,
+        )
+        for one in listed[:last]
+    ]
+    print("\n".join(_columns([(*WIDTHS, "state"), *rows])))
+    if len(listed) > last:
+        print(f"and {len(listed) - last} more; all: --last {len(listed)}")
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align the cells of each row, the header first; what is too long is cut."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    *fitting, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    widths = [min(pair) for pair in zip(fitting, WIDTHS.values(), strict=True)]
+    line_width = max(shutil.get_terminal_size((WIDE, 0)).columns, NARROWEST)
+    lines = []
+    for *cells, state in rows:
+        aligned = (f"{_cut(c, width):{width}}" for c, width in zip(cells, widths, strict=True))
+        lines.append(_cut("  ".join([*aligned, state]), line_width).rstrip())
+    return lines
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def compare(
     runs: options.RunIds = None,
+    last: options.LastCompared = None,
     experiment: options.Experiment = None,
     ablation: options.OwnAblation = AUTO,
 ) -> None:
     """Write a study's report on finished runs, such as three that were started separately."""
+    if last is not None:
+        check_at_least("last", last, 2)
+        if runs:
+            raise InputError("last chooses the newest runs; give either last or runs, not both")
     with importing():
         from pipeline.store.initialization import check_experiment, check_store
         from pipeline.study.compare import compare_runs
 
     check_store()
     experiment = experiment or ("" if runs else check_experiment())
-    compare_runs(runs or [], experiment, options.absolute(ablation))
+    compare_runs(runs or [], experiment, options.absolute(ablation), last)
 
 
 def reproduce(

@@ -59,7 +59,7 @@ def train(
         from pipeline.ablation.loading import completed, load_data
         from pipeline.models.registry import check_may_register
         from pipeline.models.trial.variants import try_variants
-        from pipeline.runs.queries import get_run, given_run
+        from pipeline.runs.queries import given_run, is_training
         from pipeline.runs.resume import configuration, is_complete
         from pipeline.runs.run_result import recorded_ablation
         from pipeline.runs.training_run import train_run
@@ -70,12 +70,13 @@ def train(
             check_store,
         )
         from pipeline.store.liveness import mark_dead_runs
+        from pipeline.store.lookup import get_run
         from pipeline.training.device import choose_device, choose_precision
 
     settings["ablation"] = options.absolute(ablation)
     config = Config(**settings)
     check_store()
-    run = given_run() if resume is None else get_run(resume)
+    run = given_run() if resume is None else get_run(resume, is_training)
     if run:
         mark_dead_runs()
         run = get_run(run.info.run_id)

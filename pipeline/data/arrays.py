@@ -20,7 +20,7 @@ from pipeline.data.pictures.folder import Size
 from pipeline.data.pictures.pairs import Pairs, Pictures, check_classes
 from pipeline.data.pictures.pixels import check_channels
 from pipeline.data.strata import VALIDATION, check_not_chosen, for_validation
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortlist
 
 # The arrays in an .npz file. Those of training may also be called `images` and `labels`.
 TRAINING = ("training_images", "training_labels")
@@ -107,7 +107,7 @@ def from_npz(
         names = (*(UNDIVIDED if undivided else TRAINING), *held_out)
         missing = [name for name in names if name not in sizes]
         if missing:
-            found = ", ".join(sizes) or "no array"
+            found = shortlist(sizes) or "no array"
             raise InputError(f"{path} lacks {', '.join(missing)}; it has {found}")
         check_memory(sum(sizes[name] for name in names) * (1 if held_out else 2))
         with np.load(path, allow_pickle=False) as file:

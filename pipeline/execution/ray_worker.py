@@ -194,8 +194,9 @@ class Survivor:
         with suppress(RayError):
             alive.get()
         study.place.enter()
-        from pipeline.runs.queries import PARENT_TAG, find_runs, get_run
+        from pipeline.runs.queries import PARENT_TAG, find_runs
         from pipeline.store import waiting
+        from pipeline.store.lookup import get_run
 
         waiting.wait_from_the_start()
         info = study.parent.info

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from pipeline.data.checks import MOST_CHANNELS
 from pipeline.errors import InputError
 from pipeline.models.export import DIGESTS_TAG, file_names, signature
+from pipeline.models.naming import absent, model_uri
 from pipeline.models.safety import check_harmless, check_unaltered
 from pipeline.store.artifacts import missing_files
 from pipeline.store.failures import STORE_ERRORS, first_line, is_outage
@@ -51,13 +52,13 @@ class LoadedModel(NamedTuple):
 
 @in_store
 def load_model(reference: str) -> LoadedModel:
-    """Load the model named by a URI, a folder or a run id, after checks that run none of it.
+    """Load the model that `naming.model_uri` finds, after checks that run none of it.
 
     Its files must be those that were logged, if this store knows them, and contain no code, and the
     model must do what its signature says. Raises InputError if a check fails, if there is no such
     model, or if it does not take pixels and return probabilities.
     """
-    uri = f"runs:/{reference}/model" if re.fullmatch("[0-9a-f]{32}", reference) else reference
+    uri = model_uri(reference)
     with TemporaryDirectory() as copy:  # so that what is loaded is what was checked
         known = None
         try:
@@ -67,10 +68,7 @@ def load_model(reference: str) -> LoadedModel:
             if isinstance(error, STORE_ERRORS) and is_outage(error):
                 raise
             _check_files(reference, known)
-            raise InputError(
-                f"no model at {reference!r} ({first_line(error)}); name one by a URI such as"
-                " models:/NAME@VARIANT, or by the id of its run"
-            ) from None
+            raise absent(reference, uri, first_line(error)) from None
         try:
             model, metadata = _load_checked(files, known.tags if known else {})
         except Exception as error:  # whatever the loader of a foreign model raises

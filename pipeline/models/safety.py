@@ -25,7 +25,7 @@ from zipfile import ZipFile
 import torch
 from torch.export.pt2_archive import PT2ArchiveReader
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortlist
 from pipeline.store.failures import first_line
 
 # MLflow adds this file to a folder fetched from the registry, even to the store's own folder if
@@ -86,7 +86,7 @@ def check_unaltered(folder: Path, recorded: Mapping[str, str]) -> None:
         words = {(True, False): "missing", (False, True): "added", (True, True): "changed"}
         raise InputError(
             "its files are not those that were logged: "
-            + ", ".join(f"{name} {words[name in recorded, name in found]}" for name in altered)
+            + shortlist(f"{name} {words[name in recorded, name in found]}" for name in altered)
             + "; restore them, or train again"
         )
 

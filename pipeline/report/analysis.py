@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline.ablation.definition import Ablation
+from pipeline.errors import shortlist
 from pipeline.report.contrasts import Contrast, contrasts
 from pipeline.report.findings import Analysis, Finding, Setting, study_outcomes
 from pipeline.report.learning_rates import chosen_rates, sign_changes, stuck_notes
@@ -172,7 +173,7 @@ def _with_numbers(key: str, outcome: Outcome, runs: pd.DataFrame, notes: list[st
     if not key.endswith("_to_target"):  # its own note says why
         notes.append(
             f"{outcome.name.capitalize()} is not compared: it is not a number in"
-            f" {', '.join(broken)}."
+            f" {shortlist(broken)}."
         )
     return runs[:0]
 

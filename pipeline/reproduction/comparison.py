@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 from torch import Tensor
 
+from pipeline.errors import shortlist
 from pipeline.reproduction.record import Values
 
 
@@ -66,7 +67,7 @@ class Comparison(NamedTuple):
                 " these values were changed after the run"
             )
         if differences:
-            return f"this may be why: {'; '.join(differences)}"
+            return f"this may be why: {shortlist(differences)}"
         return (
             "code, data, settings, threads, versions and machine are the same: the run's record was"
             " changed, or something that is not recorded differs"

@@ -11,30 +11,32 @@ import torch
 from mlflow.entities import Metric, Run
 
 from pipeline.config import AUTO
-from pipeline.errors import InputError, MachineError
+from pipeline.errors import InputError, MachineError, shortlist
 from pipeline.reproduction.code import ablation_of, code_of
 from pipeline.reproduction.comparison import Comparison, compare, same_states
 from pipeline.reproduction.record import COMMIT, Record, Values, read_record
 from pipeline.reproduction.repetition import repeat
 from pipeline.runs.lifecycle import track
-from pipeline.runs.queries import get_run
 from pipeline.store.artifacts import log_table, read_artifact
 from pipeline.store.liveness import mark_dead_runs
+from pipeline.store.lookup import get_run
 from pipeline.store.waiting import in_store
 
 TABLE = "reproduction.csv"
 RESULTS = "results.csv"  # of a study
+REPEATABLE = ("train", "study")
 
 
-def records_of(run_id: str, epochs: int | None) -> list[Record]:
+def records_of(reference: str, epochs: int | None) -> list[Record]:
     """Read the record of a run, or of one run of each variant of a study.
 
-    Raises InputError if one of them can't be repeated, or has fewer than `epochs`.
+    Raises InputError if `reference` is not a run's id, the beginning of one or a name, if one of
+    the runs can't be repeated, or has fewer than `epochs`.
     """
     mark_dead_runs()
-    run = get_run(run_id)
-    ids = _of_study(run) if run.data.tags.get("kind") == "study" else [run_id]
-    records = [read_record(get_run(one)) for one in ids]
+    run = get_run(reference, lambda run: run.data.tags.get("kind") in REPEATABLE)
+    is_study = run.data.tags.get("kind") == "study"
+    records = [read_record(one) for one in (map(get_run, _of_study(run)) if is_study else [run])]
     for record in records:
         if epochs and epochs > record.epochs:
             raise InputError(
@@ -63,7 +65,7 @@ def describe(record: Record) -> Iterator[str]:
         f" {config.dataset} (digest {tags['data_digest'][:8]}) in {tags['precision']} on"
         f" {tags['device']}, threads: {tags['threads']}"
     )
-    yield f"different here: {'; '.join(record.differences) or 'nothing that was recorded'}"
+    yield f"different here: {shortlist(record.differences) or 'nothing that was recorded'}"
 
 
 def reproduce(record: Record, epochs: int | None, data_dir: str | None) -> tuple[Run, Comparison]:

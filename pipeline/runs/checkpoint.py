@@ -9,7 +9,7 @@ from mlflow.entities import Run
 from platformdirs import user_state_path
 
 from pipeline.config import APPLICATION
-from pipeline.errors import MachineError, StoreError, StoreOutageError
+from pipeline.errors import MachineError, StoreError, StoreOutageError, shortlist
 from pipeline.interruption import Interrupted
 from pipeline.store import buffer
 from pipeline.store.artifacts import read_artifact, write_atomically
@@ -102,7 +102,7 @@ class Checkpoints:
 
 def _whole(state: TrainingState, harmless: Callable[[], Collection[str]]) -> TrainingState:
     """Return the state. Raises StateError if it lacks what training depends on."""
-    names = ", ".join(sorted(state.unsaved))
+    names = shortlist(sorted(state.unsaved))
     if not set(state.unsaved) <= set(harmless() if names else ()):
         raise StateError(f"is incomplete ({names} changed in training, which can't be saved)")
     if names:

@@ -15,9 +15,10 @@ from pipeline.models.loading import LoadedModel, load_model
 from pipeline.models.registry import tag_versions, versions_of
 from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import log_dataset
-from pipeline.runs.queries import find_run, given_run
+from pipeline.runs.queries import given_run
 from pipeline.runs.run_result import recorded_ablation
 from pipeline.store.artifacts import log_figure, log_table
+from pipeline.store.lookup import find_run
 from pipeline.store.tags import tags_of
 from pipeline.store.waiting import in_store
 from pipeline.training.loop import VALIDATION_BATCH_SIZE

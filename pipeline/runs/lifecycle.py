@@ -17,11 +17,12 @@ from pipeline.errors import DivergedError, InputError, MachineError
 from pipeline.interruption import Interrupted, deferred
 from pipeline.machine import processor
 from pipeline.runs.provenance import environment, git_dirty, versions
-from pipeline.runs.queries import PARENT_TAG, get_run
+from pipeline.runs.queries import PARENT_TAG
 from pipeline.store import buffer
 from pipeline.store.failures import STORE_ERRORS, first_line
 from pipeline.store.initialization import check_relative
 from pipeline.store.liveness import PROCESS, is_alive, this_process
+from pipeline.store.lookup import get_run
 from pipeline.store.tags import (
     RECORD_FILE,
     as_record,

@@ -5,15 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import mlflow
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
-from pipeline.errors import InputError
-from pipeline.store.address import shown_uri
-from pipeline.store.failures import is_outage
+from pipeline.errors import InputError, shortlist
 from pipeline.store.initialization import deleted_experiment
+from pipeline.store.lookup import get_run, match_run, not_found, search
 from pipeline.store.waiting import in_store
 
-MOST_RUNS = 10_000  # maximum read from a store
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 PARENT_TAG = "mlflow.parentRunId"
 
@@ -25,45 +22,32 @@ def find_runs(experiment_id: str | None, tags: Mapping[str, str], *statuses: str
     Filtered by `statuses`; by default, the finished ones.
     """
     conditions = [f"tags.{name} = '{value}'" for name, value in {"kind": "train", **tags}.items()]
-    runs = mlflow.search_runs(
-        [experiment_id] if experiment_id else None,
-        search_all_experiments=experiment_id is None,
-        filter_string=" and ".join(conditions),
-        max_results=MOST_RUNS,
-        output_format="list",
-    )
+    runs = search(" and ".join(conditions), experiment_id)
     return [run for run in runs if run.info.status in (statuses or ("FINISHED",))]
 
 
-@in_store
-def get_run(run_id: str) -> Run:
-    """Return a run by its id. Raises InputError if there is none, or if it is deleted."""
-    run = _look_up(run_id)
-    if run is None or run.info.lifecycle_stage == "deleted":
-        raise InputError(
-            f"{run_id!r} is not the id of a run in {shown_uri()}; it is on the run's"
-            " page, 32 characters long"
-        )
-    return run
+def is_training(run: Run) -> bool:
+    """Whether a run trained, or was to train, one variant."""
+    return run.data.tags.get("kind") == "train"
 
 
-@in_store
-def get_runs(run_ids: Sequence[str]) -> list[Run]:
-    """Return finished training runs by their ids. Raises InputError for any other id."""
-    runs = []
-    for run_id in dict.fromkeys(run_ids):
-        run = _look_up(run_id)
-        if (
-            run is None
-            or run.info.lifecycle_stage == "deleted"
-            or (run.info.status, run.data.tags.get("kind")) != ("FINISHED", "train")
-        ):
-            raise InputError(
-                f"{run_id!r} is not the id of a finished training run; it is on the run's page, 32"
-                " characters long"
-            )
-        runs.append(run)
-    return runs
+def is_finished_training(run: Run) -> bool:
+    """Whether a run has trained one variant to its end."""
+    return is_training(run) and run.info.status == "FINISHED"
+
+
+def get_runs(references: Sequence[str]) -> list[Run]:
+    """Return finished training runs by id, the beginning of one, or name; each once.
+
+    Raises InputError for anything else.
+    """
+    runs = {}
+    for reference in references:
+        run = match_run(reference, is_finished_training)
+        if run is None or not is_finished_training(run):
+            raise not_found(reference, "finished training run", is_finished_training)
+        runs[run.info.run_id] = run
+    return list(runs.values())
 
 
 @in_store
@@ -78,12 +62,6 @@ def given_run() -> Run | None:
 
 
 @in_store
-def find_run(run_id: str) -> Run | None:
-    """Return a run; None if there is none of that id."""
-    return _look_up(run_id)
-
-
-@in_store
 def set_parent(run: Run, parent: Run) -> None:
     """Make a run a child of `parent`."""
     client = mlflow.MlflowClient()
@@ -93,12 +71,7 @@ def set_parent(run: Run, parent: Run) -> None:
 @in_store
 def studies_named(name: str) -> list[Run]:
     """Every study with that name in the store, newest first."""
-    studies = mlflow.search_runs(
-        search_all_experiments=True,
-        filter_string="tags.kind = 'study'",
-        max_results=MOST_RUNS,
-        output_format="list",
-    )
+    studies = search("tags.kind = 'study'")
     # Not in the filter, whose strings can't escape a quote.
     return [study for study in studies if study.data.tags["study"] == name]
 
@@ -108,18 +81,8 @@ def experiment_id(name: str) -> str:
     """Return the id of an experiment. Raises InputError if there is none, or if it is deleted."""
     experiment = mlflow.get_experiment_by_name(name)
     if experiment is None:
-        known = ", ".join(experiment.name for experiment in mlflow.search_experiments())
+        known = shortlist(experiment.name for experiment in mlflow.search_experiments())
         raise InputError(f"no experiment is named {name!r}; there are: {known}")
     if experiment.lifecycle_stage == "deleted":
         raise InputError(deleted_experiment(experiment))
     return str(experiment.experiment_id)
-
-
-def _look_up(run_id: str) -> Run | None:
-    """Return a run, or None if no run has that id; an outage is raised instead."""
-    try:
-        return mlflow.get_run(run_id)
-    except MlflowException as error:
-        if is_outage(error):
-            raise
-        return None

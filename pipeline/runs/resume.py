@@ -13,9 +13,9 @@ from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
 from pipeline.runs import provenance
-from pipeline.runs.queries import get_run
 from pipeline.runs.run_result import NO_SCHEDULE, IncompleteRunError, config_of, read_result
 from pipeline.store import liveness
+from pipeline.store.lookup import get_run
 from pipeline.store.tags import tags_of
 
 # They say where something is, not what it is; the tags data_digest and device do.

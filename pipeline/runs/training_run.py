@@ -23,7 +23,6 @@ from pipeline.openmp import describe_spinning
 from pipeline.runs import provenance, resume
 from pipeline.runs.checkpoint import Checkpoints
 from pipeline.runs.lifecycle import track
-from pipeline.runs.queries import find_run
 from pipeline.runs.run_result import (
     NO_SCHEDULE,
     RESULT_FILE,
@@ -34,6 +33,7 @@ from pipeline.runs.run_result import (
 from pipeline.store import buffer
 from pipeline.store.address import run_page
 from pipeline.store.artifacts import log_figure, replace_artifact
+from pipeline.store.lookup import find_run
 from pipeline.store.tags import tags_of
 from pipeline.store.waiting import in_store
 from pipeline.training.building.parts import network_settings, prepare, schedule_of, unlike_earlier

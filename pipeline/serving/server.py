@@ -10,6 +10,7 @@ import uvicorn
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted
 from pipeline.machine import usable_threads
+from pipeline.models.naming import model_uri
 from pipeline.serving.app import create_app
 from pipeline.serving.hosts import known_hosts
 from pipeline.serving.served import ALIAS, Following
@@ -28,11 +29,12 @@ def serve(reference: str, host: str, port: int, follow: bool, allowed_hosts: str
     Raises InputError if there is no such model, no alias to follow, or no such name; MachineError
     if the port is taken.
     """
-    if follow and not ALIAS.fullmatch(reference):
-        raise InputError(f"{reference!r} has no alias to follow; name one: models:/NAME@ALIAS")
+    uri = model_uri(reference)
+    if follow and not ALIAS.fullmatch(uri):
+        raise InputError(f"{reference!r} has no alias to follow; name one: NAME@ALIAS")
     hosts = known_hosts(allowed_hosts, host)
     listener = _listener(host, port)
-    following = Following(reference)
+    following = Following(uri)
     torch.set_num_threads(usable_threads())
     config = uvicorn.Config(
         create_app(following, follow, hosts),

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import make_url
 
 from pipeline.config import check_text
-from pipeline.errors import InputError, MachineError
+from pipeline.errors import InputError, MachineError, shortlist
 from pipeline.store.address import shown_uri, sqlite_file
 from pipeline.store.advice import as_store_error
 from pipeline.store.failures import STORE_ERRORS, is_forbidden
@@ -132,7 +132,7 @@ def check_experiment(models: bool = False) -> str:
     if not found and not name and number != DEFAULT_EXPERIMENT:  # MLflow creates a named one
         known = (f"{e.experiment_id} ({e.name})" for e in mlflow.search_experiments())
         raise InputError(
-            f"MLFLOW_EXPERIMENT_ID is {number!r}, but there are only: {', '.join(known)}; unset it,"
+            f"MLFLOW_EXPERIMENT_ID is {number!r}, but there are only: {shortlist(known)}; unset it,"
             " or set it to one of these"
         )
     if found and name and number and found.experiment_id != number:

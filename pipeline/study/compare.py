@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from pipeline.ablation.definition import Ablation
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import AUTO, Config
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortlist
 from pipeline.report.analysis import analyse
 from pipeline.report.contrasts import contrasts
 from pipeline.report.publish import BY_COMPARE, REPORTED, publish
@@ -39,10 +39,18 @@ UNPLANNED = Design(
     "The runs were chosen for this comparison, and no plan says how many there would be.",
     ALPHA,
 )
+OTHERS = (
+    "For others: --last N (the newest), --experiment NAME, or their ids or names (python -m"
+    " pipeline list)"
+)
 
 
-def compare_runs(run_ids: Sequence[str], experiment: str, ablation: str) -> None:
+def compare_runs(
+    references: Sequence[str], experiment: str, ablation: str, last: int | None = None
+) -> None:
     """Write the report of a study on the given runs, or on all training runs of the experiment.
+
+    Or on its `last` ones that have finished. What was chosen is printed first.
 
     Runs can be compared if they have the same recipe and data. The group that allows the most
     comparisons is used; the others are listed with what differs. If a cell has several runs, the
@@ -53,7 +61,7 @@ def compare_runs(run_ids: Sequence[str], experiment: str, ablation: str) -> None
     Raises InputError for an unknown run, experiment or ablation, and if nothing can be compared.
     """
     liveness.mark_dead_runs()
-    found = get_runs(run_ids) if run_ids else find_runs(experiment_id(experiment), {})
+    found = get_runs(references) or find_runs(experiment_id(experiment), {})[:last]
     if not found:
         raise InputError(f"experiment {experiment!r} has no finished training run to compare")
     definition, chosen, unused, results = _read_comparable(found, ablation)
@@ -65,13 +73,18 @@ def compare_runs(run_ids: Sequence[str], experiment: str, ablation: str) -> None
     results = [one._replace(config=replace(one.config, is_swept=swept)) for one in results]
     analysis = analyse(definition, results, _design(results))
     if not analysis.compared:
-        names = ", ".join(sorted(config_of(run).run_name for run in chosen))
+        names = shortlist(sorted(config_of(run).run_name for run in chosen))
         reasons = "".join(f"; {run}: {reason}" for run, reason in list(unused.items())[:3])
         raise InputError(
             "nothing to compare: it takes two variants that the ablation compares, with the same"
             f" recipe, seed and learning rate, but the runs are only: {names}{reasons}"
         )
-    settings = {"runs": ",".join(run_ids) or "all", "experiment": experiment}
+    named = f"last {last}" if last else "all"
+    if references:
+        named = ",".join(run.info.run_id for run in found)
+    else:
+        print(f"{_selection(results, len(found), experiment)}\n{OTHERS}", flush=True)
+    settings = {"runs": named, "experiment": experiment}
     tags = {
         "kind": "comparison",
         "ablation": definition.name,
@@ -80,6 +93,22 @@ def compare_runs(run_ids: Sequence[str], experiment: str, ablation: str) -> None
     name = f"comparison of {grid.title(definition.name, configs[0])}"
     with track(name, settings, tags, chosen[0].info.experiment_id):
         publish(analysis, unused, {}, grid.plan + BY_COMPARE)
+
+
+def _selection(results: Sequence[RunResult], count: int, experiment: str) -> str:
+    """Say which runs of an experiment are compared."""
+    seeds = defaultdict(set)
+    for result in results:
+        seeds[result.config.variant].add(result.config.seed)
+    variants = defaultdict(list)
+    for variant, some in seeds.items():
+        variants[tuple(sorted(some))].append(variant)
+    parts = (
+        f"{shortlist(names)} with seed{'s' * (len(some) > 1)} {shortlist(some)}"
+        for some, names in variants.items()
+    )
+    of = f"{len(results)} of the {count}" if len(results) < count else f"the {count}"
+    return f"Comparing {of} finished training runs of experiment {experiment!r}: {'; '.join(parts)}"
 
 
 def _read_comparable(
@@ -170,7 +199,7 @@ def comparable(
         unused[_name(groups[shared][cell])] = reason
     if not chosen:
         raise InputError(
-            f"{ablation.name} has none of the runs' variants: it has {', '.join(order)}"
+            f"{ablation.name} has none of the runs' variants: it has {shortlist(order)}"
         )
     ordered = sorted(chosen, key=lambda cell: (cell[1:], order.index(cell[0])))
     return ablation, [chosen[cell] for cell in ordered], unused

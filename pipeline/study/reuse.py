@@ -18,7 +18,6 @@ from pipeline.report.publish import REPORTED
 from pipeline.runs import provenance, resume
 from pipeline.runs.queries import (
     PARENT_TAG,
-    find_run,
     find_runs,
     given_run,
     set_parent,
@@ -33,6 +32,7 @@ from pipeline.runs.run_result import (
     read_result,
 )
 from pipeline.store.initialization import unwritable_folder
+from pipeline.store.lookup import find_run
 from pipeline.store.tags import tags_of
 from pipeline.study.earlier import cell_key, cell_of, changed_since, choose_start
 from pipeline.study.grid import Grid

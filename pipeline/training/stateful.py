@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortlist
 from pipeline.training.state import History, Path, TrainingState, is_plain
 
 # Attributes of every module and optimiser, which are neither set by a user nor in need of saving.
@@ -76,7 +76,7 @@ class Parts:
                 one.load_state_dict(saved)
             except Exception:  # of many kinds, and a user's own
                 other = sorted(map(str, saved.keys() ^ one.state_dict().keys()))
-                names = f" ({', '.join(other)})" if other else ""
+                names = f" ({shortlist(other)})" if other else ""
                 raise InputError(
                     f"a new {part} can't take the state of a trained one{names}; make all layers,"
                     " buffers and groups of parameters in __init__, with their final shapes"

@@ -44,7 +44,7 @@ def test_the_table_shows_what_the_model_says_of_each_file(
     photos: Path,
     expected: dict[str, tuple[str, np.ndarray]],
 ) -> None:
-    answer = pipeline("predict", "--model", MODEL, "my photos", "--recursive")
+    answer = pipeline("predict", "--model", MODEL[len("models:/") :], "my photos", "--recursive")
     assert answer.status == 0, answer.err
     heading, *rows, accuracy = answer.out.splitlines()
     assert heading.split() == ["file", "class", "probability", "next"]

@@ -37,6 +37,10 @@ def test_runs_that_were_started_one_by_one(
 
     answer = pipeline("compare")
     assert answer.status == 0, answer.err
+    assert answer.out.startswith(
+        "Comparing 4 of the 7 finished training runs of experiment 'Default': base, bn with seeds"
+        " 0, 1\nFor others: --last N"
+    )
     assert "4 runs with 2 seeds" in answer.out
     assert "BatchNorm" in answer.out
     table = pd.read_csv(artifact(tmp_path, "results.csv"))
@@ -63,15 +67,34 @@ def test_runs_that_were_started_one_by_one(
     # Those that are named, and no others, from whatever experiment.
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
     chosen = [i for i, run in before.items() if run.data.params["seed"] == "1"]
-    answer = pipeline("compare", *chosen, chosen[0])
+    answer = pipeline("compare", *(run_id[:10] for run_id in chosen), "bn-seed1")
     assert answer.status == 0, answer.err
     assert set(pd.read_csv(artifact(tmp_path, "results.csv"))["run_id"]) == set(chosen)
+    assert "Comparing" not in answer.out
+    assert "BatchNorm" in answer.out
+    assert "in one seed, which gives no uncertainty" in answer.out
+
+    # The newest two differ in their data, too.
+    for arguments, reason in {
+        ("--last", "2"): "the runs are only: dropout-seed0",
+        ("--last", "1"): "last is 1; it must be a whole number of at least 2",
+        ("--last", "2", "bn-seed1"): "give either last or runs, not both",
+        ("base-seed0", "bn-seed0"): "'base-seed0' stands for 2 runs: ",
+        ("nope", "bn-seed0"): "'nope' is not the id of a finished training run, its beginning",
+    }.items():
+        answer = pipeline("compare", *arguments, *(["--experiment", "Default"]))
+        assert (answer.status, len(answer.error_lines)) == (2, 1)
+        assert reason in answer.err
+    answer = pipeline("compare", "--last", "6", "--experiment", "Default")
+    assert answer.status == 0, answer.err
+    assert "Comparing 4 of the 6 finished training runs" in answer.out
+    assert runs_in(tmp_path, "comparison")[0].data.params["runs"] == "last 6"
 
     answer = pipeline("compare", next(i for i in chosen if before[i].data.tags["variant"] == "bn"))
     assert (answer.status, len(answer.error_lines)) == (2, 1)
     assert "nothing to compare" in answer.err
     assert "bn-seed1" in answer.err
-    assert len(runs_in(tmp_path, "comparison")) == 2
+    assert len(runs_in(tmp_path, "comparison")) == 3
 
 
 def finished(name: str, start: int, epochs: int = 3, own: Mapping[str, str] | None = None) -> Run:

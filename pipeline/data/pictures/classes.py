@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets.vision import StandardTransform
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortlist
 
 Names = Sequence[str] | Mapping[int, str] | Mapping[str, int]
 
@@ -91,8 +91,8 @@ def class_names(data: object, split: str, named: bool) -> list[str]:
         for names in parts[1:]:
             if names != parts[0]:
                 raise InputError(
-                    f"{split} joins data sets of different classes, {', '.join(parts[0])} and"
-                    f" {', '.join(names)}; all must have the same"
+                    f"{split} joins data sets of different classes, {shortlist(parts[0])} and"
+                    f" {shortlist(names)}; all must have the same"
                 )
         return parts[0] if parts else []
     own = _own(data)

@@ -15,7 +15,7 @@ from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.dataset import ImageDataset
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortlist
 from pipeline.models.trial.repeating import (
     CPU,
     KEEP,
@@ -79,10 +79,10 @@ def train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str]
     unsaved = parts.unsaved()
     trained = _trained(network, criterion)
     if unreached := [name for name, one in trained.items() if one.grad is None]:
-        warnings.append(f"training does not reach {', '.join(unreached)}")
+        warnings.append(f"training does not reach {shortlist(unreached)}")
     if unsaved:
         warnings.append(
-            f"{', '.join(unsaved)} changes in training, and a continued run begins with a new one;"
+            f"{shortlist(unsaved)} changes in training, and a continued run begins with a new one;"
             f" {KEEP}"
         )
     return unsaved, warnings
@@ -94,12 +94,12 @@ def _neglected(
     """Say which parameters a new optimizer does not train, and whether it ignores `lr`."""
     held = {id(one) for group in optimizer.param_groups for one in group["params"]}
     missing = [name for name, one in _trained(network, criterion).items() if id(one) not in held]
-    warnings = [f"the optimizer does not hold {', '.join(missing)}"] if missing else []
+    warnings = [f"the optimizer does not hold {shortlist(missing)}"] if missing else []
     if all(group.get("lr") != config.lr for group in optimizer.param_groups):
         warnings.append(f"no group of the optimizer's parameters has the lr {config.lr:g}")
     if unlisted := [*_unregistered(network, "network"), *_unregistered(criterion, "criterion")]:
         warnings.append(
-            f"{', '.join(unlisted)} is not trained, since it is in a plain list or dictionary; use"
+            f"{shortlist(unlisted)} is not trained, since it is in a plain list or dictionary; use"
             " nn.ModuleList, nn.ModuleDict or nn.ParameterList"
         )
     return warnings

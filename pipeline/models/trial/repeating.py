@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset, Split
-from pipeline.errors import DivergedError, InputError
+from pipeline.errors import DivergedError, InputError, shortlist
 from pipeline.training.building.parts import has_schedule
 from pipeline.training.device import choose_device, choose_precision
 from pipeline.training.loop import train_network
@@ -107,7 +107,7 @@ def check_continued(
     if first.middle is None or first.last is None or len(first.last.history) < EPOCHS:
         return
     if place := _differs(first.last, train_epochs(config, data, first.middle).last):
-        cause = f" (not saved: {', '.join(unsaved)})" if unsaved else ""
+        cause = f" (not saved: {shortlist(unsaved)})" if unsaved else ""
         raise InputError(
             f"{place} differs if it is stopped after an epoch and continued{cause}; {KEEP}"
         )

@@ -16,7 +16,7 @@ from pipeline.ablation.loading import explain, load_ablation
 from pipeline.config import Config
 from pipeline.data.augmentation import normalise
 from pipeline.data.dataset import ImageDataset
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortlist
 from pipeline.models.export import PixelClassifier, export_network, portable_network
 from pipeline.models.safety import check_archive
 from pipeline.models.trial.reading import record_inputs
@@ -37,7 +37,6 @@ from pipeline.training.building.parts import (
 T = TypeVar("T")
 TOLERANCE = 1e-3  # between the answers to one image in two batches
 SMALL = 0.01  # below which all parameters of a layer hide what it multiplies
-MOST_NAMES = 5  # of classes, in a warning
 
 
 def try_variants(config: Config, data: ImageDataset, variants: Iterable[str]) -> None:
@@ -61,11 +60,9 @@ def _warn_of_classes(data: ImageDataset) -> None:
     present = set(data.validation.labels.tolist())
     lacking = [repr(name) for label, name in enumerate(data.class_names) if label not in present]
     if lacking:
-        shown = ", ".join(lacking[:MOST_NAMES])
-        more = f" and {len(lacking) - MOST_NAMES} more" if len(lacking) > MOST_NAMES else ""
         kind = "held-out" if data.test else "validation"
         why = ": they have only one training image" if data.test else ""
-        print(f"warning: no {kind} image is of {shown}{more}{why}", file=sys.stderr)
+        print(f"warning: no {kind} image is of {shortlist(lacking)}{why}", file=sys.stderr)
 
 
 def _of(config: Config, variant: str) -> Config:
