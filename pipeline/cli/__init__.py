@@ -8,7 +8,7 @@ import typer
 
 from pipeline.cli.models import evaluate, predict, serve
 from pipeline.cli.runs import compare, reproduce
-from pipeline.cli.stores import relocate
+from pipeline.cli.stores import relocate, ui
 from pipeline.cli.training import ablate, data, train
 
 app = typer.Typer(
@@ -18,5 +18,5 @@ app = typer.Typer(
     # MLproject writes data_dir; the command-line convention is data-dir. Accept both.
     context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
 )
-for command in (train, ablate, compare, reproduce, evaluate, predict, serve, data, relocate):
+for command in (train, ablate, compare, ui, reproduce, evaluate, predict, serve, data, relocate):
     app.command()(command)

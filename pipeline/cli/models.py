@@ -1,5 +1,6 @@
 """The commands that use a model: evaluate it, classify pictures, serve it."""
 
+import os
 import sys
 
 from pipeline.cli import options
@@ -19,8 +20,8 @@ def evaluate(
     """Evaluate a model on its data set's validation split, as a new MLflow run."""
     with importing():
         from pipeline.runs.evaluation_run import evaluate_run
-        from pipeline.store.address import where_to_look
         from pipeline.store.initialization import check_experiment, check_store
+        from pipeline.store.interface import where_to_look
 
     check_store()
     check_experiment()
@@ -31,7 +32,7 @@ def evaluate(
     print("most frequent confusions" if len(evaluation.confusions) else "no confusions")
     for row in evaluation.confusions.head(5).to_dict("records"):
         print(f"  {row['class']} taken for {row['taken_for']}: {row['images']} images")
-    print(f"See the run: {where_to_look(run.info.run_id, run.info.experiment_id)}")
+    print(where_to_look(run.info.experiment_id, run.info.run_id))
 
 
 def predict(
@@ -47,7 +48,9 @@ def predict(
         from pipeline.models import prediction
         from pipeline.models.loading import load_model
         from pipeline.models.pictures import find_pictures
+        from pipeline.runs.queries import get_run
         from pipeline.store.initialization import check_store
+        from pipeline.store.interface import where_to_look
         from pipeline.upstream import typed_in
 
     if output != TABLE:
@@ -66,6 +69,8 @@ def predict(
         print(f"accuracy {accuracy:.1%}, of {labelled} pictures in folders named after a class")
     for one in unread:
         print(f"not read: {printable(one.file)}: {one.error}", file=sys.stderr)
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):  # of `mlflow run`, which makes one of anything
+        print(where_to_look(get_run(run_id).info.experiment_id, run_id))
     return 1 if unread else 0
 
 

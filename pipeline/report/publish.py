@@ -16,7 +16,7 @@ from pipeline.report.files import effect_metrics, report_files
 from pipeline.report.findings import Analysis
 from pipeline.report.tables import format_summary
 from pipeline.runs.run_result import RunResult, recipe
-from pipeline.store.address import where_to_look
+from pipeline.store.interface import where_to_look
 from pipeline.store.waiting import in_store
 from pipeline.upstream import local_path, shell_quote
 
@@ -58,7 +58,7 @@ def publish(
     if unused:
         print(f"Not counted: {_count(len(unused), 'run')}, with the reasons in the report")
     print(f"Report: {place}")
-    print(f"See the runs: {where_to_look(run.info.run_id, run.info.experiment_id)}")
+    print(where_to_look(run.info.experiment_id, run.info.run_id, "report.html"))
 
 
 def _provenance(analysis: Analysis) -> dict[str, str]:

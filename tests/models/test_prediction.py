@@ -213,4 +213,6 @@ def test_mlflow_run_predicts_relative_to_where_it_was_typed(study: Study, tmp_pa
     answer = run_project(tmp_path, "-e", "predict", *images)
     assert answer.status == 0, answer.err
     assert (tmp_path / "o.csv").read_text().splitlines()[1].startswith("my picture.png,")
-    assert runs_in(tmp_path)[0].info.status == "FINISHED"
+    made = runs_in(tmp_path)[0].info
+    assert made.status == "FINISHED"
+    assert f"/runs/{made.run_id}?" in answer.out  # a link
