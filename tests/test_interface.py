@@ -139,7 +139,11 @@ def test_a_first_visitor_sees_the_runs_at_every_link(
     run, runs = links_in(ended)
     report, same_runs = links_in(study.answer.out)
     assert runs == same_runs
-    for link, seen in {run: child.run_name, runs: "ablation", report: "report.html"}.items():
+    for link, seen in {
+        run: child.run_name,
+        runs: study.parent.info.run_name,
+        report: "report.html",
+    }.items():
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.goto(server.link(link))
         expect(page.get_by_text(seen, exact=True).first).to_be_visible()
@@ -167,8 +171,9 @@ def test_the_parent_unfolds_to_its_children(
 ) -> None:
     *_, runs = links_in(study.answer.out)
     page.goto(server.link(runs))
-    expect(page.get_by_text("ablation", exact=True).first).to_be_visible()
-    parent = page.get_by_role("row").filter(has=page.get_by_text("ablation", exact=True))
+    name = page.get_by_text(study.parent.info.run_name, exact=True)
+    expect(name.first).to_be_visible()
+    parent = page.get_by_role("row").filter(has=name)
     parent.locator('button[data-component-id*="runnamecell"]').last.click()
     for name in study.runs:
         expect(page.get_by_text(name, exact=True)).to_be_visible()
@@ -180,12 +185,13 @@ def test_compare_draws_the_curves_of_three_variants(
 ) -> None:
     ids = [study.runs[f"{variant}-seed0"].info.run_id for variant in VARIANTS]
     experiments = json.dumps([study.parent.info.experiment_id])
-    query = f"runs={json.dumps(ids)}&experiments={experiments}"
-    page.goto(f"{address}/#/compare-runs{MODE}&{query}")
+    mode = MODE.replace("?", "&")  # MLflow reads the runs from what follows the `?`
+    query = f"?runs={json.dumps(ids)}&experiments={experiments}{mode}"
+    page.goto(f"{address}/#/compare-runs{query}")
     expect(page.get_by_text("Comparing 3 Runs from 1 Experiment")).to_be_visible()
     link = page.get_by_role("link", name="val_accuracy", exact=True).first
     # Not a click, which is lost while the page redraws itself.
-    page.goto(f"{address}/{link.get_attribute('href')}&{MODE.lstrip('?')}")
+    page.goto(f"{address}/{link.get_attribute('href')}{mode}")
     curves = page.locator(".js-plotly-plot .scatterlayer .trace .js-line")
     expect(curves.nth(2)).to_be_attached()
     for variant in VARIANTS:

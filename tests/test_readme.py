@@ -116,6 +116,8 @@ def test_every_command_and_file_that_is_named_exists(page: Path) -> None:
     entry_points = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
     for entry_point in re.findall(r"mlflow run .*?-e (\w+)", text):
         assert entry_point in entry_points
+    for command in re.findall(r"mlflow run \S+ (?:-[^`\n]+\n?[^`\n]*)", text):
+        assert "--env-manager" in command, f"{command}: fails without conda"
     targets = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`make ([\w-]+)|^make (\w+)", text, re.MULTILINE):
         assert re.search(rf"^{''.join(target)}:", targets, re.MULTILINE), target

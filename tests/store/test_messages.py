@@ -157,7 +157,7 @@ def test_every_command_ends_with_links_to_what_it_has_made(
     def made(*command: str) -> str:
         answer = pipeline(*command)
         assert answer.status == 0, answer.err
-        run_id = runs_in(tmp_path)[0].info.run_id
+        run_id = str(runs_in(tmp_path)[0].info.run_id)
         assert answer.out.endswith(f"{where_to_look('0', run_id)}\n")
         return run_id
 
