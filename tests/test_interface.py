@@ -171,9 +171,9 @@ def test_the_parent_unfolds_to_its_children(
 ) -> None:
     *_, runs = links_in(study.answer.out)
     page.goto(server.link(runs))
-    name = page.get_by_text(study.parent.info.run_name, exact=True)
-    expect(name.first).to_be_visible()
-    parent = page.get_by_role("row").filter(has=name)
+    title = page.get_by_text(study.parent.info.run_name, exact=True)
+    expect(title.first).to_be_visible()
+    parent = page.get_by_role("row").filter(has=title)
     parent.locator('button[data-component-id*="runnamecell"]').last.click()
     for name in study.runs:
         expect(page.get_by_text(name, exact=True)).to_be_visible()
