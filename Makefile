@@ -6,6 +6,11 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 COMPILE := $(BIN)/python -m uv pip compile --quiet --universal --fork-strategy fewest
 # A process for each core, whose computations then take one thread.
+# pip prints three lines for each of 150 packages. Those on a download of more than 1 MB show how far it is.
+INSTALL = { $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r $(1) || echo failed; } | \
+	while read -r line; do \
+		case $$line in *" MB)"* | *" GB)"*) echo "  $$line" ;; Installing*) echo "  Installing all" ;; failed) exit 1 ;; esac; \
+	done
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help ablation test test-all bench lint ui ray lock clean
@@ -32,8 +37,8 @@ lint: .venv/installed ## check style, types, and that each package imports only 
 	$(BIN)/python -m mypy
 	$(BIN)/python -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo --no-cache
 
-ui: .venv/installed ## open MLflow's interface on the runs, at http://127.0.0.1:5000
-	$(BIN)/python -m mlflow ui --host 127.0.0.1
+ui: .venv/installed ## open MLflow's interface on the runs, at http://127.0.0.1:5000 (PORT=5001: there)
+	$(BIN)/python -m pipeline ui $(PORT:%=--port %)
 
 ray: .venv/ray   ## install Ray, to train on a cluster
 
@@ -47,13 +52,13 @@ lock: .venv/installed ## resolve requirements.txt and requirements-ray.txt again
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { \
 		echo "error: $(PYTHON) is not Python 3.11 to 3.14; name one that is: make PYTHON=python3.12"; exit 2; }
-	@echo "Setting up .venv: about 7 GB, some minutes in which nothing is printed."
+	@echo "Setting up .venv: about 7 GB, some minutes. Of its packages, the large ones:"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(call INSTALL,requirements.txt)
 	@touch $@
 
 .venv/ray: .venv/installed requirements-ray.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
+	@$(call INSTALL,requirements-ray.txt)
 	@touch $@
 
 clean: ## remove .venv and caches; runs and models stay

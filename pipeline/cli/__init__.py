@@ -9,7 +9,7 @@ import typer
 from pipeline.cli.models import evaluate, predict, serve
 from pipeline.cli.program import program
 from pipeline.cli.runs import compare, list_, reproduce
-from pipeline.cli.stores import relocate
+from pipeline.cli.stores import relocate, ui
 from pipeline.cli.training import ablate, data, train
 
 app = typer.Typer(
@@ -19,5 +19,5 @@ app = typer.Typer(
 )
 app.callback()(program)
 app.command("list")(list_)
-for command in (train, ablate, compare, reproduce, evaluate, predict, serve, data, relocate):
+for command in (train, ablate, compare, ui, reproduce, evaluate, predict, serve, data, relocate):
     app.command()(command)

@@ -20,8 +20,8 @@ def evaluate(
     """Evaluate a model on its data set's validation split, as a new MLflow run."""
     with importing():
         from pipeline.runs.evaluation_run import evaluate_run
-        from pipeline.store.address import where_to_look
         from pipeline.store.initialization import check_experiment, check_store
+        from pipeline.store.interface import where_to_look
 
     check_store()
     check_experiment()
@@ -32,7 +32,7 @@ def evaluate(
     print("most frequent confusions" if len(evaluation.confusions) else "no confusions")
     for row in evaluation.confusions.head(5).to_dict("records"):
         print(f"  {row['class']} taken for {row['taken_for']}: {row['images']} images")
-    print(f"See the run: {where_to_look(run.info.run_id, run.info.experiment_id)}")
+    print(where_to_look(run.info.experiment_id, run.info.run_id))
 
 
 def predict(
@@ -51,6 +51,8 @@ def predict(
         from pipeline.models.pictures import find_pictures
         from pipeline.runs.lifecycle import name_project_run
         from pipeline.store.initialization import check_store
+        from pipeline.store.interface import where_to_look
+        from pipeline.store.lookup import get_run
         from pipeline.upstream import typed_in
 
     if output != TABLE:
@@ -71,6 +73,8 @@ def predict(
         print(f"accuracy {accuracy:.1%}, of {labelled} pictures in folders named after a class")
     for one in unread:
         print(f"not read: {printable(one.file)}: {one.error}", file=sys.stderr)
+    if project_run:
+        print(where_to_look(get_run(project_run).info.experiment_id, project_run))
     return 1 if unread else 0
 
 

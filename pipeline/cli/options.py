@@ -275,6 +275,9 @@ Output = Annotated[
 Top = Annotated[int, typer.Option(help="How many of the most probable classes; at least 1.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: on every one.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0: any that is free.")]
+InterfacePort = Annotated[
+    int, typer.Option(envvar="MLFLOW_PORT", help="Port to listen on, 1 to 65535.")
+]
 Follow = Annotated[
     bool, typer.Option("--follow", help="Serve another version when the alias moves to it.")
 ]

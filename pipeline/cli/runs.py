@@ -99,8 +99,8 @@ def reproduce(
         check_at_least("epochs", epochs, 1)
     with importing():
         from pipeline.reproduction.reproduce import describe, records_of, reproduce
-        from pipeline.store.address import where_to_look
         from pipeline.store.initialization import check_experiment_of, check_store
+        from pipeline.store.interface import where_to_look
 
     check_store()
     status = 0
@@ -109,6 +109,6 @@ def reproduce(
         print("\n".join(describe(record)), flush=True)
         run, comparison = reproduce(record, epochs, data_dir)
         print(comparison.describe(record.differences))
-        print(f"See the run: {where_to_look(run.info.run_id, run.info.experiment_id)}", flush=True)
+        print(where_to_look(run.info.experiment_id, run.info.run_id), flush=True)
         status = max(status, int(not comparison.is_identical))
     return status

@@ -1,4 +1,4 @@
-"""The command on the store itself."""
+"""The commands on the store itself: show its runs, relocate it."""
 
 import sys
 
@@ -7,6 +7,16 @@ from pipeline.errors import InputError
 from pipeline.imports import importing
 
 SHOWN = 3  # of what is missing
+
+
+def ui(port: options.InterfacePort = 5000) -> int:
+    """Show the runs in MLflow's interface, in the browser if there is one, until Ctrl-C."""
+    with importing():
+        from pipeline.store.initialization import check_store
+        from pipeline.store.interface import serve_interface
+
+    check_store()
+    return serve_interface(port)
 
 
 def relocate(artifacts: options.Artifacts = None) -> int:

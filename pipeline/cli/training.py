@@ -63,12 +63,12 @@ def train(
         from pipeline.runs.resume import configuration, is_complete
         from pipeline.runs.run_result import recorded_ablation
         from pipeline.runs.training_run import train_run
-        from pipeline.store.address import where_to_look
         from pipeline.store.initialization import (
             check_experiment,
             check_experiment_of,
             check_store,
         )
+        from pipeline.store.interface import where_to_look
         from pipeline.store.liveness import mark_dead_runs
         from pipeline.store.lookup import get_run
         from pipeline.training.device import choose_device, choose_precision
@@ -89,6 +89,7 @@ def train(
                 f"run {run.info.run_id} is finished, with {config.epochs} epochs; for more:"
                 f" python -m pipeline train --resume {run.info.run_id} --epochs N"
             )
+            print(where_to_look(run.info.experiment_id, run.info.run_id))
             return
         recorded_ablation(config.ablation)  # or say that its new place can be named
     else:
@@ -113,7 +114,7 @@ def train(
             print(f"  {note}")
     else:
         print(f"run {result.run_id}, not registered; its model is {result.model_uri}")
-    print(f"Compare it with other runs: {where_to_look(result.run_id, result.experiment_id)}")
+    print(where_to_look(result.experiment_id, result.run_id))
 
 
 def _given(context: typer.Context, settings: Mapping[str, Any], typed: bool) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def register(
 ) -> RegisteredVersion:
     """Register a model, unless it already is, and describe it. No alias is moved.
 
-    page: the address of its run's page. study: the id of the study that registers it, if one does.
+    page: a link to its run's page. study: the id of the study that registers it, if one does.
 
     Raises RegistrationError if the store refuses that, although it takes runs.
     """

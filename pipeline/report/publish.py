@@ -17,7 +17,7 @@ from pipeline.report.findings import Analysis
 from pipeline.report.tables import format_summary
 from pipeline.runs.queries import PARENT_TAG
 from pipeline.runs.run_result import RunResult, recipe
-from pipeline.store.address import run_page, where_to_look
+from pipeline.store.interface import link, where_to_look
 from pipeline.store.waiting import in_store
 from pipeline.upstream import local_path, shell_quote
 
@@ -67,7 +67,7 @@ def publish(
     if unused:
         print(f"Not counted: {_count(len(unused), 'run')}, with the reasons in the report")
     print(f"Report: {place}")
-    print(f"See the runs: {where_to_look(run.info.run_id, run.info.experiment_id)}")
+    print(where_to_look(run.info.experiment_id, run.info.run_id, "report.html"))
 
 
 def _provenance(analysis: Analysis) -> dict[str, str]:
@@ -101,9 +101,7 @@ def _links(results: Sequence[RunResult], study_id: str) -> str:
     links = []
     for one in results:
         if one.tags.get(PARENT_TAG) != study_id:
-            # Only what follows the `#`: the page may be open at another address.
-            page = run_page(one.run_id, one.experiment_id).partition("#")[2]
-            links.append(f"[{one.config.run_name}](#{page})")
+            links.append(f"[{one.config.run_name}]({link(one.experiment_id, one.run_id)})")
     if not links:
         return ""
     more = f" and {len(links) - MOST_LINKS} more, in the report" if len(links) > MOST_LINKS else ""

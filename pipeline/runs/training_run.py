@@ -31,8 +31,8 @@ from pipeline.runs.run_result import (
     pack_result,
 )
 from pipeline.store import buffer
-from pipeline.store.address import run_page
 from pipeline.store.artifacts import log_figure, replace_artifact
+from pipeline.store.interface import link
 from pipeline.store.lookup import find_run
 from pipeline.store.tags import tags_of
 from pipeline.store.waiting import in_store
@@ -149,7 +149,7 @@ def register_model(result: RunResult, data: ImageDataset, study: str = "") -> Ru
     Raises RegistrationError if the store refuses that.
     """
     accuracy = result.history[-1]["val_accuracy"]
-    page = run_page(result.run_id, result.experiment_id)
+    page = link(result.experiment_id, result.run_id)
     version = registry.register(result.model_uri, result.config, accuracy, data, page, study)
     return result._replace(registered=version)
 

@@ -11,8 +11,8 @@ from mlflow.exceptions import MlflowException
 from pipeline.errors import InputError
 from pipeline.models.loading import LoadedModel, load_model
 from pipeline.models.registry import versions_of
-from pipeline.store.address import run_page
 from pipeline.store.failures import is_outage
+from pipeline.store.interface import page
 from pipeline.store.waiting import in_store
 
 ALIAS = re.compile("models:/([^/@]+)@([^/@]+)")
@@ -42,7 +42,7 @@ def load_served(reference: str) -> Served:
             "name": name,
             "version": version,
             "run_id": model.run_id,
-            "run_page": run_page(model.run_id, model.experiment_id) if model.run_id else None,
+            "run_page": page(model.experiment_id, model.run_id) if model.run_id else None,
             "dataset": model.dataset,
             "image_shape": model.image_shape,
             "num_classes": model.num_classes,

@@ -70,7 +70,7 @@ def check_descriptions(client: mlflow.MlflowClient) -> None:
         "90 training and 30 validation images, 6x9 pixels, 1 channel, 3 classes; sha256 ",
         f" `{run.data.tags['data_digest']}`\n",
         "Seed: 0\n",
-        "[tanh-seed0](http://127.0.0.1:5000/#/experiments/0/",
+        "[tanh-seed0](#/experiments/0/",
         f"runs/{version.run_id}",
         f"`{version.run_id}`",
     ):

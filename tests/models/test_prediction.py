@@ -215,3 +215,4 @@ def test_mlflow_run_predicts_relative_to_where_it_was_typed(study: Study, tmp_pa
     assert (tmp_path / "o.csv").read_text().splitlines()[1].startswith("my picture.png,")
     made = runs_in(tmp_path)[0].info
     assert (made.status, made.run_name) == ("FINISHED", "predict-synthetic-cnn@bn")
+    assert f"/runs/{made.run_id}?" in answer.out  # a link

@@ -86,7 +86,7 @@ def made(original: Made, tmp_path: Path) -> Made:
 def test_an_honest_run_is_identical_with_whatever_threads_are_there_now(made: Made) -> None:
     answer = made.reproduce(threads=2)
     assert answer.status == 0, answer.err
-    first, differences, code, verdict, _ = answer.out.splitlines()
+    first, differences, code, verdict, *links = answer.out.splitlines()
     assert first.startswith(f"bn-seed0 (run {made.run.info.run_id}): 3 epochs of synthetic")
     assert first.endswith(" on cpu, threads: 1")
     assert differences == "different here: nothing that was recorded"
@@ -95,6 +95,7 @@ def test_an_honest_run_is_identical_with_whatever_threads_are_there_now(made: Ma
     (new,) = runs_in(made.folder, "reproduce")
     assert new.info.status == "FINISHED"
     assert new.info.run_name == "reproduce-bn-seed0"
+    assert f"/runs/{new.info.run_id}?" in links[1]
     assert new.data.tags["reproduced_run"] == made.run.info.run_id
     assert new.data.tags["reproduction"] == "identical"
     tags = made.client.get_run(made.run.info.run_id).data.tags
@@ -119,7 +120,7 @@ def test_a_metric_that_was_changed_in_the_store_is_found(made: Made) -> None:
     made.client.log_metric(run_id, "train_loss", 1.0, step=1)  # a second value
     answer = made.reproduce()
     assert answer.status == 1
-    *_, first, worst, weights, reason, _ = answer.out.splitlines()
+    first, worst, weights, reason = answer.out.splitlines()[-7:-3]
     assert first.startswith("differs, first in epoch 1: train_loss 1.0 and 4.")
     assert worst.startswith("3 of 15 values differ, by up to ")
     assert weights == "the weights are the same"
@@ -147,7 +148,7 @@ def test_an_older_commit_is_repeated_in_a_worktree(made: Made, tmp_path: Path) -
     newer = made._replace(project=link)
     answer = newer.reproduce("--epochs", "2")
     assert answer.status == 0, answer.err
-    assert answer.out.splitlines()[-2] == "identical: 5 metrics of 2 epochs, bit for bit"
+    assert answer.out.splitlines()[-4] == "identical: 5 metrics of 2 epochs, bit for bit"
     assert f" in {project}" not in answer.out
     assert len(newer.worktrees) == 1
     # If the tag lies, the numbers differ, and the digest of the code says so first.
@@ -249,7 +250,7 @@ def test_a_killed_run_is_compared_as_far_as_it_went_and_a_metric_of_ones_own_is_
     made.client.log_metric(run_id, "my_score", 0.5, step=7)
     answer = made.reproduce()
     assert answer.status == 0, answer.out
-    *_, other, verdict, _ = answer.out.splitlines()
+    other, verdict = answer.out.splitlines()[-5:-3]
     assert other == "not compared, since training does not log it: my_score"
     assert verdict == "identical: 4 metrics of 2 epochs, bit for bit"
 

@@ -255,7 +255,8 @@ def test_health_version_and_the_api(server: Server, folder: Path) -> None:
     assert version["uri"] == "models:/synthetic-cnn/2"
     assert (version["image_shape"], version["num_classes"]) == ([32, 32, 3], 100)
     assert version["mlflow"] == mlflow.__version__
-    assert version["run_page"].endswith(f"/#/experiments/0/runs/{version['run_id']}")
+    page = f"/#/experiments/0/runs/{version['run_id']}?workflowType=machine_learning"
+    assert version["run_page"].endswith(page)
     api = requests.get(f"{server.address}/openapi.json", timeout=60).json()
     assert set(api["paths"]) == {"/predict", "/view", "/health", "/version"}
     content = api["paths"]["/predict"]["post"]["requestBody"]["content"]

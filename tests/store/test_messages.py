@@ -2,7 +2,9 @@
 
 import errno
 import os
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -12,8 +14,9 @@ import pytest
 from conftest import TINY, Answer, free_port, runs_in
 from sqlalchemy.exc import ProgrammingError
 
-from pipeline.store.address import where_to_look, without_password
+from pipeline.store.address import without_password
 from pipeline.store.advice import WRITABLE, as_store_error
+from pipeline.store.interface import where_to_look
 
 
 @pytest.mark.parametrize(
@@ -125,17 +128,78 @@ def test_the_right_way_to_see_the_runs_is_reported_for_every_kind_of_store(
 ) -> None:
     def told(uri: str) -> str:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        return where_to_look("0123", "7")
+        command, *links = where_to_look("7", "0123").splitlines()
+        assert links == [
+            f"  the run: http://127.0.0.1:{port}/#/experiments/7/runs/0123{mode}",
+            f"  all runs: http://127.0.0.1:{port}/#/experiments/7{mode}",
+        ]
+        return command.removeprefix("See it in MLflow, by: ")
 
-    assert told("sqlite:///mlflow.db") == "mlflow ui and open http://127.0.0.1:5000"
+    mode, port = "?workflowType=machine_learning", 5000
+    assert told("sqlite:///mlflow.db") == "mlflow ui"
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "installed").touch()
-    assert told("sqlite:///mlflow.db") == "make ui and open http://127.0.0.1:5000"
+    assert told("sqlite:///mlflow.db") == "make ui"
     elsewhere = told("sqlite:////tmp/my runs.db")
-    assert elsewhere.startswith("mlflow ui --backend-store-uri 'sqlite:////tmp/my runs.db' and")
-    assert told("databricks") == "databricks"
+    assert elsewhere == "mlflow ui --backend-store-uri 'sqlite:////tmp/my runs.db'"
     hidden = told("postgresql://me:secret@host/runs")
-    assert hidden.startswith('mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI" and')
+    assert hidden == 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+    port = 5001  # the variable by which MLflow takes another
+    monkeypatch.setenv("MLFLOW_PORT", str(port))
+    assert told("sqlite:///mlflow.db") == "make ui"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    assert where_to_look("7", "0123") == "See run 0123 in databricks"
+
+
+def test_every_command_ends_with_links_to_what_it_has_made(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    def made(*command: str) -> str:
+        answer = pipeline(*command)
+        assert answer.status == 0, answer.err
+        run_id = str(runs_in(tmp_path)[0].info.run_id)
+        assert answer.out.endswith(f"{where_to_look('0', run_id)}\n")
+        return run_id
+
+    trained = made("train", *TINY)
+    assert made("train", "--resume", trained) == trained
+    assert made("evaluate", "--model", trained) != trained
+
+
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_the_interface_says_that_its_port_is_taken(
+    by_variable: bool, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        if by_variable:
+            monkeypatch.setenv("MLFLOW_PORT", port)
+        answer = pipeline("ui", *([] if by_variable else ["--port", port]))
+    assert answer.status == 1
+    assert answer.error_lines == [
+        f"error: port {port} can't be used (Address already in use); choose another: make ui"
+        " PORT=5001, or python -m pipeline ui --port 5001"
+    ]
+
+
+def test_the_interface_says_that_macos_takes_its_usual_port(
+    pipeline: Callable[..., Answer],
+) -> None:
+    with socket.socket() as taken:
+        with suppress(OSError):  # another process has it
+            taken.bind(("127.0.0.1", 5000))
+            taken.listen()
+        (line,) = pipeline("ui").error_lines
+    assert "(Address already in use; macOS uses it for AirPlay); choose another: make ui" in line
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1"])
+def test_the_interface_refuses_what_is_no_port(port: str, pipeline: Callable[..., Answer]) -> None:
+    answer = pipeline("ui", "--port", port)
+    assert answer.status == 2
+    assert answer.error_lines == [f"error: port is {port}; it must be from 1 to 65535"]
 
 
 def test_a_finished_run_is_shown_even_when_the_server_is_down_by_then(
@@ -144,7 +208,12 @@ def test_a_finished_run_is_shown_even_when_the_server_is_down_by_then(
     server = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    assert where_to_look("0123", "7") == f"{server}/#/experiments/7/runs/0123"
+    page, mode = f"{server}/#/experiments/7", "?workflowType=machine_learning"
+    assert where_to_look("7", "0123").splitlines() == [
+        "See it in MLflow",
+        f"  the run: {page}/runs/0123{mode}",
+        f"  all runs: {page}{mode}",
+    ]
 
 
 @pytest.mark.parametrize(

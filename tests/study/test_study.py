@@ -38,7 +38,6 @@ def test_it_ends_with_a_table_the_answer_and_the_way_to_the_report(study: Study)
         assert f" {mean:.1%} " in line
     assert "599,684" in study.answer.out
     assert "599,908" in study.answer.out
-    assert "mlflow ui" in study.answer.out
     assert "synthetic, 3 epochs, 6 runs with 2 seeds, learning rate 0.001." in lines
     assert (
         "Variants: base (without BatchNorm or Dropout), bn (BatchNorm),"
@@ -46,6 +45,13 @@ def test_it_ends_with_a_table_the_answer_and_the_way_to_the_report(study: Study)
     ) in lines
     (place,) = (line.removeprefix("Report: ") for line in lines if line.startswith("Report: "))
     assert (study.folder / place).read_text().startswith("<!doctype html>")
+    run, experiment = study.parent.info.run_id, study.parent.info.experiment_id
+    link = f"http://127.0.0.1:5000/#/experiments/{experiment}"
+    assert lines[-3:] == [
+        "See it in MLflow, by: mlflow ui",
+        f"  the report: {link}/runs/{run}/artifacts/report.html?workflowType=machine_learning",
+        f"  all runs: {link}?workflowType=machine_learning",
+    ]
 
 
 def test_the_built_in_data_tells_the_variants_apart_and_is_not_too_easy(study: Study) -> None:
