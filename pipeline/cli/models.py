@@ -27,7 +27,8 @@ def evaluate(
     run, name, evaluation = evaluate_run(model, dataset, data_dir, options.absolute(ablation))
     print(f"{model} on {name}'s validation split")
     for metric, value in evaluation.metrics.items():
-        print(f"  {metric:20} {value:.4f}")
+        shown = f"{value:.3f}" if metric == "loss" else f"{value:.2%}"
+        print(f"  {metric:20} {shown:>7}")
     print("most frequent confusions" if len(evaluation.confusions) else "no confusions")
     for row in evaluation.confusions.head(5).to_dict("records"):
         print(f"  {row['class']} taken for {row['taken_for']}: {row['images']} images")

@@ -1,9 +1,12 @@
 """The commands that train: a run, a study, and what both need, the data."""
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -24,6 +27,9 @@ from pipeline.study.grid import (
     parse_seeds,
     parse_variants,
 )
+
+if TYPE_CHECKING:
+    from pipeline.training.state import History
 
 DEFAULT = options.DEFAULT
 STUDY_REMEDY = "the same command again, which keeps what is done"
@@ -90,7 +96,10 @@ def train(
     alone = f"ablate with variants={config.variant} seeds={config.seed}, register=none"
     check_may_register(config.ablation, data, f"train it by {alone}")
     try_variants(config, data, [config.variant])
-    result = train_run(config, data, continued=run)
+    print(f"{config.run_name} on {data.heading}, {config.epochs} epoch{'s' * (config.epochs > 1)}")
+    # On a terminal there are bars.
+    show = None if sys.stderr.isatty() else partial(_print_epoch, config.epochs)
+    result = train_run(config, data, continued=run, show=show)
     last, registered = result.history[-1], result.registered
     assert registered  # as requested
     print(
@@ -101,6 +110,17 @@ def train(
     for alias in registered.aliases:
         print(f"  also models:/{registered.name}@{alias}")
     print(f"Compare it with other runs: {where_to_look(result.run_id, result.experiment_id)}")
+
+
+def _print_epoch(epochs: int, history: "History") -> None:
+    """Print a line about the last epoch, and how long the others take."""
+    last, count = history[-1], len(history)
+    seconds = sum(epoch["epoch_seconds"] for epoch in history) / count * (epochs - count)
+    left = f"; about {timedelta(seconds=round(seconds))} left" if count < epochs else ""
+    print(
+        f"epoch {count} of {epochs}: training loss {last['train_loss']:.3f}, validation accuracy"
+        f" {last['val_accuracy']:.1%}, {last['epoch_seconds']:.0f} s{left}"
+    )
 
 
 def _given(context: typer.Context, settings: Mapping[str, Any], typed: bool) -> dict[str, Any]:
@@ -166,7 +186,7 @@ def ablate(
         from pipeline.errors import StoreError
         from pipeline.execution.engine import Where
         from pipeline.store.initialization import check_experiment, check_store
-        from pipeline.study.dry_run import preview_study
+        from pipeline.study.forecast import preview_study
         from pipeline.study.margin import check_effects
         from pipeline.study.study import run_study
 

@@ -86,6 +86,7 @@ class ImageDataset:
     name: what runs and models are called after.
     source: the address it is published at; None if there is none.
     caveat: for data that are not real, what a study of them can't say, as a noun phrase.
+    total: how many training images there are, if some were left out; else 0.
     """
 
     training: Split
@@ -97,6 +98,7 @@ class ImageDataset:
     source: str | None = None
     caveat: str = ""
     test: Split | None = None
+    total: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -116,6 +118,13 @@ class ImageDataset:
         counts = " and ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         pixels = f"{height}x{width} pixels, {channels} channel{'s' * (channels > 1)}"
         return f"{counts} images, {pixels}, {self.num_classes} classes"
+
+    @property
+    def heading(self) -> str:
+        """Name and description; before that, how many training images are used if not all are."""
+        used = len(self.training) + (len(self.validation) if self.test else 0)
+        few = f", {used:,} of {self.total:,} images" if self.total else ""
+        return f"{self.name}{few}: {self.description}"
 
     @property
     def splits(self) -> dict[str, Split]:

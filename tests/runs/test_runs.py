@@ -81,6 +81,30 @@ def test_a_run_that_is_stopped_by_a_signal_is_killed(tmp_path: Path, number: int
     )
 
 
+def test_whoever_presses_ctrl_c_twice_is_still_told_how_to_continue(tmp_path: Path) -> None:
+    train = {"arguments": ["train", *TINY], "at": "in a batch", "again": "ending"}
+    study = {"arguments": ["ablate", *TINY, "--seeds", "1", "--jobs", "1"], "at": "in a batch"}
+    answers = run_killed(
+        tmp_path,
+        [
+            {**train, "signal": signal.SIGTERM},
+            {**train, "signal": signal.SIGINT},
+            {**study, "signal": signal.SIGINT, "again": "ending:2"},  # after the run before it
+        ],
+    )
+    *_, interrupted, terminated = runs_in(tmp_path, "train")
+    assert [answer["status"] for answer in answers] == [143, 130, 130]
+    again = "SIGINT for the second time, before it could end properly"
+    resume = "python -m pipeline train --resume"
+    assert [answer["err"].splitlines()[-1] for answer in answers] == [
+        f"error: stopped by SIGTERM; continue by: {resume} {terminated.info.run_id}",
+        f"error: stopped by {again}; continue by: {resume} {interrupted.info.run_id}",
+        f"error: stopped by {again}; continue by: the same command again, which keeps what is done",
+    ]
+    assert terminated.info.status == "KILLED"
+    assert not any("Traceback" in answer["err"] for answer in answers)
+
+
 def test_a_signal_while_a_failure_is_noted_does_not_change_the_status(tmp_path: Path) -> None:
     diverging = ["train", *TINY, "--lr", "1e30"]
     # The first tag that is set is the name.

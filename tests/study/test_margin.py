@@ -15,6 +15,7 @@ from scipy import stats
 
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.study.forecast import Forecast
 from pipeline.study.grid import Grid
 from pipeline.study.margin import Expectation, check_effects, choose_design
 
@@ -35,16 +36,15 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     answer = pipeline(*AUTO, "--margin", "20")
     assert answer.status == 0, answer.err
     told = [line for line in answer.out.splitlines() if line.startswith("seeds ")]
-    assert told[0] == (
-        "seeds needed: at least 5 of base, 5 of bn (at most 30 of each); 10 more runs, and the"
-        " first epoch shows how long they take"
+    assert "at least 10 runs to train, about 0:0" in answer.out
+    assert told[0].startswith(
+        "seeds needed: at least 5 of base, 5 of bn (at most 30 of each); 10 more runs, about 0:0"
     )
-    assert "10 more runs, about 0:0" in told[1]  # after the first epoch
     assert told[-2].startswith(
         "seeds needed: about 5 of base, 5 of bn (estimated from 4 of each); 1 more run, about"
     )
     assert told[-1] == "seeds needed: 5 of base, 5 of bn; all are trained"
-    assert len(told) == 1 + 1 + 10
+    assert len(told) == 1 + 10
     parent = runs_in(tmp_path, "study")[0]
     assert parent.data.tags["seeds_needed"] == told[-1]
     assert parent.data.params["seeds"] == "auto"
@@ -125,7 +125,9 @@ def test_only_the_variants_of_uncertain_effects_get_more_seeds() -> None:
     }
     grid = Grid(["base", "bn", "base_dropout"], range(40), [0.001], margin=1.2)
     design = choose_design(grid, set())
-    expected = Expectation("", TUTORIAL, grid, grid.cells(Config()), design, 1, finished, {})
+    expected = Expectation(
+        "", TUTORIAL, grid, grid.cells(Config()), design, Forecast(1, {}), finished, {}
+    )
     # Stein: (t * sd / margin) ** 2, with t for 1 - 0.04 / 2 comparisons / 2 sides.
     critical = stats.t.ppf(1 - 0.04 / 2 / 2, 4)
     seeds = int(np.ceil((critical * 100 * spread.std(ddof=1) / 1.2) ** 2))
