@@ -28,7 +28,7 @@ from pipeline.store.waiting import in_store
 from pipeline.study.grid import Grid
 from pipeline.study.reuse import Found, find_cells
 from pipeline.training.batches import TrainingBatches, ValidationBatches
-from pipeline.training.building.parts import prepare
+from pipeline.training.building.parts import build_network, prepare
 from pipeline.training.cuda_graph import Step
 from pipeline.training.device import choose_device, release_freed_memory
 from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step
@@ -54,22 +54,27 @@ class Forecast:
         """Take note of how long an epoch has taken."""
         self._measured[variant].append(epoch_seconds)
 
-    def epoch_seconds(self, variant: str) -> float | None:
-        """Seconds of an epoch; if nothing is known of the variant, as of the others."""
+    def seconds_of(self, cell: Config, complete: int = 0) -> float | None:
+        """Seconds until a run has ended of which so many epochs are complete; None if unknown.
+
+        A variant of which nothing is known takes as long as the others.
+        """
         known = {**self._estimates, **{v: fmean(each) for v, each in self._measured.items()}}
-        return known.get(variant, fmean(known.values()) if known else None)
+        if not known:
+            return None
+        epoch_seconds = known.get(cell.variant, fmean(known.values()))
+        return BESIDE_EPOCHS + (cell.epochs - complete) * epoch_seconds
 
     def seconds(self, complete: Mapping[Config, int], starting: bool = False) -> float | None:
-        """Seconds until runs have ended of which so many epochs are complete; None if unknown.
+        """Seconds until all these runs have ended, as `seconds_of` each.
 
         starting: whether the processes that train them are to start first.
         """
         ends = [START_SECONDS * (starting and self.jobs > 1)] * self.jobs
         for cell, epochs in complete.items():
-            epoch_seconds = self.epoch_seconds(cell.variant)
-            if epoch_seconds is None:
+            seconds = self.seconds_of(cell, epochs)
+            if seconds is None:
                 return None
-            seconds = BESIDE_EPOCHS + (cell.epochs - epochs) * epoch_seconds
             heapq.heapreplace(ends, ends[0] + seconds)
         return max(ends)
 
@@ -158,14 +163,18 @@ def preview_study(
         found, outdated = find_cells(known.experiment_id, grid, cells, conditions, reuse)
     if grid.margin:  # the spread of the first seeds decides about the others
         cells = [cell for cell in cells if cell.seed < FIRST_SEEDS or cell in found]
+    finished = {cell: one.result for cell, one in found.items() if one.result}
+    forecast = make_forecast(cells, finished, data, engine, choose_device(AUTO))
+    for cell in grid.cells(config)[: len(grid.variants)]:
+        parameters = sum(one.numel() for one in build_network(cell, data).parameters())
+        alone = in_words(forecast.seconds_of(cell))
+        print(f"  {cell.variant}: {parameters:,} parameters, {alone} a run")
     for cell in cells:
         state = f"to train again: {outdated[cell]}" if cell in outdated else "to train"
         if cell in found:
             run_id = found[cell].run.info.run_id
             state = f"finished, {run_id}" if found[cell].result else f"to continue, {run_id}"
         print(f"  {cell.run_name}: {state}")
-    finished = {cell: one.result for cell, one in found.items() if one.result}
-    forecast = make_forecast(cells, finished, data, engine, choose_device(AUTO))
     begun = found.keys() - finished.keys()
     print(describe_plan(cells, finished, begun, engine, forecast, grid.margin > 0))
 

@@ -102,6 +102,8 @@ def test_whoever_presses_ctrl_c_twice_is_still_told_how_to_continue(tmp_path: Pa
         f"error: stopped by {again}; continue by: the same command again, which keeps what is done",
     ]
     assert terminated.info.status == "KILLED"
+    heading = "base-seed0 on synthetic, 300 of 10,000 images: 300 training and 2,000 validation"
+    assert answers[0]["out"].splitlines()[0].startswith(heading)
     assert not any("Traceback" in answer["err"] for answer in answers)
 
 
@@ -499,6 +501,9 @@ def test_evaluate_takes_a_run_id(study: Study, pipeline: Callable[..., Answer]) 
     answer = pipeline("evaluate", "--model", run.info.run_id)
     assert answer.status == 0
     evaluation = runs_in(study.folder, "evaluate")[0]
+    for metric in ("accuracy", "superclass_accuracy", "calibration_error"):
+        shown = f"{evaluation.data.metrics[metric]:.2%}"
+        assert re.search(rf"^  {metric} +{shown}$", answer.out, re.MULTILINE)
     assert evaluation.data.metrics["accuracy"] == pytest.approx(
         run.data.metrics["val_accuracy"], abs=0.0005
     )

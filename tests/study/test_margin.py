@@ -36,6 +36,7 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     answer = pipeline(*AUTO, "--margin", "20")
     assert answer.status == 0, answer.err
     told = [line for line in answer.out.splitlines() if line.startswith("seeds ")]
+    assert "ablation cnn on synthetic, 300 of 10,000 images: 300 training and" in answer.out
     assert "at least 10 runs to train, about 0:0" in answer.out
     assert told[0].startswith(
         "seeds needed: at least 5 of base, 5 of bn (at most 30 of each); 10 more runs, about 0:0"
@@ -134,6 +135,22 @@ def test_only_the_variants_of_uncertain_effects_get_more_seeds() -> None:
     assert 5 < seeds < 40
     assert expected.needed() == {"base": seeds, "bn": 5, "base_dropout": seeds}
     assert {cell.variant for cell in expected.missing()} == {"base", "base_dropout"}
+
+
+def test_runs_take_turns_and_their_own_epochs_replace_the_estimate() -> None:
+    base, bn, other = (Config(variant=name, epochs=10) for name in ("base", "bn", "other"))
+    nothing = Forecast(2, {})
+    assert nothing.seconds({base: 0}) is None
+    nothing.note("base", 3.0)
+    assert nothing.seconds({base: 10, bn: 0}) == pytest.approx(1.4 + 30)  # as long as the other
+    forecast = Forecast(2, {"base": 1.0, "bn": 2.0})
+    # One process trains base and then the third, which takes 1.5 s an epoch, the other bn.
+    runs = {base: 0, bn: 5, other: 0}
+    assert forecast.seconds(runs) == pytest.approx(1.4 + 10 + 1.4 + 15)
+    assert forecast.seconds({base: 0}, starting=True) == pytest.approx(6 + 1.4 + 10)
+    for seconds in (3.0, 5.0):
+        forecast.note("base", seconds)
+    assert forecast.seconds({base: 5}) == pytest.approx(1.4 + 5 * 4)
 
 
 def test_an_ablation_without_a_pair_to_compare_has_no_margin() -> None:
