@@ -200,7 +200,7 @@ def _study(workers: int, options: argparse.Namespace, requests_of_run: int) -> F
             for _, event in cluster.train_on_cluster(
                 tasks,
                 parent,  # type: ignore[arg-type]
-                lambda _: None,
+                lambda _cell, _progress: None,
                 at_once=options.runs,
                 resources={"num_cpus": 1},
                 settings={},

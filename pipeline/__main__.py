@@ -34,7 +34,10 @@ def main() -> NoReturn:
     """Run a command; report an error in one line and exit with the matching status."""
     interruption.install()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a Windows console may lack "−" (cp1252)
-        sys.stdout.reconfigure(errors="replace")
+        # Each line is in a log file, or read by another program, as soon as it is printed.
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # a log file gets lines instead of bars
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     openmp.spin_shortly()
@@ -52,12 +55,12 @@ def main() -> NoReturn:
     except (InputError, MachineError) as error:
         _end_project_run(project_run, error)
         _fail(str(error), error.exit_status)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped for the second time, before the run could end properly", 130)
     except Interrupted as error:
         error.remedy = error.remedy or "the same command again"
+        _say(str(error))  # before another Ctrl-C
+        interruption.end_at_once()
         _end_project_run(project_run, error, "KILLED")
-        _fail(str(error), error.exit_status)
+        sys.exit(error.exit_status)
     except Exception as error:
         _end_project_run(project_run, error)
         raise
@@ -71,8 +74,12 @@ def _end_project_run(run_id: str | None, error: BaseException, new: str | None =
 
 
 def _fail(message: str, exit_status: int) -> NoReturn:
-    print(f"error: {printable(message)}", file=sys.stderr)
+    _say(message)
     sys.exit(exit_status)
+
+
+def _say(message: str) -> None:
+    print(f"error: {printable(message)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

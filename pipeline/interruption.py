@@ -18,8 +18,9 @@ _pending: int | None = None  # the signal received meanwhile
 class Interrupted(BaseException):
     """The process was asked to stop. Not an Exception, so that no handler swallows it."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+    def __init__(self, signal_number: int, again: bool = False) -> None:
+        more = " for the second time, before it could end properly" if again else ""
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}{more}")
         # What a shell reports for a process killed by the signal.
         self.exit_status = 128 + signal_number
         self.remedy = ""  # the command to continue from here
@@ -76,6 +77,11 @@ def unblock() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
+def end_at_once() -> None:
+    """Let another Ctrl-C end the process, which has said all that it has to say."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def stop_this_process() -> None:
     """Raise SIGTERM in the main thread, from any thread.
 
@@ -103,8 +109,12 @@ def _raise(number: int) -> None:
     # (Not SIG_IGN: Python raises an OSError if a signal has arrived but is not handled yet.)
     for other in SIGNALS:
         signal.signal(other, _ignore)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _interrupt_again)
     raise Interrupted(number)
+
+
+def _interrupt_again(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(number, again=True)
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

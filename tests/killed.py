@@ -5,10 +5,11 @@ Reads a line of JSON for each request: {"folder": …, "environment": {…}, "jo
 imported once; each process is a fork of this one, which computes nothing itself.
 
 A MOMENT is `name` or `name:occurrence` out of MOMENTS, `in a write:line`, or seconds since the
-start. `RUN` in the arguments stands for the id of the first training run in mlflow.db; if there is
-none yet, the arguments are those of "otherwise". Jobs one after the other that have `"together":
-true` start at the same moment. Answers by a line of JSON, a list: of each job its status (128 + the
-signal that it died of), stdout, stderr, duration, and what all runs say then.
+start; at a moment "again", the signal comes a second time. `RUN` in the arguments stands for the id
+of the first training run in mlflow.db; if there is none yet, the arguments are those of
+"otherwise". Jobs one after the other that have `"together": true` start at the same moment. Answers
+by a line of JSON, a list: of each job its status (128 + the signal that it died of), stdout,
+stderr, duration, and what all runs say then.
 """
 
 import json
@@ -157,8 +158,9 @@ def start(job: dict[str, Any], name: str) -> int:
         return pid
     for stream, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(f"{name}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    if isinstance(job.get("at"), str):
-        die_at(job["at"], job["signal"])
+    for moment in (job.get("at"), job.get("again")):
+        if isinstance(moment, str):
+            die_at(moment, job["signal"])
     sys.argv = ["pipeline", *arguments]
     run_command()  # which ends this process
     return 0

@@ -80,7 +80,7 @@ def test_an_ablation_of_ones_own_from_an_empty_file_to_a_report(tmp_path: Path) 
     )
     for answer in (preview, study, single, evaluation):
         assert answer.status == 0, answer.err
-    assert "15 runs, 0 of them finished" in preview.out
+    assert "15 runs to train, about " in preview.out
     assert "plain-seed0-lr0.003: to train" in preview.out
     assert len(runs_in(tmp_path, "train")) == 15 + 1  # the preview stored nothing
     for subject in ("BatchNorm", "idth 64 instead of 16"):

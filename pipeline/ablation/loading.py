@@ -26,6 +26,7 @@ from pipeline.ablation.source import (
 )
 from pipeline.ablation.watching import DATA, IMPORT
 from pipeline.config import AUTO, Config, check_choice
+from pipeline.data import offering
 from pipeline.data.checks import check_dataset
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, MachineError
@@ -99,11 +100,12 @@ def load_data(config: Config) -> ImageDataset:
     classes than the images asked for, or can't be held out from; MachineError if there is no
     network to download it.
     """
-    load = load_ablation(config.ablation).datasets[config.dataset]
+    datasets = load_ablation(config.ablation).datasets
+    load = datasets[config.dataset]
     takes_folder = "data_dir" in inspect.signature(load).parameters
     seed_generators(0, Stream.DATA)  # such as of a random split
     try:
-        with recording(config.ablation, DATA):
+        with recording(config.ablation, DATA), offering(datasets):
             data = load(data_dir=config.data_dir) if takes_folder else load()
     except (InputError, MachineError):
         raise

@@ -10,7 +10,8 @@ from pipeline.cli.models import evaluate, predict, serve
 from pipeline.cli.program import program
 from pipeline.cli.runs import compare, list_, reproduce
 from pipeline.cli.stores import relocate, ui
-from pipeline.cli.training import ablate, data, train
+from pipeline.cli.studies import ablate
+from pipeline.cli.training import data, train
 
 app = typer.Typer(
     pretty_exceptions_enable=False,

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from pipeline.cli import options
+from pipeline.cli import options, use_options
 from pipeline.config import AUTO, check_at_least
 from pipeline.errors import InputError, printable
 from pipeline.imports import importing
@@ -12,10 +12,10 @@ TABLE = "-"  # predictions on the terminal
 
 
 def evaluate(
-    model: options.Model,
-    dataset: options.ModelDataset = AUTO,
+    model: use_options.Model,
+    dataset: use_options.ModelDataset = AUTO,
     data_dir: options.DataDir = options.DEFAULT.data_dir,
-    ablation: options.OwnAblation = AUTO,
+    ablation: use_options.OwnAblation = AUTO,
 ) -> None:
     """Evaluate a model on its data set's validation split, as a new MLflow run."""
     with importing():
@@ -28,7 +28,8 @@ def evaluate(
     run, name, evaluation = evaluate_run(model, dataset, data_dir, options.absolute(ablation))
     print(f"{model} on {name}'s validation split")
     for metric, value in evaluation.metrics.items():
-        print(f"  {metric:20} {value:.4f}")
+        shown = f"{value:.3f}" if metric == "loss" else f"{value:.2%}"
+        print(f"  {metric:20} {shown:>7}")
     print("most frequent confusions" if len(evaluation.confusions) else "no confusions")
     for row in evaluation.confusions.head(5).to_dict("records"):
         print(f"  {row['class']} taken for {row['taken_for']}: {row['images']} images")
@@ -36,11 +37,11 @@ def evaluate(
 
 
 def predict(
-    model: options.Model,
-    images: options.Images,
-    top: options.Top = 5,
-    output: options.Output = TABLE,
-    recursive: options.Recursive = False,
+    model: use_options.Model,
+    images: use_options.Images,
+    top: use_options.Top = 5,
+    output: use_options.Output = TABLE,
+    recursive: use_options.Recursive = False,
 ) -> int:
     """Classify pictures of any kind and size; exit status 1 if some can't be read."""
     check_at_least("top", top, 1)
@@ -79,11 +80,11 @@ def predict(
 
 
 def serve(
-    model: options.Model,
-    host: options.Host = "127.0.0.1",
-    port: options.Port = 8000,
-    follow: options.Follow = False,
-    allowed_hosts: options.AllowedHosts = "",
+    model: use_options.Model,
+    host: use_options.Host = "127.0.0.1",
+    port: use_options.Port = 8000,
+    follow: use_options.Follow = False,
+    allowed_hosts: use_options.AllowedHosts = "",
 ) -> None:
     """Serve a model over HTTP, with a page to try it, until SIGTERM or Ctrl-C."""
     if not 0 <= port < 2**16:

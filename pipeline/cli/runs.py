@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Sequence
 
-from pipeline.cli import options
+from pipeline.cli import options, use_options
 from pipeline.config import AUTO, check_at_least
 from pipeline.errors import InputError, printable
 from pipeline.imports import importing
@@ -14,9 +14,9 @@ NARROWEST, WIDE = 80, 100  # characters of a line: on a terminal at least; elsew
 
 
 def list_(
-    last: options.LastListed = 20,
-    best: options.Best = False,
-    experiment: options.OfExperiment = None,
+    last: use_options.LastListed = 20,
+    best: use_options.Best = False,
+    experiment: use_options.OfExperiment = None,
 ) -> None:
     """List runs and studies, the newest first, with their accuracy and the ids to name them by."""
     check_at_least("last", last, 1)
@@ -67,10 +67,10 @@ def _cut(text: str, width: int) -> str:
 
 
 def compare(
-    runs: options.RunIds = None,
-    last: options.LastCompared = None,
-    experiment: options.Experiment = None,
-    ablation: options.OwnAblation = AUTO,
+    runs: use_options.RunIds = None,
+    last: use_options.LastCompared = None,
+    experiment: use_options.Experiment = None,
+    ablation: use_options.OwnAblation = AUTO,
 ) -> None:
     """Write a study's report on finished runs, such as three that were started separately."""
     if last is not None:
@@ -87,9 +87,9 @@ def compare(
 
 
 def reproduce(
-    run_id: options.RunId,
-    epochs: options.FirstEpochs = None,
-    data_dir: options.OtherDataDir = None,
+    run_id: use_options.RunId,
+    epochs: use_options.FirstEpochs = None,
+    data_dir: use_options.OtherDataDir = None,
 ) -> int:
     """Train a run again from its record and compare every metric; exit status 1 if one differs.
 

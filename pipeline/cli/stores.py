@@ -2,14 +2,14 @@
 
 import sys
 
-from pipeline.cli import options
+from pipeline.cli import use_options
 from pipeline.errors import InputError
 from pipeline.imports import importing
 
 SHOWN = 3  # of what is missing
 
 
-def ui(port: options.InterfacePort = 5000) -> int:
+def ui(port: use_options.InterfacePort = 5000) -> int:
     """Show the runs in MLflow's interface, in the browser if there is one, until Ctrl-C."""
     with importing():
         from pipeline.store.initialization import check_store
@@ -19,7 +19,7 @@ def ui(port: options.InterfacePort = 5000) -> int:
     return serve_interface(port)
 
 
-def relocate(artifacts: options.Artifacts = None) -> int:
+def relocate(artifacts: use_options.Artifacts = None) -> int:
     """After a SQLite store was moved or copied: let it name the folder that it is in now.
 
     First copies the database. Exit status 1 if runs or models lack files afterwards.

@@ -1,33 +1,26 @@
-"""The commands that train: a run, a study, and what both need, the data."""
+"""The commands that train a run, and fetch the data for it."""
 
 import os
+import sys
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pipeline import openmp
-from pipeline.cli import options
-from pipeline.config import AUTO, REGISTRATIONS, Config, check_choice
+from pipeline.cli import options, use_options
+from pipeline.config import REGISTRATIONS, Config, check_choice
 from pipeline.imports import importing
-from pipeline.interruption import Interrupted
 from pipeline.study.grid import (
     KEEP_STATE,
-    REGISTER,
-    REUSE,
-    Grid,
-    check_cluster,
-    check_margin,
-    check_name,
-    parse_jobs,
-    parse_rates,
-    parse_seeds,
-    parse_variants,
 )
 
+if TYPE_CHECKING:
+    from pipeline.training.state import History
+
 DEFAULT = options.DEFAULT
-STUDY_REMEDY = "the same command again, which keeps what is done"
 
 
 def train(
@@ -100,7 +93,12 @@ def train(
     if register != "none":
         check_may_register(config.ablation, data, "give register=none")
     try_variants(config, data, [config.variant])
-    result = train_run(config, data, register, continued=run, keep_state=keep_state == "yes")
+    print(f"{config.run_name} on {data.heading}, {config.epochs} epoch{'s' * (config.epochs > 1)}")
+    # On a terminal there are bars.
+    show = None if sys.stderr.isatty() else partial(_print_epoch, config.epochs)
+    result = train_run(
+        config, data, register, continued=run, keep_state=keep_state == "yes", show=show
+    )
     last, registered = result.history[-1], result.registered
     print(
         f"{config.run_name} on {data.name}: validation accuracy {last['val_accuracy']:.1%},"
@@ -117,6 +115,17 @@ def train(
     print(where_to_look(result.experiment_id, result.run_id))
 
 
+def _print_epoch(epochs: int, history: "History") -> None:
+    """Print a line about the last epoch, and how long the others take."""
+    last, count = history[-1], len(history)
+    seconds = sum(epoch["epoch_seconds"] for epoch in history) / count * (epochs - count)
+    left = f"; about {timedelta(seconds=round(seconds))} left" if count < epochs else ""
+    print(
+        f"epoch {count} of {epochs}: training loss {last['train_loss']:.3f}, validation accuracy"
+        f" {last['val_accuracy']:.1%}, {last['epoch_seconds']:.0f} s{left}"
+    )
+
+
 def _given(context: typer.Context, settings: Mapping[str, Any], typed: bool) -> dict[str, Any]:
     """The settings that were typed, or those that differ from their defaults.
 
@@ -129,102 +138,11 @@ def _given(context: typer.Context, settings: Mapping[str, Any], typed: bool) -> 
     return {n: v for n, v in settings.items() if getattr(sources[n], "name", "") == "COMMANDLINE"}
 
 
-def ablate(
-    ablation: options.Ablation = DEFAULT.ablation,
-    variants: options.Variants = AUTO,
-    seeds: options.Seeds = "5",
-    margin: options.Margin = 0.5,
-    max_seeds: options.MaxSeeds = 30,
-    dataset: options.Dataset = DEFAULT.dataset,
-    data_dir: options.DataDir = DEFAULT.data_dir,
-    epochs: options.Epochs = DEFAULT.epochs,
-    batch_size: options.BatchSize = DEFAULT.batch_size,
-    lr: options.LearningRates = str(DEFAULT.lr),
-    device: options.Device = DEFAULT.device,
-    precision: options.Precision = DEFAULT.precision,
-    train_images: options.TrainImages = DEFAULT.train_images,
-    validation: options.StudyValidation = "auto",
-    holdout_seed: options.HoldoutSeed = DEFAULT.holdout_seed,
-    name: options.Name = "auto",
-    register: options.Register = "median",
-    reuse: options.Reuse = "same",
-    keep_state: options.KeepState = "no",
-    jobs: options.Jobs = "auto",
-    cluster: options.Cluster = "none",
-    gpu_share: options.GpuShare = 1.0,
-    dry_run: options.DryRun = False,
-) -> None:
-    """Train several variants with several seeds: a parent run, one child run each, a report."""
-    rates = parse_rates(lr)
-    margin = check_margin(margin, max_seeds, rates) if seeds == AUTO else 0.0
-    asked_seeds = range(max_seeds) if seeds == AUTO else parse_seeds(seeds)
-    check_name(name)
-    check_choice("register", register, tuple(REGISTER))
-    check_choice("reuse", reuse, REUSE)
-    check_choice("keep_state", keep_state, KEEP_STATE)
-    asked_jobs = parse_jobs(jobs)
-    check_cluster(cluster, gpu_share)
-    if validation == "auto":
-        validation = "test" if len(rates) == 1 else "holdout"
-    settings: dict[str, Any] = {
-        "dataset": dataset,
-        "data_dir": data_dir,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "device": device,
-        "precision": precision,
-        "train_images": train_images,
-        "validation": validation,
-        "holdout_seed": holdout_seed,
-    }
-    config, *_ = [Config(**settings, lr=rate) for rate in rates]  # which checks each rate
-    if cluster == "none":
-        openmp.spin_if_idle()
-    with importing():
-        from pipeline.ablation.loading import completed, load_ablation
-        from pipeline.errors import StoreError
-        from pipeline.execution.engine import Where
-        from pipeline.store.initialization import check_experiment, check_store
-        from pipeline.study.dry_run import preview_study
-        from pipeline.study.margin import check_effects
-        from pipeline.study.study import run_study
-        from pipeline.training.device import choose_device, choose_precision
-
-    config = completed(replace(config, ablation=options.absolute(ablation)))
-    own = load_ablation(config.ablation)
-    grid = Grid(parse_variants(variants, own.variants, own.compared), asked_seeds, rates, margin)
-    check_effects(own, grid)
-    if cluster == "none":
-        choose_precision(config.precision, choose_device(config.device))  # which check both
-    check_store()
-    experiment = check_experiment(models=True)
-    where = Where(cluster, asked_jobs, gpu_share)
-    where.connect(experiment)
-    if dry_run:
-        preview_study(config, grid, where, register=register, reuse=reuse, experiment=experiment)
-        return
-    try:
-        run_study(
-            config,
-            grid,
-            where,
-            name=name,
-            register=register,
-            reuse=reuse,
-            keep_state=keep_state == "yes",
-        )
-    except Interrupted as stop:
-        stop.remedy = STUDY_REMEDY
-        raise
-    except StoreError as error:
-        raise type(error)(f"{error}; continue the study by: {STUDY_REMEDY}") from None
-
-
 def data(
     data_dir: options.DataDir = DEFAULT.data_dir,
-    check: options.Check = False,
-    sources: options.Sources = False,
-    source: options.SourceAddress = None,
+    check: use_options.Check = False,
+    sources: use_options.Sources = False,
+    source: use_options.SourceAddress = None,
 ) -> None:
     """Fetch, verify and cache what can be downloaded; training does so too if it is missing."""
     if source:

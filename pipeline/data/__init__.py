@@ -9,14 +9,35 @@ per image.
 May import only the shared modules (`config`, `errors`, `machine`).
 """
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from pipeline.errors import MachineError
+
+# What to type instead of waiting for a download, while data are loaded; empty if there is nothing.
+built_in: ContextVar[str] = ContextVar("built_in", default="")
+
+
+@contextmanager
+def offering(datasets: Mapping[str, Callable[..., object]]) -> Iterator[None]:
+    """Let a search for data say which of the data sets needs none, if one does."""
+    from pipeline.data import synthetic
+
+    drawn = [name for name, load in datasets.items() if load is synthetic.generate]
+    token = built_in.set(f"dataset={drawn[0]}" if drawn else "")
+    try:
+        yield
+    finally:
+        built_in.reset(token)
 
 
 def prepare(data_dir: str) -> str:
     """Fetch, verify and cache what can be downloaded; say what there is."""
-    from pipeline.data import cifar100
+    from pipeline.data import cifar100, synthetic
 
-    loaded = cifar100.load(data_dir)
+    with offering({"synthetic": synthetic.generate}):
+        loaded = cifar100.load(data_dir)
     return (
         f"CIFAR-100: {len(loaded.training):,} training and {len(loaded.validation):,} validation"
         f" images, sha256 {loaded.digest}, cached in {cifar100.array_folder()}"
@@ -29,7 +50,10 @@ def verify(data_dir: str) -> str:
 
     verified = cifar100.check(data_dir)
     if not verified:
-        raise MachineError("CIFAR-100 is neither in data_dir nor in the cache; fetch it by: data")
+        raise MachineError(
+            "CIFAR-100 is neither in data_dir nor in the cache; fetch it by: python -m pipeline"
+            " data"
+        )
     return "\n".join(verified)
 
 

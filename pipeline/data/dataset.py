@@ -128,6 +128,18 @@ class ImageDataset:
         return f"{counts} images, {size_of(self.image_shape)}, {self.num_classes} classes"
 
     @property
+    def total(self) -> int:
+        """How many training images there are, with those that are held or left out."""
+        return self.left_out + len(self.training) + (len(self.validation) if self.test else 0)
+
+    @property
+    def heading(self) -> str:
+        """Name and description; before that, how many training images are used if not all are."""
+        used = self.total - self.left_out
+        few = f", {used:,} of {self.total:,} images" if self.left_out else ""
+        return f"{self.name}{few}: {self.description}"
+
+    @property
     def splits(self) -> dict[str, Split]:
         """The splits by name; `test` only after `hold_out`."""
         splits = {"training": self.training, "validation": self.validation}
@@ -178,11 +190,10 @@ class ImageDataset:
     @property
     def tags(self) -> dict[str, str]:
         """A run's tags for its data; `data_digest` covers all splits."""
-        whole = self.left_out + len(self.training) + (len(self.validation) if self.test else 0)
         return {
             "dataset": self.name,
             **self.identity,
-            **({"total_images": str(whole)} if self.left_out else {}),
+            **({"total_images": str(self.total)} if self.left_out else {}),
             "validation_digest": self.validation.digest,
             "validation_scheme": "hold-out of the training split" if self.test else TEST_SPLIT,
         }

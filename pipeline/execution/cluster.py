@@ -32,7 +32,7 @@ from pipeline.errors import InputError, MachineError, StoreError
 from pipeline.execution import ray_worker
 from pipeline.execution.nodes import examine, living_nodes, usable_nodes
 from pipeline.execution.parallelism import JOB_MEMORY, Limit, on_gpus, smallest
-from pipeline.execution.tasks import LOOK_SECONDS, Engine, Events, Task, TimeEpoch
+from pipeline.execution.tasks import LOOK_SECONDS, Engine, Events, Show, Task
 from pipeline.machine import GIB
 from pipeline.runs.queries import PARENT_TAG, STATUSES, find_runs
 from pipeline.store import buffer
@@ -172,7 +172,7 @@ def cluster_engine(
 def train_on_cluster(
     tasks: Sequence[Task],
     parent: Run,
-    _time_epoch: TimeEpoch,
+    _show: Show,
     at_once: int,
     resources: dict[str, Any],
     settings: dict[str, Any],

@@ -10,7 +10,7 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.errors import StoreError
 from pipeline.execution.jobs import in_parallel
 from pipeline.execution.parallelism import choose_jobs, share_threads
-from pipeline.execution.tasks import Engine, Events, Progress, Task, TimeEpoch
+from pipeline.execution.tasks import Engine, Events, Progress, Show, Task, progress_of
 from pipeline.machine import visible_gpus
 from pipeline.runs.training_run import THREADS, train_run
 from pipeline.training.device import choose_device, choose_precision
@@ -40,29 +40,27 @@ def local_engine(
 def _train(
     tasks: Sequence[Task],
     parent: Run,
-    time_epoch: TimeEpoch,
+    show: Show,
     jobs: int,
     gpus: Sequence[str],
     data: ImageDataset,
 ) -> Events:
     if jobs > 1:
         return in_parallel(tasks, parent, jobs, gpus)
-    return _one_by_one(tasks, parent, time_epoch, data)
+    return _one_by_one(tasks, parent, show, data)
 
 
-def _one_by_one(
-    tasks: Sequence[Task], parent: Run, time_epoch: TimeEpoch, data: ImageDataset
-) -> Events:
-    """Train in this process, where each run shows its own progress."""
-
-    def show(history: History) -> None:
-        time_epoch(history[-1]["epoch_seconds"])
-
+def _one_by_one(tasks: Sequence[Task], parent: Run, show: Show, data: ImageDataset) -> Events:
+    """Train in this process, which can't yield a run's progress until it has ended."""
     for cell, continued, threads, start, keep_state in tasks:
         yield cell, Progress()
+
+        def after_epoch(history: History, cell: Config = cell) -> None:
+            show(cell, progress_of(history))
+
         try:
             result = train_run(
-                cell, data, "none", continued, parent, threads, show, start, keep_state
+                cell, data, "none", continued, parent, threads, after_epoch, start, keep_state
             )
             yield cell, result
         except StoreError:

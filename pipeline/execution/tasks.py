@@ -41,6 +41,12 @@ Event: TypeAlias = "Progress | str | RunResult | Exception"
 Events: TypeAlias = Generator[tuple[Config, Event]]
 
 
+def progress_of(history: "History") -> Progress:
+    """The progress of a run whose epochs are these."""
+    last = history[-1]
+    return Progress(len(history), last["val_accuracy"], last["epoch_seconds"])
+
+
 class Task(NamedTuple):
     """A cell to train, an earlier study's run to continue, and the number of threads.
 
@@ -54,8 +60,8 @@ class Task(NamedTuple):
     keep_state: bool = False
 
 
-# Called with the seconds that an epoch has taken, where no event says so.
-TimeEpoch: TypeAlias = Callable[[float], None]
+# Called with a cell's progress, where no event says so: its run is trained in this process.
+Show: TypeAlias = Callable[[Config, Progress], None]
 
 
 class Engine(NamedTuple):
@@ -69,7 +75,7 @@ class Engine(NamedTuple):
     precision: str
     jobs: "Jobs"
     threads: Sequence[int]
-    train: Callable[[Sequence[Task], "Run", TimeEpoch], Events]
+    train: Callable[[Sequence[Task], "Run", Show], Events]
 
 
 def set_up() -> None:
@@ -94,8 +100,7 @@ def train(task: Task, parent: "Run", send: Callable[[Event], None]) -> "RunResul
     from pipeline.store.tags import tags_of
 
     def show(history: "History") -> None:
-        last = history[-1]
-        send(Progress(len(history), last["val_accuracy"], last["epoch_seconds"]))
+        send(progress_of(history))
 
     cell, continued, threads, start, keep_state = task
     tags = tags_of(parent)

@@ -93,7 +93,7 @@ def unloadable_versions() -> tuple[int, dict[str, str]]:
     """Load every registered version; return how many load, and why the others don't, by URI."""
     uris = [f"models:/{v.name}/{v.version}" for v in mlflow.MlflowClient().search_model_versions()]
     rejected = {}
-    for uri in tqdm(uris, unit="model", disable=None, leave=False):
+    for uri in tqdm(uris, unit="model", disable=None, leave=False, delay=0.5):
         try:
             load_model(uri)
         except InputError as error:

@@ -64,7 +64,7 @@ def predict(loaded: LoadedModel, pictures: Sequence[Picture], top: int) -> Itera
     """Read and classify pictures, in batches; a bar on the terminal shows how far it is."""
     with (
         ThreadPoolExecutor(usable_processors()) as readers,
-        tqdm(total=len(pictures), unit="picture", disable=None, leave=False) as bar,
+        tqdm(total=len(pictures), unit="picture", disable=None, leave=False, delay=0.5) as bar,
     ):
         for start in range(0, len(pictures), BATCH_SIZE):
             batch = pictures[start : start + BATCH_SIZE]

@@ -68,8 +68,7 @@ def analyse(ablation: Ablation, results: Sequence[RunResult], design: Design = P
         (main,) = _settings([("best", chosen)], table, compared, outcomes, design, by_id, [])
     elif not main:
         notes.append(
-            "No learning rate was chosen: that needs images other than the reported ones"
-            " (validation=holdout)."
+            "No learning rate was chosen, which takes held-out images (validation=holdout)."
         )
     notes += stuck_notes(table, variants)
     changes = sign_changes(compared, by_rate, primary)

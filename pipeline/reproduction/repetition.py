@@ -25,6 +25,7 @@ from pipeline.store.tags import tags_of
 from pipeline.store.waiting import in_store
 
 LOOK_SECONDS = 0.5
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} epochs [{elapsed}]"
 
 
 class Repetition(NamedTuple):
@@ -55,7 +56,7 @@ def repeat(
     with (
         log.open("wb") as output,
         _process(command, environment, output) as process,
-        tqdm(total=epochs, unit="epoch", disable=None, leave=False) as bar,
+        tqdm(total=epochs, bar_format=BAR, disable=None, leave=False) as bar,
     ):
         while process.poll() is None and (whole or bar.n < epochs):
             time.sleep(LOOK_SECONDS)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
-from datetime import timedelta
 
 import mlflow
 from tqdm import tqdm
@@ -25,6 +24,7 @@ from pipeline.statistics.intervals import (
     seeds_for_margin,
 )
 from pipeline.store.waiting import in_store
+from pipeline.study.forecast import Forecast, in_words
 from pipeline.study.grid import Grid
 
 
@@ -83,14 +83,13 @@ class Expectation:
         grid: Grid,
         cells: Sequence[Config],
         design: Design,
-        jobs: int,
+        forecast: Forecast,
         finished: Mapping[Config, RunResult],
         failures: Mapping[str, str],
     ) -> None:
         self.study_id, self.ablation, self.grid = study_id, ablation, grid
         self.cells, self.design = cells, design
-        self.jobs, self.finished, self.failures = jobs, finished, failures
-        self.run_seconds: float | None = None  # by the first epoch, until a run has finished
+        self.forecast, self.finished, self.failures = forecast, finished, failures
 
     def stages(self) -> Iterator[Sequence[Config]]:
         """Yield the cells to train next, as long as the margin is found to need any.
@@ -127,12 +126,6 @@ class Expectation:
                 needed[variant] = max(needed[variant], seeds)
         return needed
 
-    def time_first_epoch(self, config: Config, seconds: float) -> None:
-        """Estimate the time of a run, if nothing is known about it yet."""
-        if self.run_seconds is None and not self.finished:
-            self.run_seconds = seconds * config.epochs
-            self.say()
-
     def say(self) -> None:
         """Print what is expected, and store it."""
         complete = min(
@@ -144,22 +137,14 @@ class Expectation:
         elif complete < FIRST_SEEDS:
             about, basis = "about ", f" (estimated from {complete} of each)"
         needed = self.needed()
-        missing = len(self._missing(needed))
+        missing = self._missing(needed)
         seeds = ", ".join(f"{count} of {variant}" for variant, count in needed.items())
-        more = f"{missing} more run{'s' * (missing > 1)}, {self._time(missing)}"
+        time = in_words(self.forecast.seconds(dict.fromkeys(missing, 0)))
+        more = f"{len(missing)} more run{'s' * (len(missing) > 1)}, {time}"
         message = f"seeds needed: {about}{seeds}{basis}; {more if missing else 'all are trained'}"
         tqdm.write(message)
         client = mlflow.MlflowClient()
         in_store(client.set_tag)(self.study_id, "seeds_needed", message)
-
-    def _time(self, runs: int) -> str:
-        """How long that many runs take, in words."""
-        seconds = self.run_seconds
-        if self.finished:
-            seconds = sum(one.seconds for one in self.finished.values()) / len(self.finished)
-        if seconds is None:
-            return "and the first epoch shows how long they take"
-        return f"about {timedelta(seconds=round(seconds * runs / self.jobs))}"
 
 
 def _seeds_of_effect(finding: Finding, grid: Grid, design: Design, comparisons: int) -> int:

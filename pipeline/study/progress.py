@@ -1,29 +1,49 @@
 """The progress of a study: bars on a terminal, lines elsewhere."""
 
 import time
+from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
 from pipeline.config import Config
+from pipeline.execution.tasks import Progress
+from pipeline.study.forecast import Forecast, in_words
+from pipeline.study.reuse import Found, epochs_before
 from pipeline.training.epoch import BAR_INTERVAL
 
 LINE_INTERVAL = 60.0  # seconds between progress lines of a run, without a terminal
+# Not tqdm's own, which knows no speed until a run has ended.
+STUDY_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs [{elapsed}{postfix}]"
+RUN_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs"
 
 
 class StudyProgress:
-    """A bar for the study, and one below it for each run that trains in another process.
+    """A bar for the study, and one below it for each run.
 
     Without a terminal, it prints a line when a run ends, and now and then one for the others.
     """
 
-    def __init__(self, cells: int, done: int) -> None:
-        # disable=None: a bar only on a terminal.
-        self.study = tqdm(
-            total=cells, initial=done, unit="run", mininterval=BAR_INTERVAL, disable=None
-        )
-        self.total, self.ended, self.failed = cells, done, 0
+    def __init__(
+        self,
+        cells: Sequence[Config],
+        done: int,
+        begun: Mapping[Config, Found],
+        forecast: Forecast,
+    ) -> None:
+        self.forecast = forecast
+        self.left = {cell: epochs_before(begun.get(cell)) for cell in cells}  # that are complete
+        self.total, self.ended, self.failed = len(cells) + done, done, 0
         self.running: dict[Config, tqdm[None] | None] = {}
         self.last_line: dict[Config, float] = {}
+        # disable=None: a bar only on a terminal.
+        self.study = tqdm(
+            desc="Study",
+            total=self.total,
+            initial=done,
+            bar_format=STUDY_BAR,
+            mininterval=BAR_INTERVAL,
+            disable=None,
+        )
 
     def begin(self, cell: Config) -> None:
         """Show that a run begins, or begins again on another node."""
@@ -31,33 +51,41 @@ class StudyProgress:
         self.last_line[cell] = time.monotonic()
         self._describe()
 
-    def show(self, cell: Config, epochs: int, val_accuracy: float) -> None:
-        """Show how many epochs of a run are complete, and its accuracy after the last one."""
-        state = f"{cell.run_name}, validation accuracy {val_accuracy:.1%}"
+    def show(self, cell: Config, progress: Progress) -> None:
+        """Show how far a run is."""
+        known = self.forecast.seconds(self.left) is not None
+        self.forecast.note(cell.variant, progress.epoch_seconds)
+        self.left[cell] = progress.epochs
+        if not known:
+            self.write(f"{self._time_left()}, by the first epoch")
+        state = f"{cell.run_name}, validation accuracy {progress.val_accuracy:.1%}"
         if self.study.disable:
-            if time.monotonic() - self.last_line[cell] > LINE_INTERVAL:
+            due = time.monotonic() - self.last_line[cell] > LINE_INTERVAL
+            if due and progress.epochs < cell.epochs:
                 self.last_line[cell] = time.monotonic()
-                self.write(f"{state} after {epochs} of {cell.epochs} epochs")
+                self.write(f"{state} after {progress.epochs} of {cell.epochs} epochs")
             return
-        # Its speed is known from here on.
-        bar = self.running[cell] or tqdm(
-            total=cell.epochs, initial=epochs, unit="epoch", leave=False
-        )
-        self.running[cell] = bar
+        bar = self.running[cell]
+        if bar is None:
+            bar = tqdm(desc=state, total=cell.epochs, bar_format=RUN_BAR, leave=False)
+            self.running[cell] = bar
         bar.set_description_str(state, refresh=False)
-        bar.n = epochs
+        bar.n = progress.epochs
         bar.refresh()
+        self._describe()
 
     def end(self, cell: Config, outcome: str, failed: bool = False) -> None:
         """Show how a run has ended."""
         bar = self.running.pop(cell)
         if bar is not None:
             bar.close()
+        del self.left[cell]
         self.ended += 1
         self.failed += failed
         self.study.update()
         self._describe()
-        self.write(f"[{self.ended}/{self.total}] {cell.run_name}: {outcome}")
+        left = f"; {self._time_left()}" if self.left else ""
+        self.write(f"[{self.ended}/{self.total}] {cell.run_name}: {outcome}{left}")
 
     def write(self, line: str) -> None:
         """Print a line above the bars."""
@@ -70,7 +98,13 @@ class StudyProgress:
                 bar.close()
         self.study.close()
 
+    def _time_left(self) -> str:
+        seconds = self.forecast.seconds(self.left)
+        return "time left unknown" if seconds is None else f"{in_words(seconds)} left"
+
     def _describe(self) -> None:
         names = [cell.run_name for cell in self.running]
-        running = names[0] if len(names) == 1 else f"{len(names)} runs"
-        self.study.set_description_str(f"Study, {self.failed} failed, running {running}")
+        running = f", running {names[0] if len(names) == 1 else f'{len(names)} runs'}"
+        failed = f", {self.failed} failed" if self.failed else ""
+        self.study.set_postfix_str(self._time_left(), refresh=False)
+        self.study.set_description_str(f"Study{running * bool(names)}{failed}")

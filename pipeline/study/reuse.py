@@ -27,6 +27,7 @@ from pipeline.runs.run_result import (
     IncompleteRunError,
     RunResult,
     ablation_name,
+    config_of,
     differences,
     has_settings,
     read_result,
@@ -56,6 +57,11 @@ class Found(NamedTuple):
     def is_start(self) -> bool:
         """Whether a new run goes on from it."""
         return not (self.result or self.continued)
+
+
+def epochs_before(found: Found | None) -> int:
+    """How many epochs a cell's new run takes over from the run that it goes on from."""
+    return config_of(found.run).epochs if found and found.is_start else 0
 
 
 def find_cells(

@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import timedelta
 
 import mlflow
+import torch
 from mlflow.entities import Run
 
 from pipeline.ablation.loading import load_ablation, load_data
@@ -29,10 +30,12 @@ from pipeline.runs.provenance import (
     log_inputs,
 )
 from pipeline.runs.run_result import RunResult, config_of, recipe
+from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.intervals import Design
 from pipeline.store import liveness
 from pipeline.store.failures import first_line
 from pipeline.store.waiting import in_store
+from pipeline.study.forecast import Forecast, describe_plan, make_forecast
 from pipeline.study.grid import REGISTER, Grid
 from pipeline.study.margin import Expectation, choose_design
 from pipeline.study.progress import StudyProgress
@@ -74,6 +77,7 @@ def run_study(
     given = given_study()
     ablation = load_ablation(config.ablation)
     data = load_data(config)
+    print(f"ablation {ablation.name} on {data.heading}")
     if register != "none":
         registry.check_may_register(config.ablation, data, "give register=none")
     try_variants(config, data, grid.variants)
@@ -118,7 +122,12 @@ def run_study(
             ended = f"{count} run{'s' * (count > 1)} of {epochs} epoch{'s' * (epochs > 1)}"
             print(f"going on, in new runs, from {ended}", flush=True)
         design = choose_design(grid, earlier_plans(cells, data.digest))
-        finished, failures = _train(grid, cells, done, begun, design, parent, engine, keep_state)
+        forecast = make_forecast(cells, done, data, engine, torch.device("cpu"))
+        first = [c for c in cells if not grid.margin or c.seed < FIRST_SEEDS or c in done]
+        print(describe_plan(first, done, begun, engine, forecast, grid.margin > 0))
+        finished, failures = _train(
+            grid, cells, done, begun, design, parent, engine, keep_state, forecast
+        )
         results = [finished[cell] for cell in cells if cell in finished]
         if not results:
             raise MachineError(f"all {len(failures)} runs failed; {_first(failures)}")
@@ -167,35 +176,30 @@ def _train(
     parent: Run,
     engine: Engine,
     keep_state: bool,
+    forecast: Forecast,
 ) -> tuple[dict[Config, RunResult], Failures]:
     """Train the cells that are not done, with `seeds=auto` as many as it takes.
 
     Returns all results, and the reasons of the failures.
     """
     finished, failures, expected = dict(done), Failures(), None
-    if len(done) < len(cells):
-        print(engine.jobs.reason, flush=True)
-    if done:
-        of_all = "" if grid.margin else f" of {len(cells)}"
-        print(f"{len(done)}{of_all} runs are finished already and are reused", flush=True)
     if grid.margin:
         study_id = parent.info.run_id
         ablation = load_ablation(cells[0].ablation)
         expected = Expectation(
-            study_id, ablation, grid, cells, design, engine.jobs.number, finished, failures
+            study_id, ablation, grid, cells, design, forecast, finished, failures
         )
         expected.say()
     threads = dict(zip(cells, engine.threads, strict=True))
 
-    def time_epoch(seconds: float) -> None:
-        if expected:
-            expected.time_first_epoch(cells[0], seconds)
-
     left = [cell for cell in cells if cell not in finished]
     for stage in expected.stages() if expected else [left]:
         tasks = [_task(cell, begun.get(cell), threads[cell], keep_state) for cell in stage]
-        events = engine.train(tasks, parent, time_epoch)
-        _follow(events, len(stage), finished, failures, expected)
+        with (
+            closing(StudyProgress(stage, len(finished), begun, forecast)) as progress,
+            closing(engine.train(tasks, parent, progress.show)) as events,
+        ):
+            _follow(events, progress, finished, failures, expected)
     return finished, failures
 
 
@@ -206,34 +210,30 @@ def _task(cell: Config, found: Found | None, threads: int, keep_state: bool) -> 
 
 def _follow(
     events: Events,
-    cells: int,
+    progress: StudyProgress,
     results: dict[Config, RunResult],
     failures: Failures,
     expected: Expectation | None,
 ) -> None:
-    """Show the progress of so many cells, and add to `results` and `failures` how they end."""
-    done = len(results)
-    with closing(events), closing(StudyProgress(done + cells, done)) as progress:
-        for cell, event in events:
-            match event:
-                case str():
-                    named = cell.run_name in event
-                    progress.write(event if named else f"{cell.run_name}: {event}")
-                case Progress(epochs=0):
-                    progress.begin(cell)
-                case Progress(epochs, val_accuracy, epoch_seconds):
-                    progress.show(cell, epochs, val_accuracy)
-                    if expected:
-                        expected.time_first_epoch(cell, epoch_seconds)
-                case RunResult():
-                    results[cell] = event
-                    accuracy = event.history[-1]["val_accuracy"]
-                    progress.end(cell, f"validation accuracy {accuracy:.1%}, {event.seconds:.0f} s")
-                    if expected:
-                        expected.say()
-                case Exception():
-                    failures[cell.run_name] = first_line(event)
-                    progress.end(cell, f"failed: {failures[cell.run_name]}", failed=True)
+    """Show the progress of the cells, and add to `results` and `failures` how they end."""
+    for cell, event in events:
+        match event:
+            case str():
+                named = cell.run_name in event
+                progress.write(event if named else f"{cell.run_name}: {event}")
+            case Progress(epochs=0):
+                progress.begin(cell)
+            case Progress():
+                progress.show(cell, event)
+            case RunResult():
+                results[cell] = event
+                accuracy = event.history[-1]["val_accuracy"]
+                progress.end(cell, f"validation accuracy {accuracy:.1%}, {event.seconds:.0f} s")
+                if expected:
+                    expected.say()
+            case Exception():
+                failures[cell.run_name] = first_line(event)
+                progress.end(cell, f"failed: {failures[cell.run_name]}", failed=True)
 
 
 def _first(failures: Failures) -> str:

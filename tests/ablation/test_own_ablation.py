@@ -112,7 +112,7 @@ def test_variants_are_trained_in_parallel_and_a_network_that_learns_nothing_is_n
     again = pipeline(*study, "--dry-run")
     assert again.status == 0, again.err
     assert "ablation mine on noise: 90 training and 30 validation images, 6x9 pixels" in again.out
-    assert "2 runs, 2 of them finished" in again.out
+    assert "2 of 2 runs are finished already and are reused" in again.out
     assert len(runs_in(tmp_path)) == 3  # it stores nothing
 
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import Answer
 from lookalike import Server
 
-from pipeline.data import cifar100
+from pipeline.data import cifar100, offering, synthetic
 from pipeline.data.fetching import download, sources
 from pipeline.data.fetching.sources import Source
 from pipeline.errors import MachineError
@@ -83,8 +83,29 @@ def test_one_line_if_no_source_delivers(
     (line,) = answer.error_lines
     for part in (HOPELESS[fault], str(tmp_path / "empty"), "by hand", "dataset=synthetic"):
         assert part in line
+    assert answer.err.splitlines()[0] == (
+        f"looking for CIFAR-100: asking {fault}, for up to 3 s (dataset=synthetic needs no"
+        " download)"
+    )
     assert "Traceback" not in answer.err
     assert not (tmp_path / "empty" / "cifar-100-python.tar.gz").exists()
+
+
+def test_only_an_ablation_that_has_other_data_says_that_they_need_no_download(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    offer(monkeypatch, server, "404")
+    datasets: dict[str, Callable[..., object]]
+    datasets = {"real": cifar100.load, "drawn": synthetic.generate}
+    for offered, hint in ((datasets, "dataset=drawn needs no download"), ({}, "")):
+        with pytest.raises(MachineError) as error, offering(offered):
+            cifar100.load(str(tmp_path / "empty"))
+        said = capsys.readouterr().err.splitlines()[0]
+        assert said.endswith(f"for up to 3 s ({hint})" if hint else "for up to 3 s")
+        assert ("use dataset=drawn, which needs no download" in str(error.value)) == bool(hint)
 
 
 @pytest.mark.parametrize("way", ["redirect", "resets", "no-range", "slow"])

@@ -83,6 +83,32 @@ def test_a_run_that_is_stopped_by_a_signal_is_killed(tmp_path: Path, number: int
     )
 
 
+def test_whoever_presses_ctrl_c_twice_is_still_told_how_to_continue(tmp_path: Path) -> None:
+    train = {"arguments": ["train", *TINY], "at": "in a batch", "again": "ending"}
+    study = {"arguments": ["ablate", *TINY, "--seeds", "1", "--jobs", "1"], "at": "in a batch"}
+    answers = run_killed(
+        tmp_path,
+        [
+            {**train, "signal": signal.SIGTERM},
+            {**train, "signal": signal.SIGINT},
+            {**study, "signal": signal.SIGINT, "again": "ending:2"},  # after the run before it
+        ],
+    )
+    *_, interrupted, terminated = runs_in(tmp_path, "train")
+    assert [answer["status"] for answer in answers] == [143, 130, 130]
+    again = "SIGINT for the second time, before it could end properly"
+    resume = "python -m pipeline train --resume"
+    assert [answer["err"].splitlines()[-1] for answer in answers] == [
+        f"error: stopped by SIGTERM; continue by: {resume} {terminated.info.run_id}",
+        f"error: stopped by {again}; continue by: {resume} {interrupted.info.run_id}",
+        f"error: stopped by {again}; continue by: the same command again, which keeps what is done",
+    ]
+    assert terminated.info.status == "KILLED"
+    heading = "base-seed0 on synthetic, 300 of 10,000 images: 300 training and 2,000 validation"
+    assert answers[0]["out"].splitlines()[0].startswith(heading)
+    assert not any("Traceback" in answer["err"] for answer in answers)
+
+
 def test_a_signal_while_a_failure_is_noted_does_not_change_the_status(tmp_path: Path) -> None:
     diverging = ["train", *TINY, "--lr", "1e30"]
     kill = {"arguments": diverging, "at": "failure noted", "signal": signal.SIGTERM}
@@ -489,6 +515,9 @@ def test_evaluate_takes_a_run_id(study: Study, pipeline: Callable[..., Answer]) 
     answer = pipeline("evaluate", "--model", run.info.run_id)
     assert answer.status == 0
     evaluation = runs_in(study.folder, "evaluate")[0]
+    for metric in ("accuracy", "superclass_accuracy", "calibration_error"):
+        shown = f"{evaluation.data.metrics[metric]:.2%}"
+        assert re.search(rf"^  {metric} +{shown}$", answer.out, re.MULTILINE)
     assert evaluation.data.metrics["accuracy"] == pytest.approx(
         run.data.metrics["val_accuracy"], abs=0.0005
     )

@@ -91,7 +91,7 @@ def test_a_changed_file_makes_those_runs_train_again_that_read_it(
     for name in ("mine.py", "backbone.pt", "names.txt"):
         (folder / name).rename(folder / "moved" / name)
     moved = pipeline("ablate", "--ablation", "moved/mine.py", *study[3:], "--dry-run")
-    assert "2 runs, 2 of them finished" in moved.out
+    assert "2 of 2 runs are finished already and are reused" in moved.out
     # A model answers with the names of its classes.
     (folder / "moved" / "names.txt").write_text("cat dog emu")
     named = pipeline("ablate", "--ablation", "moved/mine.py", *study[3:], "--dry-run")

@@ -15,6 +15,7 @@ from scipy import stats
 
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.study.forecast import Forecast
 from pipeline.study.grid import Grid
 from pipeline.study.margin import Expectation, check_effects, choose_design
 
@@ -35,16 +36,16 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     answer = pipeline(*AUTO, "--margin", "20")
     assert answer.status == 0, answer.err
     told = [line for line in answer.out.splitlines() if line.startswith("seeds ")]
-    assert told[0] == (
-        "seeds needed: at least 5 of base, 5 of bn (at most 30 of each); 10 more runs, and the"
-        " first epoch shows how long they take"
+    assert "ablation cnn on synthetic, 300 of 10,000 images: 300 training and" in answer.out
+    assert "at least 10 runs to train, about 0:0" in answer.out
+    assert told[0].startswith(
+        "seeds needed: at least 5 of base, 5 of bn (at most 30 of each); 10 more runs, about 0:0"
     )
-    assert "10 more runs, about 0:0" in told[1]  # after the first epoch
     assert told[-2].startswith(
         "seeds needed: about 5 of base, 5 of bn (estimated from 4 of each); 1 more run, about"
     )
     assert told[-1] == "seeds needed: 5 of base, 5 of bn; all are trained"
-    assert len(told) == 1 + 1 + 10
+    assert len(told) == 1 + 10
     parent = runs_in(tmp_path, "study")[0]
     assert parent.data.tags["seeds_needed"] == told[-1]
     assert parent.info.run_name == "cnn on synthetic, seeds auto, 100 training images"
@@ -126,13 +127,31 @@ def test_only_the_variants_of_uncertain_effects_get_more_seeds() -> None:
     }
     grid = Grid(["base", "bn", "base_dropout"], range(40), [0.001], margin=1.2)
     design = choose_design(grid, set())
-    expected = Expectation("", TUTORIAL, grid, grid.cells(Config()), design, 1, finished, {})
+    expected = Expectation(
+        "", TUTORIAL, grid, grid.cells(Config()), design, Forecast(1, {}), finished, {}
+    )
     # Stein: (t * sd / margin) ** 2, with t for 1 - 0.04 / 2 comparisons / 2 sides.
     critical = stats.t.ppf(1 - 0.04 / 2 / 2, 4)
     seeds = int(np.ceil((critical * 100 * spread.std(ddof=1) / 1.2) ** 2))
     assert 5 < seeds < 40
     assert expected.needed() == {"base": seeds, "bn": 5, "base_dropout": seeds}
     assert {cell.variant for cell in expected.missing()} == {"base", "base_dropout"}
+
+
+def test_runs_take_turns_and_their_own_epochs_replace_the_estimate() -> None:
+    base, bn, other = (Config(variant=name, epochs=10) for name in ("base", "bn", "other"))
+    nothing = Forecast(2, {})
+    assert nothing.seconds({base: 0}) is None
+    nothing.note("base", 3.0)
+    assert nothing.seconds({base: 10, bn: 0}) == pytest.approx(1.4 + 30)  # as long as the other
+    forecast = Forecast(2, {"base": 1.0, "bn": 2.0})
+    # One process trains base and then the third, which takes 1.5 s an epoch, the other bn.
+    runs = {base: 0, bn: 5, other: 0}
+    assert forecast.seconds(runs) == pytest.approx(1.4 + 10 + 1.4 + 15)
+    assert forecast.seconds({base: 0}, starting=True) == pytest.approx(6 + 1.4 + 10)
+    for seconds in (3.0, 5.0):
+        forecast.note("base", seconds)
+    assert forecast.seconds({base: 5}) == pytest.approx(1.4 + 5 * 4)
 
 
 def test_an_ablation_without_a_pair_to_compare_has_no_margin() -> None:

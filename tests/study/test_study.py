@@ -54,6 +54,28 @@ def test_it_ends_with_a_table_the_answer_and_the_way_to_the_report(study: Study)
     ]
 
 
+def test_it_says_before_it_begins_what_it_takes_and_then_how_much_is_left(study: Study) -> None:
+    lines = study.answer.out.splitlines()
+    heading = "ablation cnn on synthetic: 10,000 training and 2,000 validation images, 32x32 pixels"
+    (first,) = (number for number, line in enumerate(lines) if line.startswith(heading))
+    plan, jobs = lines[first + 1 : first + 3]
+    takes = (
+        r"6 runs to train, about 0:\d\d:\d\d \(from a few steps of each variant on this machine\)"
+    )
+    assert re.fullmatch(takes, plan)
+    assert re.fullmatch(r"\d jobs?: .*; about \d\.\d GiB of memory each", jobs)
+    ended = [line for line in lines[first:] if line.startswith("[")]
+    for count, line in enumerate(ended, 1):
+        name = line.split()[1].removesuffix(":")
+        shown = f"{study.runs[name].data.metrics['val_accuracy']:.1%}"
+        left = r"; about 0:\d\d:\d\d left" if count < 6 else ""
+        assert re.fullmatch(
+            rf"\[{count}/6\] {name}: validation accuracy {shown}, \d+ s{left}", line
+        )
+    assert len(ended) == 6
+    assert not re.search(r"/s\]|it/s|\r", study.answer.out + study.answer.err)  # no bars in a log
+
+
 def test_the_built_in_data_tells_the_variants_apart_and_is_not_too_easy(study: Study) -> None:
     values = {v: run.data.metrics["val_accuracy"] for v, run in study.children.items()}
     assert all(0.05 < value < 0.9 for value in values.values())

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from pipeline.data import built_in
 from pipeline.data.fetching.sources import File, Source
 from pipeline.errors import MachineError
 
@@ -41,13 +42,11 @@ def download(sources: Sequence[Source], root: Path) -> Source:
 
     Reports to stderr. Raises a one-line MachineError if every source fails.
     """
-    troubles = []
     answering = reachable(sources)
-    for source in sources:
-        last = source is sources[-1]
+    troubles = [f"{source.name} does not answer" for source in sources if source not in answering]
+    for source in answering:
+        last = source is answering[-1]
         try:
-            if source not in answering:
-                raise SourceError("does not answer")
             for file in source.files:
                 fetch(source, file, root, 0 if last else LEAST_SPEED)
             return source
@@ -56,16 +55,20 @@ def download(sources: Sequence[Source], root: Path) -> Source:
         except SourceError as trouble:
             troubles.append(f"{source.name} {trouble}")
             if not last:
-                print(f"{source.name} {trouble}; trying the next source", file=sys.stderr)
+                _say(f"{source.name} {trouble}; trying the next source")
+    remedies = ["put it there by hand (docs/data.md)", "name a source by PIPELINE_DATA_SOURCE"]
+    remedies += [f"use {built_in.get()}, which needs no download"] if built_in.get() else []
     raise MachineError(
         f"CIFAR-100 is not in {root.absolute()} and no source delivers it: {'; '.join(troubles)};"
-        " put it there by hand (docs/data.md), name another source by PIPELINE_DATA_SOURCE, or use"
-        " dataset=synthetic, which needs no download"
+        f" {', or '.join([', '.join(remedies[:-1]), remedies[-1]])}"
     )
 
 
 def reachable(sources: Sequence[Source]) -> list[Source]:
     """Return the sources whose server responds within ANSWER_SECONDS, asked in parallel."""
+    names = ", ".join(dict.fromkeys(source.name for source in sources))
+    instead = f" ({built_in.get()} needs no download)" if built_in.get() else ""
+    _say(f"looking for CIFAR-100: asking {names}, for up to {ANSWER_SECONDS} s{instead}")
 
     def ask(source: Source) -> bool:
         if source.address.startswith("file:"):
@@ -132,7 +135,7 @@ def fetch(source: Source, file: File, root: Path, least_speed: float) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"another process fetches {target}; waiting for it", file=sys.stderr)
+        _say(f"another process fetches {target}; waiting for it")
         lock.acquire()
     with lock:
         if target.exists() and sha256(target) == file.sha256:
@@ -147,6 +150,10 @@ def fetch(source: Source, file: File, root: Path, least_speed: float) -> None:
             part.unlink()
             raise SourceError("sends different data (wrong sha256)")
         part.replace(target)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def sha256(path: Path) -> str:
@@ -169,9 +176,12 @@ def _transfer(url: str, part: Path, file: File, name: str, least_speed: float) -
     if have > file.size:
         part.unlink()
         have = 0
+    what = f"{part.stem} from {name}"
     with tqdm(
-        total=file.size, initial=have, unit="B", unit_scale=True, desc=f"{part.stem} from {name}"
+        total=file.size, initial=have, unit="B", unit_scale=True, desc=what, disable=None
     ) as bar:
+        if bar.disable:  # no terminal
+            _say(f"fetching {what}, {file.size / 1e6:.0f} MB")
         while have < file.size:
             trouble = _receive(url, part, file, have, bar, least_speed)
             now = part.stat().st_size if part.exists() else 0
@@ -206,10 +216,13 @@ def _receive(url: str, part: Path, file: File, have: int, bar: tqdm, least_speed
             since, received = time.monotonic(), 0
             with part.open("ab" if continued else "wb") as out:
                 for chunk in answer.iter_content(CHUNK):
+                    tenths = out.tell() * 10 // file.size
                     out.write(chunk)
                     if out.tell() > file.size:
                         raise SourceError("sends more bytes than the file has")
                     bar.update(len(chunk))
+                    if bar.disable and out.tell() * 10 // file.size > tenths:
+                        _say(f"{out.tell() / 1e6:.0f} of {file.size / 1e6:.0f} MB")
                     received += len(chunk)
                     passed = time.monotonic() - since
                     if passed > SLOW_SECONDS:

@@ -1,0 +1,106 @@
+"""The options of the commands that use what was trained: runs, models, data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+OwnAblation = Annotated[
+    str, typer.Option(help="File or module of the ablation; auto: that of the runs.")
+]
+RunIds = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Finished training runs, by id, the beginning of one, or name; none: all of an"
+        " experiment."
+    ),
+]
+LastCompared = Annotated[
+    int | None,
+    typer.Option(
+        help="Compare only the newest N finished training runs of the experiment; at least 2.",
+        show_default="all",
+    ),
+]
+LastListed = Annotated[int, typer.Option(help="How many to list; at least 1.")]
+Best = Annotated[bool, typer.Option("--best", help="The most accurate first, not the newest.")]
+OfExperiment = Annotated[
+    str | None, typer.Option(help="The experiment to list.", show_default="all")
+]
+RunId = Annotated[
+    str,
+    typer.Argument(help="A training run or a study, by id, the beginning of one, or name."),
+]
+FirstEpochs = Annotated[
+    int | None, typer.Option(help="Repeat only so many epochs; at least 1.", show_default="all")
+]
+OtherDataDir = Annotated[
+    str | None,
+    typer.Option(help="Folder that holds the data set's files.", show_default="the run's"),
+]
+Experiment = Annotated[
+    str | None,
+    typer.Option(
+        help="The experiment whose runs are compared if no ids are given; by default that of"
+        " MLFLOW_EXPERIMENT_NAME or _ID, or Default.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="NAME@VARIANT or NAME/VERSION of a registered model, a URI, a folder, or the run that"
+        " trained it, by id, the beginning of one, or name."
+    ),
+]
+ModelDataset = Annotated[
+    str, typer.Option(help="A data set of the ablation; auto: what the model was trained on.")
+]
+Images = Annotated[
+    list[str],
+    typer.Argument(
+        help="Pictures: files, folders, patterns such as 'photos/**/*.jpg', or - for standard input"
+        " (a picture, or names of files, one per line).",
+    ),
+]
+Recursive = Annotated[
+    bool, typer.Option("--recursive", help="Look also in the folders below a folder.")
+]
+Output = Annotated[
+    str, typer.Option(help="File to write instead of a table: *.csv, or *.jsonl for JSON lines.")
+]
+Top = Annotated[int, typer.Option(help="How many of the most probable classes; at least 1.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: on every one.")]
+Port = Annotated[int, typer.Option(help="Port to listen on; 0: any that is free.")]
+InterfacePort = Annotated[
+    int, typer.Option(envvar="MLFLOW_PORT", help="Port to listen on, 1 to 65535.")
+]
+Follow = Annotated[
+    bool, typer.Option("--follow", help="Serve another version when the alias moves to it.")
+]
+AllowedHosts = Annotated[
+    str,
+    typer.Option(
+        help="Names of this server, as behind a proxy: classify.example.org,*.lan; *: any. Without"
+        " it: localhost, this machine's name, and private addresses."
+    ),
+]
+Check = Annotated[
+    bool, typer.Option("--check", help="Verify every byte of what is there; fetch nothing.")
+]
+Sources = Annotated[
+    bool,
+    typer.Option("--sources", help="List the sources of the data, and how long each takes."),
+]
+SourceAddress = Annotated[
+    str | None,
+    typer.Option(help="Base address to fetch from instead of those (also: $PIPELINE_DATA_SOURCE)."),
+]
+Artifacts = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that holds the artifacts, such as mlruns; by default it is looked for next to"
+        " the database and in the current folder.",
+        show_default=False,
+    ),
+]
