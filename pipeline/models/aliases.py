@@ -74,7 +74,8 @@ def look_up(name: str) -> Registry | None:
     with refused_as(f"the aliases of models:/{name} can't be read"), unless_forbidden(unseen):
         versions = {str(v.version): v for v in client.search_model_versions(f"name = '{name}'")}
         aliases = client.get_registered_model(name).aliases
-        return Registry(versions, {alias: versions[str(n)] for alias, n in aliases.items()})
+        holders = {a: versions[str(n)] for a, n in aliases.items() if str(n) in versions}
+        return Registry(versions, holders)
     return None
 
 

@@ -161,16 +161,17 @@ def _describe(
         )
         with unless_forbidden(f"describe models:/{version.name}/{version.version}"):
             client.update_model_version(version.name, version.version, text)
-    if not client.get_registered_model(version.name).description:
-        variants = ", ".join(f"`@{variant}`" for variant in ablation.variants)
-        text = (
-            f"Models of the ablation {ablation.name}, trained on {data.name}.\n\n"
-            f"- {variants}: the variant's newest model of a full recipe: trained on all training"
-            " images, for at least as many epochs as the version before it, on the same data\n"
-            "- `@champion`: the version with the best validation accuracy on the same images\n\n"
-            "The description of a version says how it was trained."
-        )
-        with unless_forbidden(f"describe models:/{version.name}"):
+    with unless_forbidden(f"describe models:/{version.name}"):
+        if not client.get_registered_model(version.name).description:
+            variants = ", ".join(f"`@{variant}`" for variant in ablation.variants)
+            text = (
+                f"Models of the ablation {ablation.name}, trained on {data.name}.\n\n"
+                f"- {variants}: the variant's newest model of a full recipe: trained on all"
+                " training images, for at least as many epochs as the version before it, on the"
+                " same data\n"
+                "- `@champion`: the version with the best validation accuracy on the same images"
+                "\n\nThe description of a version says how it was trained."
+            )
             client.update_registered_model(version.name, text)
 
 

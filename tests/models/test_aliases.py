@@ -21,7 +21,7 @@ from pipeline.models import aliases
 from pipeline.models.aliases import move_aliases
 from pipeline.models.export import MODEL_FILE
 from pipeline.models.registry import register
-from pipeline.store.initialization import check_experiment
+from pipeline.store.initialization import check_store
 
 NAME = "noise-mine"
 RECIPE = ["--ablation", "mine.py", "--batch-size", "32", "--epochs", "2"]
@@ -33,7 +33,7 @@ Pipeline = Callable[..., Answer]
 def client(tmp_path: Path) -> mlflow.MlflowClient:
     """The store of a folder with an ablation whose runs take no time."""
     mine.write(tmp_path)
-    check_experiment()
+    check_store()
     return mlflow.MlflowClient()
 
 
