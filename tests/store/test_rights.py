@@ -15,6 +15,7 @@ from PIL import Image
 from servers import Server
 
 from pipeline.serving.served import load_served
+from pipeline.store import artifacts, buffer
 from pipeline.store.liveness import PROCESS, this_process
 
 STUDY = ["ablate", *WHOLE, "--variants", "bn,base", "--seeds", "1", "--jobs", "1"]
@@ -221,3 +222,19 @@ def test_runs_of_a_server_whose_artifacts_are_gone_are_trained_again(
     assert answer.status == 0, answer.err
     assert "files of its model are missing" in answer.err
     assert not (tmp_path / "mlruns").exists()
+
+
+@pytest.mark.parametrize("may_delete", [True, False])
+def test_a_state_is_emptied_where_the_store_deletes_no_file(
+    may_delete: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(*_: object) -> None:
+        raise PermissionError("403")
+
+    if not may_delete:
+        monkeypatch.setattr(artifacts, "delete_file", forbid)
+    with mlflow.start_run() as run:
+        mlflow.log_text("", "environment.txt")  # which makes the folder
+        artifacts.replace_artifact(b"state", buffer.STATE_FILE)
+        buffer.drop_state()
+    assert artifacts.read_artifact(run, buffer.STATE_FILE) == (None if may_delete else b"")
