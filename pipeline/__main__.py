@@ -42,9 +42,8 @@ def main() -> NoReturn:
     try:
         for argument in sys.argv[1:]:
             check_text("an argument", argument)
-        sys.exit(
-            app(prog_name=program_name(), standalone_mode=False)
-        )  # a command returns its status; None is 0
+        # A command returns its status; None is 0.
+        sys.exit(app(prog_name=program_name(), standalone_mode=False))
     except typer.TyperException as error:
         _fail(f"{error.format_message().rstrip('.')} (see --help)", InputError.exit_status)
     except (InputError, MachineError) as error:
