@@ -45,9 +45,8 @@ def main() -> NoReturn:
     try:
         for argument in sys.argv[1:]:
             check_text("an argument", argument)
-        sys.exit(
-            app(prog_name=program_name(), standalone_mode=False)
-        )  # a command returns its status; None is 0
+        # A command returns its status; None is 0.
+        sys.exit(app(prog_name=program_name(), standalone_mode=False))
     except typer.TyperException as error:
         wrong = InputError(f"{error.format_message().rstrip('.')} (see --help)")
         _end_project_run(project_run, wrong)
