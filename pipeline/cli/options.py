@@ -1,35 +1,14 @@
 """The commands' options: the type of each, and its help text with unit and range."""
 
-import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from pipeline.cli.single import RUN_HAS_ONE, STUDY_HAS_ONE, one
 from pipeline.config import DEVICES, PRECISIONS, VALIDATIONS, Config
 
 DEFAULT = Config()
-
-
-def one(kind: type, several: str) -> dict[str, Any]:
-    """What typer is told of an option that takes one value: how to answer a list of them, too."""
-
-    def read(given: object) -> Any:
-        text = str(given)  # a default comes as it is
-        if "," in text:
-            raise typer.BadParameter(f"{text!r} is a list; {several}")
-        try:
-            # `mlflow run` passes an integer on as it was typed, such as `1.0`.
-            return kind(re.sub(r"\.0+\s*$", "", text) if kind is int else text)
-        except ValueError:
-            what = "an integer" if kind is int else "a number"
-            raise typer.BadParameter(f"{text!r} is not {what}") from None
-
-    return {"parser": read, "metavar": f"<{kind.__name__}>"}
-
-
-RUN_HAS_ONE = "a run has one, and ablate takes several: {}"
-STUDY_HAS_ONE = "all runs of a study have the same: start one for each (docs/your-own-ablation.md)"
 
 Ablation = Annotated[
     str,
