@@ -327,7 +327,7 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, 
         done.append(("sources",))
         return []
 
-    def train_run(config: Config, data: object, register: str, continued: object) -> RunResult:
+    def train_run(config: Config, data: object, *_: object, **__: object) -> RunResult:
         done.append(("train", config))
         history = [{"val_accuracy": 0.5, "val_loss": 1.0, "epoch_seconds": 1.0}]
         version = RegisteredVersion("synthetic-cnn", "1")

@@ -249,7 +249,7 @@ def learned(run: Run) -> dict[str, list[tuple[int, float]]]:
 def test_a_study_goes_on_to_more_epochs_from_runs_that_kept_their_state(
     pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = [*ABLATE, "--seeds", "1", "--register", "none", "--jobs", "2"]
+    study = [*ABLATE, "--seeds", "1", "--register", "none", "--jobs", "1"]
     assert pipeline(*study, "--keep-state", "yes").status == 0
     (parent,), short = by_kind(tmp_path)
     more = [*study, "--epochs", "3"]
@@ -259,13 +259,14 @@ def test_a_study_goes_on_to_more_epochs_from_runs_that_kept_their_state(
         assert place in planned.out
     # Killed before it has a state of its own, and continued: it still begins with the other's.
     with broken_epoch(2):
-        assert pipeline(*study[:-1], "1", "--epochs", "3").status == 1
-    answer = pipeline(*more)
+        assert pipeline(*more).status == 1
+    answer = pipeline(*more, "--jobs", "2")
     assert answer.status == 0, answer.err
     assert answer.out.count("continues after 1 of 3 epochs") == 2
 
     untouched = {run.info.run_id: run for run in by_kind(tmp_path)[1]}
-    assert all(untouched[run.info.run_id].data == run.data for run in short)
+    for run in short:
+        assert untouched[run.info.run_id].data.to_dictionary() == run.data.to_dictionary()
     assert {run.data.tags["mlflow.parentRunId"] for run in short} == {parent.info.run_id}
     new = {run.info.run_name: run for run in untouched.values() if run.data.tags["epochs"] == "3"}
     assert len(new) == len(untouched) - len(short) == 2
