@@ -22,7 +22,7 @@ ENVIRONMENT = {
     # The command itself prints, once, where to view its run.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # By default MLflow tries for four minutes to reach a server, and waits two for an answer;
-    # `store.waiting` also waits, but says so, and training continues meanwhile.
+    # `store.outages.waiting` also waits, but says so, and training continues meanwhile.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     # By default MLflow samples CPU and memory every 10 s; a shorter run gets none.

@@ -21,10 +21,10 @@ def list_(
     """List runs and studies, the newest first, with their accuracy and the ids to name them by."""
     check_at_least("last", last, 1)
     with importing():
+        from pipeline.cli.listing import list_runs
         from pipeline.store.address import shown_uri
         from pipeline.store.initialization import check_store
         from pipeline.store.lookup import SHORT_ID, age
-        from pipeline.study.listing import list_runs
 
     check_store(may_be_moved=True)
     listed = list_runs(experiment, best)

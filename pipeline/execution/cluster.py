@@ -37,7 +37,7 @@ from pipeline.machine import GIB
 from pipeline.runs.queries import PARENT_TAG, STATUSES, find_runs
 from pipeline.store import buffer
 from pipeline.store.address import shown_uri
-from pipeline.store.failures import first_line
+from pipeline.store.outages.failures import first_line
 from pipeline.upstream import local_path
 
 MAX_RETRIES = 3  # how many times Ray restarts a task whose worker or node has died

@@ -195,8 +195,8 @@ class Survivor:
             alive.get()
         study.place.enter()
         from pipeline.runs.queries import PARENT_TAG, find_runs
-        from pipeline.store import waiting
         from pipeline.store.lookup import get_run
+        from pipeline.store.outages import waiting
 
         waiting.wait_from_the_start()
         info = study.parent.info

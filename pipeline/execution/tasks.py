@@ -86,7 +86,7 @@ def set_up() -> None:
     # Not a multiprocessing lock, which would leak if this process is killed.
     tqdm.set_lock(threading.RLock())
     from pipeline.runs import training_run  # noqa: F401
-    from pipeline.store import waiting
+    from pipeline.store.outages import waiting
 
     waiting.wait_from_the_start()
 
@@ -112,7 +112,7 @@ def train(task: Task, parent: "Run", send: Callable[[Event], None]) -> "RunResul
 
 def outcome(training: Callable[[], "RunResult"]) -> "RunResult | Exception":
     """Run a training; return its result, or an error that can be sent."""
-    from pipeline.store.failures import first_line
+    from pipeline.store.outages.failures import first_line
 
     try:
         return training()

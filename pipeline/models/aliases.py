@@ -15,8 +15,8 @@ from pipeline.data.dataset import TEST_SPLIT, ImageDataset
 from pipeline.models.export import MODEL_FILE
 from pipeline.models.registry import RegisteredVersion, percent, plural, refresh, refused_as
 from pipeline.store.artifacts import missing_files
-from pipeline.store.failures import is_outage, unless_forbidden
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.failures import is_outage, unless_forbidden
+from pipeline.store.outages.waiting import in_store
 
 CHAMPION = "champion"
 MEASURED = ("validation_digest", "validation_scheme")  # equal where accuracies are comparable

@@ -22,7 +22,7 @@ from pipeline.ablation.definition import Arguments
 from pipeline.data.dataset import ImageDataset
 from pipeline.models.safety import digests
 from pipeline.store.artifacts import missing_files
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.waiting import in_store
 from pipeline.upstream import storing
 
 # On a logged model: its files' digests as JSON. The tag is in the store's database: altering the

@@ -22,8 +22,8 @@ from pipeline.models.export import DIGESTS_TAG, file_names, signature
 from pipeline.models.naming import absent, model_uri
 from pipeline.models.safety import check_harmless, check_unaltered
 from pipeline.store.artifacts import missing_files
-from pipeline.store.failures import STORE_ERRORS, first_line, is_outage
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.failures import STORE_ERRORS, first_line, is_outage
+from pipeline.store.outages.waiting import in_store
 from pipeline.upstream import name_and_version
 
 

@@ -7,9 +7,9 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError, shortlist
-from pipeline.store.failures import unless_forbidden
 from pipeline.store.lookup import match_run, quoted
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.failures import unless_forbidden
+from pipeline.store.outages.waiting import in_store
 
 HOW = "name one by NAME@ALIAS, NAME/VERSION, a URI or a folder, or by the id or name of its run"
 

@@ -14,8 +14,8 @@ from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, RegistrationError
 from pipeline.store.address import shown_uri
-from pipeline.store.failures import first_line, is_forbidden, is_outage, unless_forbidden
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.failures import first_line, is_forbidden, is_outage, unless_forbidden
+from pipeline.store.outages.waiting import in_store
 
 
 class RegisteredVersion(NamedTuple):

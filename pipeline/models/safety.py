@@ -26,7 +26,7 @@ import torch
 from torch.export.pt2_archive import PT2ArchiveReader
 
 from pipeline.errors import InputError, shortlist
-from pipeline.store.failures import first_line
+from pipeline.store.outages.failures import first_line
 
 # MLflow adds this file to a folder fetched from the registry, even to the store's own folder if
 # that is local; nothing reads it.

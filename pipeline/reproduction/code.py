@@ -16,8 +16,8 @@ from pipeline.interruption import deferred
 from pipeline.reproduction.record import COMMIT
 from pipeline.runs.provenance import ABLATION_FOLDER, git_dirty
 from pipeline.store.artifacts import missing_files
+from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import tags_of
-from pipeline.store.waiting import in_store
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from pipeline.runs import resume
 from pipeline.runs.provenance import read_inputs, versions
 from pipeline.runs.run_result import config_of
 from pipeline.store.artifacts import read_artifact
+from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import tags_of
-from pipeline.store.waiting import in_store
 
 COMMIT = "mlflow.source.git.commit"
 EPOCH = "val_accuracy"  # logged once in each epoch

@@ -21,8 +21,8 @@ from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
 from pipeline.reproduction.record import DECISIVE, EPOCH, Record, Values, read_values
 from pipeline.runs.provenance import read_inputs
+from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import tags_of
-from pipeline.store.waiting import in_store
 
 LOOK_SECONDS = 0.5
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} epochs [{elapsed}]"

@@ -20,7 +20,7 @@ from pipeline.runs.lifecycle import track
 from pipeline.store.artifacts import log_table, read_artifact
 from pipeline.store.liveness import mark_dead_runs
 from pipeline.store.lookup import get_run
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.waiting import in_store
 
 TABLE = "reproduction.csv"
 RESULTS = "results.csv"  # of a study

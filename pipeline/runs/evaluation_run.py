@@ -19,8 +19,8 @@ from pipeline.runs.queries import given_run
 from pipeline.runs.run_result import recorded_ablation
 from pipeline.store.artifacts import log_figure, log_table
 from pipeline.store.lookup import find_run
+from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import tags_of
-from pipeline.store.waiting import in_store
 from pipeline.training.loop import VALIDATION_BATCH_SIZE
 
 # matplotlib and scikit-learn take a second to import: done only when there is something to show.

@@ -19,10 +19,11 @@ from pipeline.machine import processor
 from pipeline.runs.provenance import environment, git_dirty, versions
 from pipeline.runs.queries import PARENT_TAG
 from pipeline.store import buffer
-from pipeline.store.failures import STORE_ERRORS, first_line
 from pipeline.store.initialization import check_relative
 from pipeline.store.liveness import PROCESS, is_alive, this_process
 from pipeline.store.lookup import get_run
+from pipeline.store.outages.failures import STORE_ERRORS, first_line
+from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import (
     RECORD_FILE,
     as_record,
@@ -32,7 +33,6 @@ from pipeline.store.tags import (
     tags_of,
     to_tags,
 )
-from pipeline.store.waiting import in_store
 from pipeline.upstream import is_generated_name, keep_status
 
 THEN, MOST_PLACES = ", then ", 8

@@ -30,8 +30,8 @@ from pipeline.data.dataset import ImageDataset, Split
 from pipeline.errors import InputError
 from pipeline.machine import describe_machine
 from pipeline.store.artifacts import read_artifact
+from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import tags_of
-from pipeline.store.waiting import in_store
 
 # The modules that compute a run's numbers; a test checks the list against what training imports.
 # Those that read images are not among them, since what they read is digested.

@@ -9,7 +9,7 @@ from mlflow.entities import Run
 from pipeline.errors import InputError, shortlist
 from pipeline.store.initialization import deleted_experiment
 from pipeline.store.lookup import get_run, match_run, not_found, search
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.waiting import in_store
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 PARENT_TAG = "mlflow.parentRunId"

@@ -23,8 +23,8 @@ from pipeline.errors import InputError
 from pipeline.models.export import is_whole, newest_model
 from pipeline.models.registry import RegisteredVersion
 from pipeline.store.artifacts import read_artifact
+from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import tags_of
-from pipeline.store.waiting import in_store
 from pipeline.training.state import History
 from pipeline.upstream import shell_quote
 

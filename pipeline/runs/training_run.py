@@ -34,8 +34,8 @@ from pipeline.store import buffer
 from pipeline.store.artifacts import log_figure, replace_artifact
 from pipeline.store.interface import link
 from pipeline.store.lookup import find_run
+from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import tags_of
-from pipeline.store.waiting import in_store
 from pipeline.training.building.parts import network_settings, prepare, schedule_of, unlike_earlier
 from pipeline.training.device import choose_device, choose_precision
 from pipeline.training.loop import FAST_PATH, describe_steps, is_stuck, loss_of_guess, train_network

@@ -11,9 +11,9 @@ from mlflow.exceptions import MlflowException
 from pipeline.errors import InputError
 from pipeline.models.loading import LoadedModel, load_model
 from pipeline.models.registry import versions_of
-from pipeline.store.failures import is_outage
 from pipeline.store.interface import page
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.failures import is_outage
+from pipeline.store.outages.waiting import in_store
 
 ALIAS = re.compile("models:/([^/@]+)@([^/@]+)")
 FOLLOW_SECONDS = 2.0

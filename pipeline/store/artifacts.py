@@ -11,8 +11,8 @@ import mlflow
 import pandas as pd
 from mlflow.entities import Run
 
-from pipeline.store.failures import is_outage
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.failures import is_outage
+from pipeline.store.outages.waiting import in_store
 from pipeline.upstream import delete_file, download_file, list_files, local_path
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from mlflow.entities import Metric, Run
 
 from pipeline import upstream
 from pipeline.store.address import shown_uri
-from pipeline.store.advice import as_store_error
 from pipeline.store.artifacts import delete_artifact, read_artifact, replace_artifact
-from pipeline.store.failures import STORE_ERRORS, is_contended, is_outage
 from pipeline.store.liveness import PROCESS, this_process
-from pipeline.store.waiting import RETRY_SECONDS, in_store, uncut
+from pipeline.store.outages.advice import as_store_error
+from pipeline.store.outages.failures import STORE_ERRORS, is_contended, is_outage
+from pipeline.store.outages.waiting import RETRY_SECONDS, in_store, uncut
 
 METRICS_AT_ONCE = 1000  # MLflow's limit
 STATE_FILE = "training_state.pt"

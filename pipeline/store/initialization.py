@@ -14,10 +14,10 @@ from sqlalchemy.engine import make_url
 from pipeline.config import check_text
 from pipeline.errors import InputError, MachineError, shortlist
 from pipeline.store.address import shown_uri, sqlite_file
-from pipeline.store.advice import as_store_error
-from pipeline.store.failures import STORE_ERRORS, is_forbidden
 from pipeline.store.moving.detection import COMMAND, check_moved, is_there, owner_of
-from pipeline.store.waiting import LOCK_SECONDS, in_store, patience
+from pipeline.store.outages.advice import as_store_error
+from pipeline.store.outages.failures import STORE_ERRORS, is_forbidden
+from pipeline.store.outages.waiting import LOCK_SECONDS, in_store, patience
 from pipeline.upstream import connect_once, create_tables, is_database, local_path
 
 DEFAULT_STORE = "sqlite:///mlflow.db"

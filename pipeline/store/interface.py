@@ -15,7 +15,7 @@ from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted
 from pipeline.store.address import shell_uri, shown_uri, sqlite_file
 from pipeline.store.initialization import DEFAULT_EXPERIMENT
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.waiting import in_store
 from pipeline.upstream import is_database
 
 HOST = "127.0.0.1"

@@ -14,9 +14,9 @@ import mlflow
 import psutil
 from mlflow.entities import Run
 
-from pipeline.store.failures import unless_forbidden
+from pipeline.store.outages.failures import unless_forbidden
+from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import say_failure
-from pipeline.store.waiting import in_store
 
 # A live run samples CPU and memory every few seconds. One on another machine, whose process can't
 # be seen from here, is given up after a silence longer than any store outage should last.

@@ -10,8 +10,8 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError, shortlist
 from pipeline.store.address import shown_uri
-from pipeline.store.failures import is_outage
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.failures import is_outage
+from pipeline.store.outages.waiting import in_store
 
 SHORT_ID = 8  # characters that are shown of an id; any number that is unique can be typed
 MOST_SHOWN = 3  # runs in a message

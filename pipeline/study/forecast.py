@@ -24,7 +24,7 @@ from pipeline.models.trial.variants import try_variants
 from pipeline.runs.run_result import RunResult
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.store import liveness
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.waiting import in_store
 from pipeline.study.grid import Grid
 from pipeline.study.reuse import Found, epochs_before, find_cells
 from pipeline.training.batches import TrainingBatches, ValidationBatches

@@ -23,7 +23,7 @@ from pipeline.statistics.intervals import (
     Design,
     seeds_for_margin,
 )
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.waiting import in_store
 from pipeline.study.forecast import Forecast, in_words
 from pipeline.study.grid import Grid
 

@@ -33,8 +33,8 @@ from pipeline.runs.run_result import RunResult, config_of, recipe
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.intervals import Design
 from pipeline.store import liveness
-from pipeline.store.failures import first_line
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.failures import first_line
+from pipeline.store.outages.waiting import in_store
 from pipeline.study.forecast import Forecast, describe_plan, make_forecast
 from pipeline.study.grid import REGISTER, Grid
 from pipeline.study.margin import Expectation, choose_design

@@ -174,7 +174,7 @@ def log_tag(name: str, value: str) -> None:
     if "mlflow" in sys.modules:
         import mlflow
 
-        from pipeline.store.waiting import in_store
+        from pipeline.store.outages.waiting import in_store
 
         if mlflow.active_run():
             in_store(mlflow.set_tag)(name, value)

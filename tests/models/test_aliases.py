@@ -269,7 +269,7 @@ def test_the_champion_says_from_where_it_comes_also_after_an_outage(
         return said
 
     monkeypatch.setattr(aliases, "_set", interrupted)
-    monkeypatch.setattr("pipeline.store.waiting.RETRY_SECONDS", 0)
+    monkeypatch.setattr("pipeline.store.outages.waiting.RETRY_SECONDS", 0)
     moved = "version 2 (50.0 %), before version 1 (25.0 %)"
     assert add(DATA, 0.5) == (
         f"models:/{NAME}@wide: {moved}",

@@ -72,7 +72,7 @@ def test_the_next_command_marks_a_run_whose_process_is_gone(
 def test_two_commands_may_mark_the_same_run_at_the_same_moment(
     pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.store.waiting.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.store.outages.waiting.RETRY_SECONDS", 0.01)
     dead, elsewhere = running(NOBODY), sqlite3.connect("mlflow.db")
 
     def mark_elsewhere(_mapper: object, _connection: object, tag: SqlTag) -> None:

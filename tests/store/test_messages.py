@@ -15,8 +15,8 @@ from conftest import TINY, Answer, free_port, runs_in
 from sqlalchemy.exc import ProgrammingError
 
 from pipeline.store.address import without_password
-from pipeline.store.advice import WRITABLE, as_store_error
 from pipeline.store.interface import where_to_look
+from pipeline.store.outages.advice import WRITABLE, as_store_error
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from test_resume import LEARNED
 from pipeline.errors import StoreOutageError
 from pipeline.runs.queries import find_runs
 from pipeline.runs.run_result import RESULT_FILE, read_result
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.waiting import in_store
 from pipeline.training.network import CNNNetwork
 
 # About a second an epoch on two cores.
@@ -234,7 +234,7 @@ def test_a_study_in_parallel_continues_while_the_server_is_away(
 def test_only_a_job_of_a_study_waits_for_the_store_before_a_run_has_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.store.waiting.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.store.outages.waiting.RETRY_SECONDS", 0.01)
     calls = 0
 
     @in_store
@@ -248,7 +248,7 @@ def test_only_a_job_of_a_study_waits_for_the_store_before_a_run_has_begun(
     with pytest.raises(StoreOutageError):
         answer()
     assert calls == 1
-    monkeypatch.setattr("pipeline.store.waiting._waits_from_the_start", True)
+    monkeypatch.setattr("pipeline.store.outages.waiting._waits_from_the_start", True)
     assert answer() == 4
 
 

@@ -24,7 +24,7 @@ from pipeline.models.trial.repeating import (
     precision_of,
     steps_of,
 )
-from pipeline.store.failures import first_line
+from pipeline.store.outages.failures import first_line
 from pipeline.training.batches import TrainingBatches
 from pipeline.training.building.parts import (
     has_schedule,

@@ -10,8 +10,8 @@ import mlflow
 
 from pipeline.errors import InputError, StoreError
 from pipeline.store.address import shown_uri, sqlite_file
-from pipeline.store.advice import as_store_error
-from pipeline.store.waiting import LOCK_SECONDS
+from pipeline.store.outages.advice import as_store_error
+from pipeline.store.outages.waiting import LOCK_SECONDS
 from pipeline.upstream import local_path
 
 COMMAND = "python -m pipeline relocate"

@@ -14,8 +14,8 @@ import mlflow
 from pipeline.errors import InputError
 from pipeline.interruption import deferred
 from pipeline.store.address import shown_uri
-from pipeline.store.advice import as_store_error
-from pipeline.store.failures import STORE_ERRORS, is_contended, is_outage
+from pipeline.store.outages.advice import as_store_error
+from pipeline.store.outages.failures import STORE_ERRORS, is_contended, is_outage
 
 RETRY_SECONDS = 2
 # How long to wait for another process writing to the same database.

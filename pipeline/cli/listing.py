@@ -15,7 +15,7 @@ from pipeline.runs.queries import PARENT_TAG, experiment_id, is_finished_trainin
 from pipeline.runs.run_result import config_of, recipe
 from pipeline.store.liveness import PROCESS, is_alive
 from pipeline.store.lookup import search
-from pipeline.store.waiting import in_store
+from pipeline.store.outages.waiting import in_store
 
 # The metric that is shown of each kind of run; a study's is computed from its runs'.
 ACCURACY = {

@@ -8,7 +8,7 @@ import mlflow
 
 from pipeline.errors import StoreError, StoreOutageError
 from pipeline.store.address import shell_uri, shown_uri, without_password
-from pipeline.store.failures import first_line, is_outage
+from pipeline.store.outages.failures import first_line, is_outage
 from pipeline.upstream import is_known_schema, local_path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
