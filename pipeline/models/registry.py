@@ -69,7 +69,8 @@ def register(
         **data.tags,
         **({"study": study} if study else {}),
     }
-    with refused_as(f"{config.run_name} is trained, but its model {model_uri} can't be registered"):
+    trained = f"{config.run_name} is trained, but its model {model_uri}"
+    with refused_as(f"{trained} can't be registered as {name}"):
         version = _version(name, model_uri, tags)
         _describe(version, config, val_accuracy, data, page)
     return RegisteredVersion(name, str(version.version))
