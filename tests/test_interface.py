@@ -56,7 +56,7 @@ def server(study: Study) -> Iterator[Server]:
     browser.write_text(f'#!/bin/sh\necho "$1" >> "{opened}"\necho NOISE | tee /dev/stderr\n')
     browser.chmod(0o755)
     started = start(study.folder, "env", f"BROWSER='{browser}' %s", *make)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # it takes 11 s of a processor, of which others may take most
     while True:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
