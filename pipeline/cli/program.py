@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,6 @@ import typer
 
 NAME = "pipeline"
 COMPLETING = f"_{NAME.upper()}_COMPLETE"  # set by a shell that asks for completions
-DISTRIBUTION = "cifar100-cnn"
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"  # not there where a wheel was installed
 
 
@@ -26,11 +25,13 @@ def program_name() -> str | None:
 def describe_version() -> str:
     """The version and commit of this code, and the versions of what its results depend on."""
     if PROJECT.exists():
-        own = str(tomllib.loads(PROJECT.read_text())["project"]["version"]) + _commit()
+        project = tomllib.loads(PROJECT.read_text())["project"]
+        own = f"{project['name']} {project['version']}{_commit()}"
     else:
-        own = _version(DISTRIBUTION)
+        name, *_ = packages_distributions().get(__name__.partition(".")[0], [NAME])
+        own = f"{name} {_version(name)}"
     packages = ", ".join(f"{name} {_version(name)}" for name in ("torch", "mlflow"))
-    return f"{DISTRIBUTION} {own}, {packages}, Python {platform.python_version()}"
+    return f"{own}, {packages}, Python {platform.python_version()}"
 
 
 def _version(package: str) -> str:
