@@ -26,12 +26,12 @@ def describe_version() -> str:
     """The version and commit of this code, and the versions of what its results depend on."""
     if PROJECT.exists():
         project = tomllib.loads(PROJECT.read_text())["project"]
-        name, own = project["name"], project["version"] + _commit()
+        own = f"{project['name']} {project['version']}{_commit()}"
     else:
-        name, *_ = packages_distributions()[__name__.partition(".")[0]]
-        own = _version(name)
-    packages = ", ".join(f"{one} {_version(one)}" for one in ("torch", "mlflow"))
-    return f"{name} {own}, {packages}, Python {platform.python_version()}"
+        name, *_ = packages_distributions().get(__name__.partition(".")[0], [NAME])
+        own = f"{name} {_version(name)}"
+    packages = ", ".join(f"{name} {_version(name)}" for name in ("torch", "mlflow"))
+    return f"{own}, {packages}, Python {platform.python_version()}"
 
 
 def _version(package: str) -> str:
