@@ -16,6 +16,7 @@ from pipeline.runs.run_result import config_of, recipe
 from pipeline.store.liveness import PROCESS, is_alive
 from pipeline.store.lookup import search
 from pipeline.store.outages.waiting import in_store
+from pipeline.store.tags import tags_of
 
 # The metric that is shown of each kind of run; a study's is computed from its runs'.
 ACCURACY = {
@@ -73,7 +74,7 @@ def list_runs(experiment: str | None, best: bool = False) -> list[Listed]:
 
 
 def _listed(run: Run, experiment: str, trained: Mapping[str, Sequence[Trained]]) -> Listed:
-    known = {**run.data.params, **run.data.tags}
+    known = {**run.data.params, **tags_of(run)}
     kind, name, reason = known["kind"], str(run.info.run_name), known.get("failure", "")
     accuracy = run.data.metrics.get(ACCURACY[kind])
     state = STATES.get(run.info.status, "running")
@@ -109,7 +110,7 @@ def _by_recipe(finished: Iterable[Run]) -> dict[str, list[Trained]]:
     """The finished runs by experiment and recipe, as a study records it."""
     trained = defaultdict(list)
     for run in finished:
-        tags = run.data.tags
+        tags = tags_of(run)
         # What lacks a tag is of an earlier version, or not of this project.
         with suppress(KeyError, ValueError, ArithmeticError):
             config = config_of(run)
@@ -124,7 +125,7 @@ def _runs_of(
     study: Run, grid: Mapping[str, Sequence[object]], trained: Mapping[str, Sequence[Trained]]
 ) -> dict[tuple[str, int, float], float]:
     """The accuracies of a study's finished runs, its own and those that it may reuse."""
-    run_id, tags = study.info.run_id, study.data.tags
+    run_id, tags = study.info.run_id, tags_of(study)
     is_any = study.data.params.get("reuse") == "any"
     return {
         one.cell: one.accuracy

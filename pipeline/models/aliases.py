@@ -17,6 +17,7 @@ from pipeline.models.registry import RegisteredVersion, percent, plural, refresh
 from pipeline.store.artifacts import missing_files
 from pipeline.store.outages.failures import is_outage, unless_forbidden
 from pipeline.store.outages.waiting import in_store
+from pipeline.store.tags import tags_of
 
 CHAMPION = "champion"
 MEASURED = ("validation_digest", "validation_scheme")  # equal where accuracies are comparable
@@ -147,7 +148,7 @@ def _training(version: ModelVersion) -> _Training | None:
     try:
         if "left_out" not in facts:  # registered by an earlier version, or by hand
             run = mlflow.MlflowClient().get_run(str(version.run_id))
-            facts = {**run.data.params, **run.data.tags, **facts}
+            facts = {**run.data.params, **tags_of(run), **facts}
             facts["left_out"] = facts["train_images"]
             if facts["validation_scheme"] != TEST_SPLIT:
                 return None  # it does not say of what it has held out a part
