@@ -24,8 +24,8 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))
 CODE = {
     page.name: re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL) for page in PAGES
 }
-(LOAD,), (REQUEST, REBUILD), (TUTORIAL,) = CODE["README.md"], CODE["models.md"], CODE["tutorial.md"]
-(OWN,) = CODE["your-own-ablation.md"]
+(LOAD, PICTURES), (OWN,) = CODE["README.md"], CODE["your-own-ablation.md"]
+(REQUEST, REBUILD), (TUTORIAL,) = CODE["models.md"], CODE["tutorial.md"]
 
 
 def draw_turned(path: Path) -> None:
@@ -124,7 +124,30 @@ def test_mlflows_own_server_takes_the_request_and_still_cuts_floats_off(study: S
 
 
 def test_every_snippet_is_run_by_a_test_here() -> None:
-    assert sum(len(blocks) for blocks in CODE.values()) == 5
+    assert sum(len(blocks) for blocks in CODE.values()) == 6
+
+
+def test_own_pictures_of_any_size_as_in_the_readme(tmp_path: Path) -> None:
+    (tmp_path / "pets.py").write_text(PICTURES)
+    for number, name in enumerate(("bird", "cat", "dog")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for count in range(5):
+            size = (20 + 30 * count, 90 - 10 * number)
+            picture = Image.new("RGB" if count else "L", size, 60 * number)
+            picture.save(tmp_path / "photos" / name / f"{count}.{'png' if count else 'jpg'}")
+    (tmp_path / "new.png").write_bytes((tmp_path / "photos" / "cat" / "1.png").read_bytes())
+    commands = re.findall(
+        r"`python -m (pipeline \S+ --(?:ablation|model) \S*pets[^`]*)`", README.read_text()
+    )
+    study, predict = (
+        command.replace(" 20", " 1 --seeds 1").replace(".jpg", ".png") for command in commands
+    )
+    answer = run(tmp_path, "python", "-m", *study.split())
+    assert answer.status == 0, answer.err
+    assert "12 training and 3 validation images, 32x32 pixels, 3 channels, 3 classes" in answer.out
+    answer = run(tmp_path, "python", "-m", *predict.split())
+    assert answer.status == 0, answer.err
+    assert answer.out.splitlines()[1].split()[1] in ("bird", "cat", "dog")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -153,4 +153,5 @@ def test_the_first_picture_of_readme_draws_the_numbers_of_its_bullets() -> None:
     ]
     assert drawn == bullets
     assert len(drawn) == 2
+    assert "](docs/images/effects.png)" in text
     assert axes.get_xlabel().startswith("difference in validation accuracy (points)")
