@@ -217,7 +217,7 @@ def learned(run: Run) -> dict[str, list[tuple[int, float]]]:
     client = mlflow.MlflowClient()
     names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
     return {
-        name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
+        name: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, name))
         for name in names
     }
 
@@ -269,7 +269,7 @@ def test_a_study_says_why_it_trains_anew_for_more_epochs(
     assert pipeline(*one).status == 0
     none = "trained for 1 epoch, and kept no state (keep_state=yes would)"
     assert reason() == f"base-seed0: to train again: {none}"
-    held_out = ("--validation", "holdout")
+    held_out = ("--train-images", "300", "--validation", "holdout")
     assert pipeline(*one, *held_out, "--keep-state", "yes").status == 0
     assert "and has read its test split, which happens once" in reason(*held_out)
     assert pipeline("train", *TINY).status == 0  # which keeps its state, unless told otherwise
