@@ -316,7 +316,7 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, 
     def load_data(config: Config) -> SimpleNamespace:
         if config.dataset == "cifar100":
             cifar100_files.locate(config.data_dir)
-        return SimpleNamespace(name=config.dataset)
+        return SimpleNamespace(name=config.dataset, heading=config.dataset)
 
     def load_cifar100(data_dir: str) -> SimpleNamespace:
         cifar100_files.locate(data_dir)

@@ -8,7 +8,8 @@ from pipeline.config import AUTO, check_at_least
 from pipeline.errors import InputError, printable
 from pipeline.imports import importing
 
-# The most characters of each column of a list but the last, which gets the rest of the line.
+# The most characters of each column of a list but the last, which gets the rest of the line. Names
+# get what a wide terminal has beyond WIDE.
 WIDTHS = {"id": 8, "name": 28, "accuracy": 8, "data": 12, "began": 11, "experiment": 12}
 NARROWEST, WIDE = 80, 100  # characters of a line: on a terminal at least; elsewhere
 
@@ -53,8 +54,9 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Align the cells of each row, the header first; what is too long is cut."""
     rows = [[printable(cell) for cell in row] for row in rows]
     *fitting, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
-    widths = [min(pair) for pair in zip(fitting, WIDTHS.values(), strict=True)]
     line_width = max(shutil.get_terminal_size((WIDE, 0)).columns, NARROWEST)
+    most = WIDTHS | {"name": WIDTHS["name"] + max(0, line_width - WIDE)}
+    widths = [min(pair) for pair in zip(fitting, most.values(), strict=True)]
     lines = []
     for *cells, state in rows:
         aligned = (f"{_cut(c, width):{width}}" for c, width in zip(cells, widths, strict=True))

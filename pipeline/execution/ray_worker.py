@@ -161,17 +161,18 @@ def _train_or_continue(task: Task, study: Study, send: Callable[[Event], None]) 
 def earlier_tries(task: Task, study: Study) -> "list[Run]":
     """The runs that the study has begun or continued for the task, newest first."""
     from pipeline.runs.queries import PARENT_TAG, STATUSES, find_runs
+    from pipeline.store.tags import tags_of
 
     cell, continued = task.cell, task.continued
-    tags = {
-        PARENT_TAG: study.parent.info.run_id,
-        "variant": cell.variant,
-        "seed": str(cell.seed),
-        "lr": str(cell.lr),
-    }
+    tags = {PARENT_TAG: study.parent.info.run_id, "variant": cell.variant}
     found = find_runs(study.parent.info.experiment_id, tags, *STATUSES)
     others = study.before - {continued.info.run_id if continued else ""}
-    return [run for run in found if run.info.run_id not in others]
+    wanted = {"seed": str(cell.seed), "lr": str(cell.lr)}
+    return [
+        run
+        for run in found
+        if run.info.run_id not in others and wanted.items() <= tags_of(run).items()
+    ]
 
 
 def end(runs: "Iterable[Run]") -> None:

@@ -165,6 +165,8 @@ def _tags(
         "ablation": ablation.name,
         "ablation_source": config.ablation,
         "variant": config.variant,
+        "seed": config.seed,  # also parameters, which a run has a moment later
+        "lr": config.lr,
         "settings": ablation.values(config.variant),
         "criterion": type(criterion).__name__,
         "optimizer": type(optimizer).__name__,

@@ -10,8 +10,8 @@ from pipeline.errors import InputError
 
 # The tags that people look for, or that a search filters by. A run's page begins with them.
 SHOWN = (
-    *("kind", "ablation", "variant", "settings", "other_weights", "dataset", "images"),
-    *("data_digest", "device", "precision", "study", "plan", "grid"),
+    *("kind", "ablation", "ablation_source", "variant", "settings", "other_weights", "dataset"),
+    *("images", "data_digest", "device", "precision", "study", "plan", "grid"),
     *("model_uri", "model_version", "continued_from", "reproduced_run", "reproduction"),
 )
 OURS = ("mlflow.", "pipeline.")  # how the names of tags begin that MLflow or the store reads

@@ -41,7 +41,7 @@ def test_any_network_and_data_are_trained_registered_loaded_and_evaluated(
     assert tags["augmentation"] == "flip, crop with 1 pixel of padding"
     assert tags["dataset"] == "noise"
     assert (
-        tags["images"] == "90 training and 30 validation images, 6x9 pixels, 1 channel, 3 classes"
+        tags["images"] == "90 training and 30 validation images, 9x6 pixels, 1 channel, 3 classes"
     )
     file = mlflow.artifacts.load_text(f"runs:/{trained.info.run_id}/ablation/mine.py")
     assert file == (tmp_path / "mine.py").read_text()
@@ -111,7 +111,7 @@ def test_variants_are_trained_in_parallel_and_a_network_that_learns_nothing_is_n
     assert "anh instead of relu" in answer.out
     again = pipeline(*study, "--dry-run")
     assert again.status == 0, again.err
-    assert "ablation mine on noise: 90 training and 30 validation images, 6x9 pixels" in again.out
+    assert "ablation mine on noise: 90 training and 30 validation images, 9x6 pixels" in again.out
     assert "2 of 2 runs are finished already and are reused" in again.out
     assert len(runs_in(tmp_path)) == 3  # it stores nothing
 
@@ -181,7 +181,7 @@ def test_the_tutorials_network_fits_other_data_and_one_variant_has_a_schedule(
     assert answer.status == 0, answer.err
     assert "Dropout 0.3 " in answer.out
     runs = {run.info.run_name: run for run in runs_in(tmp_path, "train")}
-    schedules = {name: run.data.tags["schedule"] for name, run in runs.items() if "0" in name}
+    schedules = {name: tags_of(run)["schedule"] for name, run in runs.items() if "0" in name}
     assert schedules.pop("decay-seed0") == "ExponentialLR"
     assert set(schedules.values()) == {"none"}
     client = mlflow.MlflowClient()

@@ -84,7 +84,7 @@ UNCHANGED = {
     "a mirror's address": ("data/fetching/sources.py", "www.cs.toronto.edu", "mirror.example"),
     "a message": ("ablation/checks.py", "name at least one", "give one at least"),
     "words": ("ablation/wording.py", "on top of", "on"),
-    "how a folder is read": ("data/arrays.py", '/ "training"', '/ "train"'),
+    "how a folder is read": ("data/pictures/folder.py", '/ "training"', '/ "train"'),
     "a comment": ("training/loop.py", "# Validation keeps no", "# It keeps no"),
     "a docstring": ("training/epoch.py", '"""The', '"""In short, the'),
 }

@@ -458,6 +458,6 @@ def test_evaluate_and_predict_agree_on_turned_photos(
     assert "validation accuracy 100.0%" in trained.out, trained.err
     model = ["--model", "models:/photos-photos_cnn@linear"]
     evaluated = pipeline("evaluate", *model)
-    assert "accuracy             1.0000" in evaluated.out, evaluated.err
+    assert "accuracy             100.00%" in evaluated.out, evaluated.err
     predicted = pipeline("predict", *model, "photos/validation", "--recursive")
     assert "accuracy 100.0%, of 2 pictures" in predicted.out, predicted.out + predicted.err

@@ -67,7 +67,7 @@ def check_descriptions(client: mlflow.MlflowClient) -> None:
     for words in (
         f"{100 * run.data.metrics['val_accuracy']:.1f} % validation accuracy",
         "tanh of the ablation mine, 2 epochs, batch size 32, learning rate 0.001",
-        "90 training and 30 validation images, 6x9 pixels, 1 channel, 3 classes; sha256 ",
+        "90 training and 30 validation images, 9x6 pixels, 1 channel, 3 classes; sha256 ",
         f" `{run.data.tags['data_digest']}`\n",
         "Seed: 0\n",
         "[tanh-seed0](#/experiments/0/",

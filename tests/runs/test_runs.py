@@ -506,7 +506,7 @@ def test_evaluate_measures_what_the_run_logged_and_is_linked_to_the_version(stud
     assert inputs is not None
     (model,) = inputs.model_inputs
     assert version.source == f"models:/{model.model_id}"
-    assert f"{metrics['accuracy']:.4f}" in answer.out
+    assert f"{metrics['accuracy']:.2%}" in answer.out
 
 
 def test_evaluate_takes_a_run_id(study: Study, pipeline: Callable[..., Answer]) -> None:

@@ -112,7 +112,7 @@ def test_it_names_the_model_and_links_its_run(page: Page, study: Study) -> None:
     expect(page.get_by_text("Model: synthetic-cnn, version")).to_be_visible()
     expect(page.get_by_text("(100 classes, synthetic)")).to_be_visible()
     link = page.get_by_role("link", name=f"run {run_id[:8]}")
-    assert str(link.get_attribute("href")).endswith(f"/runs/{run_id}")
+    assert str(link.get_attribute("href")).endswith(f"/runs/{run_id}?workflowType=machine_learning")
 
 
 def test_a_file_that_is_no_image_is_refused_and_the_next_one_works(page: Page) -> None:

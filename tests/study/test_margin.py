@@ -48,7 +48,7 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     assert len(told) == 1 + 10
     parent = runs_in(tmp_path, "study")[0]
     assert parent.data.tags["seeds_needed"] == told[-1]
-    assert parent.info.run_name == "cnn on synthetic, seeds auto, 100 training images"
+    assert parent.info.run_name == "cnn on synthetic, seeds auto, 300 training images"
     assert parent.data.params["seeds"] == "auto"
     assert parent.data.params["margin"] == "20.0"
     assert parent.data.params["max_seeds"] == "30"
@@ -113,7 +113,8 @@ def test_a_first_seed_that_fails_is_retried_before_more_are_trained(
     assert names == {f"{variant}-seed{seed}" for variant in ("base", "bn") for seed in range(6)}
     headline = report(tmp_path)["headline"]
     assert any(
-        "bn − base is not known to within ± 0.001 points after 6 seeds" in h for h in headline
+        "The effect of BatchNorm is not known to within ± 0.001 points after 6 seeds" in h
+        for h in headline
     )
 
 
