@@ -366,6 +366,7 @@ def run_in_process(patch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Run `python -m pipeline …` within this process; return its exit status."""
     patch.setattr(sys, "argv", ["pipeline", *arguments])
     patch.setattr(interruption, "install", lambda: None)
+    patch.setenv("TQDM_DISABLE", "1")  # which a command sets itself, and no other test must see
     forget_stores()
     with pytest.raises(SystemExit) as exit_:
         main()

@@ -294,6 +294,7 @@ def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Answer:
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         patch.delenv("PIPELINE_DATA_SOURCE", raising=False)
+        patch.setenv("TQDM_DISABLE", "1")  # which a command sets itself
         with pytest.raises(SystemExit) as exit_:
             main()
     os.environ.pop("PIPELINE_DATA_SOURCE", None)  # set by --source
