@@ -5,12 +5,14 @@ BIN := .venv/bin
 # has, does not look for commands in the PATH that it exports. `mlflow run` does.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 COMPILE := $(BIN)/python -m uv pip compile --quiet --universal --fork-strategy fewest
-# A process for each core, whose computations then take one thread.
-# pip prints three lines for each of 150 packages. Those on a download of more than 1 MB show how far it is.
+# pip prints three lines for each of 150 packages. Of these, a download of more than 1 MB is shown as it begins.
 INSTALL = { $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r $(1) || echo failed; } | \
-	while read -r line; do \
-		case $$line in *" MB)"* | *" GB)"*) echo "  $$line" ;; Installing*) echo "  Installing all" ;; failed) exit 1 ;; esac; \
-	done
+	while read -r line; do case $$line in \
+		*" MB)"* | *" GB)"*) echo "  $$line" ;; \
+		Installing*) echo "  Installing all" ;; \
+		failed) exit 1 ;; \
+	esac; done
+# A process for each core, whose computations then take one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help ablation test test-all bench lint ui ray lock clean
