@@ -54,8 +54,8 @@ lock: .venv/installed ## resolve requirements.txt and requirements-ray.txt again
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { \
 		echo "error: $(PYTHON) is not Python 3.11 to 3.14; name one that is: make PYTHON=python3.12"; exit 2; }
-	@echo "Setting up .venv: about 7 GB, some minutes. Of its packages, the large ones:"
-	$(PYTHON) -m venv .venv
+	@echo "Setting up .venv takes about 7 GB and some minutes; of its packages, these are large:"
+	@$(PYTHON) -m venv .venv
 	@$(call INSTALL,requirements.txt)
 	@touch $@
 

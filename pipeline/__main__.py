@@ -48,7 +48,10 @@ def main() -> NoReturn:
         # A command returns its status; None is 0.
         sys.exit(app(prog_name=program_name(), standalone_mode=False))
     except typer.TyperException as error:
-        wrong = InputError(f"{error.format_message().rstrip('.')} (see --help)")
+        message = error.format_message().rstrip(".")
+        if "extra argument" in message and ".py" in message:
+            message += "; an ablation's file is named by --ablation FILE"
+        wrong = InputError(f"{message} (see --help)")
         _end_project_run(project_run, wrong)
         _fail(str(wrong), wrong.exit_status)
     except (InputError, MachineError) as error:

@@ -26,7 +26,7 @@ def evaluate(
     check_store()
     check_experiment()
     run, name, evaluation = evaluate_run(model, dataset, data_dir, options.absolute(ablation))
-    print(f"{model} on {name}'s validation split")
+    print(f"{model} on the validation images of {name}")
     for metric, value in evaluation.metrics.items():
         shown = f"{value:.3f}" if metric == "loss" else f"{value:.2%}"
         print(f"  {metric:20} {shown:>7}")

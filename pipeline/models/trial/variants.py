@@ -36,6 +36,7 @@ from pipeline.training.building.parts import (
 
 T = TypeVar("T")
 TOLERANCE = 1e-3  # between the answers to one image in two batches
+FEW_STEPS = 3  # per epoch, below which little is learned
 SMALL = 0.01  # below which all parameters of a layer hide what it multiplies
 
 
@@ -44,9 +45,11 @@ def try_variants(config: Config, data: ImageDataset, variants: Iterable[str]) ->
 
     Raises InputError, naming the variant, if its network can't be built, repeated or exported, if
     it does not return finite logits `[N, num_classes]`, or if a part of its recipe fails. Prints a
-    warning if training does not reach a parameter, or if validation lacks classes.
+    warning if training does not reach a parameter, if an epoch has hardly a step, or if validation
+    lacks classes.
     """
     _warn_of_classes(data)
+    _warn_of_few_steps(config, data)
     ablation = load_ablation(config.ablation)
     record_inputs(config, data)
     baseline = next(iter(ablation.variants))
@@ -63,6 +66,19 @@ def _warn_of_classes(data: ImageDataset) -> None:
         kind = "held-out" if data.test else "validation"
         why = ": they have only one training image" if data.test else ""
         print(f"warning: no {kind} image is of {shortlist(lacking)}{why}", file=sys.stderr)
+
+
+def _warn_of_few_steps(config: Config, data: ImageDataset) -> None:
+    """Say that a small data set is trained on in few steps; a trial on a part of it is meant so."""
+    images = len(data.training)
+    steps = -(-images // config.batch_size)
+    smaller = 2 ** max(0, (images // 4).bit_length() - 1)  # a power of two, for four steps or more
+    if steps < FEW_STEPS and not data.left_out:
+        print(
+            f"note: {images} images at batch_size={config.batch_size} are {steps} training"
+            f" step{'s' * (steps > 1)} per epoch; try batch_size={smaller}",
+            file=sys.stderr,
+        )
 
 
 def _of(config: Config, variant: str) -> Config:
