@@ -34,10 +34,11 @@ from pipeline.execution.nodes import examine, living_nodes, usable_nodes
 from pipeline.execution.parallelism import JOB_MEMORY, Limit, on_gpus, smallest
 from pipeline.execution.tasks import LOOK_SECONDS, Engine, Events, Show, Task
 from pipeline.machine import GIB
-from pipeline.runs.queries import PARENT_TAG, STATUSES, find_runs
+from pipeline.runs.queries import STATUSES, find_runs
 from pipeline.store import buffer
 from pipeline.store.address import shown_uri
 from pipeline.store.outages.failures import first_line
+from pipeline.store.tags import PARENT_TAG
 from pipeline.upstream import local_path
 
 MAX_RETRIES = 3  # how many times Ray restarts a task whose worker or node has died

@@ -80,8 +80,9 @@ def train_run(
         recorded = tags_of(begun)
         precision, threads = recorded["precision"], int(recorded["threads"])
     torch.set_num_threads(threads)
-    # A study registers its models itself.
-    settings = config.as_dict() | ({} if parent else {"register": register})
+    settings = {**config.as_dict(), "keep_state": "yes" if keep_state else "no"}
+    if not parent:  # a study registers its models itself
+        settings["register"] = register
     tags = _tags(config, data, device, precision, threads) | provenance.inputs_tag(inputs)
     run_id = continued.info.run_id if continued else None
     checkpoints = Checkpoints(fingerprint(config, tags), run_id or "")

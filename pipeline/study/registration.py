@@ -10,10 +10,10 @@ from pipeline.errors import RegistrationError
 from pipeline.models.aliases import look_up, move_aliases
 from pipeline.models.registry import RegisteredVersion
 from pipeline.report.learning_rates import chosen_rates
-from pipeline.runs.queries import PARENT_TAG
 from pipeline.runs.run_result import RunResult
 from pipeline.runs.training_run import register_model
 from pipeline.store.lookup import find_run
+from pipeline.store.tags import PARENT_TAG
 
 
 def register_models(

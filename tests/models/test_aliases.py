@@ -12,7 +12,7 @@ import mine
 import mlflow
 import numpy as np
 import pytest
-from conftest import Answer, runs_in
+from conftest import Answer, broken_epoch, runs_in
 
 from pipeline.config import Config
 from pipeline.data.arrays import from_arrays
@@ -21,6 +21,8 @@ from pipeline.models import aliases
 from pipeline.models.aliases import move_aliases
 from pipeline.models.export import MODEL_FILE
 from pipeline.models.registry import register
+from pipeline.store.artifacts import has_file
+from pipeline.store.buffer import STATE_FILE
 from pipeline.store.initialization import check_store
 
 NAME = "noise-mine"
@@ -142,6 +144,21 @@ def test_train_registers_what_it_is_asked_to(
     trial = told(pipeline(*train, "--train-images", "30"), "wide")
     assert trial.startswith(f" is not set: models:/{NAME}/2 left out 60 training images; to point")
     assert holders(client) == {}
+
+
+def test_a_run_of_a_study_goes_on_alone_without_registering_or_keeping_its_state(
+    client: mlflow.MlflowClient, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    with broken_epoch(2):
+        assert pipeline(*STUDY, "--variants", "plain,wide", "--register", "none").status == 1
+    one, other = runs_in(tmp_path, "train")
+    answer = pipeline("train", "--resume", one.info.run_id)
+    assert "not registered" in answer.out, answer.err
+    assert client.search_registered_models() == []
+    assert not has_file(one, STATE_FILE)
+    asked = ["--register", "model", "--keep-state", "yes"]
+    assert "registered as" in pipeline("train", "--resume", other.info.run_id, *asked).out
+    assert has_file(other, STATE_FILE)
 
 
 # The rule itself, on versions of models that are nothing but a file.

@@ -50,7 +50,7 @@ def test_a_child_that_fails_is_listed_and_the_others_continue(
     client = mlflow.MlflowClient()
     note = "mlflow.note.content"
     assert failed.data.tags[note] == (
-        "**FAILED:** `out of cookies`; continue by:"
+        "**FAILED:** `out of cookies`; continue by: the study's command again, or"
         f" `python -m pipeline train --resume {failed.info.run_id}`"
     )
     client.set_tag(failed.info.run_id, note, f"{failed.data.tags[note]}\n\nMine.\n\nAnd this.")
