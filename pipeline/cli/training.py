@@ -118,6 +118,8 @@ def train(
     else:
         print(f"run {result.run_id}, not registered; its model is {result.model_uri}")
     print(where_to_look(result.experiment_id, result.run_id))
+    if result.refusal:
+        raise result.refusal
 
 
 def _print_epoch(epochs: int, history: "History") -> None:

@@ -68,7 +68,7 @@ def train_run(
     this run, so that it can go on, too.
 
     Raises StoreError if the tracking store can't be used; the newest checkpoint is then in a
-    file or the store. Raises RegistrationError, once the run is finished, if its model is refused.
+    file or the store. If only its model is refused, the result says so: the run is finished.
     """
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
@@ -130,17 +130,14 @@ def train_run(
         )
         if not keep_state:
             buffer.drop_state()
-        refusal = None
         if register != "none":
             try:
                 result = register_model(result, data)
                 if register == "alias" and result.registered:
                     (aliased,) = move_aliases([result.registered], data)
                     result = result._replace(registered=aliased)
-            except RegistrationError as error:  # the run itself is finished
-                refusal = error
-    if refusal:
-        raise refusal
+            except RegistrationError as error:
+                result = result._replace(refusal=error)
     return result
 
 
