@@ -134,7 +134,7 @@ def train_run(
             try:
                 result = register_model(result, data)
                 if register == "alias" and result.registered:
-                    (aliased,) = move_aliases([result.registered], data)
+                    (aliased,), _ = move_aliases([result.registered], data)
                     result = result._replace(registered=aliased)
             except RegistrationError as error:
                 result = result._replace(refusal=error)

@@ -185,7 +185,7 @@ def add(client: mlflow.MlflowClient, tmp_path: Path) -> Adding:
         (folder / MODEL_FILE).write_text("weights")
         one = register(str(folder), replace(CONFIG, **recipe), accuracy, data, "page")  # type: ignore[arg-type]
         assert one.version == number
-        (moved,) = move_aliases([one], data)
+        (moved,), _ = move_aliases([one], data)
         return moved.notes
 
     return add  # type: ignore[return-value]
