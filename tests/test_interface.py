@@ -72,6 +72,7 @@ def server(study: Study) -> Iterator[Server]:
     assert f"MLflow shows the runs at {address}" in out
     assert f"print name http://127.0.0.1:5000, unless MLFLOW_PORT is {port}\n" in out
     assert "NOISE" not in out + err
+    assert "Security middleware" not in err
     assert " 200 " not in out + err  # no line for each request
 
 

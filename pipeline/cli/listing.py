@@ -11,12 +11,12 @@ from typing import NamedTuple
 import mlflow
 from mlflow.entities import Run
 
-from pipeline.runs.queries import PARENT_TAG, experiment_id, is_finished_training
+from pipeline.runs.queries import experiment_id, is_finished_training
 from pipeline.runs.run_result import config_of, recipe
 from pipeline.store.liveness import PROCESS, is_alive
 from pipeline.store.lookup import search
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import tags_of
+from pipeline.store.tags import PARENT_TAG, tags_of
 
 # The metric that is shown of each kind of run; a study's is computed from its runs'.
 ACCURACY = {

@@ -13,9 +13,7 @@ from pipeline import openmp
 from pipeline.cli import options, use_options
 from pipeline.config import REGISTRATIONS, Config, check_choice
 from pipeline.imports import importing
-from pipeline.study.grid import (
-    KEEP_STATE,
-)
+from pipeline.study.grid import KEEP_STATE
 
 if TYPE_CHECKING:
     from pipeline.training.state import History
@@ -64,6 +62,7 @@ def train(
         from pipeline.store.interface import where_to_look
         from pipeline.store.liveness import mark_dead_runs
         from pipeline.store.lookup import get_run
+        from pipeline.store.tags import PARENT_TAG
         from pipeline.training.device import choose_device, choose_precision
 
     settings["ablation"] = options.absolute(ablation)
@@ -74,8 +73,14 @@ def train(
         mark_dead_runs()
         run = get_run(run.info.run_id)
         check_experiment_of(run, continued=True)
-        given = _given(context, settings | {"register": register}, typed=resume is not None)
-        register = given.pop("register", run.data.params.get("register", register))
+        choices = {"register": register, "keep_state": keep_state}
+        given = _given(context, settings | choices, typed=resume is not None)
+        if PARENT_TAG in run.data.tags:  # a study registers its models itself
+            choices["register"] = "none"
+        # As typed now, else as it began; earlier versions did not record that.
+        register, keep_state = (
+            given.pop(name, run.data.params.get(name, value)) for name, value in choices.items()
+        )
         config = configuration(run, given)
         if is_complete(run, config):
             print(
@@ -113,6 +118,8 @@ def train(
     else:
         print(f"run {result.run_id}, not registered; its model is {result.model_uri}")
     print(where_to_look(result.experiment_id, result.run_id))
+    if result.refusal:
+        raise result.refusal
 
 
 def _print_epoch(epochs: int, history: "History") -> None:
@@ -132,7 +139,7 @@ def _given(context: typer.Context, settings: Mapping[str, Any], typed: bool) -> 
     `mlflow run` passes every parameter, including those that nobody typed.
     """
     if not typed:
-        defaults = {**DEFAULT.as_dict(), "register": "alias"}
+        defaults = {**DEFAULT.as_dict(), "register": "alias", "keep_state": "yes"}
         return {name: v for name, v in settings.items() if v != defaults[name]}
     sources = {name: context.get_parameter_source(name) for name in settings}
     return {n: v for n, v in settings.items() if getattr(sources[n], "name", "") == "COMMANDLINE"}

@@ -31,13 +31,14 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, MachineError, StoreError
 from pipeline.execution import ray_worker
 from pipeline.execution.nodes import examine, living_nodes, usable_nodes
-from pipeline.execution.parallelism import JOB_MEMORY, Limit, on_gpus, smallest
+from pipeline.execution.parallelism import Limit, job_memory, on_gpus, smallest
 from pipeline.execution.tasks import LOOK_SECONDS, Engine, Events, Show, Task
 from pipeline.machine import GIB
-from pipeline.runs.queries import PARENT_TAG, STATUSES, find_runs
+from pipeline.runs.queries import STATUSES, find_runs
 from pipeline.store import buffer
 from pipeline.store.address import shown_uri
 from pipeline.store.outages.failures import first_line
+from pipeline.store.tags import PARENT_TAG
 from pipeline.upstream import local_path
 
 MAX_RETRIES = 3  # how many times Ray restarts a task whose worker or node has died
@@ -126,7 +127,7 @@ def cluster_engine(
 
     Raises InputError, naming the nodes that would not train the same as this machine.
     """
-    nodes, memory, device = usable_nodes(), JOB_MEMORY + data.nbytes, config.device
+    nodes, memory, device = usable_nodes(), job_memory(data.nbytes), config.device
     if device == "mps":
         raise InputError("device is mps, which Ray does not know; leave cluster out, or the device")
     if device == AUTO:

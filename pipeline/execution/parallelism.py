@@ -27,7 +27,7 @@ def choose_jobs(
     is free now; each job has its own copy of the images.
     """
     processors, free = usable_processors(), free_memory()
-    memory = JOB_MEMORY + image_bytes
+    memory = job_memory(image_bytes)
     needed = f"{free / GIB:.1f} GiB of memory is free, and each takes {memory / GIB:.1f}"
     limits = [
         (processors, for_each(processors, "processor")),
@@ -35,6 +35,11 @@ def choose_jobs(
         (max(1, free // memory), needed),
     ]
     return smallest(limits, asked, cells)
+
+
+def job_memory(image_bytes: int) -> int:
+    """The bytes of memory that a job takes, with its own copy of the images."""
+    return JOB_MEMORY + image_bytes
 
 
 def smallest(limits: Sequence[Limit], asked: int, cells: int) -> Jobs:

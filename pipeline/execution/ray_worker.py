@@ -160,8 +160,8 @@ def _train_or_continue(task: Task, study: Study, send: Callable[[Event], None]) 
 
 def earlier_tries(task: Task, study: Study) -> "list[Run]":
     """The runs that the study has begun or continued for the task, newest first."""
-    from pipeline.runs.queries import PARENT_TAG, STATUSES, find_runs
-    from pipeline.store.tags import tags_of
+    from pipeline.runs.queries import STATUSES, find_runs
+    from pipeline.store.tags import PARENT_TAG, tags_of
 
     cell, continued = task.cell, task.continued
     tags = {PARENT_TAG: study.parent.info.run_id, "variant": cell.variant}
@@ -195,9 +195,10 @@ class Survivor:
         with suppress(RayError):
             alive.get()
         study.place.enter()
-        from pipeline.runs.queries import PARENT_TAG, find_runs
+        from pipeline.runs.queries import find_runs
         from pipeline.store.lookup import get_run
         from pipeline.store.outages import waiting
+        from pipeline.store.tags import PARENT_TAG
 
         waiting.wait_from_the_start()
         info = study.parent.info

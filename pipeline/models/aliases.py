@@ -41,11 +41,12 @@ class _Training(NamedTuple):
 
 def move_aliases(
     registered: Sequence[RegisteredVersion], data: ImageDataset
-) -> list[RegisteredVersion]:
+) -> tuple[list[RegisteredVersion], Mapping[str, ModelVersion]]:
     """Point the variants' aliases at these versions where the rule allows it, and `champion`.
 
     registered: versions of one model, at most one of each variant. Returns them with the aliases
-    that point at them now, and with notes.
+    that point at them now, and with notes; and the versions at which the aliases of all variants
+    point now.
 
     An alias moves to a version of a full recipe: trained on all training images, for no fewer
     epochs than the version that it replaces, and on the same data; one that holds out images does
@@ -57,14 +58,16 @@ def move_aliases(
     Raises RegistrationError if the store refuses that for another reason than this user's rights.
     """
     if not registered:
-        return []
+        return [], {}
     (name,) = {one.name for one in registered}
     before = look_up(name)  # once: after an outage, what was moved before it is still said
     if before is None:
-        return list(registered)
+        return list(registered), {}
     notes = {one: _move_to(before.versions[one.version], before) for one in registered}
     notes[registered[-1]] += _move_champion(name, data, before)
-    return [refresh(one)._replace(notes=tuple(lines)) for one, lines in notes.items()]
+    moved = [refresh(one)._replace(notes=tuple(lines)) for one, lines in notes.items()]
+    here = {alias: before.versions[one.version] for one in moved for alias in one.aliases}
+    return moved, {**before.holders, **here}
 
 
 @in_store

@@ -15,10 +15,10 @@ from pipeline.machine import describe_machine
 from pipeline.report.files import effect_metrics, report_files
 from pipeline.report.findings import Analysis
 from pipeline.report.tables import format_summary
-from pipeline.runs.queries import PARENT_TAG
 from pipeline.runs.run_result import RunResult, recipe
 from pipeline.store.interface import link, where_to_look
 from pipeline.store.outages.waiting import in_store
+from pipeline.store.tags import PARENT_TAG
 from pipeline.upstream import local_path, shell_quote
 
 REPORTED = "reported_with"  # a training run's tag: the plan of the first report that contains it

@@ -17,7 +17,6 @@ from pipeline.errors import DivergedError, InputError, MachineError
 from pipeline.interruption import Interrupted, deferred
 from pipeline.machine import processor
 from pipeline.runs.provenance import environment, git_dirty, versions
-from pipeline.runs.queries import PARENT_TAG
 from pipeline.store import buffer
 from pipeline.store.initialization import check_relative
 from pipeline.store.liveness import PROCESS, is_alive, this_process
@@ -25,6 +24,7 @@ from pipeline.store.lookup import get_run
 from pipeline.store.outages.failures import STORE_ERRORS, first_line
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import (
+    PARENT_TAG,
     RECORD_FILE,
     as_record,
     drop_packed_tags,

@@ -10,9 +10,9 @@ from pipeline.errors import InputError, shortlist
 from pipeline.store.initialization import deleted_experiment
 from pipeline.store.lookup import get_run, match_run, not_found, search
 from pipeline.store.outages.waiting import in_store
+from pipeline.store.tags import PARENT_TAG
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
-PARENT_TAG = "mlflow.parentRunId"
 
 
 @in_store

@@ -19,7 +19,7 @@ from mlflow.entities import Run
 from pipeline.ablation.definition import Ablation, Value
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import AUTO, Config
-from pipeline.errors import InputError
+from pipeline.errors import InputError, RegistrationError
 from pipeline.models.export import is_whole, newest_model
 from pipeline.models.registry import RegisteredVersion
 from pipeline.store.artifacts import read_artifact
@@ -47,7 +47,8 @@ class RunResult(NamedTuple):
     model_uri: empty if the model has been deleted. history: the metrics of each epoch, as
     `train_network` returns them. tags: its data, device and code, as recorded.
     correct: whether each image of the reported split was classified correctly; None for older runs.
-    reused: trained earlier, by a study or on its own.
+    reused: trained earlier, by a study or on its own. refusal: why the store has not registered its
+    model, or not moved its alias.
     """
 
     run_id: str
@@ -60,6 +61,7 @@ class RunResult(NamedTuple):
     correct: Booleans | None = None
     reused: bool = False
     registered: RegisteredVersion | None = None
+    refusal: RegistrationError | None = None
 
     @property
     def commit(self) -> str:

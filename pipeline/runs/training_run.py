@@ -68,7 +68,7 @@ def train_run(
     this run, so that it can go on, too.
 
     Raises StoreError if the tracking store can't be used; the newest checkpoint is then in a
-    file or the store. Raises RegistrationError, once the run is finished, if its model is refused.
+    file or the store. If only its model is refused, the result says so: the run is finished.
     """
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
@@ -80,8 +80,9 @@ def train_run(
         recorded = tags_of(begun)
         precision, threads = recorded["precision"], int(recorded["threads"])
     torch.set_num_threads(threads)
-    # A study registers its models itself.
-    settings = config.as_dict() | ({} if parent else {"register": register})
+    settings = {**config.as_dict(), "keep_state": "yes" if keep_state else "no"}
+    if not parent:  # a study registers its models itself
+        settings["register"] = register
     tags = _tags(config, data, device, precision, threads) | provenance.inputs_tag(inputs)
     run_id = continued.info.run_id if continued else None
     checkpoints = Checkpoints(fingerprint(config, tags), run_id or "")
@@ -129,17 +130,14 @@ def train_run(
         )
         if not keep_state:
             buffer.drop_state()
-        refusal = None
         if register != "none":
             try:
                 result = register_model(result, data)
                 if register == "alias" and result.registered:
-                    (aliased,) = move_aliases([result.registered], data)
+                    (aliased,), _ = move_aliases([result.registered], data)
                     result = result._replace(registered=aliased)
-            except RegistrationError as error:  # the run itself is finished
-                refusal = error
-    if refusal:
-        raise refusal
+            except RegistrationError as error:
+                result = result._replace(refusal=error)
     return result
 
 

@@ -5,11 +5,14 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import mlflow
+import psutil
 
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted
@@ -25,6 +28,8 @@ PORT, PORT_VARIABLE = 5000, "MLFLOW_PORT"
 MODE = "?workflowType=machine_learning"
 # On Linux a browser needs one of these. Without, Python would start a text browser in the terminal.
 DISPLAYS = {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"}
+# How the line begins that MLflow's server prints first, though nothing is wrong.
+NOT_AN_ERROR = "[MLflow] Security middleware enabled"
 # Set unless the user has set them.
 ENVIRONMENT = {
     "MLFLOW_WORKERS": "1",  # MLflow starts four, of 240 MB each, which takes 3 times as long
@@ -74,7 +79,8 @@ def _command() -> str:
     """The command that shows a local store's runs."""
     database = sqlite_file(mlflow.get_tracking_uri())
     if database and database.resolve() == Path("mlflow.db").resolve():
-        return "make ui" if Path(".venv/installed").exists() else "mlflow ui"
+        made = Path(".venv/installed").exists()  # by make, which Windows lacks
+        return "make ui" if made else "python -m pipeline ui"
     return f"mlflow ui --backend-store-uri {shell_uri()}"
 
 
@@ -108,8 +114,13 @@ def serve_interface(port: int) -> int:
         [*command, "--uvicorn-opts=--log-level=warning"],
         env=environment,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
     )
+    assert server.stderr
+    errors = threading.Thread(target=_print_errors, args=(server.stderr,), daemon=True)
+    errors.start()
     try:
         while server.poll() is None and not _answers(port):
             time.sleep(0.1)
@@ -121,6 +132,19 @@ def serve_interface(port: int) -> int:
         server.wait()
         print(stop)
         return 0
+    finally:
+        if server.poll() is None:  # as after a second Ctrl-C
+            parent = psutil.Process(server.pid)
+            for process in [*parent.children(recursive=True), parent]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        errors.join(1)
+
+
+def _print_errors(lines: IO[str]) -> None:
+    for line in lines:
+        if not line.startswith(NOT_AN_ERROR):
+            sys.stderr.write(line)
 
 
 def _show(until: str) -> None:
@@ -151,7 +175,7 @@ def _check_free(port: int) -> None:
         try:
             listener.bind((HOST, port))
         except OSError as error:
-            by_airplay = "; macOS uses it for AirPlay" * (port == PORT)
+            by_airplay = "; macOS uses it for AirPlay" * (port == PORT and sys.platform == "darwin")
             other = PORT + 1 if port != PORT + 1 else PORT + 2
             raise MachineError(
                 f"port {port} can't be used ({error.strerror or error}{by_airplay}); choose"

@@ -21,6 +21,7 @@ RECORD_FILE = "record.json"  # the same for people, with the settings
 MOST_CHARACTERS = 8000  # in a tag; MLflow cuts longer ones, which would leave no JSON
 
 FAILURE, DESCRIPTION = "failure", "mlflow.note.content"
+PARENT_TAG = "mlflow.parentRunId"  # of a study's run: the study
 
 
 def to_tags(values: Mapping[str, object]) -> dict[str, str]:
@@ -79,7 +80,10 @@ def say_failure(run_id: str, status: str, reason: str, to_continue: bool = True)
     """
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)
-    ways = {"train": f"`{resume_command(run_id)}`", "study": "the same command again"}
+    resume = f"`{resume_command(run_id)}`"
+    if PARENT_TAG in run.data.tags:
+        resume = f"the study's command again, or {resume}"
+    ways = {"train": resume, "study": "the same command again"}
     way = ways.get(run.data.tags.get("kind", "")) if to_continue else None
     # As code: in Markdown, `_` and `*` would be emphasis.
     quoted = reason.replace("`", "'")

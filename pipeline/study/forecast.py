@@ -9,17 +9,17 @@ from itertools import cycle
 from statistics import fmean, median
 
 import mlflow
-import psutil
 import torch
 from torch import nn
 
 from pipeline.ablation.loading import load_ablation, load_data
 from pipeline.config import AUTO, Config
 from pipeline.data.dataset import ImageDataset
-from pipeline.execution.engine import Where
+from pipeline.execution.engine import NONE, Where
+from pipeline.execution.parallelism import job_memory
 from pipeline.execution.tasks import Engine
 from pipeline.machine import GIB
-from pipeline.models import registry
+from pipeline.models.registry import check_may_register, plural
 from pipeline.models.trial.variants import try_variants
 from pipeline.runs.run_result import RunResult
 from pipeline.statistics import FIRST_SEEDS
@@ -103,9 +103,10 @@ def make_forecast(
     try:
         for variant in missing.keys() - known.keys():
             estimates[variant] = _measure(missing[variant], data, device, engine.precision)
-    except Exception:  # as for want of memory; the run will say what is wrong
+    except Exception:  # the code is the user's: its runs will say what is wrong, each in a line
         return Forecast(engine.jobs.number, {})
-    release_freed_memory()
+    finally:
+        release_freed_memory()
     return Forecast(
         engine.jobs.number, estimates, "from a few steps of each variant on this machine"
     )
@@ -115,6 +116,7 @@ def describe_plan(
     cells: Sequence[Config],
     finished: Collection[Config],
     begun: Mapping[Config, Found],
+    data: ImageDataset,
     engine: Engine,
     forecast: Forecast,
     at_least: bool,
@@ -125,12 +127,15 @@ def describe_plan(
     """
     lines = []
     if finished:
-        of_all = "" if at_least else f" of {len(cells)}"
-        lines.append(f"{len(finished)}{of_all} runs are finished already and are reused")
+        of_all = f"{len(finished)} of " * (not at_least)
+        count = plural(len(finished) if at_least else len(cells), "run")
+        be = "is" if len(finished) == 1 else "are"
+        lines.append(f"{of_all}{count} {be} finished already and {be} reused")
     if left := {cell: epochs_before(begun.get(cell)) for cell in cells if cell not in finished}:
-        count = f"{'at least ' * at_least}{len(left)} run{'s' * (len(left) > 1)} to train"
-        count += f" ({len(begun)} of them continued)" if begun else ""
-        memory = psutil.Process().memory_info().rss / GIB
+        count = f"{'at least ' * at_least}{plural(len(left), 'run')} to train"
+        if begun:
+            count += f" ({f'{len(begun)} of them ' * (len(left) > 1)}continued)"
+        memory = job_memory(data.nbytes) / GIB
         lines.append(f"{count}, {in_words(forecast.seconds(left, starting=True), forecast.basis)}")
         lines.append(f"{engine.jobs.reason}; about {memory:.1f} GiB of memory each")
     return "\n".join(lines)
@@ -139,7 +144,7 @@ def describe_plan(
 def in_words(seconds: float | None, basis: str = "") -> str:
     """A time that runs take, and where that is known from, in words."""
     if seconds is None:
-        return "and the first epoch shows how long they take"
+        return "time known after the first epoch"
     return f"about {timedelta(seconds=round(seconds))}{f' ({basis})' if basis else ''}"
 
 
@@ -150,7 +155,7 @@ def preview_study(
     data = load_data(config)
     print(f"ablation {load_ablation(config.ablation).name} on {data.heading}")
     if register != "none":
-        registry.check_may_register(config.ablation, data, "give register=none")
+        check_may_register(config.ablation, data, "give register=none")
     try_variants(config, data, grid.variants)
     cells = grid.cells(config)
     engine = where.engine(config, len(cells), data)
@@ -164,11 +169,14 @@ def preview_study(
     if grid.margin:  # the spread of the first seeds decides about the others
         cells = [cell for cell in cells if cell.seed < FIRST_SEEDS or cell in found]
     finished = {cell: one.result for cell, one in found.items() if one.result}
-    forecast = make_forecast(cells, finished, data, engine, choose_device(AUTO))
+    # What trains here, or would if a cluster has the same.
+    device = torch.device(engine.device) if where.cluster == NONE else choose_device(AUTO)
+    forecast = make_forecast(cells, finished, data, engine, device)
     for cell in grid.cells(config)[: len(grid.variants)]:
         parameters = sum(one.numel() for one in build_network(cell, data).parameters())
-        alone = in_words(forecast.seconds_of(cell))
-        print(f"  {cell.variant}: {parameters:,} parameters, {alone} a run")
+        alone = forecast.seconds_of(cell)
+        time_of_run = "" if alone is None else f", {in_words(alone)} a run"
+        print(f"  {cell.variant}: {plural(parameters, 'parameter')}{time_of_run}")
     for cell in cells:
         state = f"to train again: {outdated[cell]}" if cell in outdated else "to train"
         if cell in found:
@@ -178,7 +186,7 @@ def preview_study(
             state += found[cell].run.info.run_id
         print(f"  {cell.run_name}: {state}")
     begun = {cell: one for cell, one in found.items() if not one.result}
-    print(describe_plan(cells, finished, begun, engine, forecast, grid.margin > 0))
+    print(describe_plan(cells, finished, begun, data, engine, forecast, grid.margin > 0))
 
 
 def _measure(config: Config, data: ImageDataset, device: torch.device, precision: str) -> float:

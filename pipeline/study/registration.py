@@ -1,19 +1,19 @@
 """Register the models of a study."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mlflow.entities.model_registry import ModelVersion
 
 from pipeline.ablation.definition import Ablation
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import RegistrationError
-from pipeline.models.aliases import look_up, move_aliases
+from pipeline.models.aliases import move_aliases
 from pipeline.models.registry import RegisteredVersion
 from pipeline.report.learning_rates import chosen_rates
-from pipeline.runs.queries import PARENT_TAG
 from pipeline.runs.run_result import RunResult
 from pipeline.runs.training_run import register_model
 from pipeline.store.lookup import find_run
+from pipeline.store.tags import PARENT_TAG
 
 
 def register_models(
@@ -44,21 +44,22 @@ def register_models(
                 assert version  # else it is refused
                 known[result.run_id] = version
         medians = [run_id for run_id in known if run_id in median]
-        aliased = move_aliases([known[run_id] for run_id in medians], data)
+        aliased, holders = move_aliases([known[run_id] for run_id in medians], data)
         known |= zip(medians, aliased, strict=True)
-        if aliased and (note := _several_studies(aliased[-1].name, ablation, study_id)):
+        if aliased and (note := _several_studies(aliased[-1].name, holders, ablation, study_id)):
             known[medians[-1]] = aliased[-1]._replace(notes=(*aliased[-1].notes, note))
     except RegistrationError as error:
         refusal = error
     return [result._replace(registered=known.get(result.run_id)) for result in results], refusal
 
 
-def _several_studies(name: str, ablation: Ablation, study_id: str) -> str:
+def _several_studies(
+    name: str, holders: Mapping[str, ModelVersion], ablation: Ablation, study_id: str
+) -> str:
     """Say so if the aliases of the compared variants point at models of different studies."""
-    registry = look_up(name)
     origins: dict[str, list[str]] = {}
     for variant in ablation.compared or ablation.variants:
-        if registry and (version := registry.holders.get(variant)):
+        if version := holders.get(variant):
             origins.setdefault(_origin(version), []).append(f"@{variant}")
     if len(origins) < 2:
         return ""

@@ -16,13 +16,7 @@ from pipeline.data.dataset import NAMES_TAG
 from pipeline.errors import InputError
 from pipeline.report.publish import REPORTED
 from pipeline.runs import provenance, resume
-from pipeline.runs.queries import (
-    PARENT_TAG,
-    find_runs,
-    given_run,
-    set_parent,
-    studies_named,
-)
+from pipeline.runs.queries import find_runs, given_run, set_parent, studies_named
 from pipeline.runs.run_result import (
     IncompleteRunError,
     RunResult,
@@ -34,7 +28,7 @@ from pipeline.runs.run_result import (
 )
 from pipeline.store.initialization import unwritable_folder
 from pipeline.store.lookup import find_run
-from pipeline.store.tags import tags_of
+from pipeline.store.tags import PARENT_TAG, tags_of
 from pipeline.study.earlier import cell_key, cell_of, changed_since, choose_start
 from pipeline.study.grid import Grid
 

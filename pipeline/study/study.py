@@ -122,9 +122,11 @@ def run_study(
             ended = f"{count} run{'s' * (count > 1)} of {epochs} epoch{'s' * (epochs > 1)}"
             print(f"going on, in new runs, from {ended}", flush=True)
         design = choose_design(grid, earlier_plans(cells, data.digest))
+        # Not on a GPU, of which a process that waits for its jobs would hold hundreds of MB; the
+        # first epoch takes seconds there.
         forecast = make_forecast(cells, done, data, engine, torch.device("cpu"))
         first = [c for c in cells if not grid.margin or c.seed < FIRST_SEEDS or c in done]
-        print(describe_plan(first, done, begun, engine, forecast, grid.margin > 0))
+        print(describe_plan(first, done, begun, data, engine, forecast, grid.margin > 0))
         finished, failures = _train(
             grid, cells, done, begun, design, parent, engine, keep_state, forecast
         )

@@ -673,7 +673,7 @@ def test_a_run_with_other_settings_is_not_reused_or_compared_under_its_old_name(
     assert "no variant wide with its settings now" in compared.error_lines[0]
     answer = pipeline(*study, *options)
     assert answer.status == 0, answer.err
-    assert "1 of 2 runs are finished already and are reused" in answer.out
+    assert "1 of 2 runs is finished already and is reused" in answer.out
     widths = [
         json.loads(run_.data.tags["settings"])["width"] for run_ in runs_in(tmp_path, "train")
     ]

@@ -12,7 +12,7 @@ import mine
 import mlflow
 import numpy as np
 import pytest
-from conftest import Answer, runs_in
+from conftest import Answer, broken_epoch, runs_in
 
 from pipeline.config import Config
 from pipeline.data.arrays import from_arrays
@@ -21,6 +21,8 @@ from pipeline.models import aliases
 from pipeline.models.aliases import move_aliases
 from pipeline.models.export import MODEL_FILE
 from pipeline.models.registry import register
+from pipeline.store.artifacts import has_file
+from pipeline.store.buffer import STATE_FILE
 from pipeline.store.initialization import check_store
 
 NAME = "noise-mine"
@@ -144,6 +146,21 @@ def test_train_registers_what_it_is_asked_to(
     assert holders(client) == {}
 
 
+def test_a_run_of_a_study_goes_on_alone_without_registering_or_keeping_its_state(
+    client: mlflow.MlflowClient, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    with broken_epoch(2):
+        assert pipeline(*STUDY, "--variants", "plain,wide", "--register", "none").status == 1
+    one, other = runs_in(tmp_path, "train")
+    answer = pipeline("train", "--resume", one.info.run_id)
+    assert "not registered" in answer.out, answer.err
+    assert client.search_registered_models() == []
+    assert not has_file(one, STATE_FILE)
+    asked = ["--register", "model", "--keep-state", "yes"]
+    assert "registered as" in pipeline("train", "--resume", other.info.run_id, *asked).out
+    assert has_file(other, STATE_FILE)
+
+
 # The rule itself, on versions of models that are nothing but a file.
 
 IMAGES, LABELS = np.arange(30 * 4, dtype=np.uint8).reshape(30, 2, 2), np.arange(30) % 3
@@ -168,7 +185,7 @@ def add(client: mlflow.MlflowClient, tmp_path: Path) -> Adding:
         (folder / MODEL_FILE).write_text("weights")
         one = register(str(folder), replace(CONFIG, **recipe), accuracy, data, "page")  # type: ignore[arg-type]
         assert one.version == number
-        (moved,) = move_aliases([one], data)
+        (moved,), _ = move_aliases([one], data)
         return moved.notes
 
     return add  # type: ignore[return-value]

@@ -2,20 +2,27 @@
 
 import errno
 import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import mlflow
+import psutil
 import pytest
 from conftest import TINY, Answer, free_port, runs_in
 from sqlalchemy.exc import ProgrammingError
 
+from pipeline.interruption import Interrupted
 from pipeline.store.address import without_password
-from pipeline.store.interface import where_to_look
+from pipeline.store.initialization import check_store
+from pipeline.store.interface import serve_interface, where_to_look
 from pipeline.store.outages.advice import WRITABLE, as_store_error
 
 
@@ -136,7 +143,7 @@ def test_the_right_way_to_see_the_runs_is_reported_for_every_kind_of_store(
         return command.removeprefix("See it in MLflow, by: ")
 
     mode, port = "?workflowType=machine_learning", 5000
-    assert told("sqlite:///mlflow.db") == "mlflow ui"
+    assert told("sqlite:///mlflow.db") == "python -m pipeline ui"
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "installed").touch()
     assert told("sqlite:///mlflow.db") == "make ui"
@@ -184,15 +191,63 @@ def test_the_interface_says_that_its_port_is_taken(
     ]
 
 
-def test_the_interface_says_that_macos_takes_its_usual_port(
-    pipeline: Callable[..., Answer],
+@pytest.mark.parametrize(
+    ("system", "said"), [("darwin", "; macOS uses it for AirPlay"), ("linux", "")]
+)
+def test_the_interface_says_on_macos_what_takes_its_usual_port(
+    system: str, said: str, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "platform", system)
     with socket.socket() as taken:
         with suppress(OSError):  # another process has it
             taken.bind(("127.0.0.1", 5000))
             taken.listen()
         (line,) = pipeline("ui").error_lines
-    assert "(Address already in use; macOS uses it for AirPlay); choose another: make ui" in line
+    assert f"(Address already in use{said}); choose another: make ui" in line
+
+
+# A server with another process, whose id it prints, and which SIGTERM does not end.
+STUBBORN = """
+import signal, socket, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+wait = "import time; time.sleep(600)"
+print("[MLflow] Security middleware enabled with default settings", file=sys.stderr)
+print(subprocess.Popen([sys.executable, "-c", wait]).pid, file=sys.stderr)
+with socket.create_server(("127.0.0.1", PORT)):
+    time.sleep(600)
+"""
+
+
+def test_no_server_outlives_the_interface_whatever_ends_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    check_store()
+    port, started = free_port(), []
+
+    class Server(subprocess.Popen[str]):
+        def __init__(self, _: object, **settings: Any) -> None:
+            program = STUBBORN.replace("PORT", str(port))
+            super().__init__([sys.executable, "-c", program], **settings)
+            started.append(self)
+
+        def wait(self, timeout: float | None = None) -> int:
+            if timeout:
+                return super().wait(timeout)
+            raise Interrupted(signal.SIGINT, again=True)
+
+    def stop(_: str) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Server)
+        patch.setattr("pipeline.store.interface._show", stop)
+        with pytest.raises(Interrupted, match="for the second time"):
+            serve_interface(port)
+    (server,) = started
+    assert server.wait(20) == -signal.SIGKILL
+    (child,) = capfd.readouterr().err.splitlines()  # and no line that is not an error
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(child)).wait(20)
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1"])

@@ -114,6 +114,17 @@ def test_a_study_registers_nothing_if_asked_so_and_a_question_leaves_nothing(
     assert "Registered" not in answer.out
     assert "study FAILED" in all_runs(client)
 
+    with forbidden("/model-versions/create", but='"source": ""'):
+        answer = pipeline("train", *TINY)
+    assert answer.status == 1
+    assert "base-seed0 is trained, but its model models:/m-" in answer.error_lines[0]
+    *_, shown, ended, _, page, _ = answer.out.splitlines()
+    assert "base-seed0 on synthetic: validation accuracy " in shown
+    assert ", not registered; its model is models:/m-" in ended
+    run_id = ended.split()[1].removesuffix(",")
+    assert f"/runs/{run_id}?" in page
+    assert client.get_run(run_id).info.status == "FINISHED"
+
     # A model that exists may have rights of its own.
     assert [model.name for model in client.search_registered_models()] == ["synthetic-cnn"]
     with forbidden("/model-versions/create"):

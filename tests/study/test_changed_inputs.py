@@ -81,7 +81,7 @@ def test_a_changed_file_makes_those_runs_train_again_that_read_it(
     answer = pipeline(*study)
     assert answer.status == 0, answer.err
     assert "1 earlier run not reused: backbone.pt has changed since" in answer.out
-    assert "1 of 2 runs are finished already and are reused" in answer.out
+    assert "1 of 2 runs is finished already and is reused" in answer.out
     assert trained(folder) == 3
     # As it was: the first run is right again.
     save_backbone(folder, 0)

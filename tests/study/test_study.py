@@ -129,6 +129,7 @@ def test_a_run_holds_every_setting_and_what_it_ran_on(study: Study) -> None:
         "train_images": "0",
         "validation": "test",
         "holdout_seed": "0",
+        "keep_state": "no",
     }
     commit = subprocess.run(
         ["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True

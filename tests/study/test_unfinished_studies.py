@@ -12,10 +12,12 @@ from unittest.mock import patch
 import mlflow
 import pandas as pd
 import pytest
-from conftest import WHOLE, Answer, broken_cell, broken_epoch, runs_in
+from conftest import WHOLE, Answer, broken_cell, broken_epoch, drawn_data, runs_in
 from mlflow.entities import Run
 
+from pipeline.execution.parallelism import JOB_MEMORY
 from pipeline.interruption import Interrupted
+from pipeline.machine import GIB
 from pipeline.store.artifacts import has_file
 from pipeline.store.buffer import STATE_FILE
 from pipeline.store.tags import tags_of
@@ -50,7 +52,7 @@ def test_a_child_that_fails_is_listed_and_the_others_continue(
     client = mlflow.MlflowClient()
     note = "mlflow.note.content"
     assert failed.data.tags[note] == (
-        "**FAILED:** `out of cookies`; continue by:"
+        "**FAILED:** `out of cookies`; continue by: the study's command again, or"
         f" `python -m pipeline train --resume {failed.info.run_id}`"
     )
     client.set_tag(failed.info.run_id, note, f"{failed.data.tags[note]}\n\nMine.\n\nAnd this.")
@@ -203,7 +205,7 @@ def test_a_finished_run_whose_model_was_deleted_is_compared_but_not_reused(
     assert answer.status == 0, answer.err
     answer = pipeline(*one, "--register", "none")
     assert answer.status == 0, answer.err
-    assert "1 of 2 runs are finished already" in answer.out
+    assert "1 of 2 runs is finished already" in answer.out
 
 
 def test_a_deleted_run_is_not_compared(pipeline: Callable[..., Answer], tmp_path: Path) -> None:
@@ -313,3 +315,24 @@ def test_a_study_says_why_it_trains_anew_for_more_epochs(
     assert answer.status == 0, answer.err
     assert f"the state of run {kept.info.run_id} is damaged, and not used" in answer.err
     assert "continued_from" not in runs_in(tmp_path, "train")[0].data.tags
+
+
+def test_a_dry_run_measures_on_what_trains_and_names_no_time_that_it_does_not_know(
+    pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a machine with a GPU.
+    monkeypatch.setattr("pipeline.training.device._is_usable", lambda name: name != "mps")
+    planned = pipeline(*ABLATE, "--seeds", "1", "--device", "cpu", "--dry-run").out
+    assert re.search(r"^  bn: 599,908 parameters, about 0:00:\d\d a run$", planned, re.MULTILINE)
+    assert "(from a few steps of each variant on this machine)\n" in planned
+    each = (JOB_MEMORY + drawn_data(100).nbytes) / GIB
+    assert planned.endswith(f"; about {each:.1f} GiB of memory each\n")
+
+    def fail(*_: object) -> float:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("pipeline.study.forecast._measure", fail)
+    one = [*ABLATE, "--seeds", "1", "--variants", "bn", "--device", "cpu", "--dry-run"]
+    planned = pipeline(*one).out
+    assert "  bn: 599,908 parameters\n" in planned
+    assert "\n1 run to train, time known after the first epoch\n" in planned
