@@ -85,13 +85,22 @@ def say_failure(run_id: str, status: str, reason: str, to_continue: bool = True)
         resume = f"the study's command again, or {resume}"
     ways = {"train": resume, "study": "the same command again"}
     way = ways.get(run.data.tags.get("kind", "")) if to_continue else None
+    client.set_tag(run_id, FAILURE, reason)
+    _describe_end(run, status, reason, f"; continue by: {way}" if way else "")
+
+
+def say_continued(run: Run, by: str) -> None:
+    """Say that what a stopped or failed run has begun is continued by another: a link, `by`."""
+    if run.info.lifecycle_stage == "active" and FAILURE in run.data.tags:
+        _describe_end(run, run.info.status, run.data.tags[FAILURE], f"; continued by {by}")
+
+
+def _describe_end(run: Run, status: str, reason: str, then: str) -> None:
     # As code: in Markdown, `_` and `*` would be emphasis.
     quoted = reason.replace("`", "'")
-    line = f"**{status}:** `{quoted}`{f'; continue by: {way}' if way else ''}"
-    description = "\n\n".join([line, *_own_paragraphs(run)])
-    client.set_tag(run_id, FAILURE, reason)
+    description = "\n\n".join([f"**{status}:** `{quoted}`{then}", *_own_paragraphs(run)])
     if len(description) <= MOST_CHARACTERS:
-        client.set_tag(run_id, DESCRIPTION, description)
+        mlflow.MlflowClient().set_tag(run.info.run_id, DESCRIPTION, description)
 
 
 def forget_failure(run: Run) -> None:

@@ -27,8 +27,10 @@ from pipeline.runs.run_result import (
     read_result,
 )
 from pipeline.store.initialization import unwritable_folder
+from pipeline.store.interface import link
 from pipeline.store.lookup import find_run
-from pipeline.store.tags import PARENT_TAG, tags_of
+from pipeline.store.outages.waiting import in_store
+from pipeline.store.tags import PARENT_TAG, say_continued, tags_of
 from pipeline.study.earlier import cell_key, cell_of, changed_since, choose_start
 from pipeline.study.grid import Grid
 
@@ -148,11 +150,15 @@ def reusable_cells(
     ids = parent.info.experiment_id, parent.info.run_id
     found, outdated = find_cells(ids[0], grid, cells, conditions, reuse, ids[1])
     finished = {cell: one.result for cell, one in found.items() if one.result}
+    before = set()  # the studies that this one continues
     for cell, one in found.items():
         if one.continued and one.run.data.tags[PARENT_TAG] != ids[1]:
+            before.add(one.run.data.tags[PARENT_TAG])
             set_parent(one.run, parent)
             if result := finished.get(cell):
                 finished[cell] = result._replace(tags={**result.tags, PARENT_TAG: ids[1]})
+    for stopped in filter(None, map(find_run, before)):
+        in_store(say_continued)(stopped, f"[{parent.info.run_name}]({link(*ids)})")
     begun = {cell: one for cell, one in found.items() if not one.result}
     return finished, begun, outdated
 

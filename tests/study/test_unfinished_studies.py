@@ -71,9 +71,13 @@ def test_a_child_that_fails_is_listed_and_the_others_continue(
     assert again.status == 0, again.err
     assert "3 of 4 runs are finished already" in again.out
     asked = [call.args[0] for call in get_run.call_args_list]
-    assert asked.count(parent.info.run_id) == 1  # not once for each of its runs
+    assert asked.count(parent.info.run_id) == 2  # not once for each of its runs
     parents, children = by_kind(tmp_path)
     assert [run.info.status for run in parents] == ["FINISHED", "FAILED"]
+    first, *rest = parents[1].data.tags[note].split("\n\n")
+    assert f"; continued by [{parents[0].info.run_name}](#/experiments/0/runs/" in first
+    assert parents[0].info.run_id in first
+    assert "3 runs with 2 seeds" in rest[0]
     # The runs of the broken study are now children of this one, and the failed one has gone on.
     assert [run.info.status for run in children] == ["FINISHED"] * 4
     assert not any("failure" in run.data.tags for run in children)
