@@ -193,7 +193,7 @@ class ImageDataset:
         return {
             "dataset": self.name,
             **self.identity,
-            **({"total_images": str(self.total)} if self.left_out else {}),
+            "total_images": str(self.total),
             "validation_digest": self.validation.digest,
             "validation_scheme": "hold-out of the training split" if self.test else TEST_SPLIT,
         }
