@@ -10,11 +10,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def shortlist(names: Iterable[object], most: int = MOST_NAMED) -> str:
+def shortlist(names: Iterable[object], most: int = MOST_NAMED, separator: str = ", ") -> str:
     """Join names for a message, which must stay readable: `a, b, c and 97 more`."""
     listed = [str(name) for name in names]
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+    return separator.join(listed[:most]) + more
 
 
 class InputError(ValueError):

@@ -38,7 +38,7 @@ def to_tags(values: Mapping[str, object]) -> dict[str, str]:
         longest = max(rest, key=lambda name: len(rest[name]))
         raise InputError(
             f"what a run records takes {len(details):,} characters, over the limit of"
-            f" {MOST_CHARACTERS:,}; most are in its {longest}: {rest[longest][:50]}…"
+            f" {MOST_CHARACTERS:,}; shorten its {longest}, which takes most: {rest[longest][:50]}…"
         )
     return {name: text for name, text in shown.items() if text} | {DETAILS: details}
 

@@ -409,7 +409,7 @@ def test_what_predictions_refuse_training_refuses_for_the_same_reason(
     with pytest.raises(InputError, match=f"^{reason}") as refused:
         read_picture(UNREADABLE[reason], (*SHAPE, 3))
     named = [f"{tmp_path}/{place}/0.png: {refused.value}" for place in PLACES]
-    line = f"cannot read 4 of 4 pictures: {'; '.join(named)}; and 1 more"
+    line = f"cannot read 4 of 4 pictures: {'; '.join(named)} and 1 more"
     for size in (None, 32):
         with pytest.raises(InputError) as of_folder:
             from_folder(path, size)
