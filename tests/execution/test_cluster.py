@@ -316,8 +316,8 @@ def test_of_many_nodes_that_would_train_something_else_a_few_are_named(
     answers.wait.return_value = [], []
     answers.get.return_value = {"problem": "no data"}
     monkeypatch.setattr(nodes, "ray", answers)
-    seven = [nodes.Node("id", f"n{number}", 1, 0, 1) for number in range(7)]
+    seven = [nodes.Node("0" * 56, f"n{number}", 1, 0, 1) for number in range(7)]
     config = Config(variant="base", dataset="synthetic")
-    with pytest.raises(InputError, match="^7 of 7 nodes can't .*: n0: no data; n1: .*") as refused:
+    with pytest.raises(InputError, match=r"^7 of 7 nodes can't .*: n0: no data; n1: ") as refused:
         nodes.examine(seven, config, drawn_data(), "cpu")
     assert "n4: no data and 2 more (docs/clusters.md says" in str(refused.value)
