@@ -1,4 +1,4 @@
-"""Errors that a user can act on: a one-line message and the matching exit status."""
+"""Errors that a user can act on: a one-line message, in what words, and the exit status."""
 
 from collections.abc import Iterable
 
@@ -15,6 +15,16 @@ def shortlist(names: Iterable[object], most: int = MOST_NAMED, separator: str = 
     listed = [str(name) for name in names]
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return separator.join(listed[:most]) + more
+
+
+def plural(number: int, noun: str) -> str:
+    """A number and what it counts: `1 epoch`, `1,000 epochs`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def percent(fraction: float, decimals: int = 1) -> str:
+    """A fraction in per cent: `49.5 %`."""
+    return f"{100 * fraction:.{decimals}f} %"
 
 
 class InputError(ValueError):

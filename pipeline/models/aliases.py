@@ -12,8 +12,9 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.data.dataset import TEST_SPLIT, ImageDataset
+from pipeline.errors import percent, plural
 from pipeline.models.export import MODEL_FILE
-from pipeline.models.registry import RegisteredVersion, percent, plural, refresh, refused_as
+from pipeline.models.registry import RegisteredVersion, refresh, refused_as
 from pipeline.store.artifacts import missing_files
 from pipeline.store.outages.failures import is_outage, unless_forbidden
 from pipeline.store.outages.waiting import in_store

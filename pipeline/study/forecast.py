@@ -16,6 +16,7 @@ from torch import nn
 from pipeline.ablation.loading import load_ablation, load_data
 from pipeline.config import AUTO, Config
 from pipeline.data.dataset import ImageDataset
+from pipeline.errors import plural
 from pipeline.execution.engine import Where
 from pipeline.execution.tasks import Engine
 from pipeline.machine import GIB
@@ -128,7 +129,7 @@ def describe_plan(
         of_all = "" if at_least else f" of {len(cells)}"
         lines.append(f"{len(finished)}{of_all} runs are finished already and are reused")
     if left := {cell: epochs_before(begun.get(cell)) for cell in cells if cell not in finished}:
-        count = f"{'at least ' * at_least}{len(left)} run{'s' * (len(left) > 1)} to train"
+        count = f"{'at least ' * at_least}{plural(len(left), 'run')} to train"
         count += f" ({len(begun)} of them continued)" if begun else ""
         memory = psutil.Process().memory_info().rss / GIB
         lines.append(f"{count}, {in_words(forecast.seconds(left, starting=True), forecast.basis)}")

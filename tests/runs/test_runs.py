@@ -40,6 +40,7 @@ from mlflow.entities import Run
 from torch import Tensor, nn
 
 from pipeline.config import Config
+from pipeline.errors import percent
 from pipeline.models.export import log_network
 from pipeline.runs.queries import find_runs
 from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG, RunResult, read_result
@@ -515,7 +516,7 @@ def test_evaluate_measures_what_the_run_logged_and_is_linked_to_the_version(stud
     assert inputs is not None
     (model,) = inputs.model_inputs
     assert version.source == f"models:/{model.model_id}"
-    assert f"{metrics['accuracy']:.2%}" in answer.out
+    assert percent(metrics["accuracy"]) in answer.out
 
 
 def test_evaluate_takes_a_run_id(study: Study, pipeline: Callable[..., Answer]) -> None:
@@ -525,7 +526,7 @@ def test_evaluate_takes_a_run_id(study: Study, pipeline: Callable[..., Answer]) 
     assert answer.status == 0
     evaluation = runs_in(study.folder, "evaluate")[0]
     for metric in ("accuracy", "superclass_accuracy", "calibration_error"):
-        shown = f"{evaluation.data.metrics[metric]:.2%}"
+        shown = percent(evaluation.data.metrics[metric])
         assert re.search(rf"^  {metric} +{shown}$", answer.out, re.MULTILINE)
     assert evaluation.data.metrics["accuracy"] == pytest.approx(
         run.data.metrics["val_accuracy"], abs=0.0005

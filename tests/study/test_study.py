@@ -18,6 +18,7 @@ from scipy import stats
 from torch import nn
 
 from pipeline import CNNNetwork
+from pipeline.errors import percent
 from pipeline.store.tags import tags_of
 from pipeline.training.device import choose_device
 
@@ -33,9 +34,9 @@ def accuracy(study: Study, variant: str, seed: int) -> float:
 def test_it_ends_with_a_table_the_answer_and_the_way_to_the_report(study: Study) -> None:
     lines = study.answer.out.splitlines()
     for variant in VARIANTS:
-        mean = np.mean([accuracy(study, variant, seed) for seed in SEEDS])
+        mean = float(np.mean([accuracy(study, variant, seed) for seed in SEEDS]))
         (line,) = (row for row in lines if row.split()[:1] == [variant])
-        assert f" {mean:.1%} " in line
+        assert f" {percent(mean)} " in line
     assert "599,684" in study.answer.out
     assert "599,908" in study.answer.out
     assert "synthetic, 3 epochs, 6 runs with 2 seeds, learning rate 0.001." in lines
@@ -68,7 +69,7 @@ def test_it_says_before_it_begins_what_it_takes_and_then_how_much_is_left(study:
     ended = [line for line in lines[first:] if line.startswith("[")]
     for count, line in enumerate(ended, 1):
         name = line.split()[1].removesuffix(":")
-        shown = f"{study.runs[name].data.metrics['val_accuracy']:.1%}"
+        shown = percent(study.runs[name].data.metrics["val_accuracy"])
         left = r"; about 0:\d\d:\d\d left" if count < 6 else ""
         assert re.fullmatch(
             rf"\[{count}/6\] {name}: validation accuracy {shown}, \d+ s{left}", line
