@@ -258,7 +258,9 @@ def test_the_report_is_one_page_that_needs_no_network(study: Study) -> None:
     text = html.unescape(page)
     effects = json.loads(study.artifact(study.parent, "effects.json").read_text())
     assert text.index(effects["headline"][0]) < text.index("<h2>")  # it leads with the answer
-    assert text.index("<img") < text.index("<table") < text.index("Student's t intervals.")
+    fold = text.index("<details")  # how to read it
+    assert text.index("<img") < text.index("<table") < fold < text.index("Student's t intervals.")
+    assert text.index("<td>Dropout on top of BatchNorm</td>") < fold
     titles = re.findall("<h2>(.*?)</h2>", text)
     assert titles == [
         "Effects",
@@ -283,7 +285,8 @@ def test_the_report_is_one_page_that_needs_no_network(study: Study) -> None:
         assert fact in text, fact
     markdown = study.artifact(study.parent, "report.md").read_text()
     assert markdown.index("](figures/effects") < markdown.index("| effect |")
-    assert markdown.index("| Dropout on top of BatchNorm |") < markdown.index("Student's t")
+    fold = markdown.index("<details")
+    assert markdown.index("| Dropout on top of BatchNorm |") < fold < markdown.index("Student's t")
     for path in re.findall(r"\]\((.*?)\)", markdown):
         assert study.artifact(study.parent, path).read_bytes().startswith(b"\x89PNG")
     assert re.findall("^## (.*)$", markdown, re.MULTILINE) == titles
