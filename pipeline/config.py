@@ -112,3 +112,19 @@ def check_at_least(name: str, value: int, least: int) -> None:
     """Raise InputError unless `value` is a whole number of at least `least`."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+
+
+def height_and_width(name: str, size: object) -> tuple[int, int]:
+    """Return a size of images in pixels: that of a square, or (height, width).
+
+    Raises InputError, which calls the size `name`, for what is no size.
+    """
+    pair = size if isinstance(size, tuple | list) else (size, size)
+    whole = all(isinstance(one, Integral) and not isinstance(one, bool) for one in pair)
+    if len(pair) != 2 or not whole or min(pair) < 1:
+        raise InputError(
+            f"{name} is {size!r}; it must be a number of pixels, such as 32, or two, (height,"
+            " width)"
+        )
+    height, width = map(int, pair)
+    return height, width

@@ -1,4 +1,4 @@
-"""Errors that a user can act on: a one-line message and the matching exit status."""
+"""Errors that a user can act on: a one-line message, in what words, and the exit status."""
 
 from collections.abc import Iterable
 
@@ -10,11 +10,21 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def shortlist(names: Iterable[object], most: int = MOST_NAMED) -> str:
+def shortlist(names: Iterable[object], most: int = MOST_NAMED, separator: str = ", ") -> str:
     """Join names for a message, which must stay readable: `a, b, c and 97 more`."""
     listed = [str(name) for name in names]
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+    return separator.join(listed[:most]) + more
+
+
+def plural(number: int, noun: str) -> str:
+    """A number and what it counts: `1 epoch`, `1,000 epochs`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def percent(fraction: float, decimals: int = 1) -> str:
+    """A fraction in per cent: `49.5 %`."""
+    return f"{100 * fraction:.{decimals}f} %"
 
 
 class InputError(ValueError):

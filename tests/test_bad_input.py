@@ -24,6 +24,11 @@ CASES = {
         "ablate --epochs 10,20",
         ["--epochs", "'10,20' is a list", "keep_state=yes"],
     ),
+    "several seeds of a hold-out": (
+        "train --holdout-seed 0,1",
+        ["--holdout-seed", "'0,1' is a list", "all runs of a study have the same"],
+    ),
+    "a hold-out's seed no number": ("ablate --holdout-seed x", ["--holdout-seed", "integer"]),
     "several seeds of a run": ("train --seed 0,1", ["ablate takes several: seeds=0,1"]),
     "a study's seed": ("ablate --seed 0,1", ["--seed", "--seeds"]),
     "several variants of a run": ("train --variant base,bn", ["ablate takes several: variants="]),

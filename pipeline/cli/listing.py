@@ -11,6 +11,7 @@ from typing import NamedTuple
 import mlflow
 from mlflow.entities import Run
 
+from pipeline.errors import plural
 from pipeline.runs.queries import experiment_id, is_finished_training
 from pipeline.runs.run_result import config_of, recipe
 from pipeline.store.liveness import PROCESS, is_alive
@@ -94,8 +95,9 @@ def _listed(run: Run, experiment: str, trained: Mapping[str, Sequence[Trained]])
         name = f"{name} ({','.join(grid['variants'])})"
         count = math.prod(len(grid[axis]) for axis in AXES)
         # With a margin, the grid says how many runs there may be at most.
-        of_all = "" if grid.get("margin") or len(done) == count else f" of {count}"
-        state += f", {len(done)}{of_all} runs"
+        is_part = not grid.get("margin") and len(done) < count
+        of_all = f"{len(done)} of {plural(count, 'run')}" if is_part else plural(len(done), "run")
+        state += f", {of_all}"
     return Listed(
         run,
         name,

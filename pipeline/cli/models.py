@@ -5,7 +5,7 @@ import sys
 
 from pipeline.cli import options, use_options
 from pipeline.config import AUTO, check_at_least
-from pipeline.errors import InputError, printable
+from pipeline.errors import InputError, percent, plural, printable
 from pipeline.imports import importing
 
 TABLE = "-"  # predictions on the terminal
@@ -28,11 +28,11 @@ def evaluate(
     run, name, evaluation = evaluate_run(model, dataset, data_dir, options.absolute(ablation))
     print(f"{model} on the validation images of {name}")
     for metric, value in evaluation.metrics.items():
-        shown = f"{value:.3f}" if metric == "loss" else f"{value:.2%}"
+        shown = f"{value:.3f}" if metric == "loss" else percent(value)
         print(f"  {metric:20} {shown:>7}")
     print("most frequent confusions" if len(evaluation.confusions) else "no confusions")
     for row in evaluation.confusions.head(5).to_dict("records"):
-        print(f"  {row['class']} taken for {row['taken_for']}: {row['images']} images")
+        print(f"  {row['class']} taken for {row['taken_for']}: {plural(row['images'], 'image')}")
     print(where_to_look(run.info.experiment_id, run.info.run_id))
 
 
@@ -71,7 +71,8 @@ def predict(
         print(prediction.as_table(predictions))
     accuracy, labelled = prediction.accuracy(predictions)
     if labelled:
-        print(f"accuracy {accuracy:.1%}, of {labelled} pictures in folders named after a class")
+        of = f"of {plural(labelled, 'picture')} in folders named after a class"
+        print(f"accuracy {percent(accuracy)}, {of}")
     for one in unread:
         print(f"not read: {printable(one.file)}: {one.error}", file=sys.stderr)
     if project_run:

@@ -106,7 +106,8 @@ Validation = Annotated[
 HoldoutSeed = Annotated[
     int,
     typer.Option(
-        help="With validation=holdout: decides which training images are held out; 0 to 2**32 - 1."
+        help="With validation=holdout: decides which training images are held out; 0 to 2**32 - 1.",
+        **one(int, STUDY_HAS_ONE),
     ),
 ]
 RegisterOne = Annotated[

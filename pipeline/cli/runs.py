@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from pipeline.cli import options, use_options
 from pipeline.config import AUTO, check_at_least
-from pipeline.errors import InputError, printable
+from pipeline.errors import InputError, percent, printable
 from pipeline.imports import importing
 
 # The most characters of each column of a list but the last, which gets the rest of the line. Names
@@ -37,7 +37,7 @@ def list_(
         (
             one.run.info.run_id[:SHORT_ID],
             one.name,
-            "" if one.accuracy is None else f"{one.accuracy:8.1%}",
+            "" if one.accuracy is None else f"{percent(one.accuracy):>8}",
             one.dataset,
             age(one.run),
             one.experiment,

@@ -12,6 +12,7 @@ import typer
 from pipeline import openmp
 from pipeline.cli import options, use_options
 from pipeline.config import REGISTRATIONS, Config, check_choice
+from pipeline.errors import percent, plural
 from pipeline.imports import importing
 from pipeline.study.grid import KEEP_STATE
 
@@ -98,7 +99,7 @@ def train(
     if register != "none":
         check_may_register(config.ablation, data, "give register=none")
     try_variants(config, data, [config.variant])
-    print(f"{config.run_name} on {data.heading}, {config.epochs} epoch{'s' * (config.epochs > 1)}")
+    print(f"{config.run_name} on {data.heading}, {plural(config.epochs, 'epoch')}")
     # On a terminal there are bars.
     show = None if sys.stderr.isatty() else partial(_print_epoch, config.epochs)
     result = train_run(
@@ -106,7 +107,7 @@ def train(
     )
     last, registered = result.history[-1], result.registered
     print(
-        f"{config.run_name} on {data.name}: validation accuracy {last['val_accuracy']:.1%},"
+        f"{config.run_name} on {data.name}: validation accuracy {percent(last['val_accuracy'])},"
         f" loss {last['val_loss']:.3f}, {result.seconds:.0f} s"
     )
     if registered:
@@ -129,7 +130,7 @@ def _print_epoch(epochs: int, history: "History") -> None:
     left = f"; about {timedelta(seconds=round(seconds))} left" if count < epochs else ""
     print(
         f"epoch {count} of {epochs}: training loss {last['train_loss']:.3f}, validation accuracy"
-        f" {last['val_accuracy']:.1%}, {last['epoch_seconds']:.0f} s{left}"
+        f" {percent(last['val_accuracy'])}, {last['epoch_seconds']:.0f} s{left}"
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Augmentation:
         parts = {
             "flip": self.flip,
             f"rotation up to {self.rotation:g}°": self.rotation,
-            f"crop with {self.padding} pixel{'s' * (self.padding > 1)} of padding": self.padding,
+            f"crop with {plural(self.padding, 'pixel')} of padding": self.padding,
         }
         return ", ".join(part for part, on in parts.items() if on) or "none"
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.strata import first_of_each_class, tenth_of_each_class
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 
 TEST_SPLIT = "train=False split"  # a run's validation scheme, if nothing is held out
 NAMES_TAG = "names_digest"  # of a run: the names of its classes, which its model answers with
@@ -22,7 +22,7 @@ NAMES_TAG = "names_digest"  # of a run: the names of its classes, which its mode
 def size_of(image_shape: Sequence[int]) -> str:
     """The size `[H, W, C]` of an image in words, the width first: `12x8 pixels, 1 channel`."""
     height, width, channels = image_shape
-    return f"{width}x{height} pixels, {channels} channel{'s' * (channels > 1)}"
+    return f"{width}x{height} pixels, {plural(channels, 'channel')}"
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class ImageDataset:
         return {
             "dataset": self.name,
             **self.identity,
-            **({"total_images": str(self.total)} if self.left_out else {}),
+            "total_images": str(self.total),
             "validation_digest": self.validation.digest,
             "validation_scheme": "hold-out of the training split" if self.test else TEST_SPLIT,
         }

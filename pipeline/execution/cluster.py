@@ -28,7 +28,7 @@ from pipeline import interruption
 from pipeline.ablation.source import PACKAGE
 from pipeline.config import AUTO, Config
 from pipeline.data.dataset import ImageDataset
-from pipeline.errors import InputError, MachineError, StoreError
+from pipeline.errors import InputError, MachineError, StoreError, plural
 from pipeline.execution import ray_worker
 from pipeline.execution.nodes import examine, living_nodes, usable_nodes
 from pipeline.execution.parallelism import Limit, job_memory, on_gpus, smallest
@@ -157,7 +157,7 @@ def cluster_engine(
     return Engine(
         device,
         precision,
-        jobs._replace(reason=f"{jobs.reason}, on {len(nodes)} node{'s' * (len(nodes) > 1)}"),
+        jobs._replace(reason=f"{jobs.reason}, on {plural(len(nodes), 'node')}"),
         [threads] * cells,
         partial(
             train_on_cluster,

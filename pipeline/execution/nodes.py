@@ -12,7 +12,7 @@ from pipeline.ablation.loading import load_ablation
 from pipeline.ablation.recording import inputs_of
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
-from pipeline.errors import MOST_NAMED, InputError, printable, shortlist
+from pipeline.errors import InputError, printable, shortlist
 from pipeline.execution.ray_worker import this_place, versions
 from pipeline.runs import provenance
 from pipeline.runs.run_result import differences
@@ -94,7 +94,7 @@ def examine(nodes: Sequence[Node], config: Config, data: ImageDataset, device: s
     if problems:
         raise InputError(
             f"{len(problems)} of {len(nodes)} nodes can't train the same as this machine:"
-            f" {'; '.join(problems[:MOST_NAMED])} (docs/clusters.md says what a node needs)"
+            f" {shortlist(problems, separator='; ')} (docs/clusters.md says what a node needs)"
         )
     return precisions
 

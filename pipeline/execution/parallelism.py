@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pipeline.errors import plural
 from pipeline.machine import GIB, free_memory, usable_processors
 
 # Memory of a job besides its images, in bytes: 0.62 to 0.71 GiB were measured (peak proportional
@@ -53,7 +54,7 @@ def on_gpus(gpus: int, share: float) -> Limit:
     """How many runs train at once on so many GPUs, if each takes a share of one."""
     number = gpus * int(1 / share)
     if share < 1:
-        return number, f"{gpus} GPU{'s' * (gpus > 1)}, {share:g} of one for each run"
+        return number, f"{plural(gpus, 'GPU')}, {share:g} of one for each run"
     if gpus > 1:
         return number, for_each(gpus, "GPU")
     return number, "a GPU trains one network after the other"

@@ -12,8 +12,9 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.data.dataset import TEST_SPLIT, ImageDataset
+from pipeline.errors import percent, plural
 from pipeline.models.export import MODEL_FILE
-from pipeline.models.registry import RegisteredVersion, percent, plural, refresh, refused_as
+from pipeline.models.registry import RegisteredVersion, refresh, refused_as
 from pipeline.store.artifacts import missing_files
 from pipeline.store.outages.failures import is_outage, unless_forbidden
 from pipeline.store.outages.waiting import in_store
@@ -51,9 +52,10 @@ def move_aliases(
     An alias moves to a version of a full recipe: trained on all training images, for no fewer
     epochs than the version that it replaces, and on the same data; one that holds out images does
     not replace one that doesn't. A version that left out images, or whose files are gone, may
-    always be replaced. `champion` moves to the best validation accuracy among all versions measured
-    on the same validation images in the same way. (Their training images may differ: a trial on a
-    few hundred must not become champion just for being the only one of its kind.)
+    always be replaced; one that does not say what it was trained on, only by hand. `champion` moves
+    to the best validation accuracy among all versions measured on the same validation images in the
+    same way. (Their training images may differ: a trial on a few hundred must not become champion
+    just for being the only one of its kind.)
 
     Raises RegistrationError if the store refuses that for another reason than this user's rights.
     """
@@ -91,7 +93,7 @@ def _move_to(new: ModelVersion, before: Registry) -> list[str]:
     if old and old.version == new.version:
         return []
     gone = old is not None and not _has_files(old)
-    obstacle = _obstacle(_training(new), None if old is None or gone else _training(old))
+    obstacle = _obstacle(new, None if gone else old)
     if not obstacle:
         # Of two runs that register at the same moment, the later one has the alias.
         return _set(alias, new, old, ", whose files are gone" if gone else "")
@@ -129,12 +131,18 @@ def _set(alias: str, new: ModelVersion, old: ModelVersion | None, why: str = "")
     return []
 
 
-def _obstacle(new: _Training | None, old: _Training | None) -> str:
-    """Why the alias at `old` may not move to `new`; empty if it may."""
+def _obstacle(version: ModelVersion, holder: ModelVersion | None) -> str:
+    """Why the alias at `holder` may not move to a version; empty if it may."""
+    new, old = _training(version), _training(holder) if holder else None
     assert new  # it has just been registered with all that
     if new.left_out:
         return f"left out {new.left_out:,} training images"
-    if old is None or old.left_out:
+    if holder is None:
+        return ""
+    if old is None:  # it may be the better one
+        unknown = f"what version {holder.version} was trained on is not known"
+        return f"can't be compared with it, since {unknown}"
+    if old.left_out:
         return ""
     if new.data != old.data:
         return "was trained on other data"
@@ -158,7 +166,7 @@ def _training(version: ModelVersion) -> _Training | None:
             facts["whole_digest"] = facts["data_digest"]
         return _Training(
             data=facts.get("whole_digest", ""),
-            left_out=int(Decimal(facts["left_out"])),  # `mlflow run` logs it as typed: 1e3
+            left_out=int(Decimal(facts["left_out"])),  # `mlflow run` logs it as typed: 1.0
             holds_out=facts["validation_scheme"] != TEST_SPLIT,
             epochs=int(Decimal(facts["epochs"])),
         )

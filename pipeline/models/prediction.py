@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.data.pictures.pixels import read_picture
-from pipeline.errors import InputError, MachineError, printable
+from pipeline.errors import InputError, MachineError, percent, printable
 from pipeline.machine import usable_processors
 from pipeline.models.loading import LoadedModel
 from pipeline.models.pictures import Picture
@@ -100,8 +100,10 @@ def as_table(predictions: Sequence[Prediction]) -> str:
     shown = [one for one in predictions if one.guesses]
     files, names = ["file", *(printable(one.file) for one in shown)], ["class"]
     names += [one.guesses[0].name for one in shown]
-    others = [", ".join(f"{g.name} {g.probability:.1%}" for g in one.guesses[1:]) for one in shown]
-    shares = ["probability", *(f"{one.guesses[0].probability:.1%}" for one in shown)]
+    others = [
+        ", ".join(f"{g.name} {percent(g.probability)}" for g in one.guesses[1:]) for one in shown
+    ]
+    shares = ["probability", *(percent(one.guesses[0].probability) for one in shown)]
     width, class_width = max(map(len, files)), max(map(len, names))
     rows = zip(files, names, shares, ["next", *others], strict=True)
     lines = (f"{f:{width}}  {n:{class_width}}  {p:>11}  {o}".rstrip() for f, n, p, o in rows)

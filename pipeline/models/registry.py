@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
-from pipeline.errors import InputError, RegistrationError
+from pipeline.errors import InputError, RegistrationError, percent, plural
 from pipeline.store.address import shown_uri
 from pipeline.store.outages.failures import first_line, is_forbidden, is_outage, unless_forbidden
 from pipeline.store.outages.waiting import in_store
@@ -85,16 +85,6 @@ def refused_as(what: str) -> Iterator[None]:
         if is_outage(error) or error.error_code == "TEMPORARILY_UNAVAILABLE":  # the database
             raise
         raise RegistrationError(f"{what} ({first_line(error)})") from None
-
-
-def percent(fraction: float) -> str:
-    """A fraction in per cent: `49.5 %`."""
-    return f"{100 * fraction:.1f} %"
-
-
-def plural(number: int, noun: str) -> str:
-    """A number and what it counts: `1 epoch`, `30 epochs`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def check_may_register(ablation: str, data: ImageDataset, way_out: str) -> None:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pipeline.errors import plural
 from pipeline.report.findings import Analysis, Finding, Setting
 from pipeline.report.tables import can_not_tell
 from pipeline.runs.run_figures import label_epochs
@@ -64,7 +65,8 @@ def effects_figure(analysis: Analysis) -> Figure:
 def forest_plot(rows: Sequence[tuple[str, Finding]], outcome: Outcome) -> Figure:
     """Effects on an outcome, each with its words and its 95 % interval."""
     big = [_wrapped(capitalized(words), LONG_LABEL) for words, _ in rows]
-    small = [_wrapped(f"{f.contrast.label}, {_seeds(f.shown.seeds)}", LONG_SMALL) for _, f in rows]
+    names = [f"{f.contrast.label}, {plural(f.shown.seeds, 'seed')}" for _, f in rows]
+    small = [_wrapped(name, LONG_SMALL) for name in names]
     above = np.array([LINE * (1 + label.count("\n")) for label in big])
     below = np.array([SMALL_LINE * (1 + label.count("\n")) for label in small])
     height = 0.2 + max(above + below)  # of a row, in inches
@@ -172,9 +174,8 @@ def study_curves(analysis: Analysis, setting: Setting) -> Figure:
                 ) * (100 if metric == "accuracy" else 1)
                 epochs = range(1, runs.shape[1] + 1)
                 look = looks[variant] | {"markevery": max(1, len(epochs) // 10)}
-                axes.plot(
-                    epochs, runs.mean(axis=0), **look, label=f"{variant} ({_seeds(len(runs))})"
-                )
+                label = f"{variant} ({plural(len(runs), 'seed')})"
+                axes.plot(epochs, runs.mean(axis=0), **look, label=label)
                 if len(runs) > 1:
                     low, high = runs.min(axis=0), runs.max(axis=0)
                     axes.fill_between(epochs, low, high, color=look["color"], alpha=0.2)
@@ -233,10 +234,6 @@ def _looks(analysis: Analysis) -> dict[str, dict[str, Any]]:
             analysis.ablation.variants, COLOURS, DASHES, MARKERS, strict=False
         )
     }
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' * (count > 1)}"
 
 
 def _wrapped(text: str, width: int) -> str:

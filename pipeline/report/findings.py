@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.ablation.definition import Ablation
 from pipeline.ablation.wording import Wording
+from pipeline.errors import percent
 from pipeline.report.contrasts import Contrast
 from pipeline.runs.run_result import RunResult
 from pipeline.statistics.comparisons import Comparison, Outcome, Summary
@@ -191,7 +192,7 @@ def study_outcomes(split: str, target: float | None, epochs: int) -> dict[str, O
         ),
     }
     if target:
-        name = f"the time to {target:.0%} validation accuracy"
+        name = f"the time to {percent(target, 0)} validation accuracy"
         outcomes["epochs_to_target"] = Outcome(
             name, "epochs", effect_of_interest=1.0, bounds=(1, epochs)
         )

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import mlflow
 
+from pipeline.errors import plural
 from pipeline.machine import describe_machine
 from pipeline.report.files import effect_metrics, report_files
 from pipeline.report.findings import Analysis
@@ -40,8 +41,8 @@ def publish(
     first, seeds = analysis.results[0], analysis.table["seed"].nunique()
     few = f"{analysis.few_images}, " if analysis.few_images else ""
     subtitle = (
-        f"{first.config.dataset}, {few}{_count(first.config.epochs, 'epoch')},"
-        f" {_count(len(analysis.results), 'run')} with {_count(seeds, 'seed')}, {analysis.rates}."
+        f"{first.config.dataset}, {few}{plural(first.config.epochs, 'epoch')},"
+        f" {plural(len(analysis.results), 'run')} with {plural(seeds, 'seed')}, {analysis.rates}."
     )
     about = "\n".join(filter(None, [subtitle, analysis.variants_in_words]))
     files = report_files(analysis, subtitle, {**_provenance(analysis), **facts}, unused)
@@ -65,7 +66,7 @@ def publish(
         for note in result.registered.notes:
             print(f"  {note}")
     if unused:
-        print(f"Not counted: {_count(len(unused), 'run')}, with the reasons in the report")
+        print(f"Not counted: {plural(len(unused), 'run')}, with the reasons in the report")
     print(f"Report: {place}")
     print(where_to_look(run.info.experiment_id, run.info.run_id, "report.html"))
 
@@ -159,15 +160,11 @@ def machines_of(results: Sequence[RunResult]) -> str:
         for result in results
         if "node" in result.tags
     )
-    return "; ".join(f"{_count(runs, 'run')} on {place}" for place, runs in places.items())
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+    return "; ".join(f"{plural(runs, 'run')} on {place}" for place, runs in places.items())
 
 
 def _device(result: RunResult) -> str:
     tags = result.tags
     return (
-        f"{tags.get('device_name', tags['device'])} with {_count(int(tags['threads']), 'thread')}"
+        f"{tags.get('device_name', tags['device'])} with {plural(int(tags['threads']), 'thread')}"
     )

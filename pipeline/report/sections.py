@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pipeline.errors import plural
 from pipeline.report.findings import Analysis
 from pipeline.report.tables import Table, cost_table, effects_table, runs_table, variants_table
 from pipeline.statistics.intervals import LATER_ALPHA, PLANNED_ALPHA
@@ -195,7 +196,7 @@ def limits(analysis: Analysis) -> list[str]:
     first, seeds = analysis.results[0], analysis.table["seed"].nunique()
     config, caveat = first.config, first.tags.get("data_caveat", "")
     unknown = [caveat] if caveat else []
-    here = [f"{config.epochs} epoch{'s' * (config.epochs > 1)}", f"batch size {config.batch_size}"]
+    here = [plural(config.epochs, "epoch"), f"batch size {config.batch_size}"]
     here += sorted({r.tags["optimizer"] for r in analysis.results if "optimizer" in r.tags})
     unknown.append(
         "Whether the effects hold for another network, data set, optimiser or number of epochs"
@@ -224,7 +225,7 @@ def limits(analysis: Analysis) -> list[str]:
             alarms = " " + skewed_alarms(analysis.design, seeds, analysis.comparisons)
         unknown.append(
             "Whether the differences are normally distributed, as the intervals assume:"
-            f" {seeds} seed{'s' * (seeds > 1)} can't show it.{alarms}"
+            f" {plural(seeds, 'seed')} can't show it.{alarms}"
         )
     unknown.append(
         "How long it takes elsewhere: times are from this machine, with whatever else ran on it."
@@ -237,7 +238,7 @@ def limits(analysis: Analysis) -> list[str]:
             " good."
         )
     for (variant, other), (one, *others) in analysis.other_weights.items():
-        more = f" and {len(others)} more parameter{'s' * (len(others) > 1)}" if others else ""
+        more = f" and {plural(len(others), 'more parameter')}" if others else ""
         unknown.append(
             f"How much of an effect is due to other initial weights: in {variant}, {one}{more}"
             f" {'do' if others else 'does'} not start out as in {other}."

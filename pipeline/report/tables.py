@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from pipeline.errors import percent
 from pipeline.report.findings import Analysis, Finding, Setting
 from pipeline.statistics.comparisons import Outcome, Summary
 from pipeline.statistics.intervals import Interval
@@ -45,7 +46,7 @@ def variants_table(analysis: Analysis, settings: Sequence[Setting]) -> Table:
                     variant,
                     f"{setting.rates[variant]:g}{best}",
                     str(one.seeds),
-                    f"{one.mean:.1%}",
+                    percent(one.mean),
                     f"{one.sd * outcome.scale:.2f}" if one.sd is not None else "-",
                     _interval_of_mean(one, outcome),
                     f"{lost.mean:.3f}" if lost else "-",
@@ -59,7 +60,7 @@ def cost_table(analysis: Analysis, setting: Setting) -> Table:
     """A row per variant: parameters, times and speed."""
     columns = {"parameters": "parameters", "seconds": "seconds", "images_per_second": "images/s"}
     if analysis.target:
-        goal = f"to {analysis.target:.0%}"
+        goal = f"to {percent(analysis.target, 0)}"
         columns |= {"epochs_to_target": f"epochs {goal}", "seconds_to_target": f"seconds {goal}"}
     means = setting.table.groupby("variant")[list(columns)].mean()
     rows = [
@@ -93,7 +94,7 @@ def runs_table(analysis: Analysis) -> Table:
     rows = [
         [
             row.run + " (stuck)" * (row.learning == "stuck") + " (reused)" * row.reused,
-            f"{getattr(row, analysis.primary):.2%}",
+            percent(getattr(row, analysis.primary)),
             f"{getattr(row, analysis.primary.replace('accuracy', 'loss')):.3f}",
             f"{row.seconds:.0f}",
             row.run_id,

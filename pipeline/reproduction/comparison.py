@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 from torch import Tensor
 
-from pipeline.errors import shortlist
+from pipeline.errors import plural, shortlist
 from pipeline.reproduction.record import Values
 
 
@@ -35,7 +35,7 @@ class Comparison(NamedTuple):
         epochs, metrics = self.table["epoch"].nunique(), self.table["metric"].nunique()
         if self.is_identical:
             weights = ", and so are the weights" if self.same_weights else ""
-            count = f"{epochs} epoch{'s' * (epochs != 1)}"
+            count = plural(epochs, "epoch")
             return "\n".join(
                 [*lines, f"identical: {metrics} metrics of {count}, bit for bit{weights}"]
             )

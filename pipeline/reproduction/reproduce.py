@@ -11,7 +11,7 @@ import torch
 from mlflow.entities import Metric, Run
 
 from pipeline.config import AUTO
-from pipeline.errors import InputError, MachineError, shortlist
+from pipeline.errors import InputError, MachineError, plural, shortlist
 from pipeline.reproduction.code import ablation_of, code_of
 from pipeline.reproduction.comparison import Comparison, compare, same_states
 from pipeline.reproduction.record import COMMIT, Record, Values, read_record
@@ -61,7 +61,7 @@ def describe(record: Record) -> Iterator[str]:
     tags, config = record.tags, record.config
     yield (
         f"{config.run_name} (run {record.run.info.run_id}):"
-        f" {record.epochs} epoch{'s' * (record.epochs != 1)} of"
+        f" {plural(record.epochs, 'epoch')} of"
         f" {config.dataset} (digest {tags['data_digest'][:8]}) in {tags['precision']} on"
         f" {tags['device']}, threads: {tags['threads']}"
     )

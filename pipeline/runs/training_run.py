@@ -36,7 +36,13 @@ from pipeline.store.interface import link
 from pipeline.store.lookup import find_run
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import tags_of
-from pipeline.training.building.parts import network_settings, prepare, schedule_of, unlike_earlier
+from pipeline.training.building.parts import (
+    network_settings,
+    prepare,
+    schedule_of,
+    steps_of,
+    unlike_earlier,
+)
 from pipeline.training.device import choose_device, choose_precision
 from pipeline.training.loop import FAST_PATH, describe_steps, is_stuck, loss_of_guess, train_network
 from pipeline.training.state import History, TrainingState, fingerprint
@@ -157,7 +163,7 @@ def _tags(
 ) -> dict[str, object]:
     ablation = load_ablation(config.ablation)
     network, criterion, optimizer = prepare(config, data, torch.device("cpu"))
-    scheduler, _ = schedule_of(config, optimizer, -(-len(data.training) // config.batch_size))
+    scheduler, _ = schedule_of(config, optimizer, steps_of(config, data))
     tags: dict[str, object] = {
         "kind": "train",
         "ablation": ablation.name,

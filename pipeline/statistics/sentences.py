@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+from pipeline.errors import plural
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.comparisons import MOST_SEEDS, Comparison, Outcome
 
@@ -60,7 +61,7 @@ def sentence(
     elif comparison.seeds_to_settle is None:
         verdict = f"To settle a true effect of {interest} would take over {MOST_SEEDS:,} seeds."
     elif (more := comparison.seeds_to_settle - seeds) > 0:
-        number_of_seeds = f"About {more} more seed{'s' * (more > 1)}"
+        number_of_seeds = f"About {plural(more, 'more seed')}"
         verdict = (
             f"{number_of_seeds} would settle a true effect of {interest} with 80 % probability."
         )
@@ -71,8 +72,7 @@ def sentence(
 
 def learned_nothing(stuck: Mapping[str, int], runs: int) -> str:
     """Say how many of so many runs of each variant: `2 of 5 runs of plain have learned nothing`."""
-    noun = f"run{'s' * (runs > 1)}"
-    counts = [f"{count} of {runs} {noun} of {variant}" for variant, count in stuck.items()]
+    counts = [f"{one} of {plural(runs, 'run')} of {variant}" for variant, one in stuck.items()]
     verb = "has" if sum(stuck.values()) == 1 else "have"
     return f"{' and '.join(counts)} {verb} learned nothing"
 

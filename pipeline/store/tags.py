@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 
 import mlflow
 from mlflow.entities import Run
@@ -14,6 +15,7 @@ SHOWN = (
     *("images", "data_digest", "device", "precision", "study", "plan", "grid"),
     *("model_uri", "model_version", "continued_from", "reproduced_run", "reproduction"),
 )
+JSON_TAGS = ("settings", "recipe", "grid")  # what is recorded as an object
 OURS = ("mlflow.", "pipeline.")  # how the names of tags begin that MLflow or the store reads
 # All others, as JSON: a search returns them with each run, where a file would take a request.
 DETAILS = "pipeline.details"
@@ -37,7 +39,7 @@ def to_tags(values: Mapping[str, object]) -> dict[str, str]:
         longest = max(rest, key=lambda name: len(rest[name]))
         raise InputError(
             f"what a run records takes {len(details):,} characters, over the limit of"
-            f" {MOST_CHARACTERS:,}; most are in its {longest}: {rest[longest][:50]}…"
+            f" {MOST_CHARACTERS:,}; shorten its {longest}, which takes most: {rest[longest][:50]}…"
         )
     return {name: text for name, text in shown.items() if text} | {DETAILS: details}
 
@@ -56,12 +58,15 @@ def drop_packed_tags(run: Run) -> None:
 def as_record(run: Run, settings: Mapping[str, object]) -> dict[str, object]:
     """The content of a run's RECORD_FILE."""
     tags = tags_of(run) | _details(run)  # not what an earlier version has set
-    read = {
-        name: json.loads(text) if text.startswith("{") else text
-        for name, text in tags.items()
-        if not name.startswith(OURS)
-    }
+    read = {name: _read(name, tag) for name, tag in tags.items() if not name.startswith(OURS)}
     return {"parameters": dict(settings), **read}
+
+
+def _read(name: str, text: str) -> object:
+    if name in JSON_TAGS:
+        with suppress(ValueError):  # a user's tag may have that name, too
+            return json.loads(text)
+    return text
 
 
 def _details(run: Run) -> dict[str, str]:

@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from pipeline.ablation.definition import Ablation
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import AUTO, Config
-from pipeline.errors import InputError, shortlist
+from pipeline.errors import InputError, plural, shortlist
 from pipeline.report.analysis import analyse
 from pipeline.report.contrasts import contrasts
 from pipeline.report.publish import BY_COMPARE, REPORTED, publish
@@ -104,7 +104,7 @@ def _selection(results: Sequence[RunResult], count: int, experiment: str) -> str
     for variant, some in seeds.items():
         variants[tuple(sorted(some))].append(variant)
     parts = (
-        f"{shortlist(names)} with seed{'s' * (len(some) > 1)} {shortlist(some)}"
+        f"{shortlist(names)} with {plural(len(some), 'seed')}: {shortlist(some)}"
         for some, names in variants.items()
     )
     of = f"{len(results)} of the {count}" if len(results) < count else f"the {count}"

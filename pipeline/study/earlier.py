@@ -10,6 +10,7 @@ from pipeline.ablation.loading import load_ablation
 from pipeline.ablation.recording import inputs_of
 from pipeline.config import AUTO, Config
 from pipeline.data.dataset import NAMES_TAG
+from pipeline.errors import plural
 from pipeline.runs import provenance
 from pipeline.runs.run_result import NO_SCHEDULE, ablation_name, config_of
 from pipeline.store.artifacts import has_file
@@ -64,7 +65,7 @@ def choose_start(
         if not reason:
             return run, ""
         epochs = config_of(run).epochs
-        reasons.append(f"trained for {epochs} epoch{'s' * (epochs > 1)}, and {reason}")
+        reasons.append(f"trained for {plural(epochs, 'epoch')}, and {reason}")
     return None, reasons[0]
 
 

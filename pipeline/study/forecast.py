@@ -15,11 +15,12 @@ from torch import nn
 from pipeline.ablation.loading import load_ablation, load_data
 from pipeline.config import AUTO, Config
 from pipeline.data.dataset import ImageDataset
+from pipeline.errors import plural
 from pipeline.execution.engine import NONE, Where
 from pipeline.execution.parallelism import job_memory
 from pipeline.execution.tasks import Engine
 from pipeline.machine import GIB
-from pipeline.models.registry import check_may_register, plural
+from pipeline.models.registry import check_may_register
 from pipeline.models.trial.variants import try_variants
 from pipeline.runs.run_result import RunResult
 from pipeline.statistics import FIRST_SEEDS

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from pipeline.config import AUTO, MAX_NAME, MAX_SEED, Config, check_choice
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 from pipeline.statistics import FIRST_SEEDS
 
 MAX_SEEDS = 1000
@@ -50,9 +50,9 @@ class Grid(NamedTuple):
         few, several = config.train_images, len(self.rates) > 1
         parts = [
             f"{ablation} on {config.dataset}",
-            SEEDS_AUTO if self.margin else f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}",
+            SEEDS_AUTO if self.margin else plural(len(self.seeds), "seed"),
             f"{len(self.rates)} learning rates" if several else "",
-            f"{few:,} training image{'s' * (few > 1)}" if few else "",
+            plural(few, "training image") if few else "",
             config.validation if config.validation != Config.validation else "",
         ]
         return ", ".join(filter(None, parts))

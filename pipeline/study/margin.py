@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from pipeline.ablation.definition import Ablation
 from pipeline.config import Config
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 from pipeline.report.analysis import analyse
 from pipeline.report.contrasts import contrasts
 from pipeline.report.findings import Finding
@@ -140,7 +140,7 @@ class Expectation:
         missing = self._missing(needed)
         seeds = ", ".join(f"{count} of {variant}" for variant, count in needed.items())
         time = in_words(self.forecast.seconds(dict.fromkeys(missing, 0)))
-        more = f"{len(missing)} more run{'s' * (len(missing) > 1)}, {time}"
+        more = f"{plural(len(missing), 'more run')}, {time}"
         message = f"seeds needed: {about}{seeds}{basis}; {more if missing else 'all are trained'}"
         tqdm.write(message)
         client = mlflow.MlflowClient()

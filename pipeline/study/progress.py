@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from tqdm import tqdm
 
 from pipeline.config import Config
+from pipeline.errors import percent
 from pipeline.execution.tasks import Progress
 from pipeline.study.forecast import Forecast, in_words
 from pipeline.study.reuse import Found, epochs_before
@@ -58,7 +59,7 @@ class StudyProgress:
         self.left[cell] = progress.epochs
         if not known:
             self.write(f"{self._time_left()}, by the first epoch")
-        state = f"{cell.run_name}, validation accuracy {progress.val_accuracy:.1%}"
+        state = f"{cell.run_name}, validation accuracy {percent(progress.val_accuracy)}"
         if self.study.disable:
             due = time.monotonic() - self.last_line[cell] > LINE_INTERVAL
             if due and progress.epochs < cell.epochs:

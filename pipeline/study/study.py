@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from pipeline.ablation.loading import load_ablation, load_data
 from pipeline.ablation.recording import inputs_of
 from pipeline.config import AUTO, Config
-from pipeline.errors import MachineError
+from pipeline.errors import MachineError, percent, plural
 from pipeline.execution.engine import Where
 from pipeline.execution.tasks import Engine, Events, Progress, Task
 from pipeline.models import registry
@@ -116,10 +116,10 @@ def run_study(
         conditions = data.identity | {"precision": precision, "device": engine.device}
         done, begun, outdated = reusable_cells(parent, grid, cells, conditions, reuse)
         for why, count in Counter(outdated.values()).items():
-            print(f"{count} earlier run{'s' * (count > 1)} not reused: {why}", flush=True)
+            print(f"{plural(count, 'earlier run')} not reused: {why}", flush=True)
         starts = Counter(config_of(one.run).epochs for one in begun.values() if one.is_start)
         for epochs, count in starts.items():
-            ended = f"{count} run{'s' * (count > 1)} of {epochs} epoch{'s' * (epochs > 1)}"
+            ended = f"{plural(count, 'run')} of {plural(epochs, 'epoch')}"
             print(f"going on, in new runs, from {ended}", flush=True)
         design = choose_design(grid, earlier_plans(cells, data.digest))
         # Not on a GPU, of which a process that waits for its jobs would hold hundreds of MB; the
@@ -230,7 +230,9 @@ def _follow(
             case RunResult():
                 results[cell] = event
                 accuracy = event.history[-1]["val_accuracy"]
-                progress.end(cell, f"validation accuracy {accuracy:.1%}, {event.seconds:.0f} s")
+                progress.end(
+                    cell, f"validation accuracy {percent(accuracy)}, {event.seconds:.0f} s"
+                )
                 if expected:
                     expected.say()
             case Exception():

@@ -78,7 +78,7 @@ def epoch(
                     f" of {bar.total or 'unknown'}, at learning rate {rate:g}; try a smaller one,"
                     f" such as {rate / 10:g}"
                 )
-            bar.set_description_str(
+            bar.set_description_str(  # the tutorial's line, character by character
                 f"Epoch {n} ({phase}), Loss: {loss:.4f}, Accuracy: {accuracy:.2%}",
                 refresh=False,
             )

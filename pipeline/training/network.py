@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pipeline.config import check_at_least, height_and_width
 from pipeline.errors import InputError
 
 POOLINGS = 3  # each halves height and width, and leaves a last odd row or column out
@@ -46,7 +47,9 @@ class CNNNetwork(nn.Module):
         dropout: bool | float = False,
     ) -> None:
         super().__init__()
-        self.image_size = _height_and_width(image_size)
+        check_at_least("num_classes", num_classes, 1)
+        check_at_least("in_channels", in_channels, 1)
+        self.image_size = _poolable(image_size)
         height, width = (size // LEAST_SIZE for size in self.image_size)
         probability = _probability(dropout)
         self.conv1 = nn.Conv2d(in_channels, 16, kernel_size=3, padding="same")
@@ -83,9 +86,9 @@ class CNNNetwork(nn.Module):
         return network
 
 
-def _height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+def _poolable(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """Return the size of images, if it is one that three poolings leave something of."""
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = height_and_width("image_size", image_size)
     if min(height, width) < LEAST_SIZE:
         raise InputError(
             f"image_size is {height}x{width} (height x width); {POOLINGS} poolings take at least"

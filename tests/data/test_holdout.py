@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, SMALL, Answer, drawn_data, run, runs_in
@@ -88,7 +89,8 @@ def test_a_study_of_several_learning_rates_holds_out_by_itself(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
     tiny = ["--dataset", "synthetic", "--train-images", "200", "--epochs", "1", "--seeds", "1"]
-    answer = pipeline("ablate", *tiny, "--variants", "base,bn", "--lr", "0.001,0.003")
+    command = ["ablate", *tiny, "--variants", "base,bn", "--lr", "0.001,0.003"]
+    answer = pipeline(*command)
     assert answer.status == 0, answer.err
     names = {run.info.run_name for run in runs_in(tmp_path, "train")}
     assert names == {f"{v}-seed0-lr{lr}" for v in ("base", "bn") for lr in ("0.001", "0.003")}
@@ -99,6 +101,16 @@ def test_a_study_of_several_learning_rates_holds_out_by_itself(
     assert {r.data.params["validation"] for r in runs_in(tmp_path, "train")} == {"holdout"}
     assert "BatchNorm" in answer.out
     assert "test accuracy" in answer.out
+    # Who repeats it trains nothing, and finds the runs under the same names.
+    again = pipeline(*command)
+    assert again.status == 0, again.err
+    assert {run.info.run_name for run in runs_in(tmp_path, "train")} == names
+    assert len(runs_in(tmp_path, "train")) == len(names)
+    repeated = runs_in(tmp_path, "study")[0]
+    table = pd.read_csv(
+        mlflow.MlflowClient().download_artifacts(repeated.info.run_id, "results.csv")
+    )
+    assert set(table["run"]) == names
 
 
 UNLISTED = {  # they decide no number

@@ -409,7 +409,7 @@ def test_what_predictions_refuse_training_refuses_for_the_same_reason(
     with pytest.raises(InputError, match=f"^{reason}") as refused:
         read_picture(UNREADABLE[reason], (*SHAPE, 3))
     named = [f"{tmp_path}/{place}/0.png: {refused.value}" for place in PLACES]
-    line = f"cannot read 4 of 4 pictures: {'; '.join(named)}; and 1 more"
+    line = f"cannot read 4 of 4 pictures: {'; '.join(named)} and 1 more"
     for size in (None, 32):
         with pytest.raises(InputError) as of_folder:
             from_folder(path, size)
@@ -455,9 +455,9 @@ def test_evaluate_and_predict_agree_on_turned_photos(
             # Read as it is stored, each is the other class.
             target.write_bytes(photo(3, Image.fromarray(np.ascontiguousarray(picture))))
     trained = pipeline("train", "--ablation", "photos_cnn.py", "--epochs", "5", "--lr", "0.1")
-    assert "validation accuracy 100.0%" in trained.out, trained.err
+    assert "validation accuracy 100.0 %" in trained.out, trained.err
     model = ["--model", "models:/photos-photos_cnn@linear"]
     evaluated = pipeline("evaluate", *model)
-    assert "accuracy             100.00%" in evaluated.out, evaluated.err
+    assert "accuracy             100.0 %" in evaluated.out, evaluated.err
     predicted = pipeline("predict", *model, "photos/validation", "--recursive")
-    assert "accuracy 100.0%, of 2 pictures" in predicted.out, predicted.out + predicted.err
+    assert "accuracy 100.0 %, of 2 pictures" in predicted.out, predicted.out + predicted.err

@@ -8,14 +8,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import mlflow
 import psutil
 import pytest
-from conftest import REAL_DATA, environment, free_port, needs_real_data, runs_in
+from conftest import REAL_DATA, drawn_data, environment, free_port, needs_real_data, runs_in
 from mlflow.entities import Run
 from servers import Server, needs_postgres, postgres
 
+from pipeline.config import Config
+from pipeline.errors import InputError
 from pipeline.store.liveness import PROCESS
 
 cluster_utils = pytest.importorskip(
@@ -302,3 +305,19 @@ def test_what_differs_on_a_node_is_named() -> None:
     assert differences(other, expected) == (
         "torch 2.13.0 instead of 2.14.1, code fedcba9876543210 instead of 0123456789abcdef"
     )
+
+
+def test_of_many_nodes_that_would_train_something_else_a_few_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pipeline.execution import nodes
+
+    answers = MagicMock()
+    answers.wait.return_value = [], []
+    answers.get.return_value = {"problem": "no data"}
+    monkeypatch.setattr(nodes, "ray", answers)
+    seven = [nodes.Node("0" * 56, f"n{number}", 1, 0, 1) for number in range(7)]
+    config = Config(variant="base", dataset="synthetic")
+    with pytest.raises(InputError, match=r"^7 of 7 nodes can't .*: n0: no data; n1: ") as refused:
+        nodes.examine(seven, config, drawn_data(), "cpu")
+    assert "n4: no data and 2 more (docs/clusters.md says" in str(refused.value)

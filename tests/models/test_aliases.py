@@ -1,6 +1,7 @@
 """A variant's alias points at its newest model of a full recipe, and every move is said."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -255,7 +256,7 @@ def test_what_a_version_of_an_earlier_release_does_not_say_its_run_does(
     add(DATA)
     with mlflow.start_run() as run:
         mlflow.set_tags({**DATA.tags, "epochs": "2"})
-        mlflow.log_params({"train_images": "0.0", "epochs": "1e0"})
+        mlflow.log_params({"train_images": "0.0", "epochs": "1.0"})
     source = str(client.get_model_version(NAME, "1").source)
     tags = {**DATA.tags, "val_accuracy": "0.25"}
     client.create_model_version(NAME, source, run.info.run_id, tags)
@@ -267,10 +268,17 @@ def test_what_a_version_of_an_earlier_release_does_not_say_its_run_does(
     with mlflow.start_run(run.info.run_id):
         mlflow.set_tag("validation_scheme", "unknown")
     client.set_model_version_tag(NAME, "2", "validation_scheme", "unknown")
-    assert ": version 4 (50.0 %), before version 2" in add(DATA, epochs=1)[0]
+    unknown = "can't be compared with it, since what version {} was trained on is not known; to"
+    stays = f"stays at version 2 (25.0 %): models:/{NAME}/4 {unknown.format(2)} point it there: "
+    assert stays in add(DATA)[0]
     client.create_model_version(NAME, source)  # by hand, and of no run
     client.set_registered_model_alias(NAME, "wide", "5")
-    assert ": version 6 (50.0 %), before version 5" in add(DATA, epochs=1)[0]
+    (note, *_) = add(DATA)
+    assert f"stays at version 5: models:/{NAME}/6 {unknown.format(5)} point it there: " in note
+    command = shlex.split(note.split("; to point it there: python -c ")[1])
+    subprocess.run([sys.executable, "-c", *command], check=True, capture_output=True)
+    assert holders(client) == {"wide": "6"}
+    assert ": version 7 (50.0 %), before version 6" in add(DATA)[0]
 
 
 def test_the_champion_says_from_where_it_comes_also_after_an_outage(

@@ -14,6 +14,8 @@ import pytest
 from conftest import Answer, Study, drawn_data, run_project, runs_in
 from PIL import Image
 
+from pipeline.errors import percent
+
 MODEL = "models:/synthetic-cnn@bn"
 
 
@@ -55,11 +57,13 @@ def test_the_table_shows_what_the_model_says_of_each_file(
         label, file = Path(path).parts[1:]
         name, probabilities = expected[f"{file}.png"]
         assert rest.strip().startswith(f"{name} ")
-        assert f" {probabilities.max():.1%}  " in rest
+        assert f" {percent(probabilities.max())}  " in rest
         others = np.sort(probabilities)[::-1][1:5]
-        assert all(f" {one:.1%}" in rest for one in others)
+        assert all(f" {percent(one)}" in rest for one in others)
         right += name == label
-    assert accuracy == (f"accuracy {right / 30:.1%}, of 30 pictures in folders named after a class")
+    assert accuracy == (
+        f"accuracy {percent(right / 30)}, of 30 pictures in folders named after a class"
+    )
 
 
 def test_files_patterns_folders_and_duplicates(

@@ -6,9 +6,11 @@ import re
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from invented import TUTORIAL, Accuracies, result, study
 from scipy import stats
 
+from pipeline.ablation.loading import load_data
 from pipeline.config import Config
 from pipeline.report.analysis import analyse
 from pipeline.report.figures import effects_figure, seeds_figure
@@ -321,8 +323,16 @@ def test_a_study_of_few_images_says_so_first() -> None:
         assert analysis.few_images == images
         assert analysis.headline[0].startswith(f"Trained on only {images}; ")
     assert analyse(TUTORIAL, study(BASE)).few_images == ""
-    all_of_them = [r._replace(tags={**r.tags, "total_images": "2000"}) for r in results]
-    assert analyse(TUTORIAL, all_of_them).few_images == ""
+    # All of them, also by number, are not few.
+    small = str(ROOT / "tests" / "small.py")
+    for validation, number, few in (("test", 500, ""), ("holdout", 500, ""), ("test", 499, "499")):
+        config = Config(small, dataset="synthetic", train_images=number, validation=validation)
+        data = load_data(config)
+        asked = study(BASE, train_images=number)
+        analysis = analyse(TUTORIAL, [r._replace(tags={**r.tags, **data.tags}) for r in asked])
+        of_all = f"{few} of 500 images" if few else ""
+        assert analysis.few_images == of_all
+        assert data.heading.split(":")[0] == ", ".join(filter(None, ["synthetic", of_all]))
 
 
 def test_a_mixture_of_machines_is_named() -> None:

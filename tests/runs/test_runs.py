@@ -40,6 +40,7 @@ from mlflow.entities import Run
 from torch import Tensor, nn
 
 from pipeline.config import Config
+from pipeline.errors import percent
 from pipeline.models.export import log_network
 from pipeline.runs.queries import find_runs
 from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG, RunResult, read_result
@@ -305,13 +306,17 @@ def test_a_small_study_says_so_first_and_counts_the_runs_that_learned_nothing(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
     tiny = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1", "--seeds", "1"]
-    answer = pipeline("ablate", *tiny, "--variants", "base,bn")
+    answer = pipeline("ablate", *tiny, "--variants", "base,bn", "--name", "{x")
     assert answer.status == 0, answer.err
+    (study,) = runs_in(tmp_path, "study")
+    record = mlflow.artifacts.load_dict(f"{study.info.artifact_uri}/record.json")
+    assert (record["study"], record["recipe"]["epochs"]) == ("{x", 1)
+    assert record["grid"]["variants"] == ["base", "bn"]
     assert "warning" not in answer.out + answer.err  # a line for each run would be too many
     (report,) = tmp_path.rglob("report.md")
     assert "base-seed0 (stuck)" in report.read_text()
     (headline,) = (json.loads(p.read_text())["headline"] for p in tmp_path.rglob("effects.json"))
-    description = runs_in(tmp_path, "study")[0].data.tags["mlflow.note.content"]
+    description = study.data.tags["mlflow.note.content"]
     for text in (answer.out, report.read_text(), description):
         assert "synthetic, 100 of 10,000 images, 1 epoch, 2 runs" in text
         told = [text.index(line) for line in headline]
@@ -445,8 +450,13 @@ def test_a_run_that_is_continued_beyond_its_epochs_has_the_result_of_the_last_on
 ) -> None:
     assert pipeline("train", *TINY).status == 0
     (first,) = find_runs("0", {})
+    notes = {"note": "{todo", "grid": "{later", "list": '{"a": 1}'}  # a user's, which are no JSON
+    for name, text in notes.items():
+        mlflow.MlflowClient().set_tag(first.info.run_id, name, text)
     assert pipeline("train", "--resume", first.info.run_id, "--epochs", "2").status == 0
     (run,) = find_runs("0", {})
+    record = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/record.json")
+    assert {name: record[name] for name in notes} == notes
     result = read_result(run)
     assert len(result.history) == 2
     last = {name: v for name, v in run.data.metrics.items() if not name.startswith("system/")}
@@ -506,7 +516,7 @@ def test_evaluate_measures_what_the_run_logged_and_is_linked_to_the_version(stud
     assert inputs is not None
     (model,) = inputs.model_inputs
     assert version.source == f"models:/{model.model_id}"
-    assert f"{metrics['accuracy']:.2%}" in answer.out
+    assert percent(metrics["accuracy"]) in answer.out
 
 
 def test_evaluate_takes_a_run_id(study: Study, pipeline: Callable[..., Answer]) -> None:
@@ -516,7 +526,7 @@ def test_evaluate_takes_a_run_id(study: Study, pipeline: Callable[..., Answer]) 
     assert answer.status == 0
     evaluation = runs_in(study.folder, "evaluate")[0]
     for metric in ("accuracy", "superclass_accuracy", "calibration_error"):
-        shown = f"{evaluation.data.metrics[metric]:.2%}"
+        shown = percent(evaluation.data.metrics[metric])
         assert re.search(rf"^  {metric} +{shown}$", answer.out, re.MULTILINE)
     assert evaluation.data.metrics["accuracy"] == pytest.approx(
         run.data.metrics["val_accuracy"], abs=0.0005

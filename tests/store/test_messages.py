@@ -1,6 +1,7 @@
 """Messages fit the cause: where the runs are, and advice that helps."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -19,11 +20,13 @@ import pytest
 from conftest import TINY, Answer, free_port, runs_in
 from sqlalchemy.exc import ProgrammingError
 
+from pipeline.errors import InputError
 from pipeline.interruption import Interrupted
 from pipeline.store.address import without_password
 from pipeline.store.initialization import check_store
 from pipeline.store.interface import serve_interface, where_to_look
 from pipeline.store.outages.advice import WRITABLE, as_store_error
+from pipeline.store.tags import say_failure, tags_of, to_tags
 
 
 @pytest.mark.parametrize(
@@ -356,3 +359,29 @@ def test_advice_is_given_only_where_it_fits() -> None:
     assert "folder" not in str(foreign)
     unknown = str(as_store_error(mlflow.exceptions.MlflowException("it is Monday")))
     assert unknown.endswith("can't be used (it is Monday)")
+
+
+def test_what_does_not_fit_into_a_tag_is_refused_and_what_fits_is_read_as_it_was() -> None:
+    around = len(json.dumps({"augmentation": ""}))
+    values = {"kind": "train", "augmentation": "ü" * (8000 - around)}
+    with mlflow.start_run(tags=to_tags(values)) as run:
+        pass
+    assert values.items() <= tags_of(mlflow.get_run(run.info.run_id)).items()
+    said = (
+        r"takes 8,001 characters, over the limit of 8,000; shorten its augmentation, which .*: ü+…$"
+    )
+    with pytest.raises(InputError, match=said):
+        to_tags(values | {"augmentation": values["augmentation"] + "ü"})
+
+
+def test_a_failure_is_put_before_a_description_of_the_users_own_if_both_fit() -> None:
+    line = "**FAILED:** `no memory`; continue by: `python -m pipeline train --resume {}`"
+    for more in (0, 1):
+        with mlflow.start_run(tags={"kind": "train"}) as run:
+            line_of_run = line.format(run.info.run_id)
+            own = "x" * (8000 - len(line_of_run) - len("\n\n") + more)
+            mlflow.set_tag("mlflow.note.content", own)
+        say_failure(run.info.run_id, "FAILED", "no memory")
+        tags = mlflow.get_run(run.info.run_id).data.tags
+        assert tags["failure"] == "no memory"
+        assert tags["mlflow.note.content"] == (own if more else f"{line_of_run}\n\n{own}")

@@ -14,7 +14,7 @@ from conftest import TINY, WHOLE, Answer, forget_detail, forget_stores, run_in_p
 from PIL import Image
 
 from pipeline.ablation.loading import load_ablation
-from pipeline.errors import InputError
+from pipeline.errors import InputError, percent
 from pipeline.reproduction.code import ablation_of
 from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG
 from pipeline.store.initialization import check_store
@@ -422,7 +422,7 @@ def test_metrics_that_were_logged_by_hand_do_not_stop_a_study_or_a_comparison(
     first = client.get_metric_history(base.info.run_id, "val_accuracy")
     (measured,) = (metric.value for metric in first if metric.step == 1)
     (row,) = (line for line in answer.out.splitlines() if line.split()[:1] == ["base"])
-    assert f" {measured:.1%} " in row
+    assert f" {percent(measured)} " in row
 
     client.log_metric(bn.info.run_id, "val_accuracy", 0.5, step=1)
     answer = pipeline("compare")

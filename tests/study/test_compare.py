@@ -38,8 +38,8 @@ def test_runs_that_were_started_one_by_one(
     answer = pipeline("compare")
     assert answer.status == 0, answer.err
     assert answer.out.startswith(
-        "Comparing 4 of the 7 finished training runs of experiment 'Default': base, bn with seeds"
-        " 0, 1\nFor others: --last N"
+        "Comparing 4 of the 7 finished training runs of experiment 'Default': base, bn with 2"
+        " seeds: 0, 1\nFor others: --last N"
     )
     assert "4 runs with 2 seeds" in answer.out
     assert "BatchNorm" in answer.out

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 from conftest import Answer, Study, runs_in
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, percent
 from pipeline.models.naming import model_uri
 from pipeline.store.liveness import HOST, PROCESS, this_process
 from pipeline.store.lookup import get_run
@@ -34,12 +34,12 @@ def test_runs_and_their_study_with_accuracy_and_short_ids(
         value = run.data.metrics["val_accuracy"]
         accuracies.setdefault(run.data.tags["variant"], []).append(value)
         _, *row, began, experiment, state = shown[run.info.run_id[:8]]
-        assert row == [name, f"{value:.1%}", "synthetic"]
+        assert row == [name, percent(value), "synthetic"]
         assert began == "just now" or began.endswith(" ago")
         assert (experiment, state) == ("synthetic", "finished")
     *_, name, accuracy, _, _, _, state = shown[study.parent.info.run_id[:8]]
     assert name.endswith("(base,bn,dropout)")
-    assert accuracy == f"{max(map(fmean, accuracies.values())):.1%}"
+    assert accuracy == percent(max(map(fmean, accuracies.values())))
     assert state == "finished, 6 runs"
     begun = [next(r for r in runs_in(study.folder) if r.info.run_id.startswith(i)) for i in shown]
     starts = [run.info.start_time for run in begun]

@@ -18,6 +18,7 @@ from scipy import stats
 from torch import nn
 
 from pipeline import CNNNetwork
+from pipeline.errors import percent
 from pipeline.store.tags import tags_of
 from pipeline.training.device import choose_device
 
@@ -33,9 +34,9 @@ def accuracy(study: Study, variant: str, seed: int) -> float:
 def test_it_ends_with_a_table_the_answer_and_the_way_to_the_report(study: Study) -> None:
     lines = study.answer.out.splitlines()
     for variant in VARIANTS:
-        mean = np.mean([accuracy(study, variant, seed) for seed in SEEDS])
+        mean = float(np.mean([accuracy(study, variant, seed) for seed in SEEDS]))
         (line,) = (row for row in lines if row.split()[:1] == [variant])
-        assert f" {mean:.1%} " in line
+        assert f" {percent(mean)} " in line
     assert "599,684" in study.answer.out
     assert "599,908" in study.answer.out
     assert "synthetic, 3 epochs, 6 runs with 2 seeds, learning rate 0.001." in lines
@@ -68,7 +69,7 @@ def test_it_says_before_it_begins_what_it_takes_and_then_how_much_is_left(study:
     ended = [line for line in lines[first:] if line.startswith("[")]
     for count, line in enumerate(ended, 1):
         name = line.split()[1].removesuffix(":")
-        shown = f"{study.runs[name].data.metrics['val_accuracy']:.1%}"
+        shown = percent(study.runs[name].data.metrics["val_accuracy"])
         left = r"; about 0:\d\d:\d\d left" if count < 6 else ""
         assert re.fullmatch(
             rf"\[{count}/6\] {name}: validation accuracy {shown}, \d+ s{left}", line
@@ -258,7 +259,9 @@ def test_the_report_is_one_page_that_needs_no_network(study: Study) -> None:
     text = html.unescape(page)
     effects = json.loads(study.artifact(study.parent, "effects.json").read_text())
     assert text.index(effects["headline"][0]) < text.index("<h2>")  # it leads with the answer
-    assert text.index("<img") < text.index("<table") < text.index("Student's t intervals.")
+    fold = text.index("<details")  # how to read it
+    assert text.index("<img") < text.index("<table") < fold < text.index("Student's t intervals.")
+    assert text.index("<td>Dropout on top of BatchNorm</td>") < fold
     titles = re.findall("<h2>(.*?)</h2>", text)
     assert titles == [
         "Effects",
@@ -283,7 +286,8 @@ def test_the_report_is_one_page_that_needs_no_network(study: Study) -> None:
         assert fact in text, fact
     markdown = study.artifact(study.parent, "report.md").read_text()
     assert markdown.index("](figures/effects") < markdown.index("| effect |")
-    assert markdown.index("| Dropout on top of BatchNorm |") < markdown.index("Student's t")
+    fold = markdown.index("<details")
+    assert markdown.index("| Dropout on top of BatchNorm |") < fold < markdown.index("Student's t")
     for path in re.findall(r"\]\((.*?)\)", markdown):
         assert study.artifact(study.parent, path).read_bytes().startswith(b"\x89PNG")
     assert re.findall("^## (.*)$", markdown, re.MULTILINE) == titles

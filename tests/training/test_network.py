@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from conftest import VARIANTS, network_of
@@ -90,7 +91,7 @@ def test_a_checkpoint_of_an_earlier_version_rebuilds_the_network(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("image_size", "last"), [(8, 1), (33, 16), (50, 36), ((9, 17), 2), ((32, 64), 32)]
+    ("image_size", "last"), [(8, 1), (33, 16), (50, 36), ((9, 17), 2), ([32, 64], 32)]
 )
 def test_it_fits_any_data_and_is_rebuilt_for_it(
     image_size: int | tuple[int, int], last: int, tmp_path: Path
@@ -114,6 +115,15 @@ def test_it_fits_any_data_and_is_rebuilt_for_it(
         ({"image_size": 7}, "image_size is 7x7 .* at least 8x8"),
         ({"image_size": (32, 6)}, r"image_size is 32x6 \(height x width\)"),
         *(
+            ({"image_size": size}, r"image_size is .* a number of pixels, such as 32, or two, \(h")
+            for size in (32.0, "32", True, None, 0, (32,), (32, 32, 3), (32, 32.0))
+        ),
+        *(
+            ({name: number}, f"{name} is .* a whole number of at least 1")
+            for name in ("num_classes", "in_channels")
+            for number in (0, -1, 1.0, True, None, "3")
+        ),
+        *(
             ({"dropout": value}, "dropout is .* a probability below 1")
             for value in (1.5, 1.0, 1, -0.1, math.nan, "0.5", None)
         ),
@@ -125,6 +135,13 @@ def test_what_no_such_network_has_is_refused_in_one_line(
     with pytest.raises(InputError, match=said) as error:
         CNNNetwork(**settings)
     assert "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    settings = {"num_classes": np.int64(7), "in_channels": np.uint8(2), "image_size": np.int64(9)}
+    network = CNNNetwork(**settings)  # type: ignore[arg-type]
+    assert network(torch.randn(4, 2, 9, 9)).shape == (4, 7)
+    assert network.image_size == (9, 9)
 
 
 def test_the_registered_form_takes_pixels_and_returns_probabilities() -> None:

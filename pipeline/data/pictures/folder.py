@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.config import height_and_width
 from pipeline.data.checks import check_memory
 from pipeline.data.pictures.pixels import converted, opened, own_channels, read_picture
 from pipeline.data.strata import check_not_chosen, for_validation
@@ -92,7 +92,7 @@ def splits(
     training, held_out = found
     if size is None:
         return replace(training, channels=channels), replace(held_out, channels=channels)
-    height, width = _height_and_width(size)
+    height, width = height_and_width("size", size)
     shape = height, width, channels or _channels([*training.files, *held_out.files])
     check_memory((len(training) + len(held_out)) * math.prod(shape))
     return replace(training, shape=shape), replace(held_out, shape=shape)
@@ -101,17 +101,6 @@ def splits(
 def is_hidden(name: str) -> bool:
     """Whether a file of this name is one that systems do not show."""
     return name.startswith(".") or name in HIDDEN
-
-
-def _height_and_width(size: Size) -> tuple[int, int]:
-    pair = size if isinstance(size, tuple | list) else (size, size)
-    whole = all(isinstance(one, Integral) and not isinstance(one, bool) for one in pair)
-    if len(pair) != 2 or not whole or min(pair) < 1:
-        raise InputError(
-            f"size is {size!r}; it must be a number of pixels, such as {SIZE}, or two, (height,"
-            " width)"
-        )
-    return pair
 
 
 def _listed_folder(folder: Path, every_class: bool) -> Folder:

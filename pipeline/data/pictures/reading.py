@@ -11,7 +11,7 @@ from pipeline.data.dataset import size_of
 from pipeline.data.pictures.classes import Names
 from pipeline.data.pictures.folder import Folder
 from pipeline.data.pictures.pairs import Pairs
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortlist
 
 MOST_NAMED = 3  # pictures that can't be read, in one line
 
@@ -78,9 +78,7 @@ def read(
 def _check_readable(unreadable: list[str], count: int) -> None:
     if unreadable:
         what = f"{len(unreadable)} of {count} pictures: " if len(unreadable) > 1 else ""
-        more = len(unreadable) - MOST_NAMED
-        named = unreadable[:MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])
-        raise InputError(f"cannot read {what}{'; '.join(named)}")
+        raise InputError(f"cannot read {what}{shortlist(unreadable, MOST_NAMED, '; ')}")
 
 
 def _places(training: list[str], validation: list[str]) -> list[int]:

@@ -8,8 +8,8 @@ from pipeline.ablation.recording import keep, recording
 from pipeline.config import Config
 from pipeline.data.augmentation import normalise
 from pipeline.data.dataset import ImageDataset
-from pipeline.models.trial.repeating import CPU, few, steps_of
-from pipeline.training.building.parts import prepare, schedule_of
+from pipeline.models.trial.repeating import CPU, few
+from pipeline.training.building.parts import prepare, schedule_of, steps_of
 from pipeline.training.epoch import plain_step
 
 

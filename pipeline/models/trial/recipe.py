@@ -16,14 +16,7 @@ from pipeline.config import Config
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, shortlist
-from pipeline.models.trial.repeating import (
-    CPU,
-    KEEP,
-    few,
-    leaves_one_over,
-    precision_of,
-    steps_of,
-)
+from pipeline.models.trial.repeating import CPU, KEEP, few, leaves_one_over, precision_of
 from pipeline.store.outages.failures import first_line
 from pipeline.training.batches import TrainingBatches
 from pipeline.training.building.parts import (
@@ -31,6 +24,7 @@ from pipeline.training.building.parts import (
     make_criterion,
     prepare,
     schedule_of,
+    steps_of,
 )
 from pipeline.training.epoch import logits_of, mapped
 from pipeline.training.loop import fast_step

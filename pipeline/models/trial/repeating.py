@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset, Split
 from pipeline.errors import DivergedError, InputError, shortlist
-from pipeline.training.building.parts import has_schedule
+from pipeline.training.building.parts import has_schedule, steps_of
 from pipeline.training.device import choose_device, choose_precision
 from pipeline.training.loop import train_network
 from pipeline.training.state import TrainingState, pack, unpack
@@ -168,11 +168,6 @@ def _named(place: str, key: object) -> str:
 def precision_of(config: Config) -> str:
     """The precision of the run, on its own device; it is tried on the CPU."""
     return choose_precision(config.precision, choose_device(config.device))
-
-
-def steps_of(config: Config, data: ImageDataset) -> int:
-    """How many steps an epoch has."""
-    return -(-len(data.training) // config.batch_size)
 
 
 def leaves_one_over(config: Config, data: ImageDataset) -> bool:

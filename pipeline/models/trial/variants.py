@@ -16,7 +16,7 @@ from pipeline.ablation.loading import explain, load_ablation
 from pipeline.config import Config
 from pipeline.data.augmentation import normalise
 from pipeline.data.dataset import ImageDataset
-from pipeline.errors import InputError, shortlist
+from pipeline.errors import InputError, plural, shortlist
 from pipeline.models.export import PixelClassifier, export_network, portable_network
 from pipeline.models.safety import check_archive
 from pipeline.models.trial.reading import record_inputs
@@ -75,8 +75,8 @@ def _warn_of_few_steps(config: Config, data: ImageDataset) -> None:
     smaller = 2 ** max(0, (images // 4).bit_length() - 1)  # a power of two, for four steps or more
     if steps < FEW_STEPS and not data.left_out:
         print(
-            f"note: {images} images at batch_size={config.batch_size} are {steps} training"
-            f" step{'s' * (steps > 1)} per epoch; try batch_size={smaller}",
+            f"note: {images} images at batch_size={config.batch_size} are"
+            f" {plural(steps, 'training step')} per epoch; try batch_size={smaller}",
             file=sys.stderr,
         )
 

@@ -83,9 +83,12 @@ def has_schedule(config: Config, data: ImageDataset) -> bool:
     if not load_ablation(config.ablation).schedule:
         return False
     *_, optimizer = prepare(config, data, torch.device("cpu"))
-    return (
-        schedule_of(config, optimizer, -(-len(data.training) // config.batch_size))[0] is not None
-    )
+    return schedule_of(config, optimizer, steps_of(config, data))[0] is not None
+
+
+def steps_of(config: Config, data: ImageDataset) -> int:
+    """How many steps an epoch has; the last one may have fewer images."""
+    return -(-len(data.training) // config.batch_size)
 
 
 def build_network(config: Config, data: ImageDataset) -> nn.Module:
