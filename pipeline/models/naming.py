@@ -2,6 +2,8 @@
 
 import os
 import re
+from contextlib import suppress
+from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -24,17 +26,17 @@ def model_uri(reference: str) -> str:
 
     Raises InputError if it is the name of several models or runs, or of none.
     """
-    is_model = os.path.isfile(f"{reference}/{MODEL_FILE}")
+    is_model = os.path.lexists(f"{reference}/{MODEL_FILE}")
     if is_model or re.match(r"[A-Za-z][\w+.-]*:/", reference):
         return reference
     if re.fullmatch("[0-9a-f]{32}", reference):
         return f"runs:/{reference}/model"
-    uri, is_folder = f"models:/{reference}", os.path.isdir(reference)
+    uri, is_folder = f"models:/{reference}", _is_folder(reference)
     if re.fullmatch(r"[^/@]+(@[^/@]+|/(\d+|latest))", reference):
         if not _unregistered(uri):
             return uri
         is_folder = False
-    elif is_folder and os.path.basename(reference) != reference:
+    elif is_folder and Path(reference).name != reference:
         raise absent(reference, reference)
     else:
         with unless_forbidden():
@@ -49,11 +51,17 @@ def model_uri(reference: str) -> str:
 @in_store
 def absent(reference: str, uri: str, reason: str = "") -> InputError:
     """Say that there is no model at a URI, and what is registered instead, or how one is named."""
-    if os.path.isdir(uri):
+    if _is_folder(uri):
         reason = reason or f"it has no {MODEL_FILE}"
         return InputError(f"no model in the folder {reference!r}: {reason}; {HOW}")
     reason = _unregistered(uri) or f"{reason or 'nothing has that name'}; {HOW}"
     return InputError(f"no model at {reference!r}: {reason}")
+
+
+def _is_folder(text: str) -> bool:
+    with suppress(OSError):  # too long for a name
+        return bool(text) and Path(text).is_dir()
+    return False
 
 
 def _unregistered(uri: str) -> str:
