@@ -93,10 +93,11 @@ def from_npz(
 
     It holds the first four arguments of `from_arrays` by name, or only the first two, which may
     also be called `images` and `labels`; `validation` and `seed` are then as in `from_arrays`. It
-    may hold `class_names`, `superclass_names` and `superclass_of`. Nothing in it is unpickled.
+    may hold `class_names`, `superclass_names` and `superclass_of`, and nothing else. Nothing in it
+    is unpickled.
 
     Raises InputError for a file that is missing, damaged, incomplete or larger than the free
-    memory; otherwise as `from_arrays`.
+    memory, and for other arrays in it; otherwise as `from_arrays`.
     """
     try:
         with ZipFile(path) as archive:
@@ -109,6 +110,13 @@ def from_npz(
         if missing:
             found = shortlist(sizes) or "no array"
             raise InputError(f"{path} lacks {', '.join(missing)}; it has {found}")
+        allowed = [name for name in (*HELD_OUT, *OPTIONAL) if name not in names]
+        # They may be validation images by another name.
+        if unknown := [name for name in sizes if name not in (*names, *allowed)]:
+            raise InputError(
+                f"{path} also has {shortlist(unknown)}; beside {', '.join(names)} it may have only"
+                f" {', '.join(allowed)}: rename them, or leave them out"
+            )
         check_memory(sum(sizes[name] for name in names) * (1 if held_out else 2))
         with np.load(path, allow_pickle=False) as file:
             arrays = [file[name] for name in names]

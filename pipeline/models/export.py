@@ -153,8 +153,8 @@ def _run_on_cpu(uri: str, model_id: str) -> None:
         files = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
         mlmodel = Model.load(files)
         mlmodel.flavors["python_function"]["config"] = {"device": "cpu"}
-        mlmodel.save(str(Path(files, "MLmodel")))
-        mlflow.MlflowClient().log_model_artifact(model_id, str(Path(files, "MLmodel")))
+        mlmodel.save(str(Path(files, MODEL_FILE)))
+        mlflow.MlflowClient().log_model_artifact(model_id, str(Path(files, MODEL_FILE)))
 
 
 def record_digests(uri: str, model_id: str) -> None:

@@ -2,11 +2,14 @@
 
 import os
 import re
+from contextlib import suppress
+from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError, shortlist
+from pipeline.models.export import MODEL_FILE
 from pipeline.store.lookup import match_run, quoted
 from pipeline.store.outages.failures import unless_forbidden
 from pipeline.store.outages.waiting import in_store
@@ -18,30 +21,47 @@ HOW = "name one by NAME@ALIAS, NAME/VERSION, a URI or a folder, or by the id or 
 def model_uri(reference: str) -> str:
     """The URI of a model, which may be named without `models:/`, or by its run.
 
-    A run by its id, the beginning of that, or its name. A URI, and the path of a folder that is
-    there, are returned as they are.
+    A run by its id, the beginning of that, or its name. A URI, and the path of a model's folder,
+    are returned as they are. A folder that holds no model does not hide a model or run of its name.
 
     Raises InputError if it is the name of several models or runs, or of none.
     """
-    if re.match(r"[A-Za-z][\w+.-]*:/", reference) or os.path.lexists(reference):
+    is_model = os.path.lexists(f"{reference}/{MODEL_FILE}")
+    if is_model or re.match(r"[A-Za-z][\w+.-]*:/", reference):
         return reference
     if re.fullmatch("[0-9a-f]{32}", reference):
         return f"runs:/{reference}/model"
+    uri, is_folder = f"models:/{reference}", _is_folder(reference)
     if re.fullmatch(r"[^/@]+(@[^/@]+|/(\d+|latest))", reference):
-        return f"models:/{reference}"
-    with unless_forbidden():
-        if _aliases_and_versions(reference):
-            raise absent(reference, f"models:/{reference}")
+        if not _unregistered(uri):
+            return uri
+        is_folder = False
+    elif is_folder and Path(reference).name != reference:
+        raise absent(reference, reference)
+    else:
+        with unless_forbidden():
+            if _aliases_and_versions(reference):
+                raise absent(reference, uri)
     run = match_run(reference, lambda run: run.info.status == "FINISHED")
     if run is None:
-        raise absent(reference, f"models:/{reference}")
+        raise absent(reference, reference if is_folder else uri)
     return f"runs:/{run.info.run_id}/model"
 
 
 @in_store
-def absent(reference: str, uri: str, reason: str = "nothing has that name") -> InputError:
+def absent(reference: str, uri: str, reason: str = "") -> InputError:
     """Say that there is no model at a URI, and what is registered instead, or how one is named."""
-    return InputError(f"no model at {reference!r}: {_unregistered(uri) or f'{reason}; {HOW}'}")
+    if _is_folder(uri):
+        reason = reason or f"it has no {MODEL_FILE}"
+        return InputError(f"no model in the folder {reference!r}: {reason}; {HOW}")
+    reason = _unregistered(uri) or f"{reason or 'nothing has that name'}; {HOW}"
+    return InputError(f"no model at {reference!r}: {reason}")
+
+
+def _is_folder(text: str) -> bool:
+    with suppress(OSError):  # too long for a name
+        return bool(text) and Path(text).is_dir()
+    return False
 
 
 def _unregistered(uri: str) -> str:

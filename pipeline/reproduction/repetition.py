@@ -21,6 +21,7 @@ from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
 from pipeline.reproduction.record import DECISIVE, EPOCH, Record, Values, read_values
 from pipeline.runs.provenance import read_inputs
+from pipeline.runs.run_result import shortened
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import tags_of
 
@@ -132,8 +133,8 @@ def check_same(record: Record, run: Run) -> None:
         before, now = recorded.get(name), repeated.get(name)
         if before is not None and before != now:
             raise InputError(
-                f"run {record.run.info.run_id} was made with {name} {before[:16]}, here it is"
-                f" {str(now)[:16]}; {advice}"
+                f"run {record.run.info.run_id} was made with {name} {shortened(before)}, here it is"
+                f" {shortened(now)}; {advice}"
             )
     variant = record.config.variant
     then, here = read_inputs(record.run, variant), read_inputs(run, variant)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -31,7 +32,7 @@ from pipeline.errors import InputError
 from pipeline.machine import describe_machine
 from pipeline.store.artifacts import read_artifact
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import tags_of
+from pipeline.store.tags import DETAILS, tags_of
 
 # The modules that compute a run's numbers; a test checks the list against what training imports.
 # Those that read images are not among them, since what they read is digested.
@@ -107,6 +108,17 @@ def log_dataset(
             ),
             context=context,
         )
+
+
+def images_of(run: Run) -> str | None:
+    """What a run says of its images, as `ImageDataset.description` does; None if it doesn't.
+
+    The digest of the data does not cover their shape.
+    """
+    text = tags_of(run).get("images")
+    if text and DETAILS not in run.data.tags:  # earlier versions gave the height first
+        return re.sub(r"(\d+)x(\d+)(?= pixels)", r"\2x\1", text)
+    return text
 
 
 @in_store

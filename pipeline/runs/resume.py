@@ -13,7 +13,13 @@ from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
 from pipeline.runs import provenance
-from pipeline.runs.run_result import NO_SCHEDULE, IncompleteRunError, config_of, read_result
+from pipeline.runs.run_result import (
+    NO_SCHEDULE,
+    IncompleteRunError,
+    config_of,
+    read_result,
+    shortened,
+)
 from pipeline.store import liveness
 from pipeline.store.lookup import get_run
 from pipeline.store.tags import tags_of
@@ -87,13 +93,15 @@ def check(
     }
     recorded = tags_of(run)
     commit = recorded.get("mlflow.source.git.commit", "unknown")
+    if images := provenance.images_of(run):
+        recorded["images"] = images
     for name, value in now.items():
         before = recorded.get(name, value)  # earlier versions had fewer
         if before != value:
             where = f" (commit {commit})" if name == "code_digest" else ""
             raise InputError(
-                f"run {run.info.run_id} began with {name} {before[:16]}{where}, here it is"
-                f" {value[:16]}; it continues only with the same"
+                f"run {run.info.run_id} began with {name} {shortened(before)}{where}, here it is"
+                f" {shortened(value)}; it continues only with the same"
             )
     if changed := provenance.changed_inputs(run, config.variant, inputs):
         raise InputError(

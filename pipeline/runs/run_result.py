@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -217,8 +218,14 @@ def ablation_name(tags: Mapping[str, str]) -> str:
 def differences(one: Mapping[str, object], other: Mapping[str, object]) -> str:
     """Say where `one` differs from `other`, such as `epochs 5 instead of 30`."""
     parts = [
-        f"{name} {str(one.get(name))[:16]} instead of {str(value)[:16]}"
+        f"{name} {shortened(one.get(name))} instead of {shortened(value)}"
         for name, value in other.items()
         if one.get(name) != value
     ]
     return ", ".join(parts)
+
+
+def shortened(value: object) -> str:
+    """A value for a message: of a digest, the first 16 characters."""
+    text = str(value)
+    return text[:16] if re.fullmatch("[0-9a-f]{32,}", text) else text

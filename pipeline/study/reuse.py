@@ -78,9 +78,13 @@ def find_cells(
     if reuse == "none":
         return {}, {}
     wanted, found = {cell_key(config): config for config in cells}, dict[Config, Found]()
-    searched = {name: value for name, value in conditions.items() if name != NAMES_TAG}
+    searched = {n: text for n, text in conditions.items() if n not in ("images", NAMES_TAG)}
     outdated = dict[Config, str]()
     study_of = cache(find_run)  # a request for each study, not for each of its runs
+
+    def search(*statuses: str) -> list[Run]:
+        runs = find_runs(experiment, searched, *statuses)
+        return [one for one in runs if provenance.images_of(one) in (None, conditions["images"])]
 
     def is_continued(run: Run) -> bool:
         parent_id = run.data.tags.get(PARENT_TAG)
@@ -103,7 +107,7 @@ def find_cells(
     ablation = load_ablation(cells[0].ablation)
     incomplete: dict[Config, str] = {}
     shorter = defaultdict[Config, list[Run]](list)
-    for run in find_runs(experiment, searched):
+    for run in search():
         cell = cell_of(run)
         config = wanted.get(replace(cell, epochs=max(cell.epochs, cells[0].epochs)))
         if config is None or config in found:
@@ -122,7 +126,7 @@ def find_cells(
         except IncompleteRunError as error:
             incomplete.setdefault(config, f"{config.run_name} (run {run.info.run_id[:8]}): {error}")
     _say_incomplete([why for config, why in incomplete.items() if config not in found])
-    for run in find_runs(experiment, searched, "FAILED", "KILLED"):
+    for run in search("FAILED", "KILLED"):
         config = wanted.get(cell_of(run))
         known = run.data.params  # else it was stopped before it began
         if not (known and config and config not in found and is_continued(run)):

@@ -330,7 +330,7 @@ def test_an_npz_file_is_the_data_set_of_its_arrays(
     npz: Callable[..., Path], compressed: bool
 ) -> None:
     images = drawn(9, 8)
-    data = from_npz(npz(compressed, **images, note="not of the data set"))
+    data = from_npz(npz(compressed, **images))
     assert same(data, images)
     assert data.class_names == ("0", "1", "2")
     assert from_npz(npz(**images), digest=data.digest).digest == data.digest
@@ -361,6 +361,20 @@ def test_an_npz_file_that_lacks_arrays_is_refused(npz: Callable[..., Path]) -> N
         from_npz(path)
     with refused(f"{path} lacks …; it has no array"):
         from_npz(npz())
+
+
+def test_an_npz_file_with_arrays_by_other_names_is_refused(npz: Callable[..., Path]) -> None:
+    names = "class_names, superclass_names, superclass_of: rename them, or leave them out"
+    images = drawn(9, 8)
+    first, second, third, fourth = images.values()
+    path = npz(images=first, labels=second, val_images=third, val_labels=fourth)
+    with refused(
+        f"{path} also has val_images, val_labels; beside images, labels it may have only"
+        f" validation_images, validation_labels, {names}"
+    ):
+        from_npz(path)
+    with refused(f"{path} also has images; beside {', '.join(images)} it may have only {names}"):
+        from_npz(npz(**images, images=first))
 
 
 def test_a_missing_npz_file_is_refused(tmp_path: Path) -> None:
@@ -779,7 +793,8 @@ def test_what_systems_hide_is_no_picture_and_a_note_beside_the_classes_neither(
         (photos / name).write_text("notes")
     for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
         (photos / "pear" / name).write_text("nothing")
-    (photos / ".cache").mkdir()
+    for name in (".cache", "__MACOSX"):
+        (photos / name).mkdir()
     assert from_folder(photos).digest == before
     assert find_pictures(["pear"], photos, recursive=False) == [
         Picture(f"pear/{path.name}", path, ("pear",))
@@ -836,6 +851,13 @@ def test_folders_that_are_not_one_per_class_are_refused(photos: Path) -> None:
     layout = "the images must be in <class>/, or in training/<class>/ and validation/<class>/"
     with refused(f"{photos}/apple is a folder in that of a class; {layout}"):
         from_folder(photos.parent)
+    for name in ("train", "Test", "val"):
+        (photos.parent / "divided" / name / "apple").mkdir(parents=True)
+    with refused(
+        f"{photos.parent}/divided/Test/apple is a folder in that of a class; {layout}; rename train"
+        " to training, and val to validation"
+    ):
+        from_folder(photos.parent / "divided")
     with refused(f"{photos}/apple has no folders; it must have one per class"):
         from_folder(photos / "apple")
     for name in ("apple", "plum"):

@@ -154,6 +154,9 @@ def test_the_right_way_to_see_the_runs_is_reported_for_every_kind_of_store(
     assert elsewhere == "mlflow ui --backend-store-uri 'sqlite:////tmp/my runs.db'"
     hidden = told("postgresql://me:secret@host/runs")
     assert hidden == 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+    for wrong in ("abc", "0", "65536", "-1", "", "9" * 5000):
+        monkeypatch.setenv("MLFLOW_PORT", wrong)
+        assert told("sqlite:///mlflow.db") == "make ui"
     port = 5001  # the variable by which MLflow takes another
     monkeypatch.setenv("MLFLOW_PORT", str(port))
     assert told("sqlite:///mlflow.db") == "make ui"

@@ -1,7 +1,9 @@
 """`list` shows what there is; runs and models are named by ids, their beginnings, and names."""
 
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import fmean
 
 import mlflow
@@ -136,10 +138,18 @@ def test_a_run_is_named_by_its_id_the_beginning_of_it_or_its_name() -> None:
 
 
 def test_a_model_is_named_without_models_or_by_its_run(
-    study: Study, monkeypatch: pytest.MonkeyPatch, pipeline: Callable[..., Answer]
+    study: Study, monkeypatch: pytest.MonkeyPatch, pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.folder}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
     run = study.runs["bn-seed1"]
+    for folder in ("synthetic-cnn@bn", "synthetic-cnn/1", "of mine/sub"):
+        Path(folder).mkdir(parents=True)
+    kept = tmp_path / "kept"
+    shutil.copytree(study.artifact(run, "model"), kept)
+    client = mlflow.MlflowClient()
+    named = client.create_run("0", run_name="bn@home").info.run_id
+    client.set_terminated(named)
     of_run = f"runs:/{run.info.run_id}/model"
     for reference, uri in {
         "synthetic-cnn@bn": "models:/synthetic-cnn@bn",
@@ -147,11 +157,18 @@ def test_a_model_is_named_without_models_or_by_its_run(
         run.info.run_id: of_run,
         run.info.run_id[:9]: of_run,
         "models:/synthetic-cnn@bn": "models:/synthetic-cnn@bn",
-        str(study.folder): str(study.folder),
+        str(kept): str(kept),
+        "kept": "kept",
+        "bn@home": f"runs:/{named}/model",
     }.items():
         assert model_uri(reference) == uri
+    client.delete_run(named)
+    for folder in ("of mine", "of mine/sub", "."):
+        answer = pipeline("evaluate", "--model", folder)
+        assert (answer.status, len(answer.error_lines)) == (2, 1)
+        said = f"error: no model in the folder '{folder}': it has no MLmodel; name one by"
+        assert said in answer.err
 
-    client = mlflow.MlflowClient()
     versions = client.search_model_versions("name = 'synthetic-cnn'")
     newest = max(int(version.version) for version in versions)
     aliases = client.get_registered_model("synthetic-cnn").aliases

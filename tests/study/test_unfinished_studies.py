@@ -13,6 +13,7 @@ import mlflow
 import pandas as pd
 import pytest
 from conftest import WHOLE, Answer, broken_cell, broken_epoch, drawn_data, runs_in
+from mine import TRAIN, write
 from mlflow.entities import Run
 
 from pipeline.execution.parallelism import JOB_MEMORY
@@ -20,7 +21,7 @@ from pipeline.interruption import Interrupted
 from pipeline.machine import GIB
 from pipeline.store.artifacts import has_file
 from pipeline.store.buffer import STATE_FILE
-from pipeline.store.tags import tags_of
+from pipeline.store.tags import DETAILS, tags_of
 
 TINY = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1"]
 ABLATE = ["ablate", *TINY, "--seeds", "2", "--variants", "base,bn"]
@@ -160,6 +161,36 @@ def test_what_may_be_reused_is_asked_for(
     assert trained() == 3
     assert pipeline(*one).status == 0
     assert trained() == 4
+
+
+def test_a_run_of_an_earlier_version_is_of_the_same_images_whatever_side_it_names_first(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    write(tmp_path)  # with images that are not square
+    assert pipeline(*TRAIN, "--epochs", "2").status == 0
+    (run,) = runs_in(tmp_path)
+    client, tags = mlflow.MlflowClient(), tags_of(run)
+    ablate = ["ablate", *TRAIN[1:], "--epochs", "2", "--variants", "plain", "--seeds", "1"]
+    ablate += ["--dry-run", "--reuse", "any"]
+    everything = "1 of 1 runs are finished already"
+    assert everything in pipeline(*ablate).out
+    # The same bytes in another shape.
+    shape = "9x6 pixels"
+    assert shape in tags["images"]
+    other = tags["images"].replace(shape, "27x2 pixels")
+    client.set_tag(run.info.run_id, "images", other)
+    assert everything not in pipeline(*ablate).out
+    resume = ["train", "--resume", run.info.run_id, "--epochs", "3"]
+    answer = pipeline(*resume)
+    assert (answer.status, len(answer.error_lines)) == (2, 1)
+    assert f"began with images {other}, here it is {tags['images']}; it continues" in answer.err
+    # As recorded before there was one tag for what nobody looks for.
+    client.delete_tag(run.info.run_id, DETAILS)
+    for name, text in (tags | {"images": other.replace("27x2", "6x9")}).items():
+        client.set_tag(run.info.run_id, name, text)
+    assert everything in pipeline(*ablate).out
+    answer = pipeline(*resume)
+    assert answer.status == 0, answer.err
 
 
 def test_every_model_is_registered_if_asked_for_also_of_runs_that_are_reused(

@@ -19,7 +19,9 @@ from pipeline.machine import usable_processors
 
 SIZE = 32  # CIFAR's, and the tutorial's network's
 LAYOUT = "the images must be in <class>/, or in training/<class>/ and validation/<class>/"
-HIDDEN = ("Thumbs.db", "desktop.ini")  # Windows's own
+HIDDEN = ("Thumbs.db", "desktop.ini", "__MACOSX")  # Windows's own, and a folder in macOS's zips
+# What others call the folders `training` and `validation`, the likelier first.
+USUAL_NAMES = {"training": ("train",), "validation": ("val", "valid", "dev", "test")}
 BATCH_SIZE = 64  # pictures that wait in memory
 
 Size = int | tuple[int, int]
@@ -127,10 +129,21 @@ def _listed_folder(folder: Path, every_class: bool) -> Folder:
             raise InputError(f"{folder / name} is empty; put the class's images there")
         for entry in own:
             if entry.is_dir():
-                raise InputError(f"{entry} is a folder in that of a class; {LAYOUT}")
+                raise InputError(
+                    f"{entry} is a folder in that of a class; {LAYOUT}{_renamed(classes)}"
+                )
         files += own
         labels += [label] * len(own)
     return Folder(classes, files, np.array(labels, np.int64))
+
+
+def _renamed(names: list[str]) -> str:
+    """Say how folders are to be called that are splits by other names; empty if none is."""
+    renamed = []
+    for split, others in USUAL_NAMES.items():
+        found = [name for other in others for name in names if name.lower() == other]
+        renamed += [f"{name} to {split}" for name in found[:1]]
+    return f"; rename {', and '.join(renamed)}" if renamed else ""
 
 
 def _listed(folder: Path) -> list[Path]:
