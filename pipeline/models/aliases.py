@@ -3,8 +3,9 @@
 docs/models.md has the rule as a table.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
-from decimal import Decimal, DecimalException
+from decimal import Decimal
 from typing import NamedTuple
 
 import mlflow
@@ -170,7 +171,7 @@ def _training(version: ModelVersion) -> _Training | None:
             holds_out=facts["validation_scheme"] != TEST_SPLIT,
             epochs=int(Decimal(facts["epochs"])),
         )
-    except (KeyError, DecimalException):
+    except (KeyError, ArithmeticError, ValueError):  # such as of tags that somebody has edited
         return None
     except MlflowException as error:
         if is_outage(error):
@@ -181,11 +182,15 @@ def _training(version: ModelVersion) -> _Training | None:
 def _best(versions: Collection[ModelVersion], data: ImageDataset) -> ModelVersion | None:
     """The version to be `champion`; None if there is none, or if it should stay where it is."""
     measured = {key: data.tags[key] for key in MEASURED}
-    rivals = [version for version in versions if measured.items() <= version.tags.items()]
+    rivals = [
+        version
+        for version in versions
+        if measured.items() <= version.tags.items() and _accuracy(version) is not None
+    ]
     # Accuracies on other images aren't comparable: a hold-out trial can't replace the champion.
     if data.test and len(rivals) < len(versions):
         return None
-    rivals.sort(key=lambda rival: (-float(rival.tags["val_accuracy"]), int(rival.version)))
+    rivals.sort(key=lambda rival: (-(_accuracy(rival) or 0), int(rival.version)))
     return next(filter(_has_files, rivals), None)
 
 
@@ -201,5 +206,14 @@ def _has_files(version: ModelVersion) -> bool:
 
 def _shown(version: ModelVersion) -> str:
     """A version's number and accuracy: `version 7 (49.5 %)`."""
-    accuracy = version.tags.get("val_accuracy")  # missing if it was registered by hand
-    return f"version {version.version}" + (f" ({percent(float(accuracy))})" if accuracy else "")
+    accuracy = _accuracy(version)
+    return f"version {version.version}" + ("" if accuracy is None else f" ({percent(accuracy)})")
+
+
+def _accuracy(version: ModelVersion) -> float | None:
+    """A version's validation accuracy; None if it was registered by hand, or its tag edited."""
+    try:
+        accuracy = float(version.tags["val_accuracy"])
+    except (KeyError, ValueError):
+        return None
+    return accuracy if math.isfinite(accuracy) else None

@@ -1,7 +1,7 @@
 """Compare finished runs, however they were started, after checking that they can be compared."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -39,6 +39,7 @@ UNPLANNED = Design(
     "The runs were chosen for this comparison, and no plan says how many there would be.",
     ALPHA,
 )
+MOST_REASONS = 3  # why runs are not compared, on the terminal; the report has all
 OTHERS = (
     "For others: --last N (the newest), --experiment NAME, or their ids or names (python -m"
     " pipeline list)"
@@ -83,7 +84,10 @@ def compare_runs(
     if references:
         named = ",".join(run.info.run_id for run in found)
     else:
-        print(f"{_selection(results, len(found), experiment)}\n{OTHERS}", flush=True)
+        print(_selection(results, len(found), "newest " * bool(last), experiment))
+        for why, count in Counter(unused.values()).most_common(MOST_REASONS):
+            print(f"{plural(count, 'run')} not compared: {why}")
+        print(OTHERS, flush=True)
     settings = {"runs": named, "experiment": experiment}
     tags = {
         "kind": "comparison",
@@ -95,8 +99,8 @@ def compare_runs(
         publish(analysis, unused, {}, grid.plan + BY_COMPARE)
 
 
-def _selection(results: Sequence[RunResult], count: int, experiment: str) -> str:
-    """Say which runs of an experiment are compared."""
+def _selection(results: Sequence[RunResult], count: int, which: str, experiment: str) -> str:
+    """Say which of so many runs of an experiment are compared."""
     seeds = defaultdict(set)
     for result in results:
         seeds[result.config.variant].add(result.config.seed)
@@ -107,8 +111,9 @@ def _selection(results: Sequence[RunResult], count: int, experiment: str) -> str
         f"{shortlist(names)} with {plural(len(some), 'seed')}: {shortlist(some)}"
         for some, names in variants.items()
     )
-    of = f"{len(results)} of the {count}" if len(results) < count else f"the {count}"
-    return f"Comparing {of} finished training runs of experiment {experiment!r}: {'; '.join(parts)}"
+    of = f"{len(results)} of the" if len(results) < count else "the"
+    runs = f"{of} {which}{count} finished training runs of experiment {experiment!r}"
+    return f"Comparing {runs}: {'; '.join(parts)}"
 
 
 def _read_comparable(

@@ -250,6 +250,19 @@ def test_a_version_whose_files_are_gone_may_be_replaced(
     assert add(FEWER, epochs=1)[0] == f"models:/{NAME}@wide: version 2 (50.0 %), {said}"
 
 
+def test_tags_that_somebody_has_edited_end_no_command(
+    client: mlflow.MlflowClient, add: Adding
+) -> None:
+    add(DATA)
+    for key, value in {"val_accuracy": "great", "epochs": "nan"}.items():
+        client.set_model_version_tag(NAME, "1", key, value)
+    for number in (2, 3):
+        note = add(DATA)[0]
+        assert f"stays at version 1: models:/{NAME}/{number} can't be compared with it" in note
+        assert "what version 1 was trained on is not known" in note
+        client.delete_model_version_tag(NAME, "1", "val_accuracy" if number == 2 else "epochs")
+
+
 def test_what_a_version_of_an_earlier_release_does_not_say_its_run_does(
     client: mlflow.MlflowClient, add: Adding, tmp_path: Path
 ) -> None:

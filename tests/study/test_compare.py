@@ -87,7 +87,7 @@ def test_runs_that_were_started_one_by_one(
         assert reason in answer.err
     answer = pipeline("compare", "--last", "6", "--experiment", "Default")
     assert answer.status == 0, answer.err
-    assert "Comparing 4 of the 6 finished training runs" in answer.out
+    assert "Comparing 4 of the newest 6 finished training runs" in answer.out
     assert runs_in(tmp_path, "comparison")[0].data.params["runs"] == "last 6"
 
     answer = pipeline("compare", next(i for i in chosen if before[i].data.tags["variant"] == "bn"))
