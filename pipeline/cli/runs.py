@@ -1,6 +1,7 @@
 """The commands on runs that are there: list them, compare them, repeat them."""
 
 import shutil
+import sys
 from collections.abc import Sequence
 
 from pipeline.cli import options, use_options
@@ -8,10 +9,10 @@ from pipeline.config import AUTO, check_at_least
 from pipeline.errors import InputError, percent, printable
 from pipeline.imports import importing
 
-# The most characters of each column of a list but the last, which gets the rest of the line. Names
-# get what a wide terminal has beyond WIDE.
-WIDTHS = {"id": 8, "name": 28, "accuracy": 8, "data": 12, "began": 11, "experiment": 12}
-NARROWEST, WIDE = 80, 100  # characters of a line: on a terminal at least; elsewhere
+COLUMNS = ("id", "name", "accuracy", "data", "began", "experiment", "state")
+# To how many characters columns are cut where a terminal is too narrow, in this order.
+SHORTENED = {"state": 24, "data": 8, "experiment": 8, "name": 28}
+NARROWEST = 80  # characters of a line on a terminal, at least
 
 
 def list_(
@@ -22,10 +23,10 @@ def list_(
     """List runs and studies, the newest first, with their accuracy and the ids to name them by."""
     check_at_least("last", last, 1)
     with importing():
-        from pipeline.cli.listing import list_runs
         from pipeline.store.address import shown_uri
         from pipeline.store.initialization import check_store
         from pipeline.store.lookup import SHORT_ID, age
+        from pipeline.study.earlier.listing import list_runs
 
     check_store(may_be_moved=True)
     listed = list_runs(experiment, best)
@@ -45,22 +46,24 @@ def list_(
         )
         for one in listed[:last]
     ]
-    print("\n".join(_columns([(*WIDTHS, "state"), *rows])))
+    width = max(shutil.get_terminal_size().columns, NARROWEST)
+    width = width if sys.stdout.isatty() else sys.maxsize  # whatever reads it can cut it
+    print("\n".join(_columns([COLUMNS, *rows], width)))
     if len(listed) > last:
         print(f"and {len(listed) - last} more; all: --last {len(listed)}")
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Align the cells of each row, the header first; what is too long is cut."""
+def _columns(rows: Sequence[Sequence[str]], line_width: int) -> list[str]:
+    """Align the cells of each row; what is too long for a line is cut."""
     rows = [[printable(cell) for cell in row] for row in rows]
-    *fitting, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
-    line_width = max(shutil.get_terminal_size((WIDE, 0)).columns, NARROWEST)
-    most = WIDTHS | {"name": WIDTHS["name"] + max(0, line_width - WIDE)}
-    widths = [min(pair) for pair in zip(fitting, most.values(), strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, least in SHORTENED.items():
+        place, over = COLUMNS.index(name), sum(widths) + 2 * (len(widths) - 1) - line_width
+        widths[place] = max(min(widths[place], least), widths[place] - max(0, over))
     lines = []
-    for *cells, state in rows:
-        aligned = (f"{_cut(c, width):{width}}" for c, width in zip(cells, widths, strict=True))
-        lines.append(_cut("  ".join([*aligned, state]), line_width).rstrip())
+    for row in rows:
+        cells = (_cut(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append(_cut("  ".join(cells).rstrip(), line_width))
     return lines
 
 

@@ -10,6 +10,7 @@ from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.runs import resume
 from pipeline.runs.provenance import read_inputs, versions
+from pipeline.runs.queries import check_ours
 from pipeline.runs.run_result import config_of
 from pipeline.store.artifacts import read_artifact
 from pipeline.store.outages.waiting import in_store
@@ -61,6 +62,7 @@ def read_record(run: Run) -> Record:
     run_id, tags = run.info.run_id, tags_of(run)
     if tags.get("kind") != "train":
         raise InputError(f"run {run_id} is neither a training run nor a study")
+    check_ours(run)
     resume.check_ended(run)
     values = read_values(mlflow.MlflowClient(), run)
     config = config_of(run)

@@ -17,6 +17,7 @@ from pipeline.reproduction.comparison import Comparison, compare, same_states
 from pipeline.reproduction.record import COMMIT, Record, Values, read_record
 from pipeline.reproduction.repetition import repeat
 from pipeline.runs.lifecycle import track
+from pipeline.runs.queries import is_training
 from pipeline.store.artifacts import log_table, read_artifact
 from pipeline.store.liveness import mark_dead_runs
 from pipeline.store.lookup import get_run
@@ -24,7 +25,6 @@ from pipeline.store.outages.waiting import in_store
 
 TABLE = "reproduction.csv"
 RESULTS = "results.csv"  # of a study
-REPEATABLE = ("train", "study")
 
 
 def records_of(reference: str, epochs: int | None) -> list[Record]:
@@ -34,7 +34,7 @@ def records_of(reference: str, epochs: int | None) -> list[Record]:
     the runs can't be repeated, or has fewer than `epochs`.
     """
     mark_dead_runs()
-    run = get_run(reference, lambda run: run.data.tags.get("kind") in REPEATABLE)
+    run = get_run(reference, lambda run: is_training(run) or run.data.tags.get("kind") == "study")
     is_study = run.data.tags.get("kind") == "study"
     records = [read_record(one) for one in (map(get_run, _of_study(run)) if is_study else [run])]
     for record in records:

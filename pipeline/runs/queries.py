@@ -1,5 +1,6 @@
 """Find runs, studies and experiments in MLflow, and link a run to its study."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 
@@ -7,10 +8,11 @@ import mlflow
 from mlflow.entities import Run
 
 from pipeline.errors import InputError, shortlist
+from pipeline.runs.run_result import config_of, recipe
 from pipeline.store.initialization import deleted_experiment
 from pipeline.store.lookup import get_run, match_run, not_found, search
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import PARENT_TAG
+from pipeline.store.tags import PARENT_TAG, tags_of
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 
@@ -23,12 +25,35 @@ def find_runs(experiment_id: str | None, tags: Mapping[str, str], *statuses: str
     """
     conditions = [f"tags.{name} = '{value}'" for name, value in {"kind": "train", **tags}.items()]
     runs = search(" and ".join(conditions), experiment_id)
-    return [run for run in runs if run.info.status in (statuses or ("FINISHED",))]
+    found = [run for run in runs if run.info.status in (statuses or ("FINISHED",))]
+    return [run for run in found if not why_foreign(run)]
+
+
+def check_ours(run: Run) -> None:
+    """Raise InputError for a training run that this project has not recorded."""
+    if reason := why_foreign(run):
+        raise InputError(f"run {run.info.run_id} is not of this project: {reason}")
+
+
+def why_foreign(run: Run) -> str:
+    """Why a run of our kind `train` can't be ours, in one line; empty if it can be read."""
+    try:
+        config, tags = config_of(run), tags_of(run)
+        if not isinstance(json.loads(tags.get("settings", "{}")), dict):
+            return f"its settings are {tags['settings']!r}"
+        if run.info.status == "FINISHED":
+            recipe(config, tags)
+            int(tags["num_parameters"])
+    except KeyError as error:
+        return f"it does not say its {error.args[0]}"
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def is_training(run: Run) -> bool:
-    """Whether a run trained, or was to train, one variant."""
-    return run.data.tags.get("kind") == "train"
+    """Whether a run of this project trained, or was to train, one variant."""
+    return run.data.tags.get("kind") == "train" and not why_foreign(run)
 
 
 def is_finished_training(run: Run) -> bool:
@@ -44,6 +69,8 @@ def get_runs(references: Sequence[str]) -> list[Run]:
     runs = {}
     for reference in references:
         run = match_run(reference, is_finished_training)
+        if run and run.data.tags.get("kind") == "train":
+            check_ours(run)
         if run is None or not is_finished_training(run):
             raise not_found(reference, "finished training run", is_finished_training)
         runs[run.info.run_id] = run
@@ -73,7 +100,7 @@ def studies_named(name: str) -> list[Run]:
     """Every study with that name in the store, newest first."""
     studies = search("tags.kind = 'study'")
     # Not in the filter, whose strings can't escape a quote.
-    return [study for study in studies if study.data.tags["study"] == name]
+    return [study for study in studies if study.data.tags.get("study") == name]
 
 
 @in_store

@@ -13,6 +13,7 @@ from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
 from pipeline.runs import provenance
+from pipeline.runs.queries import check_ours
 from pipeline.runs.run_result import (
     NO_SCHEDULE,
     IncompleteRunError,
@@ -37,6 +38,7 @@ def configuration(run: Run, given: Mapping[str, Any]) -> Config:
     name = run.info.run_id
     if run.data.tags.get("kind") != "train":
         raise InputError(f"run {name} is not a training run; only those can be continued")
+    check_ours(run)
     if liveness.PROCESS not in run.data.tags:
         raise InputError(f"run {name} was made by an earlier version, which kept no state")
     if not run.data.params:

@@ -154,9 +154,12 @@ def _read_metrics(run: Run) -> tuple[History, Booleans | None]:
 
 
 def config_of(run: Run) -> Config:
-    """A run's configuration. Settings newer than the run have their defaults."""
+    """A run's configuration. Settings newer than the run have their defaults.
+
+    Raises InputError for a setting that can't be one, as of another project's run.
+    """
     settings: dict[str, Any] = {
-        name: _read(run.data.params[name], type(default))
+        name: _read(name, run.data.params[name], type(default))
         for name, default in Config().as_dict().items()
         if name in run.data.params
     }
@@ -166,7 +169,7 @@ def config_of(run: Run) -> Config:
     resolved = {"ablation": "ablation_source", "variant": "variant", "dataset": "dataset"}
     settings |= {n: tags[t] for n, t in resolved.items() if t in tags}
     if "epochs" in tags:
-        settings["epochs"] = int(tags["epochs"])
+        settings["epochs"] = _read("epochs", tags["epochs"], int)
     return Config(**settings)
 
 
@@ -181,13 +184,16 @@ def recorded_ablation(reference: str) -> Ablation:
         raise InputError(f"{error}; name its place now with --ablation") from None
 
 
-def _read(text: str, kind: type[str | int | float]) -> str | int | float:
+def _read(name: str, text: str, kind: type[str | int | float]) -> str | int | float:
     """Read a setting as `mlflow run` logs it: as typed (`1.0`), and quoted for the shell."""
     if text.startswith(("'", '"')):
         with suppress(ValueError):  # the quote is in the text
             (inner,) = shlex.split(text)
             text = inner if shell_quote(inner) == text else text
-    return text if kind is str else kind(Decimal(text))
+    try:
+        return text if kind is str else kind(Decimal(text))
+    except (ArithmeticError, ValueError):
+        raise InputError(f"{name} is {text!r}; it must be a number") from None
 
 
 def recipe(config: Config, tags: Mapping[str, str]) -> dict[str, str | int | float]:

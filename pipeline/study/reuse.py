@@ -20,7 +20,6 @@ from pipeline.runs.queries import find_runs, given_run, set_parent, studies_name
 from pipeline.runs.run_result import (
     IncompleteRunError,
     RunResult,
-    ablation_name,
     config_of,
     differences,
     has_settings,
@@ -31,10 +30,10 @@ from pipeline.store.interface import link
 from pipeline.store.lookup import find_run
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import PARENT_TAG, say_continued, tags_of
-from pipeline.study.earlier import cell_key, cell_of, changed_since, choose_start
+from pipeline.study.earlier.cells import cell_key, cell_of, changed_since, choose_start
+from pipeline.study.earlier.studies import AXES, grid_of, recipe_of
 from pipeline.study.grid import Grid
 
-AXES = ("variants", "seeds", "rates")
 Conditions = Mapping[str, str]  # what runs must match, by tag
 
 
@@ -204,11 +203,10 @@ def check_same_study(given: Run, identity: Mapping[str, str]) -> None:
 
     identity: name, recipe and grid, as in the tags of a study.
     """
-    before, now = (
-        {**_earlier(), "margin": 0.0, "name": tags["study"]}
-        | {**json.loads(tags["recipe"]), **json.loads(tags["grid"])}
-        for tags in (tags_of(given), identity)
-    )
+    name = tags_of(given).get("study")
+    before = {"name": name, "margin": 0.0, **recipe_of(given), **grid_of(given)}
+    now = {"name": identity["study"], **json.loads(identity["recipe"])}
+    now |= json.loads(identity["grid"])
     if before != now:
         raise InputError(
             f"study {given.info.run_id} has {differences(before, now)}; it continues only with the"
@@ -219,17 +217,12 @@ def check_same_study(given: Run, identity: Mapping[str, str]) -> None:
 def check_same_recipe(name: str, recipe: Mapping[str, object]) -> None:
     """Raise InputError if study `name` has another recipe; `auto` is not a name."""
     for run in [] if name == "auto" else studies_named(name):
-        before = {**_earlier(), **json.loads(tags_of(run)["recipe"])}
-        if before != recipe:
+        before = recipe_of(run)
+        if before and before != recipe:
             raise InputError(
                 f"a study named {name!r} exists with {differences(before, recipe)}; give this one"
                 " another name"
             )
-
-
-def _earlier() -> dict[str, object]:
-    """What was part of every recipe in earlier versions, which did not record it."""
-    return {"ablation": ablation_name({}), "holdout_seed": Config.holdout_seed}
 
 
 def _is_continued(maker: Run | None, grid: Grid, study_id: str) -> bool:
@@ -241,6 +234,6 @@ def _is_continued(maker: Run | None, grid: Grid, study_id: str) -> bool:
         return True
     if maker.info.run_id == study_id:
         return True
-    old, new = json.loads(maker.data.tags.get("grid", "{}")), grid._asdict()
+    old, new = grid_of(maker), grid._asdict()
     contained = bool(old) and all(set(old[axis]) <= set(new[axis]) for axis in AXES)
     return maker.info.status in ("FAILED", "KILLED") and contained

@@ -34,6 +34,15 @@ def test_runs_that_were_started_one_by_one(
     other_data = ["--dataset", "synthetic", "--train-images", "101", "--epochs", "1"]
     pipeline("train", "--variant", "dropout", *other_data, "--validation", "holdout")
     before = {run.info.run_id: run for run in runs_in(tmp_path, "train")}
+    # Another project may have runs of this kind, too.
+    client, foreign = mlflow.MlflowClient(), dict[str, str]()
+    for given in ({}, {"epochs": "ten"}, {"epochs": "nan"}):
+        theirs = client.create_run("0", tags={"kind": "train"}, run_name="theirs").info.run_id
+        for name, value in given.items():
+            client.log_param(theirs, name, value)
+        client.set_terminated(theirs)
+        why = f"epochs is '{given['epochs']}'; it must be" if given else "it does not say its prec"
+        foreign[theirs] = f"run {theirs} is not of this project: {why}"
 
     answer = pipeline("compare")
     assert answer.status == 0, answer.err
@@ -61,7 +70,7 @@ def test_runs_that_were_started_one_by_one(
     assert "epochs 2 instead of 1" in report
     assert "train_images 101 instead of 100, validation holdout instead of test" in report
     assert json.loads(artifact(tmp_path, "effects.json").read_text())["headline"]
-    assert len(runs_in(tmp_path, "train")) == len(before)
+    assert len(runs_in(tmp_path, "train")) == len(before) + len(foreign)
 
     assert "(reused)" not in report
     # Those that are named, and no others, from whatever experiment.
@@ -85,6 +94,12 @@ def test_runs_that_were_started_one_by_one(
         answer = pipeline("compare", *arguments, *(["--experiment", "Default"]))
         assert (answer.status, len(answer.error_lines)) == (2, 1)
         assert reason in answer.err
+        assert "theirs" not in answer.err
+    for theirs, reason in foreign.items():
+        for command in (("compare",), ("reproduce",), ("train", "--resume")):
+            answer = pipeline(*command, theirs)
+            assert (answer.status, len(answer.error_lines)) == (2, 1)
+            assert reason in answer.err
     answer = pipeline("compare", "--last", "6", "--experiment", "Default")
     assert answer.status == 0, answer.err
     assert "Comparing 4 of the newest 6 finished training runs" in answer.out

@@ -1,8 +1,10 @@
 """`list` shows what there is; runs and models are named by ids, their beginnings, and names."""
 
+import json
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -10,10 +12,13 @@ import mlflow
 import pytest
 from conftest import Answer, Study, runs_in
 
+from pipeline.config import Config
 from pipeline.errors import InputError, percent
 from pipeline.models.naming import model_uri
+from pipeline.runs.run_result import config_of, recipe
 from pipeline.store.liveness import HOST, PROCESS, this_process
 from pipeline.store.lookup import get_run
+from pipeline.store.tags import PARENT_TAG
 
 
 def cells(line: str) -> list[str]:
@@ -72,6 +77,9 @@ def test_states_other_projects_and_widths(
         ("live", "train", "RUNNING", {"variant": "bn", "seed": "3", **live}),
         ("half", "study", "KILLED", {"grid": '{"variants": ["a"], "seeds": [0, 1], "rates": [1]}'}),
         ("old", "study", "FINISHED", {}),
+        ("text", "study", "FINISHED", {"grid": "x", "recipe": "x"}),
+        ("empty", "study", "FINISHED", {"grid": "[]"}),
+        ("number", "study", "FINISHED", {"grid": '{"variants": 3}'}),
         ("theirs", "their kind", "FINISHED", {}),
     ):
         run = client.create_run("0", hours_ago, {"kind": kind, **tags}, run_name=name)
@@ -80,9 +88,14 @@ def test_states_other_projects_and_widths(
     client.create_run("0", run_name="a stranger's")
     for columns in ("20", "80", "100"):
         monkeypatch.setenv("COLUMNS", columns)
-        answer = pipeline("list")
+        with monkeypatch.context() as terminal:
+            terminal.setattr(sys.stdout, "isatty", lambda: True)
+            answer = pipeline("list")
         assert answer.status == 0, answer.err
         assert max(map(len, answer.out.splitlines())) <= max(80, int(columns))
+        assert "…" in answer.out
+    answer = pipeline("list")
+    assert f"gone ({'x' * 300}, seed 2)" in answer.out
     states = {cells(line)[1].split(" (")[0]: cells(line) for line in answer.out.splitlines()[1:]}
     assert {name: row[-1] for name, row in states.items()} == {
         "bn-seed0": "finished",
@@ -91,6 +104,9 @@ def test_states_other_projects_and_widths(
         "live": "running",
         "half": "stopped, 0 of 2 runs",
         "old": "finished",
+        "text": "finished",
+        "empty": "finished",
+        "number": "finished",
     }
     assert states["bn-seed0"][-3] == "3 h ago"
     assert [run.info.status for run in runs_in_store("gone")] == ["RUNNING"]  # it changes nothing
@@ -98,6 +114,55 @@ def test_states_other_projects_and_widths(
     answer = pipeline("list", "--experiment", "nope")
     assert (answer.status, len(answer.error_lines)) == (2, 1)
     assert "there are: Default" in answer.err
+
+
+def test_a_study_has_its_own_runs_and_those_that_it_could_reuse(
+    pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    client = mlflow.MlflowClient()
+    data = {"data_digest": "d", "precision": "fp32", "num_parameters": "1"}
+    settings = Config(variant="base").as_dict()
+
+    def create(name: str, start: int, end: int, params: Mapping[str, object], **tags: str) -> str:
+        run_id = str(client.create_run("0", start, tags, run_name=name).info.run_id)
+        for key, value in params.items():
+            client.log_param(run_id, key, value)
+        client.set_terminated(run_id, "KILLED" if name == "killed" else "FINISHED", end)
+        return run_id
+
+    def train(start: int, accuracy: float, study: str = "", code: str = "c", seed: int = 0) -> str:
+        parent = {PARENT_TAG: study} if study else {}
+        tags = {"kind": "train", "code_digest": code, **data, **parent}
+        run_id = create("base", start, start + 50, settings | {"seed": seed}, **tags)
+        client.log_metric(run_id, "val_accuracy", accuracy)
+        return run_id
+
+    def study(name: str, start: int, reuse: str, without: Sequence[str] = ()) -> str:
+        shared = recipe(config_of(mlflow.get_run(run)), data | {"ablation": "cnn"})
+        shared = {key: value for key, value in shared.items() if key not in without}
+        grid = '{"variants": ["base"], "seeds": [0, 1], "rates": [0.001]}'
+        tags = {"kind": "study", "code_digest": "c", "grid": grid, "recipe": json.dumps(shared)}
+        return create(name, start, start + 100, {"reuse": reuse}, **tags)
+
+    run = train(10, 0.3)
+    study("killed", 100, "same")
+    # As recorded before these were part of a recipe.
+    train(210, 0.4, study("older", 200, "same", ["holdout_seed", "ablation"]), seed=1)
+    train(310, 0.6, study("its own", 300, "same"))
+    train(330, 0.7)
+    train(410, 0.5, study("none", 400, "none"))
+    train(510, 0.9, code="other")
+    study("any", 600, "any")
+
+    rows = [cells(line) for line in pipeline("list").out.splitlines()[1:]]
+    assert {row[1]: (row[2], row[-1]) for row in rows if " (base)" in row[1]} == {
+        "killed (base)": ("30.0%", "stopped, 1 of 2 runs"),
+        "older (base)": ("35.0%", "finished, 2 runs"),
+        "its own (base)": ("50.0%", "finished, 2 runs"),
+        "none (base)": ("50.0%", "finished, 1 of 2 runs"),
+        "any (base)": ("65.0%", "finished, 2 runs"),
+    }
 
 
 def runs_in_store(name: str) -> list[mlflow.entities.Run]:

@@ -4,7 +4,6 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from statistics import fmean
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from pipeline.store.liveness import PROCESS, is_alive
 from pipeline.store.lookup import search
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import PARENT_TAG, tags_of
+from pipeline.study.earlier.studies import AXES, grid_of, recipe_of
 
 # The metric that is shown of each kind of run; a study's is computed from its runs'.
 ACCURACY = {
@@ -27,7 +27,6 @@ ACCURACY = {
     "study": "",
     "comparison": "",
 }
-AXES = ("variants", "seeds", "rates")
 STATES = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
 
 
@@ -54,6 +53,7 @@ class Trained(NamedTuple):
     accuracy: float
     code: str | None
     study: str | None  # by id
+    ended: int  # in milliseconds
 
 
 @in_store
@@ -85,14 +85,13 @@ def _listed(run: Run, experiment: str, trained: Mapping[str, Sequence[Trained]])
         variant, seed = known.get("variant", "?"), known.get("seed", "?")
         if not name.startswith(f"{variant}-seed{seed}"):
             name = f"{name} ({variant}, seed {seed})"
-    elif kind == "study" and "grid" in known:
-        grid = json.loads(known["grid"])
+    elif kind == "study" and (grid := grid_of(run)):
         done = _runs_of(run, grid, trained)
         means = defaultdict(list)
         for (variant, _, lr), value in done.items():
             means[variant, lr].append(value)
         accuracy = max(map(fmean, means.values()), default=None)
-        name = f"{name} ({','.join(grid['variants'])})"
+        name = f"{name} ({','.join(map(str, grid['variants']))})"
         count = math.prod(len(grid[axis]) for axis in AXES)
         # With a margin, the grid says how many runs there may be at most.
         is_part = not grid.get("margin") and len(done) < count
@@ -109,29 +108,39 @@ def _listed(run: Run, experiment: str, trained: Mapping[str, Sequence[Trained]])
 
 
 def _by_recipe(finished: Iterable[Run]) -> dict[str, list[Trained]]:
-    """The finished runs by experiment and recipe, as a study records it."""
+    """The finished runs by experiment and recipe, the newest first."""
     trained = defaultdict(list)
     for run in finished:
-        tags = tags_of(run)
-        # What lacks a tag is of an earlier version, or not of this project.
-        with suppress(KeyError, ValueError, ArithmeticError):
-            config = config_of(run)
+        if (accuracy := run.data.metrics.get(ACCURACY["train"])) is not None:
+            config, tags = config_of(run), tags_of(run)
             cell = config.variant, config.seed, config.lr
-            key = run.info.experiment_id + json.dumps(recipe(config, tags))
-            values = run.data.metrics[ACCURACY["train"]], tags.get("code_digest")
-            trained[key].append(Trained(cell, *values, tags.get(PARENT_TAG)))
+            made_by = tags.get("code_digest"), tags.get(PARENT_TAG)
+            one = Trained(cell, accuracy, *made_by, run.info.end_time or 0)
+            trained[_key(run, recipe(config, tags))].append(one)
     return trained
+
+
+def _key(run: Run, its_recipe: Mapping[str, object]) -> str:
+    return str(run.info.experiment_id) + json.dumps(its_recipe, sort_keys=True)
 
 
 def _runs_of(
     study: Run, grid: Mapping[str, Sequence[object]], trained: Mapping[str, Sequence[Trained]]
 ) -> dict[tuple[str, int, float], float]:
-    """The accuracies of a study's finished runs, its own and those that it may reuse."""
-    run_id, tags = study.info.run_id, tags_of(study)
-    is_any = study.data.params.get("reuse") == "any"
-    return {
-        one.cell: one.accuracy
-        for one in trained.get(study.info.experiment_id + tags.get("recipe", ""), ())
-        if is_any or one.study == run_id or one.code == tags.get("code_digest")
+    """The accuracies of a study's finished runs: its own, or those that it has reused."""
+    run_id, code = study.info.run_id, tags_of(study).get("code_digest")
+    reuse = study.data.params.get("reuse")
+    ended = study.info.end_time or math.inf
+
+    def is_reused(one: Trained) -> bool:
+        return reuse != "none" and (reuse == "any" or one.code == code) and one.ended <= ended
+
+    same = [
+        one
+        for one in trained.get(_key(study, recipe_of(study)), ())
         if all(value in grid[axis] for value, axis in zip(one.cell, AXES, strict=True))
-    }
+    ]
+    own = [one for one in same if one.study == run_id]
+    # Of a cell's runs the last one counts: its own, else the newest.
+    ordered = [*filter(is_reused, reversed(same)), *reversed(own)]
+    return {one.cell: one.accuracy for one in ordered}
