@@ -1,6 +1,7 @@
 """`compare` writes a study's report on runs that were started one by one."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -48,8 +49,9 @@ def test_runs_that_were_started_one_by_one(
     assert answer.status == 0, answer.err
     assert answer.out.startswith(
         "Comparing 4 of the 7 finished training runs of experiment 'Default': base, bn with 2"
-        " seeds: 0, 1\nFor others: --last N"
+        " seeds: 0, 1\n"
     )
+    assert re.search(r"^\d runs? not compared: .*\nFor others: --last N", answer.out, re.MULTILINE)
     assert "4 runs with 2 seeds" in answer.out
     assert "BatchNorm" in answer.out
     table = pd.read_csv(artifact(tmp_path, "results.csv"))
