@@ -11,7 +11,7 @@ from pipeline.imports import importing
 
 COLUMNS = ("id", "name", "accuracy", "data", "began", "experiment", "state")
 # To how many characters columns are cut where a terminal is too narrow, in this order.
-SHORTENED = {"state": 24, "data": 8, "experiment": 8, "name": 28}
+SHORTENED = {"state": 24, "data": 8, "experiment": 8, "name": 20}
 NARROWEST = 80  # characters of a line on a terminal, at least
 
 
