@@ -299,9 +299,9 @@ def test_workers_get_the_store_and_its_credentials_but_not_the_run_of_mlflow_run
 def test_what_differs_on_a_node_is_named() -> None:
     from pipeline.runs.run_result import differences
 
-    expected = {"Python": "3.11", "torch": "2.14.1", "code": "0123456789abcdef0"}
+    expected = {"Python": "3.11", "torch": "2.14.1", "code": "0123456789abcdef" * 4}
     assert not differences(expected, expected)
-    other = {**expected, "torch": "2.13.0", "code": "fedcba9876543210f"}
+    other = {**expected, "torch": "2.13.0", "code": "fedcba9876543210" * 4}
     assert differences(other, expected) == (
         "torch 2.13.0 instead of 2.14.1, code fedcba9876543210 instead of 0123456789abcdef"
     )

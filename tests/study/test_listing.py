@@ -157,11 +157,11 @@ def test_a_study_has_its_own_runs_and_those_that_it_could_reuse(
 
     rows = [cells(line) for line in pipeline("list").out.splitlines()[1:]]
     assert {row[1]: (row[2], row[-1]) for row in rows if " (base)" in row[1]} == {
-        "killed (base)": ("30.0%", "stopped, 1 of 2 runs"),
-        "older (base)": ("35.0%", "finished, 2 runs"),
-        "its own (base)": ("50.0%", "finished, 2 runs"),
-        "none (base)": ("50.0%", "finished, 1 of 2 runs"),
-        "any (base)": ("65.0%", "finished, 2 runs"),
+        "killed (base)": ("30.0 %", "stopped, 1 of 2 runs"),
+        "older (base)": ("35.0 %", "finished, 2 runs"),
+        "its own (base)": ("50.0 %", "finished, 2 runs"),
+        "none (base)": ("50.0 %", "finished, 1 of 2 runs"),
+        "any (base)": ("65.0 %", "finished, 2 runs"),
     }
 
 

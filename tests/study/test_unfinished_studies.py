@@ -172,7 +172,7 @@ def test_a_run_of_an_earlier_version_is_of_the_same_images_whatever_side_it_name
     client, tags = mlflow.MlflowClient(), tags_of(run)
     ablate = ["ablate", *TRAIN[1:], "--epochs", "2", "--variants", "plain", "--seeds", "1"]
     ablate += ["--dry-run", "--reuse", "any"]
-    everything = "1 of 1 runs are finished already"
+    everything = "1 of 1 run is finished already"
     assert everything in pipeline(*ablate).out
     # The same bytes in another shape.
     shape = "9x6 pixels"
