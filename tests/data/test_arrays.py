@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -663,6 +664,13 @@ def test_a_class_of_validation_alone_is_refused(folder: Path) -> None:
     (folder / "validation" / "pear").rename(folder / "validation" / "fig")
     with refused(
         "training must have all classes of validation; it has no fig, only apple, pear, plum"
+    ):
+        from_folder(folder)
+    for number in range(200):  # none of which fills the terminal
+        shutil.copytree(folder / "validation" / "fig", folder / "validation" / f"fig{number:03}")
+    with refused(
+        "training must have all classes of validation; it has no fig, fig000, fig001, fig002,"
+        " fig003 and 196 more, only apple, pear, plum"
     ):
         from_folder(folder)
 

@@ -89,13 +89,13 @@ def _places(training: list[str], validation: list[str]) -> list[int]:
     if lacking:
         raise InputError(
             "training must have all classes of validation; it has no"
-            f" {', '.join(lacking)}, only {', '.join(training)}"
+            f" {shortlist(lacking)}, only {shortlist(training)}"
         )
     places = [training.index(name) for name in validation]
     if places != sorted(places):
         raise InputError(
-            f"the classes of training are {', '.join(training)}, and those of validation"
-            f" {', '.join(validation)}; they must be in the same order"
+            f"the classes of training are {shortlist(training)}, and those of validation"
+            f" {shortlist(validation)}; they must be in the same order"
         )
     return places
 
