@@ -5,12 +5,10 @@ docs/models.md has the rule as a table.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from decimal import Decimal
 from typing import NamedTuple
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from pipeline.data.dataset import TEST_SPLIT, ImageDataset
 from pipeline.errors import percent, plural
@@ -19,7 +17,6 @@ from pipeline.models.registry import RegisteredVersion, refresh, refused_as
 from pipeline.store.artifacts import missing_files
 from pipeline.store.outages.failures import is_outage, unless_forbidden
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import tags_of
 
 CHAMPION = "champion"
 MEASURED = ("validation_digest", "validation_scheme")  # equal where accuracies are comparable
@@ -155,27 +152,16 @@ def _obstacle(version: ModelVersion, holder: ModelVersion | None) -> str:
 
 
 def _training(version: ModelVersion) -> _Training | None:
-    """What a version was trained on; None if neither it nor its run says that."""
+    """What a version was trained on; None if its tags don't say that, or were edited."""
     facts = version.tags
     try:
-        if "left_out" not in facts:  # registered by an earlier version, or by hand
-            run = mlflow.MlflowClient().get_run(str(version.run_id))
-            facts = {**run.data.params, **tags_of(run), **facts}
-            facts["left_out"] = facts["train_images"]
-            if facts["validation_scheme"] != TEST_SPLIT:
-                return None  # it does not say of what it has held out a part
-            facts["whole_digest"] = facts["data_digest"]
         return _Training(
             data=facts.get("whole_digest", ""),
-            left_out=int(Decimal(facts["left_out"])),  # `mlflow run` logs it as typed: 1.0
+            left_out=int(facts["left_out"]),
             holds_out=facts["validation_scheme"] != TEST_SPLIT,
-            epochs=int(Decimal(facts["epochs"])),
+            epochs=int(facts["epochs"]),
         )
-    except (KeyError, ArithmeticError, ValueError):  # such as of tags that somebody has edited
-        return None
-    except MlflowException as error:
-        if is_outage(error):
-            raise
+    except (KeyError, ValueError):
         return None
 
 

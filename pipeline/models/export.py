@@ -71,7 +71,7 @@ def log_network(network: nn.Module, settings: Arguments, data: ImageDataset, epo
     run = mlflow.active_run()
     assert run
     client = mlflow.MlflowClient()
-    steps = {output.model_id: output.step for output in _outputs(client.get_run(run.info.run_id))}
+    steps = {output.model_id: output.step for output in outputs_of(client.get_run(run.info.run_id))}
     made = f"source_run_id = '{run.info.run_id}'"  # even if not among the outputs yet
     for model in client.search_logged_models([run.info.experiment_id], filter_string=made):
         # Its file digests are recorded last.
@@ -166,12 +166,14 @@ def record_digests(uri: str, model_id: str) -> None:
 
 
 @in_store
-def newest_model(run: Run) -> LoggedModel | None:
-    """The last model that a run has logged and not deleted, if there is one."""
-    # Servers of earlier versions leave the outputs out of a search.
-    outputs = _outputs(run) or _outputs(mlflow.get_run(run.info.run_id))
-    ids = [output.model_id for output in sorted(outputs, key=lambda output: output.step)]
-    return next(filter(None, map(find_model, reversed(ids))), None)
+def newest_model(model_ids: Sequence[str], run_id: str) -> LoggedModel | None:
+    """The last model that a run has logged and not deleted, if there is one.
+
+    model_ids: as the run names them, the newest first.
+    """
+    # Some servers leave a run's models out of a search.
+    ids = model_ids or [one.model_id for one in outputs_of(mlflow.get_run(run_id))]
+    return next(filter(None, map(find_model, ids)), None)
 
 
 def is_whole(model: LoggedModel) -> bool:
@@ -184,8 +186,9 @@ def file_names(model: LoggedModel) -> list[str]:
     return list(json.loads(model.tags.get(DIGESTS_TAG, f'["{MODEL_FILE}"]')))
 
 
-def _outputs(run: Run) -> list[LoggedModelOutput]:
-    return run.outputs.model_outputs if run.outputs else []
+def outputs_of(run: Run) -> list[LoggedModelOutput]:
+    """The models that a run has logged, the newest first."""
+    return sorted(run.outputs.model_outputs if run.outputs else [], key=lambda one: -one.step)
 
 
 @in_store

@@ -52,16 +52,16 @@ def report_files(
         "report.html": TEMPLATES.get_template("report.html.j2").render(content).encode(),
         "report.md": TEMPLATES.get_template("report.md.j2").render(content).encode(),
         "results.csv": analysis.table.to_csv(index=False).encode(),
-        "curves.csv": _curves(analysis).to_csv(index=False).encode(),
+        "curves.csv": curves(analysis).to_csv(index=False).encode(),
         "effects.json": json.dumps(effects(analysis), indent=2).encode(),
         **{f"figures/{name}.png": picture for name, picture in pictures.items()},
     }
 
 
-def _curves(analysis: Analysis) -> pd.DataFrame:
+def curves(analysis: Analysis) -> pd.DataFrame:
     """One row per run and epoch, with all metrics of that epoch."""
     return pd.DataFrame(
-        {"run": result.config.run_name, "run_id": result.run_id, "epoch": n, **epoch}
+        {"run": result.config.run_name, "run_id": result.run_id, "epoch": n, **epoch.metrics}
         for result in analysis.results
         for n, epoch in enumerate(result.history, start=1)
     )

@@ -113,7 +113,7 @@ def load_state() -> bytes | None:
     """Return the active run's newest state stored by `save_state`; None if there is none."""
     run = mlflow.active_run()
     assert run
-    return read_artifact(run, STATE_FILE)
+    return read_artifact(run.info.artifact_uri, STATE_FILE)
 
 
 def drop_state() -> None:

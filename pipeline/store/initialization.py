@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import make_url
 
@@ -152,19 +152,22 @@ def check_experiment(models: bool = False) -> str:
 
 
 @in_store
-def check_experiment_of(run: Run, continued: bool = False) -> None:
-    """Raise an error if a run's experiment can't take another, or, if `continued`, the run more."""
-    check_artifacts(mlflow.get_experiment(run.info.experiment_id), models=continued)
-    if continued and (folder := unwritable_folder(run)):
+def check_experiment_of(run_id: str, experiment_id: str, artifact_uri: str = "") -> None:
+    """Raise an error if a run's experiment can't take another.
+
+    artifact_uri: of the run, if that is to be continued.
+    """
+    check_artifacts(mlflow.get_experiment(experiment_id), models=bool(artifact_uri))
+    if folder := unwritable_folder(artifact_uri):
         raise MachineError(
-            f"{folder} can't be written, where run {run.info.run_id} keeps its artifacts; make it"
+            f"{folder} can't be written, where run {run_id} keeps its artifacts; make it"
             " writable, or start the run again"
         )
 
 
-def unwritable_folder(run: Run) -> Path | None:
+def unwritable_folder(address: str) -> Path | None:
     """The folder of a run's artifacts if it can't be written, as another user's may be."""
-    folder = local_path(run.info.artifact_uri or "")
+    folder = local_path(address) if address else None
     return folder if folder and not _is_writable(folder.absolute()) else None
 
 

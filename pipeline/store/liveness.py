@@ -52,8 +52,11 @@ def is_alive(run: Run) -> bool:
 
     Judged by process id and start time on this machine, by its last sign of life elsewhere.
     """
-    pid, _, started = run.data.tags[PROCESS].split()
-    if run.data.tags[HOST] == _host():
+    try:
+        pid, _, started = run.data.tags[PROCESS].split()
+    except (KeyError, ValueError):  # somebody has edited it
+        return bool(time.time() - run.info.start_time / 1000 < SILENCE_SECONDS)
+    if run.data.tags.get(HOST) == _host():
         try:
             process = psutil.Process(int(pid))
             same = abs(process.create_time() - psutil.boot_time() - float(started)) < 1

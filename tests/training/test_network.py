@@ -17,7 +17,7 @@ from pipeline import CNNNetwork
 from pipeline.errors import InputError
 from pipeline.models.export import PixelClassifier
 from pipeline.randomness import Stream, stream_seed
-from pipeline.training.building.weights import build_by_names, stream_names, unlike
+from pipeline.training.weights import build_by_names, stream_names, unlike
 
 
 class TutorialNetwork(nn.Module):
