@@ -184,15 +184,6 @@ def test_no_other_code_names_a_variant_a_layer_a_data_set_or_a_number_of_classes
     assert named == []
 
 
-def test_a_package_has_at_most_nine_modules_and_a_module_250_lines() -> None:
-    package = ROOT / "pipeline"
-    for folder in (package, *(path.parent for path in package.glob("**/__init__.py"))):
-        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
-        assert len(modules) <= 9, folder
-        for module in modules:
-            assert len(module.read_text().splitlines()) <= 250, module
-
-
 def test_private_names_of_mlflow_torch_and_tqdm_stand_in_one_module() -> None:
     private = re.compile(
         r"from (mlflow|torch|tqdm)[\w.]* import [^\n]*\b_[a-z]"
