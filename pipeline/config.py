@@ -12,7 +12,7 @@ from numbers import Integral
 from pipeline.errors import InputError, shortlist
 
 AUTO = "auto"
-APPLICATION = "mlflow-ablation"  # the folder of what a user's runs keep outside the store
+APPLICATION = "mlflow-ablation"  # also the folder of what runs keep outside the store
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
 # test: on the `train=False` split, as in the tutorial. holdout: on a tenth of the training split.

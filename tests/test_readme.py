@@ -189,8 +189,11 @@ def test_the_map_shows_every_module() -> None:
     assert set(re.findall(r"\w+\.py", tree)) == modules
 
 
-def test_make_installs_once_and_again_only_when_the_requirements_change(tmp_path: Path) -> None:
-    for name in ("Makefile", "requirements.txt"):
+@pytest.mark.parametrize("changed", ["requirements.txt", "pyproject.toml"])
+def test_make_installs_once_and_again_only_when_what_is_installed_changes(
+    tmp_path: Path, changed: str
+) -> None:
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "installed").touch()
@@ -201,19 +204,21 @@ def test_make_installs_once_and_again_only_when_the_requirements_change(tmp_path
 
     assert "pip install" not in to_do()
     stamp = (tmp_path / ".venv" / "installed").stat().st_mtime
-    os.utime(tmp_path / "requirements.txt", (stamp + 5, stamp + 5))
+    os.utime(tmp_path / changed, (stamp + 5, stamp + 5))
     assert re.search("pip install .*-r requirements.txt", to_do())
+    assert re.search("pip install .*--editable .", to_do())
 
 
 @pytest.mark.parametrize("status", [0, 1])
 def test_make_shows_the_large_packages_as_they_come(tmp_path: Path, status: int) -> None:
     (tmp_path / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
-    (tmp_path / "requirements.txt").touch()
+    for name in ("requirements.txt", "pyproject.toml"):
+        (tmp_path / name).touch()
     python = tmp_path / "python"  # whose `-m venv` makes an environment of itself
     python.write_text(f"""#!/bin/sh
     case "$*" in
         "-m venv .venv") mkdir -p .venv/bin && cp python .venv/bin ;;
-        *"pip install"*)
+        *"pip install"*"-r requirements.txt")
             echo "Collecting torch==2.14.1"
             echo "  Downloading torch-2.14.1-cp311.whl (888.1 MB)"
             echo "  Downloading six-1.17.0-py3-none-any.whl (11 kB)"
@@ -229,7 +234,7 @@ def test_make_shows_the_large_packages_as_they_come(tmp_path: Path, status: int)
 
 
 def test_make_tells_that_python_is_too_old(tmp_path: Path) -> None:
-    for name in ("Makefile", "requirements.txt"):
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     old = tmp_path / "python3.9"
     old.write_text("#!/bin/sh\nexit 1\n")

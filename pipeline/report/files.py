@@ -9,14 +9,12 @@ from dataclasses import asdict
 import jinja2
 import pandas as pd
 
-from pipeline.ablation.wording import listed
+from pipeline.errors import shortlist
 from pipeline.report.figures import study_figures
 from pipeline.report.findings import Analysis
 from pipeline.report.sections import report_sections
-from pipeline.statistics.sentences import is_plural
 
 DOTS_PER_INCH = 130
-MOST_IN_TITLE = 3  # changes that it names
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("pipeline.report"),
     autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -119,22 +117,7 @@ def effect_metrics(analysis: Analysis) -> dict[str, float]:
 
 
 def _title(analysis: Analysis) -> str:
-    """Ask what is compared: `Do mixup and width 64 or 128 instead of 32 help?`."""
-    changes = dict.fromkeys(change for one in analysis.compared for change in one.changes)
-    alternatives: dict[tuple[str, str], dict[str, None]] = {}
-    for change in changes:
-        name = change.gained or change.lost
-        replaced = change.instead if change.gained else ""
-        alternatives.setdefault((change.setting if replaced else name, replaced), {})[name] = None
-    count = sum(map(len, alternatives.values()))
-    if not count:
-        return "Nothing to compare"
-    if count > MOST_IN_TITLE:
-        return f"Which of {count} changes help?"
-    subjects = []
-    for (setting, replaced), (first, *others) in alternatives.items():
-        shorter = [name.removeprefix(f"{setting} ") for name in others]
-        subject = listed([first, *shorter], "or")
-        subjects.append(f"{subject} instead of {replaced}" if replaced else subject)
-    verb = "Do" if len(subjects) > 1 or is_plural(subjects[0]) else "Does"
-    return f"{verb} {listed(subjects)} help?"
+    """Name the ablation, and the variants that were trained: `cnn: base, bn, dropout`."""
+    trained = {result.config.variant for result in analysis.results}
+    variants = [variant for variant in analysis.ablation.variants if variant in trained]
+    return f"{analysis.ablation.name}: {shortlist(variants)}"

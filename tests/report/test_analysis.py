@@ -44,7 +44,7 @@ def test_effects_are_paired_by_seed_and_corrected_for_being_several() -> None:
     plain = stats.ttest_rel([0.46, 0.485, 0.47], [0.40, 0.42, 0.41]).pvalue
     # 4 of the 5 % are for the planned report.
     assert bn.comparison.p_value == pytest.approx(3 * plain * 5 / 4)
-    assert both.contrast.subject == "BatchNorm with Dropout"
+    assert both.contrast.subject == "going from base to dropout"
 
 
 def test_each_variant_is_summarized_with_the_interval_of_its_mean() -> None:
@@ -271,22 +271,20 @@ def test_a_rate_at_which_nothing_learns_does_not_take_the_time_to_learn_from_the
 @pytest.mark.parametrize(
     ("variants", "title"),
     [
-        ("base bn dropout", "Do BatchNorm and Dropout help?"),
-        ("base bn", "Does BatchNorm help?"),
-        ("bn dropout", "Does Dropout help?"),
-        ("base base_dropout", "Does Dropout help?"),
-        ("base", "Nothing to compare"),
-        ("bn base_dropout", "Nothing to compare"),
+        ("dropout base bn", "cnn: base, bn, dropout"),
+        ("base", "cnn: base"),
+        ("bn base_dropout", "cnn: bn, base_dropout"),
     ],
 )
-def test_the_title_asks_what_is_compared(variants: str, title: str) -> None:
+def test_the_title_names_the_ablation_and_its_variants(variants: str, title: str) -> None:
     analysis = analyse(TUTORIAL, study({variant: [0.4, 0.5] for variant in variants.split()}))
     files = report_files(analysis, "", {}, {"bn-seed9": "a | b"})
     page = files["report.md"].decode()
     assert page.startswith(f"# {title}\n")
     assert "a \\| b" in page
     assert analysis.headline
-    assert ("figures/effects.png" in files) == (title != "Nothing to compare")
+    is_compared = not analysis.headline[0].startswith("Nothing is compared")
+    assert ("figures/effects.png" in files) == is_compared == ("dropout base bn" in variants)
 
 
 def test_no_learning_rate_is_chosen_on_the_reported_images() -> None:

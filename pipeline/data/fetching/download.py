@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from pipeline.config import APPLICATION
 from pipeline.data import built_in
 from pipeline.data.fetching.sources import File, Source
 from pipeline.errors import MachineError
@@ -30,7 +31,7 @@ LEAST_SPEED = 300_000  # bytes per second; CIFAR-100's own server gives 50,000 t
 FRUITLESS_TRIES = 3  # in a row, without a byte
 CHUNK = 1 << 14
 SAMPLE_BYTES = 1 << 19
-HEADERS = {"User-Agent": "cifar100-cnn", "Accept-Encoding": "identity"}
+HEADERS = {"User-Agent": APPLICATION, "Accept-Encoding": "identity"}
 
 
 class SourceError(Exception):
