@@ -1,13 +1,18 @@
-"""Remake the published reports from their data: `python -m benchmarks.published`.
+"""Remake the published reports from their data: `python -m benchmarks.published [--check]`.
 
 Writes each report of docs/results/ again, as reports are worded and drawn now, from the results
 and curves there, and docs/images/effects.png from two of them. What the data don't say, such as
 the command and the machine, is kept as the report says it.
+
+--check writes nothing: it compares every number of each effects.json, also those in sentences, with
+what the results and curves give now, exactly. Wording may differ. Exit status 1 if a number does.
 """
 
+import argparse
 import json
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,7 @@ from pipeline.ablation.loading import load_ablation
 from pipeline.config import AUTO, Config
 from pipeline.report.analysis import analyse
 from pipeline.report.figures import forest_plot
-from pipeline.report.files import DOTS_PER_INCH, report_files
+from pipeline.report.files import DOTS_PER_INCH, effects, report_files
 from pipeline.report.findings import Analysis, Finding, Setting
 from pipeline.runs.run_result import RunResult
 from pipeline.statistics.intervals import Design, Interval
@@ -124,10 +129,41 @@ def _write(study: str) -> None:
             (folder / path).write_bytes(content)
 
 
+def _check(study: str) -> bool:
+    """Compare the published numbers of a study with those that its data give; say what differs."""
+    stated = dict(_numbers(json.loads((RESULTS / study / "effects.json").read_text())))
+    computed = dict(_numbers(json.loads(json.dumps(effects(published(study))))))
+    different = [place for place in stated | computed if stated.get(place) != computed.get(place)]
+    for place in different:
+        print(f"{study}{place}: {stated.get(place)} published, {computed.get(place)} computed")
+    print(f"{study}: {len(stated) - len(different)} of {len(stated)} values follow from its data")
+    return not different
+
+
+def _numbers(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value by its place. Of a text, its numbers, sorted: another wording may move them."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from _numbers(one, f"{place}.{key}")
+    elif isinstance(value, list):
+        for index, one in enumerate(value):
+            yield from _numbers(one, f"{place}[{index}]")
+    elif isinstance(value, str):
+        yield place, sorted(re.findall(r"[−+]?\d[\d,.]*\b", value))
+    else:
+        yield place, [value]  # a number, or null, which is not the same as nothing there
+
+
 def main() -> None:
-    """Write everything again."""
-    for folder in sorted(RESULTS.iterdir()):
-        _write(folder.name)
+    """Write everything again, or compare."""
+    parser = argparse.ArgumentParser(description="Remake the published reports from their data.")
+    parser.add_argument("--check", action="store_true", help="compare the numbers, write nothing")
+    studies = sorted(folder.name for folder in RESULTS.iterdir())
+    if parser.parse_args().check:
+        same = [_check(study) for study in studies]
+        sys.exit(0 if all(same) else 1)
+    for study in studies:
+        _write(study)
     readme_figure().savefig(ROOT / "docs" / "images" / "effects.png", dpi=DOTS_PER_INCH)
 
 
