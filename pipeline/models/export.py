@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from importlib.metadata import version
 from io import BytesIO
@@ -168,7 +169,7 @@ def record_digests(uri: str, model_id: str) -> None:
 @in_store
 def newest_model(run: Run) -> LoggedModel | None:
     """The last model that a run has logged and not deleted, if there is one."""
-    # Servers of earlier versions leave the outputs out of a search.
+    # Older MLflow servers leave the outputs out of a search.
     outputs = _outputs(run) or _outputs(mlflow.get_run(run.info.run_id))
     ids = [output.model_id for output in sorted(outputs, key=lambda output: output.step)]
     return next(filter(None, map(find_model, reversed(ids))), None)
@@ -181,7 +182,10 @@ def is_whole(model: LoggedModel) -> bool:
 
 def file_names(model: LoggedModel) -> list[str]:
     """The files of a logged model, by path, as far as the store knows them."""
-    return list(json.loads(model.tags.get(DIGESTS_TAG, f'["{MODEL_FILE}"]')))
+    names: list[str] = []
+    with suppress(ValueError, TypeError):  # somebody has edited the tag
+        names = list(dict(json.loads(model.tags.get(DIGESTS_TAG, "{}"))))
+    return names or [MODEL_FILE]
 
 
 def _outputs(run: Run) -> list[LoggedModelOutput]:
