@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import os
 import shlex
 import sys
 import tracemalloc
@@ -297,7 +296,6 @@ def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Answer:
         patch.setenv("TQDM_DISABLE", "1")  # which a command sets itself
         with pytest.raises(SystemExit) as exit_:
             main()
-    os.environ.pop("PIPELINE_DATA_SOURCE", None)  # set by --source
     told = []
     for stream in (out, err):
         stream.flush()

@@ -26,7 +26,7 @@ from pipeline.ablation.source import (
 )
 from pipeline.ablation.watching import DATA, IMPORT
 from pipeline.config import AUTO, Config, check_choice
-from pipeline.data import offering
+from pipeline.data import instead_of_download
 from pipeline.data.checks import check_dataset
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, MachineError
@@ -102,11 +102,12 @@ def load_data(config: Config, ablation: Ablation) -> ImageDataset:
     network to download it.
     """
     load = ablation.datasets[config.dataset]
-    takes_folder = "data_dir" in inspect.signature(load).parameters
+    known = {"data_dir": config.data_dir, "instead": instead_of_download(ablation.datasets)}
+    taken = {n: known[n] for n in known.keys() & inspect.signature(load).parameters.keys()}
     seed_generators(0, Stream.DATA)  # such as of a random split
     try:
-        with recording(ablation.source, DATA), offering(ablation.datasets):
-            data = load(data_dir=config.data_dir) if takes_folder else load()
+        with recording(ablation.source, DATA):
+            data = load(**taken)
     except (InputError, MachineError):
         raise
     except Exception as error:  # whatever the function raises

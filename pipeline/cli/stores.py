@@ -1,6 +1,5 @@
 """The commands on the store and the data: show runs, relocate the store, fetch data."""
 
-import os
 import sys
 
 from pipeline.api import options, use_options
@@ -61,12 +60,10 @@ def data(
     source: use_options.SourceAddress = None,
 ) -> None:
     """Fetch, verify and cache what can be downloaded; training does so too if it is missing."""
-    if source:
-        os.environ["PIPELINE_DATA_SOURCE"] = source
     with importing():
         from pipeline.data import describe_sources, prepare, verify
 
     if sources:
-        print(describe_sources())
+        print(describe_sources(source))
     else:
-        print(verify(data_dir) if check else prepare(data_dir))
+        print(verify(data_dir) if check else prepare(data_dir, source))

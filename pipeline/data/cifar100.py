@@ -42,17 +42,22 @@ IMAGE_BYTES, LABEL_BYTES = 32 * 32 * 3, 8
 SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
-def load(data_dir: str = "auto") -> ImageDataset:
+def load(data_dir: str = "auto", source: str | None = None, instead: str = "") -> ImageDataset:
     """Return CIFAR-100 from the user's cache, from `data_dir`, or from the network.
 
     `data_dir` may hold the unpacked archive, the archive, or the Hub's parquet files. The arrays
     are memory-mapped; processes share them.
 
+    source: the only address to fetch from, as of `chosen_sources`. instead: what to type to have
+    data that need no download.
+
     Raises InputError for a folder or file that is missing, unreadable or altered; MachineError if
     the data is not found and every source fails.
     """
     root = locate(data_dir)
-    splits = _usable_cache() or _write_cache(cifar100_files.read(root) or _download(root))
+    splits = _usable_cache() or _write_cache(
+        cifar100_files.read(root) or _download(root, source, instead)
+    )
     return ImageDataset(
         name="cifar100",
         training=splits.training,
@@ -79,19 +84,19 @@ def check(data_dir: str = "auto") -> list[str]:
     return verified
 
 
-def _download(root: Path) -> Splits:
+def _download(root: Path, source: str | None, instead: str) -> Splits:
     """Fetch the files into `root` from the first source that has the right images."""
     from pipeline.data.fetching.download import download  # rarely needed, and slow to import
 
-    sources = chosen_sources()
-    download(sources, root)
+    sources = chosen_sources(source)
+    download(sources, root, instead)
     try:
         splits = cifar100_files.read(root)
     except InputError as error:
         # The order of the images in the parquet files is undocumented. If it differs, it differs
         # for everyone; the archive is the original.
         print(f"{error}; fetching the archive instead", file=sys.stderr)
-        download([source for source in sources if source.files is ARCHIVE], root)
+        download([one for one in sources if one.files is ARCHIVE], root, instead)
         splits = cifar100_files.read(root)
     assert splits
     return splits
@@ -159,8 +164,6 @@ def _write_cache(splits: Splits) -> Splits:
     folder = array_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for outdated in folder.glob("*.npy"):  # 184 MB from earlier versions, now unused
-            outdated.unlink(missing_ok=True)
         with TemporaryDirectory(dir=folder) as temporary:
             for name, split in splits._asdict().items():
                 path = Path(temporary) / name

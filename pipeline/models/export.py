@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from importlib.metadata import version
 from io import BytesIO
@@ -171,7 +172,7 @@ def newest_model(model_ids: Sequence[str], run_id: str) -> LoggedModel | None:
 
     model_ids: as the run names them, the newest first.
     """
-    # Some servers leave a run's models out of a search.
+    # Older MLflow servers leave a run's models out of a search.
     ids = model_ids or [one.model_id for one in outputs_of(mlflow.get_run(run_id))]
     return next(filter(None, map(find_model, ids)), None)
 
@@ -183,7 +184,10 @@ def is_whole(model: LoggedModel) -> bool:
 
 def file_names(model: LoggedModel) -> list[str]:
     """The files of a logged model, by path, as far as the store knows them."""
-    return list(json.loads(model.tags.get(DIGESTS_TAG, f'["{MODEL_FILE}"]')))
+    names: list[str] = []
+    with suppress(ValueError, TypeError):  # somebody has edited the tag
+        names = list(dict(json.loads(model.tags.get(DIGESTS_TAG, "{}"))))
+    return names or [MODEL_FILE]
 
 
 def outputs_of(run: Run) -> list[LoggedModelOutput]:

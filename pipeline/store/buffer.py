@@ -142,9 +142,9 @@ def send_metrics() -> None:
 def is_taken_over() -> bool:
     """Whether another process continues the active run; False while the store does not answer."""
     buffer, mine = _active_buffer(), this_process()[PROCESS]
-    owners: list[str] = []
-    buffer.attempt(lambda: owners.append(mlflow.get_run(buffer.run_id).data.tags[PROCESS]))
-    return owners not in ([], [mine])
+    found: list[Run] = []
+    buffer.attempt(lambda: found.append(mlflow.get_run(buffer.run_id)))
+    return any(run.data.tags.get(PROCESS, mine) != mine for run in found)
 
 
 def sample_again() -> None:

@@ -16,6 +16,7 @@ import psutil
 
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted
+from pipeline.machine import bound_socket
 from pipeline.store.address import shell_uri, shown_uri, sqlite_file
 from pipeline.store.initialization import DEFAULT_EXPERIMENT
 from pipeline.store.outages.waiting import in_store
@@ -172,18 +173,15 @@ def _newest_experiment() -> str:
 
 
 def _check_free(port: int) -> None:
-    with socket.socket() as listener:
-        if os.name == "posix":  # as MLflow's server does: a port is free once its last one ended
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-        except OSError as error:
-            by_airplay = "; macOS uses it for AirPlay" * (port == PORT and sys.platform == "darwin")
-            other = PORT + 1 if port != PORT + 1 else PORT + 2
-            raise MachineError(
-                f"port {port} can't be used ({error.strerror or error}{by_airplay}); choose"
-                f" another: make ui PORT={other}, or python -m pipeline ui --port {other}"
-            ) from None
+    try:
+        bound_socket(HOST, port).close()
+    except OSError as error:
+        by_airplay = "; macOS uses it for AirPlay" * (port == PORT and sys.platform == "darwin")
+        other = PORT + 1 if port != PORT + 1 else PORT + 2
+        raise MachineError(
+            f"port {port} can't be used ({error.strerror or error}{by_airplay}); choose"
+            f" another: make ui PORT={other}, or python -m pipeline ui --port {other}"
+        ) from None
 
 
 def _answers(port: int) -> bool:

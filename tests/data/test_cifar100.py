@@ -187,15 +187,6 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file_is_reported_and_nothing_is_
     assert list(cache.iterdir()) == []
 
 
-def test_the_cache_of_earlier_versions_does_not_lie_around_for_ever(
-    forms: Path, cache: Path
-) -> None:
-    cache.mkdir(parents=True)
-    np.save(cache / "training-images.npy", ARRAYS["train"][0])
-    assert lookalike.is_loaded(forms, ARRAYS)
-    assert sorted(path.name for path in cache.iterdir()) == ["training.bin", "validation.bin"]
-
-
 def test_auto_takes_the_variable_then_the_folder_data_then_a_cache_per_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

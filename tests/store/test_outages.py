@@ -6,8 +6,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -250,6 +252,34 @@ def test_only_a_job_of_a_study_waits_for_the_store_before_a_run_has_begun(
     assert calls == 1
     monkeypatch.setattr("pipeline.store.outages.waiting._waits_from_the_start", True)
     assert answer() == 4
+
+
+def test_a_thread_that_asks_the_store_leaves_the_others_their_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.store.outages.waiting.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.store.outages.waiting._waits_from_the_start", True)
+    asked, answered = threading.Event(), threading.Event()
+    failures = [requests.ConnectionError("refused")] * 3
+
+    @in_store
+    def ask_long() -> None:
+        asked.set()
+        answered.wait(60)
+
+    @in_store
+    def ask() -> str:
+        if failures:
+            raise failures.pop()
+        return "answer"
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(ask_long)
+        assert asked.wait(60)
+        try:
+            assert ask() == "answer"
+        finally:
+            answered.set()
 
 
 def test_a_server_that_never_comes_back_costs_nothing_that_was_measured(

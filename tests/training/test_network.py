@@ -80,16 +80,6 @@ def test_variants_of_one_seed_start_from_the_same_weights() -> None:
             assert torch.equal(weights[name], value), name
 
 
-def test_a_checkpoint_of_an_earlier_version_rebuilds_the_network(tmp_path: Path) -> None:
-    network = network_of("dropout")
-    checkpoint = {"variant": "dropout", "state_dict": network.state_dict()}
-    torch.save(checkpoint, tmp_path / "checkpoint.pt")
-    rebuilt = CNNNetwork.from_checkpoint(tmp_path / "checkpoint.pt")
-    assert isinstance(rebuilt.dropout, nn.Dropout)
-    for name, value in network.state_dict().items():
-        assert torch.equal(rebuilt.state_dict()[name], value)
-
-
 @pytest.mark.parametrize(
     ("image_size", "last"), [(8, 1), (33, 16), (50, 36), ((9, 17), 2), ([32, 64], 32)]
 )

@@ -19,7 +19,6 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from pipeline.config import APPLICATION
-from pipeline.data import built_in
 from pipeline.data.fetching.sources import File, Source
 from pipeline.errors import MachineError
 
@@ -38,19 +37,20 @@ class SourceError(Exception):
     """A source has failed; the message says what is wrong with it."""
 
 
-def download(sources: Sequence[Source], root: Path) -> Source:
-    """Fetch into `root` the files of the first source that works, and return that source.
+def download(sources: Sequence[Source], root: Path, instead: str = "") -> None:
+    """Fetch into `root` the files of the first source that works.
 
-    Reports to stderr. Raises a one-line MachineError if every source fails.
+    instead: what needs no download, for the messages. Reports to stderr. Raises a one-line
+    MachineError if every source fails.
     """
-    answering = reachable(sources)
+    answering = reachable(sources, instead)
     troubles = [f"{source.name} does not answer" for source in sources if source not in answering]
     for source in answering:
         last = source is answering[-1]
         try:
             for file in source.files:
                 fetch(source, file, root, 0 if last else LEAST_SPEED)
-            return source
+            return
         except OSError as error:
             raise MachineError(f"cannot write to {root.absolute()}: {error.strerror}") from None
         except SourceError as trouble:
@@ -58,18 +58,18 @@ def download(sources: Sequence[Source], root: Path) -> Source:
             if not last:
                 _say(f"{source.name} {trouble}; trying the next source")
     remedies = ["put it there by hand (docs/data.md)", "name a source by PIPELINE_DATA_SOURCE"]
-    remedies += [f"use {built_in.get()}, which needs no download"] if built_in.get() else []
+    remedies += [f"use {instead}, which needs no download"] if instead else []
     raise MachineError(
         f"CIFAR-100 is not in {root.absolute()} and no source delivers it: {'; '.join(troubles)};"
         f" {', or '.join([', '.join(remedies[:-1]), remedies[-1]])}"
     )
 
 
-def reachable(sources: Sequence[Source]) -> list[Source]:
+def reachable(sources: Sequence[Source], instead: str = "") -> list[Source]:
     """Return the sources whose server responds within ANSWER_SECONDS, asked in parallel."""
     names = ", ".join(dict.fromkeys(source.name for source in sources))
-    instead = f" ({built_in.get()} needs no download)" if built_in.get() else ""
-    _say(f"looking for CIFAR-100: asking {names}, for up to {ANSWER_SECONDS} s{instead}")
+    hint = f" ({instead} needs no download)" if instead else ""
+    _say(f"looking for CIFAR-100: asking {names}, for up to {ANSWER_SECONDS} s{hint}")
 
     def ask(source: Source) -> bool:
         if source.address.startswith("file:"):
@@ -141,16 +141,14 @@ def fetch(source: Source, file: File, root: Path, least_speed: float) -> None:
     with lock:
         if target.exists() and sha256(target) == file.sha256:
             return
-        continued = part.exists()
-        _transfer(source.address + file.path, part, file, source.name, least_speed)
-        if sha256(part) != file.sha256 and continued:
-            # Its beginning may come from elsewhere, so start over once.
-            part.unlink()
+        tries = 2 if part.exists() else 1  # its beginning may come from elsewhere: start over
+        for _ in range(tries):
             _transfer(source.address + file.path, part, file, source.name, least_speed)
-        if sha256(part) != file.sha256:
+            if sha256(part) == file.sha256:
+                part.replace(target)
+                return
             part.unlink()
-            raise SourceError("sends different data (wrong sha256)")
-        part.replace(target)
+        raise SourceError("sends different data (wrong sha256)")
 
 
 def _say(line: str) -> None:
