@@ -1,8 +1,10 @@
 """Run commands of the pipeline in processes that begin at once and are killed at chosen moments.
 
-Reads a line of JSON for each request: {"folder": …, "environment": {…}, "jobs": [{"arguments": […],
-"at": MOMENT or null, "signal": number}, …]}. Torch and MLflow, whose import takes seconds, are
-imported once; each process is a fork of this one, which computes nothing itself.
+Reads a line of JSON for each request: {"folder": …, "environment": {…}, "jobs": [{"program":
+"pipeline", "mlflow" or "python", "arguments": […], "at": MOMENT or null, "signal": number}, …]}.
+Torch and MLflow, whose import takes seconds, are imported once; each process is a fork of this one,
+which computes nothing itself. A study trains its runs in its own process, unless the job has
+`"child_processes": true`.
 
 A MOMENT is `name` or `name:occurrence` out of MOMENTS, `in a write:line`, or seconds since the
 start; at a moment "again", the signal comes a second time. `RUN` in the arguments stands for the id
@@ -12,6 +14,7 @@ by a line of JSON, a list: of each job its status (128 + the signal that it died
 stderr, duration, and what all runs say then.
 """
 
+import gc
 import json
 import os
 import signal
@@ -30,10 +33,16 @@ from typing import Any
 import alembic.command
 import mlflow
 import torch
+from in_process import one_by_one
 from mlflow import MlflowClient
+from mlflow.cli import cli as run_mlflow
 
+import pipeline.__main__
 from pipeline.__main__ import main as run_command
+from pipeline.ablation import syntax
 from pipeline.data import synthetic
+from pipeline.execution import local
+from pipeline.runs.provenance import code_digest
 from pipeline.training.batches import ValidationBatches
 
 # What a run imports on its way; with the others, before the fork.
@@ -162,9 +171,24 @@ def start(job: dict[str, Any], name: str) -> int:
     for moment in (job.get("at"), job.get("again")):
         if isinstance(moment, str):
             die_at(moment, job["signal"])
-    sys.argv = ["pipeline", *arguments]
-    run_command()  # which ends this process
-    return 0
+    if not job.get("child_processes"):
+        local.in_parallel = one_by_one
+    execute(job.get("program", "pipeline"), arguments)
+    sys.exit()
+
+
+def execute(program: str, arguments: list[str]) -> None:
+    """Do what a program does, in this process."""
+    sys.argv = [program, *arguments]
+    if program == "python":
+        option, code, *others = arguments
+        sys.argv = [option, *others]
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    elif program == "mlflow":
+        run_mlflow()
+    else:
+        sys.modules["__main__"] = pipeline.__main__  # which processes of its own import first
+        run_command()
 
 
 def wait(pid: int, job: dict[str, Any], started: float) -> int:
@@ -188,7 +212,10 @@ def run(jobs: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
     for pid, job, name in zip(pids, jobs, names, strict=True):
         status = wait(pid, job, started)
         code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        out, err = (Path(f"{name}.{stream}").read_text() for stream in ("out", "err"))
+        files = [Path(f"{name}.{stream}") for stream in ("out", "err")]
+        out, err = (file.read_text() for file in files)
+        for file in files:
+            file.unlink()
         seconds = time.monotonic() - started
         answer = {"status": code, "out": out, "err": err, "seconds": seconds}
         answers.append({**answer, "runs": statuses()})
@@ -212,6 +239,9 @@ def main() -> None:
     """Answer each request in a fork."""
     synthetic.generate = cache(synthetic.generate)
     synthetic.generate()
+    syntax.code_digest = cache(syntax.code_digest)
+    code_digest("auto")
+    gc.freeze()
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
