@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import SMALL, VARIANTS, Answer, network_of, run, runs_in
+from conftest import SMALL, VARIANTS, Answer, network_of, run, run_forked, runs_in
 from mlflow.pyfunc.model import PythonModel
 from torch import Tensor, nn
 
@@ -51,7 +51,7 @@ class Trained(NamedTuple):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
-    answer = run(folder, "python", "-m", "pipeline", "train", *SMALL)
+    answer = run_forked(folder, "pipeline", "train", *SMALL)
     assert answer.status == 0, answer.err
     (only,) = runs_in(folder)
     assert only.outputs is not None
