@@ -3,8 +3,10 @@
 import gc
 import json
 import logging
+import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +23,7 @@ import mlflow
 import psutil
 import pytest
 from filelock import FileLock
-from in_process import forget_files, one_by_one
+from in_process import compute_once, forget_files, one_by_one
 from matplotlib.figure import Figure
 from mlflow.entities import Run
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as ModelRegistryStore
@@ -34,10 +36,8 @@ from sqlalchemy.engine import make_url
 
 from pipeline import CNNNetwork, interruption
 from pipeline.__main__ import main
-from pipeline.ablation import syntax
 from pipeline.ablation.loading import load_ablation, load_data
 from pipeline.config import AUTO, Config
-from pipeline.data import synthetic
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import MachineError
 from pipeline.machine import GIB
@@ -53,9 +53,7 @@ if TYPE_CHECKING:
 # In a command MLflow is told so before it is imported.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
-# Half a second, and always the same; a fifth of a second for the project's own files.
-synthetic.generate = cache(synthetic.generate)
-syntax.code_digest = cache(syntax.code_digest)
+compute_once()
 
 
 @cache
@@ -277,19 +275,59 @@ def run_killed(
     folder: Path, jobs: list[dict[str, Any]], variables: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
     """Run commands in `folder` in forks of one process, killed as `killed.py` describes."""
-    killer = _killer()
     given = {**environment(folder), **(variables or {})}
-    request = {"folder": str(folder), "environment": given, "jobs": jobs}
+    answers: list[dict[str, Any]] = _ask(folder=str(folder), environment=given, jobs=jobs)
+    return answers
+
+
+def _ask(**request: Any) -> Any:
+    killer = _killer()
     assert killer.stdin
     assert killer.stdout
     try:
         print(json.dumps(request), file=killer.stdin, flush=True)
-        answers: list[dict[str, Any]] = json.loads(killer.stdout.readline())
+        return json.loads(killer.stdout.readline())
     except BaseException:  # a test that takes too long: its answer is not the next one's
         killer.kill()
         _killer.cache_clear()
         raise
-    return answers
+
+
+class Forked:
+    """What tests use of `subprocess.Popen`, for a process that begins as in `run_forked`."""
+
+    returncode: int | None = None
+
+    def __init__(self, folder: Path, program: str, *arguments: str, **variables: str) -> None:
+        name = str(Path(tempfile.mkdtemp()) / "job")
+        self.files = [Path(f"{name}.{stream}") for stream in ("out", "err")]
+        job = {"program": program, "arguments": arguments, "child_processes": True}
+        given = {**environment(folder), **variables}
+        self.pid: int = _ask(background=name, folder=str(folder), environment=given, jobs=[job])
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = _ask(ended=self.pid)
+        return self.returncode
+
+    def communicate(self, timeout: float = math.inf) -> tuple[str, str]:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a fork", timeout)
+            time.sleep(0.05)
+        out, err = (file.read_text() for file in self.files)
+        return out, err
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
 
 
 def run_forked(folder: Path, program: str, *arguments: str, **variables: str) -> Answer:

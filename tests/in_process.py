@@ -1,16 +1,18 @@
-"""An engine that trains a study's runs in this process, one after the other.
+"""How commands run within a process of tests: an engine for studies, and what is computed once.
 
-It reports what the processes of `pipeline.execution.jobs` do, without the 5 s of a processor that
-each of those takes to import torch and MLflow. Real ones are tested in tests/execution.
+A new process takes 5 s of a processor to import torch and MLflow.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 
 from mlflow.entities import Run
+from mlflow.store.db import utils as databases
 
+from pipeline.ablation import syntax
 from pipeline.ablation.loading import load_ablation
 from pipeline.ablation.source import source_digest
+from pipeline.data import synthetic
 from pipeline.errors import StoreError
 from pipeline.execution.tasks import (
     Event,
@@ -26,7 +28,11 @@ from pipeline.runs.provenance import code_digest
 
 
 def one_by_one(tasks: Sequence[Task], parent: Run, jobs: int, gpus: Sequence[str]) -> Events:
-    """As `in_parallel`; a run's progress is told when it has ended."""
+    """Train a study's runs here, one after the other, and tell what processes of their own would.
+
+    It stands for `pipeline.execution.jobs.in_parallel`, which tests/execution test. A run's
+    progress is told when it has ended.
+    """
     forget_files()  # as a process that starts
     _load_checked.cache_clear()
     for task in tasks:
@@ -46,3 +52,10 @@ def forget_files() -> None:
     load_ablation.cache_clear()
     source_digest.cache_clear()
     code_digest.cache_clear()
+
+
+def compute_once() -> None:
+    """Compute once what is always the same, and takes each command a part of a second."""
+    synthetic.generate = cache(synthetic.generate)  # half of one
+    syntax.code_digest = cache(syntax.code_digest)  # of each of the project's own files
+    databases._get_latest_schema_revision = cache(databases._get_latest_schema_revision)

@@ -12,6 +12,9 @@ of the first training run in mlflow.db; if there is none yet, the arguments are 
 "otherwise". Jobs one after the other that have `"together": true` start at the same moment. Answers
 by a line of JSON, a list: of each job its status (128 + the signal that it died of), stdout,
 stderr, duration, and what all runs say then.
+
+With {"background": NAME, …} the one job is begun, and its output goes to the files NAME.out and
+NAME.err; the answer is its process id. {"ended": ID} asks for the status of that process.
 """
 
 import gc
@@ -23,7 +26,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
@@ -33,13 +35,12 @@ from typing import Any
 import alembic.command
 import mlflow
 import torch
-from in_process import one_by_one
+from in_process import compute_once, one_by_one
 from mlflow import MlflowClient
 from mlflow.cli import cli as run_mlflow
 
 import pipeline.__main__
 from pipeline.__main__ import main as run_command
-from pipeline.ablation import syntax
 from pipeline.data import synthetic
 from pipeline.execution import local
 from pipeline.runs.provenance import code_digest
@@ -166,13 +167,16 @@ def start(job: dict[str, Any], name: str) -> int:
     pid = os.fork()
     if pid:
         return pid
+    if job.get("alone"):
+        os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(f"{name}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     for moment in (job.get("at"), job.get("again")):
         if isinstance(moment, str):
             die_at(moment, job["signal"])
     if not job.get("child_processes"):
-        local.in_parallel = one_by_one
+        local.in_parallel = one_by_one  # type: ignore[attr-defined]
     execute(job.get("program", "pipeline"), arguments)
     sys.exit()
 
@@ -222,11 +226,33 @@ def run(jobs: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
     return answers
 
 
-def answer(request: dict[str, Any]) -> None:
-    """Run the jobs of a request in its folder, and print how each ended."""
+def enter(request: dict[str, Any]) -> None:
+    """Go to the folder of a request, and take its environment."""
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+
+
+def begin(request: dict[str, Any]) -> int:
+    """Start the one job of a request in a process group of its own."""
+    here, environment = Path.cwd(), os.environ.copy()
+    enter(request)
+    (job,) = request["jobs"]
+    try:
+        return start(job | {"alone": True}, request["background"])
+    finally:
+        enter({"folder": here, "environment": environment})
+
+
+def ended(pid: int) -> int | None:
+    """The exit status of a job that was begun, as `subprocess` has it; None while it runs."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def answer(request: dict[str, Any]) -> None:
+    """Run the jobs of a request in its folder, and print how each ended."""
+    enter(request)
     answers: list[dict[str, Any]] = []
     for together, group in groupby(request["jobs"], lambda job: job.get("together", False)):
         jobs = list(group)
@@ -236,16 +262,20 @@ def answer(request: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Answer each request in a fork."""
-    synthetic.generate = cache(synthetic.generate)
+    """Answer each request, in a fork."""
+    compute_once()
     synthetic.generate()
-    syntax.code_digest = cache(syntax.code_digest)
     code_digest("auto")
     gc.freeze()
     for line in sys.stdin:
+        request = json.loads(line)
+        if "ended" in request or "background" in request:
+            is_new = "background" in request
+            print(json.dumps(begin(request) if is_new else ended(request["ended"])), flush=True)
+            continue
         pid = os.fork()
         if not pid:
-            answer(json.loads(line))
+            answer(request)
             os._exit(0)
         if os.waitpid(pid, 0)[1]:
             print("null", flush=True)  # what is wrong stands on stderr

@@ -73,7 +73,7 @@ datasets.CIFAR100 = stand_in
 
 
 def test_the_tutorials_own_loop(tmp_path: Path) -> None:
-    answer = run_forked(tmp_path, "python", "-c", STAND_IN + TUTORIAL)
+    answer = run(tmp_path, "python", "-c", STAND_IN + TUTORIAL)
     assert answer.status == 0, answer.err
     for line in ("Epoch 1 (T)", "Epoch 1 (V)", "Epoch 2 (T)", "Epoch 2 (V)"):
         assert line in answer.err

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import SMALL, VARIANTS, Answer, network_of, run, run_forked, runs_in
+from conftest import SMALL, VARIANTS, Answer, network_of, run_forked, runs_in
 from mlflow.pyfunc.model import PythonModel
 from torch import Tensor, nn
 
@@ -552,5 +552,5 @@ print(seen)
 def test_nothing_is_unpickled_but_the_example_and_that_by_the_restricted_unpickler(
     trained: Trained,
 ) -> None:
-    answer = run(trained.folder, "python", "-c", WATCH, "models:/synthetic-cnn@champion")
+    answer = run_forked(trained.folder, "python", "-c", WATCH, "models:/synthetic-cnn@champion")
     assert answer.out.splitlines() == ["[('torch.load', True)]"], answer.err

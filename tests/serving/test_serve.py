@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import pytest
 import requests
-from conftest import TINY, Answer, drawn_data, free_port, run_forked, runs_in, start
+from conftest import TINY, Answer, Forked, drawn_data, free_port, run_forked, runs_in
 from PIL import Image
 
 MODEL = "models:/synthetic-cnn@base"
@@ -31,7 +31,7 @@ MODEL = "models:/synthetic-cnn@base"
 class Server(NamedTuple):
     """A process that serves, and its address."""
 
-    process: subprocess.Popen[str]
+    process: Forked
     address: str
 
     def post(self, path: str, body: bytes, kind: str | None = None) -> requests.Response:
@@ -47,8 +47,7 @@ class Server(NamedTuple):
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[Server]:
     port = free_port()
-    command = ["python", "-m", "pipeline", "serve", "--model", MODEL, "--port", str(port)]
-    process = start(folder, *command, *options)
+    process = Forked(folder, "pipeline", "serve", "--model", MODEL, "--port", str(port), *options)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):

@@ -13,6 +13,7 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import forget_stores
+from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import (
     LoggedModelInput,
     LoggedModelOutput,
@@ -224,7 +225,7 @@ def test_data_sets_and_models_are_linked_to_the_run(
     experiment: str, client: mlflow.MlflowClient
 ) -> None:
     with mlflow.start_run(experiment_id=experiment) as run:
-        data = mlflow.data.from_numpy(np.zeros(3), name="drawn", digest="0" * 32)
+        data = from_numpy(np.zeros(3), name="drawn", digest="0" * 32)
         mlflow.log_input(data, context="training")
         model = mlflow.create_external_model(name="model", source_run_id=run.info.run_id)
         client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=3)])
