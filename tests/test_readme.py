@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 import requests
 import yaml
-from conftest import ROOT, Study, drawn_data, free_port, project_address, run, runs_in, start
+from conftest import (
+    ROOT,
+    Study,
+    drawn_data,
+    free_port,
+    project_address,
+    run,
+    run_forked,
+    runs_in,
+    start,
+)
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -40,7 +50,7 @@ def draw_turned(path: Path) -> None:
 def test_the_code_that_loads_a_model(study: Study, block: str) -> None:
     draw_turned(study.folder / "picture.png")
     code = block.replace("cifar100-cnn", "synthetic-cnn")
-    answer = run(study.folder, "python", "-c", f"{code}\nprint('end')")
+    answer = run_forked(study.folder, "python", "-c", f"{code}\nprint('end')")
     assert answer.status == 0, answer.err
     *shown, last = answer.out.splitlines()
     assert last == "end"
@@ -48,7 +58,8 @@ def test_the_code_that_loads_a_model(study: Study, block: str) -> None:
         name, probability = shown[-1].split()
         assert name in drawn_data().class_names
         options = ["--model", "models:/synthetic-cnn@bn", "--top", "1", "--output", "o.jsonl"]
-        assert run(study.folder, "python", "-m", "pipeline", "predict", "picture.png", *options)
+        predicted = run_forked(study.folder, "pipeline", "predict", "picture.png", *options)
+        assert predicted.status == 0, predicted.err
         (guess,) = json.loads((study.folder / "o.jsonl").read_text())["predictions"]
         assert (guess["class"], np.float32(guess["probability"])) == (name, np.float32(probability))
 
@@ -75,7 +86,10 @@ def test_an_ablation_of_ones_own_from_an_empty_file_to_a_report(tmp_path: Path) 
     commands = re.findall(r"^(?:mlflow run|python -m pipeline (?!ui)).*$", text, re.MULTILINE)
     assert len(commands) == 4
     preview, study, single, evaluation = (
-        run(tmp_path, *command.replace("run .", f"run {project_address()}").split())
+        run_forked(
+            tmp_path,
+            *command.removeprefix("python -m ").replace(" . ", f" {project_address()} ").split(),
+        )
         for command in commands
     )
     for answer in (preview, study, single, evaluation):
@@ -105,7 +119,7 @@ def test_mlflows_own_server_takes_the_request_and_still_cuts_floats_off(study: S
             assert process.poll() is None
             time.sleep(0.2)
         code = f"{REQUEST.replace('5001', str(port))}\nnp.save('pixels.npy', pixels)"
-        answer = run(study.folder, "python", "-c", code)
+        answer = run_forked(study.folder, "python", "-c", code)
         assert answer.out.splitlines() == ["100"], answer.err
         seen = read_picture(study.folder / "picture.png", (32, 32, 3))
         assert np.array_equal(np.load(study.folder / "pixels.npy"), seen)
@@ -142,11 +156,11 @@ def test_own_pictures_of_any_size_as_in_the_readme(tmp_path: Path) -> None:
     study, predict = (
         command.replace(" 20", " 1 --seeds 1").replace(".jpg", ".png") for command in commands
     )
-    answer = run(tmp_path, "python", "-m", *study.split())
+    answer = run_forked(tmp_path, *study.split())
     assert answer.status == 0, answer.err
     assert answer.err.startswith("note: 12 images at batch_size=16 are 1 training step per epoch;")
     assert "12 training and 3 validation images, 32x32 pixels, 3 channels, 3 classes" in answer.out
-    answer = run(tmp_path, "python", "-m", *predict.split())
+    answer = run_forked(tmp_path, *predict.split())
     assert answer.status == 0, answer.err
     assert answer.out.splitlines()[1].split()[1] in ("bird", "cat", "dog")
 

@@ -88,7 +88,7 @@ def is_alive(run: Run) -> bool:
 def last_sign(run: Run) -> float:
     """When the run last logged anything, or it or its process began, in seconds since 1970."""
     logged: list[float] = [metric.timestamp / 1000 for metric in run.data.to_proto().metrics]
-    return max(_process_of(run).started, run.info.start_time / 1000, *logged)
+    return max(_process_of(run).started, float(run.info.start_time) / 1000, *logged)
 
 
 @in_store

@@ -176,12 +176,12 @@ def test_the_tutorials_network_fits_other_data_and_one_variant_has_a_schedule(
 ) -> None:
     write(tmp_path, *TUTORIAL)
     small = ("--ablation", "mine.py", "--epochs", "2", "--batch-size", "32")
-    variants = ("--variants", "plain,half,drop,decay", "--seeds", "2")
+    variants = ("--variants", "plain,half,drop,decay", "--seeds", "1")
     answer = pipeline("ablate", *small, *variants, "--keep-state", "yes", "--jobs", "1")
     assert answer.status == 0, answer.err
     assert "Dropout 0.3 " in answer.out
     runs = {run.info.run_name: run for run in runs_in(tmp_path, "train")}
-    schedules = {name: tags_of(run)["schedule"] for name, run in runs.items() if "0" in name}
+    schedules = {name: tags_of(run)["schedule"] for name, run in runs.items()}
     assert schedules.pop("decay-seed0") == "ExponentialLR"
     assert set(schedules.values()) == {"none"}
     client = mlflow.MlflowClient()
@@ -191,7 +191,7 @@ def test_the_tutorials_network_fits_other_data_and_one_variant_has_a_schedule(
     (report,) = tmp_path.rglob("report.md")
     assert "schedule none (plain, half, drop) or ExponentialLR (decay)" in report.read_text()
     planned = pipeline("ablate", *small, *variants, "--epochs", "3", "--dry-run").out
-    assert f"plain-seed1: to go on after epoch 2 of {runs['plain-seed1'].info.run_id}" in planned
+    assert f"plain-seed0: to go on after epoch 2 of {runs['plain-seed0'].info.run_id}" in planned
     assert "decay-seed0: to train again: trained for 2 epochs, and its learning-rate" in planned
     more = pipeline("train", "--resume", runs["decay-seed0"].info.run_id, "--epochs", "3")
     assert "has a learning-rate schedule over 2 epochs" in more.error_lines[0]

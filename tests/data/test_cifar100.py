@@ -14,7 +14,7 @@ import lookalike
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_DATA, Answer, free_port, needs_real_data, project_address, run, runs_in
+from conftest import REAL_DATA, Answer, free_port, needs_real_data, run_project, runs_in
 
 from pipeline.data import cifar100, cifar100_files
 from pipeline.data.fetching import sources
@@ -259,10 +259,8 @@ def test_a_project_run_fetches_the_real_data_from_a_source_that_is_named(tmp_pat
     empty = tmp_path / "empty"
     empty.mkdir()
     with lookalike.serve(REAL_DATA) as server:
-        source = f"PIPELINE_DATA_SOURCE={server.address()}"
-        project = ["mlflow", "run", project_address(), "--env-manager", "local"]
         small = [f"-Pdata_dir={empty}", "-Pvariant=bn", "-Pepochs=1", "-Ptrain_images=512"]
-        answer = run(tmp_path, "env", source, *project, *small)
+        answer = run_project(tmp_path, *small, PIPELINE_DATA_SOURCE=server.address())
     assert answer.status == 0, answer.err
     (found,) = runs_in(tmp_path)
     assert found.info.status == "FINISHED"

@@ -13,7 +13,15 @@ from unittest.mock import MagicMock
 import mlflow
 import psutil
 import pytest
-from conftest import REAL_DATA, drawn_data, environment, free_port, needs_real_data, runs_in
+from conftest import (
+    REAL_DATA,
+    drawn_data,
+    environment,
+    free_port,
+    needs_real_data,
+    run_forked,
+    runs_in,
+)
 from mlflow.entities import Run
 from servers import Server, needs_postgres, postgres
 
@@ -219,19 +227,13 @@ def test_a_study_survives_a_server_that_restarts(
 def test_what_a_cluster_can_not_do_is_said_before_anything_runs(
     tmp_path: Path, cluster: Any
 ) -> None:
-    def refusal(*arguments: str, **variables: str) -> str:
+    def refusal(*arguments: str) -> str:
         """What a study says that can't begin, with nothing in the store."""
-        said = subprocess.run(
-            [sys.executable, "-m", "pipeline", "ablate", *TINY, *arguments],
-            cwd=tmp_path,
-            env=environment(tmp_path) | variables,
-            capture_output=True,
-            text=True,
-        )
-        assert said.returncode == 2, said.stderr
+        said = run_forked(tmp_path, "pipeline", "ablate", *TINY, *arguments)
+        assert said.status == 2, said.err
         assert not (tmp_path / "mlflow.db").exists() or not runs_in(tmp_path)
-        assert "Traceback" not in said.stderr
-        return said.stderr.splitlines()[-1]
+        assert "Traceback" not in said.err
+        return said.err.splitlines()[-1]
 
     nowhere = f"127.0.0.1:{free_port()}"
     assert f"no Ray cluster answers at {nowhere}" in refusal("--cluster", nowhere)

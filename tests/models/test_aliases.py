@@ -3,8 +3,6 @@
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ import mine
 import mlflow
 import numpy as np
 import pytest
-from conftest import Answer, broken_epoch, runs_in
+from conftest import Answer, broken_epoch, run_forked, runs_in
 
 from pipeline.config import Config
 from pipeline.data.arrays import from_arrays
@@ -101,7 +99,7 @@ def test_trials_leave_the_aliases_of_a_study_alone_and_say_so(
     assert f": models:/{NAME}/5 left out 60 training images; " in part
     assert holders(client)["wide"] == "2"
     # By hand it moves to any; a longer run takes it from there, and a study takes it back.
-    subprocess.run([sys.executable, "-c", command.strip('"')], check=True, capture_output=True)
+    assert run_forked(Path.cwd(), "python", "-c", command.strip('"')).status == 0
     assert holders(client)["wide"] == "4"
     answer = pipeline(*STUDY)
     assert told(answer, "wide") == f": {shown(client, '2')}, before {shown(client, '4')}"

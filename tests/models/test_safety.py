@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import SMALL, VARIANTS, Answer, network_of, run, runs_in
+from conftest import SMALL, VARIANTS, Answer, network_of, run_forked, runs_in
 from mlflow.pyfunc.model import PythonModel
 from torch import Tensor, nn
 
@@ -51,7 +51,7 @@ class Trained(NamedTuple):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
-    answer = run(folder, "python", "-m", "pipeline", "train", *SMALL)
+    answer = run_forked(folder, "pipeline", "train", *SMALL)
     assert answer.status == 0, answer.err
     (only,) = runs_in(folder)
     assert only.outputs is not None
@@ -552,5 +552,5 @@ print(seen)
 def test_nothing_is_unpickled_but_the_example_and_that_by_the_restricted_unpickler(
     trained: Trained,
 ) -> None:
-    answer = run(trained.folder, "python", "-c", WATCH, "models:/synthetic-cnn@champion")
+    answer = run_forked(trained.folder, "python", "-c", WATCH, "models:/synthetic-cnn@champion")
     assert answer.out.splitlines() == ["[('torch.load', True)]"], answer.err

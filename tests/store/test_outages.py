@@ -22,17 +22,16 @@ from conftest import (
     SMALL,
     TINY,
     Answer,
+    Forked,
     forget_stores,
     free_port,
     run,
     run_killed,
     runs_in,
-    start,
 )
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from servers import Server, needs_postgres, postgres
-from test_resume import LEARNED
 
 from pipeline.errors import StoreOutageError
 from pipeline.runs.queries import find_runs
@@ -40,6 +39,7 @@ from pipeline.runs.run_result import RESULT_FILE, read_result
 from pipeline.store.outages.waiting import in_store
 from pipeline.training.network import CNNNetwork
 
+LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 # About a second an epoch on two cores.
 TRAIN = ["--dataset", "synthetic", "--train-images", "2000", "--variant", "bn"]
 
@@ -57,16 +57,18 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def train(
     folder: Path, server: Server, *arguments: str, patience: int = 600, command: str = "train"
-) -> subprocess.Popen[str]:
+) -> Forked:
     """Start a training whose store is the server; it waits for that for so many seconds."""
     folder.mkdir(exist_ok=True)
-    settings = [f"MLFLOW_TRACKING_URI={server.uri}", f"PIPELINE_STORE_PATIENCE={patience}"]
-    settings += ["MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL=1"]
-    pipeline = [sys.executable, "-m", "pipeline", command]
-    return start(folder, "env", *settings, *pipeline, *arguments)
+    settings = {
+        "MLFLOW_TRACKING_URI": server.uri,
+        "PIPELINE_STORE_PATIENCE": str(patience),
+        "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1",
+    }
+    return Forked(folder, "pipeline", command, *arguments, **settings)
 
 
-def wait_for_epoch(server: Server, epoch: int, process: subprocess.Popen[str]) -> str:
+def wait_for_epoch(server: Server, epoch: int, process: Forked) -> str:
     """Return the id of the one run once it has logged so many epochs."""
     client = mlflow.MlflowClient(server.uri)
     deadline = time.monotonic() + 240

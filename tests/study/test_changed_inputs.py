@@ -1,15 +1,19 @@
 """A study reuses runs only if what their networks read is as it was, and says what is not."""
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 import torch
 from conftest import Answer, broken_epoch, runs_in
+from in_process import one_by_one
 
 from pipeline.ablation import inputs
 from pipeline.errors import InputError
+from pipeline.execution.tasks import Events
 from pipeline.reproduction.record import Record
 from pipeline.reproduction.repetition import check_same
 from pipeline.runs.run_result import config_of
@@ -137,9 +141,14 @@ def test_a_stopped_run_continues_only_with_the_same_files(
 
 
 def test_a_file_that_changes_while_a_study_runs_fails_its_runs(
-    pipeline: Callable[..., Answer], folder: Path
+    pipeline: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Whatever starts a worker finds another file.
+    def as_in_a_worker(*arguments: Any) -> Events:
+        monkeypatch.setattr(multiprocessing, "parent_process", lambda: "a study")
+        return one_by_one(*arguments)
+
+    monkeypatch.setattr("pipeline.execution.local.in_parallel", as_in_a_worker)
+    # A worker finds another file.
     change = (
         "import multiprocessing\nif multiprocessing.parent_process():"
         " (HERE / 'backbone.pt').write_bytes(b'')\n"
