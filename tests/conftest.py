@@ -36,15 +36,19 @@ from sqlalchemy.engine import make_url
 
 from pipeline import CNNNetwork, interruption
 from pipeline.__main__ import main
-from pipeline.ablation.loading import load_ablation, load_data
+from pipeline.ablation.loading import load_ablation
 from pipeline.config import AUTO, Config
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import MachineError
 from pipeline.machine import GIB
 from pipeline.models.trial import variants as trial
-from pipeline.store import initialization
+from pipeline.runs.resolve import resolve
+from pipeline.store import buffer, initialization
 from pipeline.store.tags import DETAILS
 from pipeline.study import forecast
+from pipeline.training.epochs import Epoch
+from pipeline.training.loop import Training
+from pipeline.training.spec import RunSpec
 from pipeline.upstream import create_tables
 
 if TYPE_CHECKING:
@@ -79,12 +83,13 @@ _try_network = trial._try_network
 _tried: set[tuple[object, ...]] = set()
 
 
-def _try_once(config: Config, data: ImageDataset) -> None:
-    last_alone = len(data.training) % config.batch_size == 1
-    what = (config.variant, data.image_shape, data.num_classes, last_alone)
-    if config.ablation != AUTO or what not in _tried:
-        _try_network(config, data)
-        _tried.update({what} if config.ablation == AUTO else ())
+def _try_once(spec: RunSpec) -> None:
+    data, is_own = spec.data, spec.ablation.source != AUTO
+    last_alone = len(data.training) % spec.config.batch_size == 1
+    what = (spec.variant, data.image_shape, data.num_classes, last_alone)
+    if is_own or what not in _tried:
+        _try_network(spec)
+        _tried.update(() if is_own else {what})
 
 
 trial._try_network = _try_once
@@ -102,14 +107,13 @@ def drawn_data(
     train_images: int = 0, validation: str = "test", holdout_seed: int = 0
 ) -> ImageDataset:
     """The built-in data set."""
-    return load_data(
-        Config(
-            dataset="synthetic",
-            train_images=train_images,
-            validation=validation,
-            holdout_seed=holdout_seed,
-        )
+    config = Config(
+        dataset="synthetic",
+        train_images=train_images,
+        validation=validation,
+        holdout_seed=holdout_seed,
     )
+    return resolve(config).data
 
 
 ROOT = Path(__file__).parents[1]
@@ -419,28 +423,30 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 @contextmanager
 def broken_cell(variant: str, seed: int, error: BaseException) -> Iterator[None]:
     """Let the training of one cell raise an error."""
-    from pipeline.training import loop
+    epochs = Training.epochs
 
-    def train_network(config: Config, *others: Any) -> object:
-        if (config.variant, config.seed) == (variant, seed):
+    def broken(self: Training) -> Iterator[Epoch]:
+        if mlflow.active_run() and (self.spec.variant, self.spec.config.seed) == (variant, seed):
             raise error
-        return loop.train_network(config, *others)
+        yield from epochs(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.runs.training_run.train_network", train_network)
+        patch.setattr(Training, "epochs", broken)
         yield
 
 
 @contextmanager
 def broken_epoch(number: int) -> Iterator[None]:
     """Let training fail in an epoch, when its loss and accuracy have been measured."""
+    log = buffer.log_metrics
 
-    def log_metrics(_: Mapping[str, float], epoch: int) -> None:
-        if epoch == number and mlflow.active_run():  # not in the trial before it
+    def log_metrics(metrics: Mapping[str, float], epoch: int) -> None:
+        log(metrics, epoch)
+        if epoch == number:
             raise MachineError("stopped")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.training.loop.log_metrics", log_metrics)
+        patch.setattr(buffer, "log_metrics", log_metrics)
         yield
 
 

@@ -24,9 +24,7 @@ from pipeline.execution.tasks import (
 from pipeline.runs.record import StudyRecord
 
 
-def one_by_one(
-    tasks: Sequence[Task], study: StudyRecord, jobs: int, gpus: Sequence[str]
-) -> Events:
+def one_by_one(tasks: Sequence[Task], study: StudyRecord, jobs: int, gpus: Sequence[str]) -> Events:
     """Train a study's runs here, one after the other, and tell what processes of their own would.
 
     It stands for `pipeline.execution.jobs.in_parallel`, which tests/execution test. A run's

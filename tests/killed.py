@@ -41,6 +41,7 @@ from mlflow.cli import cli as run_mlflow
 
 import pipeline.__main__
 from pipeline.__main__ import main as run_command
+from pipeline.ablation.loading import load_ablation
 from pipeline.data import synthetic
 from pipeline.execution import local
 from pipeline.runs.provenance import code_digest
@@ -265,7 +266,7 @@ def main() -> None:
     """Answer each request, in a fork."""
     compute_once()
     synthetic.generate()
-    code_digest("auto")
+    code_digest(load_ablation("auto"))
     gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)

@@ -17,7 +17,8 @@ from conftest import ROOT, copy_checkout, free_port, run, runs_in, start
 
 from pipeline import cli
 from pipeline.config import APPLICATION, Config
-from pipeline.store.tags import tags_of
+from pipeline.runs.queries import check_ours
+from pipeline.store.tags import unpack
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 SMALL_PROJECT = ["-Pdataset=synthetic", "-Ptrain_images=600", "-Pepochs=1"]
@@ -193,7 +194,7 @@ def test_the_git_address_works_from_another_folder_in_an_environment_from_conda_
     head = ["git", "-C", str(tmp_path / "repository"), "rev-parse", "HEAD"]
     commit = subprocess.check_output(head, text=True).strip()
     assert found.data.tags["mlflow.source.git.commit"] == commit
-    assert tags_of(found)["git_dirty"] == "false"
+    assert unpack(found)["git_dirty"] == "false"
     assert list(folder.glob("mlruns/0/models/*/artifacts/MLmodel"))
 
     # A file of one's own, which the project does not have.
@@ -201,7 +202,7 @@ def test_the_git_address_works_from_another_folder_in_an_environment_from_conda_
     own = ["-P", "ablation=own.py", "-P", "variant=gelu", "-P", "epochs=1"]
     answer = run(folder, "mlflow", "run", git_address, "--env-manager", "local", *own)
     assert answer.status == 0, answer.err
-    assert tags_of(runs_in(folder)[0])["ablation_source"] == str(folder / "own.py")
+    assert check_ours(runs_in(folder)[0]).config.ablation == str(folder / "own.py")
 
 
 # What only an ablation's file, `training` and `data` may name: variants, layers, data sets.

@@ -15,7 +15,6 @@ import psutil
 import pytest
 from conftest import (
     REAL_DATA,
-    drawn_data,
     environment,
     free_port,
     needs_real_data,
@@ -24,6 +23,7 @@ from conftest import (
 )
 from mlflow.entities import Run
 from servers import Server, needs_postgres, postgres
+from trained import spec_of
 
 from pipeline.config import Config
 from pipeline.errors import InputError
@@ -299,7 +299,7 @@ def test_workers_get_the_store_and_its_credentials_but_not_the_run_of_mlflow_run
 
 
 def test_what_differs_on_a_node_is_named() -> None:
-    from pipeline.runs.run_result import differences
+    from pipeline.runs.identity import differences
 
     expected = {"Python": "3.11", "torch": "2.14.1", "code": "0123456789abcdef" * 4}
     assert not differences(expected, expected)
@@ -319,7 +319,7 @@ def test_of_many_nodes_that_would_train_something_else_a_few_are_named(
     answers.get.return_value = {"problem": "no data"}
     monkeypatch.setattr(nodes, "ray", answers)
     seven = [nodes.Node("0" * 56, f"n{number}", 1, 0, 1) for number in range(7)]
-    config = Config(variant="base", dataset="synthetic")
+    run = spec_of(Config(variant="base", dataset="synthetic"))
     with pytest.raises(InputError, match=r"^7 of 7 nodes can't .*: n0: no data; n1: ") as refused:
-        nodes.examine(seven, config, drawn_data(), "cpu")
+        nodes.examine(seven, run, "cpu")
     assert "n4: no data and 2 more (docs/clusters.md says" in str(refused.value)

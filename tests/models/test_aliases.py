@@ -3,6 +3,8 @@
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -154,10 +156,10 @@ def test_a_run_of_a_study_goes_on_alone_without_registering_or_keeping_its_state
     answer = pipeline("train", "--resume", one.info.run_id)
     assert "not registered" in answer.out, answer.err
     assert client.search_registered_models() == []
-    assert not has_file(one, STATE_FILE)
+    assert not has_file(one.info.artifact_uri, STATE_FILE)
     asked = ["--register", "model", "--keep-state", "yes"]
     assert "registered as" in pipeline("train", "--resume", other.info.run_id, *asked).out
-    assert has_file(other, STATE_FILE)
+    assert has_file(other.info.artifact_uri, STATE_FILE)
 
 
 # The rule itself, on versions of models that are nothing but a file.

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from conftest import ROOT
 from invented import TUTORIAL, Accuracies, result, study
 from scipy import stats
 
-from pipeline.ablation.loading import load_data
 from pipeline.config import Config
 from pipeline.report.analysis import analyse
 from pipeline.report.figures import effects_figure, seeds_figure
@@ -20,6 +20,7 @@ from pipeline.report.learning_rates import chosen_rates
 from pipeline.report.publish import machines_of
 from pipeline.report.sections import limits
 from pipeline.report.tables import format_summary
+from pipeline.runs.resolve import resolve
 from pipeline.statistics.intervals import LATER, PLANNED, Design
 from pipeline.study.grid import Grid
 
@@ -179,7 +180,8 @@ def test_the_other_outcomes_are_compared_too() -> None:
 
 def test_an_outcome_without_a_number_is_not_compared_and_named() -> None:
     results = study(BASE)
-    results[4].history[-1]["val_loss"] = math.nan
+    *history, last = results[4].history
+    results[4] = replace(results[4], history=(*history, replace(last, val_loss=math.nan)))
     analysis = analyse(TUTORIAL, results)
     assert main(analysis).findings["val_loss"] == []
     note = "Validation loss is not compared: it is not a number in bn-seed1."
@@ -305,29 +307,22 @@ def test_the_limits_are_those_of_the_study() -> None:
     assert "(here: 30 epochs; batch size 256; Adam)" in told[0]
     assert any("a learning rate other than 0.001" in line for line in told)
     caveat = "Anything about photographs: these are drawings."
-    drawn = [one._replace(tags={**one.tags, "data_caveat": caveat}) for one in results]
+    drawn = [replace(one, data_caveat=caveat) for one in results]
     assert limits(analyse(TUTORIAL, drawn)) == [caveat, *told]
-    # Runs of earlier versions have fewer tags.
-    early = [one._replace(tags={"device": "cpu", "threads": "2"}) for one in results]
-    assert "(here: 30 epochs; batch size 256)" in limits(analyse(TUTORIAL, early))[0]
 
 
 def test_a_study_of_few_images_says_so_first() -> None:
-    results = study(BASE, train_images=2000)
-    # Runs of earlier versions have not recorded how many there are.
-    for total, images in (("50000", "2,000 of 50,000 images"), ("", "2,000 images")):
-        tags = {"total_images": total} if total else {}
-        analysis = analyse(TUTORIAL, [r._replace(tags={**r.tags, **tags}) for r in results])
-        assert analysis.few_images == images
-        assert analysis.headline[0].startswith(f"Trained on only {images}; ")
+    analysis = analyse(TUTORIAL, study(BASE, train_images=2000))
+    assert analysis.few_images == "2,000 of 50,000 images"
+    assert analysis.headline[0].startswith("Trained on only 2,000 of 50,000 images; ")
     assert analyse(TUTORIAL, study(BASE)).few_images == ""
     # All of them, also by number, are not few.
     small = str(ROOT / "tests" / "small.py")
     for validation, number, few in (("test", 500, ""), ("holdout", 500, ""), ("test", 499, "499")):
         config = Config(small, dataset="synthetic", train_images=number, validation=validation)
-        data = load_data(config)
+        data = resolve(config).data
         asked = study(BASE, train_images=number)
-        analysis = analyse(TUTORIAL, [r._replace(tags={**r.tags, **data.tags}) for r in asked])
+        analysis = analyse(TUTORIAL, [replace(run, total_images=data.total) for run in asked])
         of_all = f"{few} of 500 images" if few else ""
         assert analysis.few_images == of_all
         assert data.heading.split(":")[0] == ", ".join(filter(None, ["synthetic", of_all]))
@@ -336,7 +331,7 @@ def test_a_study_of_few_images_says_so_first() -> None:
 def test_a_mixture_of_machines_is_named() -> None:
     places = [{"node": "one", "processor": "Xeon"}] * 5 + [{"node": "two", "processor": "EPYC"}] * 4
     results = [
-        run._replace(tags={**run.tags, **place})
+        replace(run, **place)  # type: ignore[arg-type]
         for run, place in zip(study(BASE), places, strict=True)
     ]
     assert machines_of(results) == "5 runs on one (Xeon); 4 runs on two (EPYC)"

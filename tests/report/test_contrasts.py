@@ -1,6 +1,7 @@
 """Which variants a report compares, and what it calls their differences."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -291,11 +292,9 @@ def test_what_variants_do_not_share_is_told() -> None:
     of = ablation({"plain": {}, "se": {"se": True}, "smooth": {"label_smoothing": 0.1}})
     results = study({variant: [0.4, 0.5] for variant in ("plain", "se")}, of=of)
     assert not any("initial weights" in line for line in limits(analyse(of, results)))
-    others = {"plain": "", "se": "conv1.weight, conv2.weight, fc.weight"}
-    unlike = [
-        one._replace(tags={**one.tags, "other_weights": others[one.config.variant]})
-        for one in results
-    ]
+    names = ["conv1.weight", "conv2.weight", "fc.weight"]
+    others: dict[str, dict[str, list[str]]] = {"plain": {}, "se": {"plain": names}}
+    unlike = [replace(one, other_weights=others[one.config.variant]) for one in results]
     (line,) = (line for line in limits(analyse(of, unlike)) if "initial weights" in line)
     assert line == (
         "How much of an effect is due to other initial weights: in se, conv1.weight and 2 more"
@@ -303,11 +302,11 @@ def test_what_variants_do_not_share_is_told() -> None:
     )
 
     both = study({variant: [0.4, 0.5] for variant in ("se", "smooth")}, of=of)
-    entries = {"se": "fc.bias", "smooth": "conv1.weight, fc.bias of se"}
-    both = [
-        one._replace(tags={**one.tags, "other_weights": entries[one.config.variant]})
-        for one in both
-    ]
+    entries = {
+        "se": {"plain": ["fc.bias"]},
+        "smooth": {"plain": ["conv1.weight"], "se": ["fc.bias"]},
+    }
+    both = [replace(one, other_weights=entries[one.config.variant]) for one in both]
     (line,) = (line for line in limits(analyse(of, both)) if "initial weights" in line)
     assert line.endswith("in smooth, fc.bias does not start out as in se.")
 
@@ -327,9 +326,8 @@ def test_runs_that_learned_nothing_are_counted_once_per_variant_and_in_each_effe
 
     def said(accuracies: Mapping[str, list[float]]) -> list[str]:
         results = [
-            one._replace(tags={**one.tags, "learning": "stuck"}) if accuracy < 0.02 else one
+            replace(one, learning="stuck") if one.history[-1].val_accuracy < 0.02 else one
             for one in study(accuracies)
-            for accuracy in [one.history[-1]["val_accuracy"]]
         ]
         analysis = analyse(TUTORIAL, results)
         assert effects(analysis)["headline"] == analysis.headline

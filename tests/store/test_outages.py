@@ -35,7 +35,7 @@ from servers import Server, needs_postgres, postgres
 
 from pipeline.errors import StoreOutageError
 from pipeline.runs.queries import find_runs
-from pipeline.runs.run_result import RESULT_FILE, read_result
+from pipeline.runs.results import RESULT_FILE, read_results
 from pipeline.store.outages.waiting import in_store
 from pipeline.training.network import CNNNetwork
 
@@ -101,20 +101,20 @@ def test_a_finished_run_is_read_from_a_server_by_two_requests(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     for seed in "012":
         assert pipeline("train", *TINY, "--seed", seed).status == 0
-    first, *others = find_runs("0", {})
-    read_result(first)  # MLflow asks what the server can do, once
+    first, *others = find_runs("0", {}).records
+    read_results(first)  # MLflow asks what the server can do, once
     with counted_requests(monkeypatch) as sent:
-        results = [read_result(one) for one in others]
+        results = [read_results(one) for one in others]
     assert len(sent) <= 2 * len(others), sent
     for one, result in zip(others, results, strict=True):
         assert result.correct is not None
-        assert result.correct.mean() == pytest.approx(one.data.metrics["val_accuracy"], abs=1e-12)
-        assert result.history[0].items() <= one.data.metrics.items()
+        assert result.correct.mean() == pytest.approx(one.metrics["val_accuracy"], abs=1e-12)
+        assert result.history[0].metrics.items() <= one.metrics.items()
         assert result.model_uri
     # A file that is gone is not an outage.
     (file,) = (server.folder / "served").rglob(f"{results[0].run_id}/artifacts/{RESULT_FILE}")
     file.unlink()
-    again = read_result(others[0])
+    again = read_results(others[0])
     assert (again.history, again.correct) == (results[0].history, None)
 
 
