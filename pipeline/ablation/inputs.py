@@ -53,7 +53,8 @@ class Inputs(NamedTuple):
     @staticmethod
     def from_dict(recorded: Mapping[str, Mapping[str, str]]) -> "Inputs":
         """Return what `as_dict` gave."""
-        return Inputs(**{name: recorded[name] for name in RECORDED})
+        files, packages, made, places, guessed = (recorded[name] for name in RECORDED)
+        return Inputs(files, packages, made, places, guessed)
 
 
 NOTHING = Inputs({}, {}, {}, {})
