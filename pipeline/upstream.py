@@ -95,13 +95,13 @@ def delete_file(artifact_uri: str, name: str) -> None:
     get_artifact_repository(artifact_uri).delete_artifacts(name)  # type: ignore[no-untyped-call]
 
 
-def list_files(artifact_uri: str) -> dict[str, int | None]:
-    """The sizes in bytes, by path, of what lies directly in a folder of artifacts; None: a folder.
+def list_files(artifact_uri: str) -> list[str]:
+    """The paths of what lies directly in a folder of artifacts: files with content, and folders.
 
     `MlflowClient` lists those of a run or model by its id, which it looks up by another request.
     """
-    repository = get_artifact_repository(artifact_uri)
-    return {str(file.path): file.file_size for file in repository.list_artifacts()}
+    listed = get_artifact_repository(artifact_uri).list_artifacts()
+    return [str(one.path) for one in listed if one.is_dir or one.file_size != 0]
 
 
 def is_database(tracking_uri: str) -> bool:

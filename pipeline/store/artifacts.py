@@ -65,25 +65,25 @@ def read_artifact(address: str, name: str, expected: bool = False) -> bytes | No
 @in_store
 def has_file(address: str, name: str) -> bool:
     """Whether there is a file of that name among artifacts, and it is not empty."""
-    folder = local_path(address)
-    return _has_content(folder / name) if folder else bool(list_files(address).get(name))
+    return not missing_files(address, [name])
 
 
 @in_store
 def missing_files(address: str, names: Collection[str]) -> list[str]:
-    """Which of these files, by path, are not in a folder of artifacts.
+    """Which of these files, by path, are not in a folder of artifacts, or empty.
 
-    In the file system each is looked for, and an empty one counts as missing. Elsewhere one request
-    lists the folder's own content, and a file below it is there if its top folder is.
+    In the file system each is looked for. Elsewhere one request lists the folder's own content, and
+    a file below it is there if its top folder is.
     """
     folder = local_path(address)
     if folder:
-        return [name for name in names if not _has_content(folder / name)]
+        return [name for name in names if not has_content(folder / name)]
     listed = {Path(path).name for path in list_files(address)}
     return [name for name in names if PurePosixPath(name).parts[0] not in listed]
 
 
-def _has_content(path: Path) -> bool:
+def has_content(path: Path) -> bool:
+    """Whether there is a folder, or a file that is not empty."""
     try:
         return path.is_dir() or path.stat().st_size > 0
     except OSError:

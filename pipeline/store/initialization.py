@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from pipeline.config import check_text
 from pipeline.errors import InputError, MachineError, shortlist
 from pipeline.store.address import shown_uri, sqlite_file
+from pipeline.store.artifacts import has_content
 from pipeline.store.moving.detection import COMMAND, check_moved, is_there, owner_of
 from pipeline.store.outages.advice import as_store_error
 from pipeline.store.outages.failures import STORE_ERRORS, is_forbidden
@@ -66,11 +67,11 @@ def _make_sqlite(uri: str) -> None:
     database = sqlite_file(uri)
     if database is None:
         return
-    if _has_content(database):  # in a folder that may only be read there can be no lock
+    if has_content(database):  # in a folder that may only be read there can be no lock
         return
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(database.with_name(f"{database.name}.lock"), timeout=LOCK_SECONDS):
-        if _has_content(database):
+        if has_content(database):  # SQLite leaves empty ones
             return
         new = database.with_name(f"{database.name}.new")
         # And its journals: SQLite would apply old ones to the new file, and roll it back.
@@ -84,10 +85,6 @@ def _make_sqlite(uri: str) -> None:
         finally:
             for left in files:
                 left.unlink(missing_ok=True)
-
-
-def _has_content(database: Path) -> bool:
-    return database.exists() and database.stat().st_size > 0  # SQLite leaves empty ones
 
 
 @in_store

@@ -87,8 +87,11 @@ def is_alive(run: Run) -> bool:
 
 def last_sign(run: Run) -> float:
     """When the run last logged anything, or it or its process began, in seconds since 1970."""
-    logged: list[float] = [metric.timestamp / 1000 for metric in run.data.to_proto().metrics]
-    return max(_process_of(run).started, float(run.info.start_time) / 1000, *logged)
+    times: list[int] = [
+        run.info.start_time,
+        *(metric.timestamp for metric in run.data.to_proto().metrics),
+    ]
+    return max(_process_of(run).started, max(times) / 1000)
 
 
 @in_store

@@ -143,6 +143,16 @@ def test_a_file_that_is_missing_or_added_is_reported(
     tally("altered models refused", len(paths) + len(added))
 
 
+@pytest.mark.parametrize("tag", ["", "{", "3", '["MLmodel"]', "{}"])
+def test_digests_that_somebody_has_edited_are_those_of_no_file(
+    tag: str, model: Trained, refused: Refused
+) -> None:
+    model.client.set_logged_model_tags(model.model_id, {DIGESTS_TAG: tag})
+    assert "not those that were logged: MLmodel added, " in refused()
+    shutil.rmtree(model.files)
+    assert "the files of models:/synthetic-cnn@champion are missing" in refused()
+
+
 @pytest.mark.parametrize("way", ["alias", "version", "model", "run", "run id", "folder"])
 def test_however_it_is_called(way: str, model: Trained, refused: Refused) -> None:
     address = model.addresses[way]
@@ -441,7 +451,7 @@ def test_a_model_with_other_content_is_refused(
 ) -> None:
     alter(model.files)
     if known == "digests forged":
-        record_digests(f"models:/{model.model_id}", model.model_id)
+        record_digests(model.files, model.model_id)
     if known == "no digests":
         model.client.delete_logged_model_tag(model.model_id, DIGESTS_TAG)
     line = refused()
