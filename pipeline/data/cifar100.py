@@ -1,6 +1,6 @@
 """CIFAR-100 (Krizhevsky 2009), from a cache per user, from a folder, or from the network."""
 
-import sys
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +12,8 @@ from pipeline.data.cifar100_files import DIGESTS, Splits, cache_folder, locate
 from pipeline.data.dataset import ImageDataset, Split
 from pipeline.data.fetching.sources import ARCHIVE, chosen_sources
 from pipeline.errors import InputError
+
+log = logging.getLogger(__name__)
 
 # Superclasses and their classes. Labels, fine and coarse, are ranks in alphabetical order.
 SUPERCLASSES = {
@@ -95,7 +97,7 @@ def _download(root: Path, source: str | None, instead: str) -> Splits:
     except InputError as error:
         # The order of the images in the parquet files is undocumented. If it differs, it differs
         # for everyone; the archive is the original.
-        print(f"{error}; fetching the archive instead", file=sys.stderr)
+        log.warning(f"{error}; fetching the archive instead")
         download([one for one in sources if one.files is ARCHIVE], root, instead)
         splits = cifar100_files.read(root)
     assert splits
@@ -129,7 +131,7 @@ def _usable_cache() -> Splits | None:
     try:
         return _read_cache()
     except InputError as error:
-        print(error, file=sys.stderr)
+        log.warning(str(error))
         return None
 
 
@@ -173,7 +175,7 @@ def _write_cache(splits: Splits) -> Splits:
                     file.write(split.labels.numpy().data)
                 path.replace(_cache_file(name))
     except OSError as error:
-        print(f"not cached in {folder}: {error.strerror}", file=sys.stderr)
+        log.warning(f"not cached in {folder}: {error.strerror}")
         return splits
     return _usable_cache() or splits
 

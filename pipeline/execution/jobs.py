@@ -11,8 +11,8 @@ import signal
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -108,7 +108,7 @@ class _Job:
             if sys.platform != "win32":
                 resource_tracker.ensure_running()  # starting it would undo the mask
             try:
-                with interruption.inherited_blocked():
+                with interruption.inherited_blocked(), _unknown_program():
                     self.process.start()
             except OSError as error:
                 raise MachineError(f"no process can be started for a run ({error})") from None
@@ -132,6 +132,22 @@ class _Job:
     def _send(self, what: "StudyRecord | Task") -> None:
         with suppress(OSError):  # it is already dead; reading its answer will show that
             self.connection.send(what)
+
+
+@contextmanager
+def _unknown_program() -> Iterator[None]:
+    """Let a process that starts not execute this one's program again, as it would by default.
+
+    A script that calls `ablate` then needs no `if __name__ == "__main__"`.
+    """
+    program = vars(sys.modules["__main__"])
+    hidden = {name: program[name] for name in ("__file__", "__spec__") if name in program}
+    program.pop("__file__", None)
+    program["__spec__"] = None
+    try:
+        yield
+    finally:
+        program.update(hidden)
 
 
 def _stop(jobs: Iterable[_Job]) -> None:

@@ -18,6 +18,8 @@ from pipeline.runs.plan import Plan
 from pipeline.training.epochs import History
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.models.registry import RegisteredVersion
 
 NO_SCHEDULE = "none"  # the schedule of a run whose learning rate stays as it is
@@ -68,6 +70,14 @@ class Outcome:
     reused: bool = False
     registered: "RegisteredVersion | None" = None
     refusal: RegistrationError | None = None
+
+    @property
+    def curves(self) -> "pd.DataFrame":
+        """A row for each epoch, by number from 1, with its metrics."""
+        import pandas as pd
+
+        rows = [epoch.metrics for epoch in self.history]
+        return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="epoch"))
 
     @property
     def seconds(self) -> float:

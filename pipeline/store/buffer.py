@@ -1,6 +1,6 @@
 """Buffer a run's metrics and state, so that training never waits for the store."""
 
-import sys
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -15,6 +15,8 @@ from pipeline.store.liveness import PROCESS, this_process
 from pipeline.store.outages.advice import as_store_error
 from pipeline.store.outages.failures import STORE_ERRORS, is_contended, is_outage
 from pipeline.store.outages.waiting import RETRY_SECONDS, in_store, uncut
+
+log = logging.getLogger(__name__)
 
 METRICS_AT_ONCE = 1000  # MLflow's limit
 STATE_FILE = "training_state.pt"
@@ -182,4 +184,4 @@ def _logged_steps(run: Run) -> set[tuple[str, int]]:
 
 
 def _report(what: str) -> None:
-    print(f"the tracking store {shown_uri()} {what}", file=sys.stderr)
+    log.warning(f"the tracking store {shown_uri()} {what}")

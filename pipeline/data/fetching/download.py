@@ -5,8 +5,8 @@ resume a broken download, and huggingface_hub knows only one of the sources.
 """
 
 import hashlib
+import logging
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -21,6 +21,8 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from pipeline.config import APPLICATION
 from pipeline.data.fetching.sources import File, Source
 from pipeline.errors import MachineError
+
+log = logging.getLogger(__name__)
 
 # Seconds. A user without a network should know within 10, of which startup takes 5.
 ANSWER_SECONDS = 3
@@ -152,7 +154,7 @@ def fetch(source: Source, file: File, root: Path, least_speed: float) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    log.warning(line)
 
 
 def sha256(path: Path) -> str:

@@ -4,8 +4,8 @@ An outage (a restarting server, a database locked by another process) passes; a 
 that is not writable does not.
 """
 
+import logging
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +15,8 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.store.address import shown_uri
+
+log = logging.getLogger(__name__)
 
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 LASTING = re.compile(
@@ -69,7 +71,7 @@ def unless_forbidden(extra: str = "") -> Iterator[None]:
         if not is_forbidden(error):
             raise
         if extra:
-            print(f"note: {shown_uri()} does not let you {extra} (403)", file=sys.stderr)
+            log.warning(f"note: {shown_uri()} does not let you {extra} (403)")
 
 
 def first_line(error: BaseException) -> str:

@@ -1,8 +1,8 @@
 """Wait for the tracking store while it does not answer."""
 
+import logging
 import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from pipeline.store.address import shown_uri
 from pipeline.store.outages.advice import as_store_error
 from pipeline.store.outages.failures import STORE_ERRORS, is_contended, is_outage
 
+log = logging.getLogger(__name__)
 RETRY_SECONDS = 2
 # How long to wait for another process writing to the same database.
 LOCK_SECONDS = 120
@@ -90,10 +91,9 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
                     raise as_store_error(error) from None
                 if not announced and not is_contended(error):
                     announced = True
-                    print(
+                    log.warning(
                         f"the tracking store {shown_uri()} does not answer; waiting for it for up"
-                        f" to {limit:.0f} s",
-                        file=sys.stderr,
+                        f" to {limit:.0f} s"
                     )
                 time.sleep(RETRY_SECONDS)
 
