@@ -38,7 +38,7 @@ def test_every_parameter_is_in_its_command_and_is_an_option_with_that_default(
     options = dict(inspect.signature(getattr(cli, command)).parameters)
     if command == "train":
         # `mlflow run` has an option of its own for that: --run-id.
-        del options["context"], options["resume"]
+        del options["resume"]
     options.pop("dry_run", None)  # only prints
     options.pop("recursive", None)  # a pattern with ** does the same
     assert options.keys() == declared["parameters"].keys()

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from platformdirs import user_cache_path
 
+from pipeline.config import APPLICATION
 from pipeline.data.dataset import Split
 from pipeline.data.fetching.sources import ARCHIVE, PARQUET, UNPACKED, File
 from pipeline.errors import InputError
@@ -76,7 +77,7 @@ def locate(data_dir: str) -> Path:
 
 def cache_folder() -> Path:
     """Return the user's cache folder, by the platform's conventions."""
-    return user_cache_path("cifar100-cnn")
+    return user_cache_path(APPLICATION)
 
 
 def find(root: Path) -> tuple[Form, list[Path]] | None:

@@ -117,7 +117,7 @@ def effect_metrics(analysis: Analysis) -> dict[str, float]:
 
 
 def _title(analysis: Analysis) -> str:
-    """Name the ablation, and the variants that were trained: `cnn: base, bn, dropout`."""
+    """Name the ablation, and the variants that were trained: `own: plain, wide`."""
     trained = {result.config.variant for result in analysis.results}
     variants = [variant for variant in analysis.ablation.variants if variant in trained]
     return f"{analysis.ablation.name}: {shortlist(variants)}"

@@ -25,7 +25,7 @@ from pipeline.ablation.source import (
     source_files,
 )
 from pipeline.ablation.syntax import combined_digest
-from pipeline.config import Config
+from pipeline.config import APPLICATION, Config
 from pipeline.data.dataset import ImageDataset, Split
 from pipeline.errors import InputError
 from pipeline.runs.identity import Identity
@@ -103,8 +103,9 @@ def versions() -> dict[str, str]:
 
 @cache
 def environment() -> str:
-    """List every installed package, as in a requirements file."""
-    return "\n".join(sorted({f"{d.name}=={d.version}" for d in distributions()}, key=str.lower))
+    """List every installed package but this one, as in a requirements file."""
+    listed = {f"{d.name}=={d.version}" for d in distributions() if d.name != APPLICATION}
+    return "\n".join(sorted(listed, key=str.lower))
 
 
 @in_store

@@ -28,7 +28,7 @@ ARRAYS = lookalike.draw()
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the cached arrays, of this test alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "cifar100-cnn" / "arrays"
+    return tmp_path / "cache" / "mlflow-ablation" / "arrays"
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file_is_reported_and_nothing_is_
 def test_auto_takes_the_variable_then_the_folder_data_then_a_cache_per_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cifar100_files.locate("auto").name == "cifar100-cnn"
+    assert cifar100_files.locate("auto").name == "mlflow-ablation"
     lookalike.write_unpacked(tmp_path / "data", ARRAYS)
     assert cifar100_files.locate("auto") == Path("data")
     (tmp_path / "named").mkdir()
