@@ -1,6 +1,7 @@
 """Errors that a user can act on: a one-line message, in what words, and the exit status."""
 
 from collections.abc import Iterable
+from typing import Any
 
 MOST_NAMED = 5  # of a kind in a message: there may be thousands
 
@@ -37,6 +38,14 @@ class MachineError(RuntimeError):
     """The machine is at fault (no network, a store that cannot be written), not the input."""
 
     exit_status = 1
+
+
+class PartialError(MachineError):
+    """Some runs of a study have failed, or their models are refused. report: of the others."""
+
+    def __init__(self, message: str, report: Any) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class DivergedError(MachineError):

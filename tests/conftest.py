@@ -375,7 +375,7 @@ def runs_in(folder: Path, kind: str | None = None) -> list[Run]:
 
 
 def forget_detail(client: mlflow.MlflowClient, run_id: str, name: str) -> None:
-    """Let a run not say what an earlier version did not know."""
+    """Delete one of the tags of a run that are packed in one."""
     details = json.loads(client.get_run(run_id).data.tags[DETAILS])
     del details[name]
     client.set_tag(run_id, DETAILS, json.dumps(details))

@@ -80,7 +80,6 @@ def record(config: Config, of: Ablation = TUTORIAL, **facts: Any) -> RunRecord:
     given: dict[str, Any] = {
         "run_id": f"{config.run_name}-{config.lr:g}",
         "experiment_id": "0",
-        "settings": of.values(config.variant),
         "network": "CNNNetwork",
         "criterion": of.criterion.__name__,
         "optimizer": "Adam",
@@ -94,7 +93,9 @@ def record(config: Config, of: Ablation = TUTORIAL, **facts: Any) -> RunRecord:
         "validation_scheme": "train=False split",
         "learning": "ok",
     }
-    return RunRecord(identity=identity, config=config, **given | facts)
+    settings = facts.pop("settings", None)
+    settings = of.values(config.variant) if settings is None else settings
+    return RunRecord(identity=identity, config=config, settings=settings, **given | facts)
 
 
 def study(accuracies: Accuracies, of: Ablation = TUTORIAL, **settings: object) -> list[RunRecord]:

@@ -16,8 +16,7 @@ from PIL import Image
 import pipeline as project
 from pipeline import ablate, compare, evaluate, predict, reproduce, train
 from pipeline.cli import app
-from pipeline.errors import InputError
-from pipeline.study.study import FailedRunsError
+from pipeline.errors import InputError, PartialError
 
 Commands = Callable[..., Answer]
 SMALL = {"ablation": str(ROOT / "tests" / "small.py"), "epochs": 1}
@@ -96,7 +95,7 @@ def test_a_study_whose_runs_fail_in_part_has_a_report_of_the_others(
 
     with (
         broken_cell("bn", 1, RuntimeError("no luck")),
-        pytest.raises(FailedRunsError, match="1 of 4 runs failed; bn-seed1: no luck") as failed,
+        pytest.raises(PartialError, match="1 of 4 runs failed; bn-seed1: no luck") as failed,
     ):
         ablate(**SMALL, variants="base,bn", seeds=2)
     assert len(failed.value.report.runs) == 3

@@ -63,7 +63,7 @@ def ablate(
     `runs` and `curves` as tables; with `dry_run`, lines on what would be trained.
 
     Raises InputError for what can't be trained, and MachineError if the store fails, or if a run
-    has failed (FailedRunsError, with the report of the others).
+    has failed (PartialError, with the report of the others).
     """
     rates = parse_rates(as_text(lr))
     seeds = as_text(seeds)

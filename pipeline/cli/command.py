@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import typer
 
+from pipeline.errors import PartialError
+
 T = TypeVar("T")
 
 
@@ -22,7 +24,11 @@ def command_of(function: Callable[..., T], show: Callable[[T], None]) -> Callabl
             for name, value in values.items()
             if getattr(sources[name], "name", "") != "DEFAULT"
         }
-        show(function(**typed))
+        try:
+            show(function(**typed))
+        except PartialError as error:
+            show(error.report)
+            raise
 
     signature = inspect.signature(function)
     given = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)

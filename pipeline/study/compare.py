@@ -73,7 +73,8 @@ def compare_runs(
     analysis = analyse(definition, results, _design(results))
     if not analysis.compared:
         names = shortlist(sorted(record.config.run_name for record in results))
-        reasons = "".join(f"; {run}: {reason}" for run, reason in list(unused.items())[:3])
+        others = [one for one in unused.items() if one[0] not in found.unreadable]
+        reasons = "".join(f"; {run}: {reason}" for run, reason in others[:MOST_REASONS])
         raise InputError(
             "nothing to compare: it takes two variants that the ablation compares, with the same"
             f" recipe, seed and learning rate, but the runs are only: {names}{reasons}"

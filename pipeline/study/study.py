@@ -12,7 +12,7 @@ import torch
 
 from pipeline.ablation.recording import inputs_of
 from pipeline.config import Config
-from pipeline.errors import MachineError, percent, plural
+from pipeline.errors import MachineError, PartialError, percent, plural
 from pipeline.execution.tasks import Events, Progress, Task
 from pipeline.report.analysis import analyse
 from pipeline.report.publish import Published, publish
@@ -41,14 +41,6 @@ from pipeline.study.spec import StudySpec
 
 log = logging.getLogger(__name__)
 Failures = dict[str, str]  # the reason, by run name
-
-
-class FailedRunsError(MachineError):
-    """Some runs of a study have failed, or their models are refused. report: of the others."""
-
-    def __init__(self, message: str, report: Published) -> None:
-        super().__init__(message)
-        self.report = report
 
 
 def run_study(study: StudySpec, given: StudyRecord | None = None) -> Published:
@@ -108,13 +100,13 @@ def run_study(study: StudySpec, given: StudyRecord | None = None) -> Published:
         in_store(mlflow.set_tag)("design", design.name)
         report = publish(analyse(study.ablation, results, design), failures, facts, plan)
         if failures:
-            raise FailedRunsError(
+            raise PartialError(
                 f"{len(failures)} of {count} runs failed; {_first(failures)}; run the same command"
                 " again to retry them; finished runs are kept",
                 report,
             )
         if refusal:
-            raise FailedRunsError(
+            raise PartialError(
                 f"{refusal}; the report is published. Ask for that right and repeat the same"
                 " command, or give register=none",
                 report,

@@ -303,7 +303,7 @@ REFUSED: dict[str, tuple[Callable[[Made], None], list[str], str]] = {
     "no commit": (drop_commit, [], "does not name a commit; only runs of a git checkout can be"),
     "another commit": (tag("mlflow.source.git.commit", "0" * 40), [], "is not in"),
     "another kind": (tag("kind", "evaluate"), [], "is neither a training run nor a study"),
-    "no threads": (drop_threads, [], "does not say its threads, so it can't be repeated"),
+    "no threads": (drop_threads, [], "it does not say its threads"),
     "nothing measured": (drop_metrics, [], "has no complete epoch to compare with"),
     "too many epochs": (lambda _: None, ["--epochs", "4"], "epochs is 4; run"),
     "no epochs": (lambda _: None, ["--epochs", "0"], "epochs is 0; it must be a whole number of"),

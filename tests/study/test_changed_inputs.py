@@ -143,9 +143,9 @@ def test_a_stopped_run_continues_only_with_the_same_files(
 def test_a_file_that_changes_while_a_study_runs_fails_its_runs(
     pipeline: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def as_in_a_worker(*arguments: Any) -> Events:
+    def as_in_a_worker(*arguments: Any, **options: Any) -> Events:
         monkeypatch.setattr(multiprocessing, "parent_process", lambda: "a study")
-        return one_by_one(*arguments)
+        return one_by_one(*arguments, **options)
 
     monkeypatch.setattr("pipeline.execution.local.in_parallel", as_in_a_worker)
     # A worker finds another file.

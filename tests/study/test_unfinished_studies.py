@@ -331,7 +331,7 @@ def test_a_study_says_why_it_trains_anew_for_more_epochs(
     (tmp_path / "mlruns" / "0" / kept.info.run_id / "artifacts" / STATE_FILE).write_bytes(b"?" * 99)
     answer = pipeline(*one, "--epochs", "2")
     assert answer.status == 0, answer.err
-    assert f"the state of run {kept.info.run_id} is damaged, and not used" in answer.err
+    assert f"the state of run {kept.info.run_id} is damaged, and not used" in answer.out
     assert "continued_from" not in runs_in(tmp_path, "train")[0].data.tags
 
 
