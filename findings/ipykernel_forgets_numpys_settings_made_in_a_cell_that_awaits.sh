@@ -59,5 +59,6 @@ print(f"{'':16} seterr, precision, decimal's, random, variable")
 for name, found in seen.items():
     print(f"{name:16} {found}")
 kept, lost, same = seen.values()
-sys.exit(0 if kept == same == "raise 2 5 0.134 1" and lost == "warn 8 28 0.134 1" else "this has changed")
+as_seen = kept == same == "raise 2 5 0.134 1" and lost == "warn 8 28 0.134 1"
+sys.exit(0 if as_seen else "this has changed")
 PYTHON
