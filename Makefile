@@ -1,4 +1,4 @@
-# Needs python3 (3.11 to 3.14) and make; everything else goes into .venv, from requirements.txt.
+# Needs python3 (3.11 to 3.14) and make; everything else goes into .venv, from requirements.txt, and the project itself.
 PYTHON ?= python3
 BIN := .venv/bin
 # Tools run as `$(BIN)/python -m`: a script's first line can't hold the path of every folder, and make 3.81, which macOS
@@ -6,7 +6,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 COMPILE := $(BIN)/python -m uv pip compile --quiet --universal --fork-strategy fewest
 # pip prints three lines for each of 150 packages. Of these, a download of more than 1 MB is shown as it begins.
-INSTALL = { $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r $(1) || echo failed; } | \
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+INSTALL = { $(PIP_INSTALL) --progress-bar off -r $(1) || echo failed; } | \
 	while read -r line; do case $$line in \
 		*" MB)"* | *" GB)"*) echo "  $$line" ;; \
 		Installing*) echo "  Installing all" ;; \
@@ -50,13 +51,15 @@ lock: .venv/installed ## resolve requirements.txt and requirements-ray.txt again
 	sed "s/^# requirements.txt: .*/# requirements.txt: $$(git hash-object requirements.txt)/" conda.yaml > conda.yaml.new
 	mv conda.yaml.new conda.yaml
 
-# The stamp is younger than requirements.txt exactly when that file's content is installed.
-.venv/installed: requirements.txt
+# The stamp is younger than these files exactly when their content is installed. The project is installed where it is,
+# with its command `pipeline`, by setuptools from requirements.txt.
+.venv/installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { \
 		echo "error: $(PYTHON) is not Python 3.11 to 3.14; name one that is: make PYTHON=python3.12"; exit 2; }
 	@echo "Setting up .venv takes about 7 GB and some minutes; of its packages, these are large:"
 	@$(PYTHON) -m venv .venv
 	@$(call INSTALL,requirements.txt)
+	@$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/ray: .venv/installed requirements-ray.txt

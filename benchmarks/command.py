@@ -43,7 +43,7 @@ def main() -> None:
 
         from pipeline.runs import checkpoint
         from pipeline.store import buffer
-        from pipeline.training.loop import train_network
+        from pipeline.training.loop import Training
 
     step = torch.optim.Adam.step
 
@@ -54,14 +54,14 @@ def main() -> None:
 
     def training(*args: Any) -> Any:  # after the trial, which takes a step too
         torch.optim.Adam.step = first_step  # type: ignore[method-assign,assignment]
-        return train_network(*args)
+        return Training(*args)
 
     # A run logs metrics and saves its state between epochs.
     timed(buffer, "log_metrics")
     timed(buffer, "save_state")
     timed(checkpoint, "pack")
     try:
-        with patch("pipeline.runs.training_run.train_network", training):
+        with patch("pipeline.runs.training_run.Training", training):
             run_command()
     finally:
         path.write_text(json.dumps(seconds))

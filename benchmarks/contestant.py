@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -66,12 +67,12 @@ def _serve(connection: Connection, setup: Setup) -> None:
     import torch
 
     from benchmarks import tutorial
-    from pipeline.ablation.loading import load_data
     from pipeline.config import Config
     from pipeline.data.dataset import Split
+    from pipeline.runs.resolve import resolve
     from pipeline.training.batches import TrainingBatches, ValidationBatches
-    from pipeline.training.building.parts import prepare
-    from pipeline.training.epoch import epoch
+    from pipeline.training.device import set_up_torch
+    from pipeline.training.epoch import run_pass as epoch
     from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step
 
     if setup.patch:
@@ -81,14 +82,16 @@ def _serve(connection: Connection, setup: Setup) -> None:
     if setup.threads:
         torch.set_num_threads(setup.threads)
     config = Config(variant=setup.variant, dataset=setup.dataset, data_dir=setup.data_dir)
-    data = load_data(config)
     device = torch.device(setup.device)
+    spec = replace(resolve(config), device=device)
+    data = spec.data
     is_tutorial = setup.precision == "tutorial"
     workers = os.cpu_count() or 1 if device.type == "cuda" else 0  # a GPU outpaces one process
     if is_tutorial:
         model, criterion, optimizer = tutorial.setup(setup.variant, device)
     else:
-        model, criterion, optimizer = prepare(config, data, device)
+        set_up_torch()
+        model, criterion, optimizer = spec.build()
         trains = fast_step(model, criterion, optimizer, setup.precision, tutorial.BATCH_SIZE)
         validates = fast_step(model, criterion, None, "fp32", VALIDATION_BATCH_SIZE)
     clock = _Clock(criterion, optimizer)
@@ -135,7 +138,7 @@ def _serve(connection: Connection, setup: Setup) -> None:
             connection.send(_peak_memory(device))
         elif task == "loading":
             started = time.perf_counter()
-            load_data(config)
+            resolve(config)
             connection.send(time.perf_counter() - started)
 
 

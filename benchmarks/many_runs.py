@@ -32,8 +32,8 @@ from pipeline import openmp
 from pipeline.config import AUTO, DEVICES, PRECISIONS, Config
 
 if TYPE_CHECKING:
-    from pipeline.data.dataset import ImageDataset
-    from pipeline.training.state import History
+    from pipeline.training.epochs import History
+    from pipeline.training.spec import RunSpec
 
 # The targets are for a GPU, and for this many images, variants, seeds and epochs.
 SIZE = (50_000, 3, 10, 30)
@@ -97,8 +97,8 @@ def measure(options: argparse.Namespace) -> Figures:
     from pipeline.training.device import choose_device, choose_precision
 
     device = choose_device(options.device)
-    images = len(_data(replace(configs[0], variant=AUTO)).training)
-    epochs = [metrics for history in histories for metrics in history]
+    images = len(_spec(replace(configs[0], variant=AUTO)).data.training)
+    epochs = [epoch for history in histories for epoch in history]
     others = epochs[1:] or epochs  # unless it is the only one
     figures = {
         "command": f"python -m benchmarks.many_runs {' '.join(sys.argv[1:])}".strip(),
@@ -111,12 +111,12 @@ def measure(options: argparse.Namespace) -> Figures:
         "seeds": options.seeds,
         "epochs": options.epochs,
         "total_seconds": total,
-        "first_epoch_seconds": epochs[0]["epoch_seconds"],
-        "epoch_seconds": spread([metrics["epoch_seconds"] for metrics in others]),
-        "training_seconds": spread([images / metrics["images_per_second"] for metrics in others]),
+        "first_epoch_seconds": epochs[0].epoch_seconds,
+        "epoch_seconds": spread([epoch.epoch_seconds for epoch in others]),
+        "training_seconds": spread([images / epoch.images_per_second for epoch in others]),
         "val_accuracy": {
             variant: mean(
-                history[-1]["val_accuracy"]
+                history[-1].val_accuracy
                 for config, history in zip(configs, histories, strict=True)
                 if config.variant == variant
             )
@@ -129,20 +129,20 @@ def measure(options: argparse.Namespace) -> Figures:
 
 
 @cache
-def _data(config: Config) -> "ImageDataset":
-    from pipeline.ablation.loading import load_data
+def _spec(config: Config) -> "RunSpec":
+    from pipeline.runs.resolve import resolve
 
-    return load_data(config)
+    return resolve(config)
 
 
 def _train(config: Config) -> "History":
-    from pipeline.training.device import choose_device, choose_precision
-    from pipeline.training.loop import train_network
+    from pipeline.training.device import set_up_torch
+    from pipeline.training.loop import Training
 
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
-    data = _data(replace(config, variant=AUTO, seed=0))  # the same for all
-    return train_network(config, data, device, precision)[1]
+    set_up_torch()
+    same = _spec(replace(config, variant=AUTO, seed=0))  # the same for all
+    training = Training(replace(same, config=config))
+    return tuple(training.epochs())
 
 
 def _lines(figures: Figures) -> list[str]:

@@ -13,7 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ from pipeline.report.analysis import analyse
 from pipeline.report.figures import forest_plot
 from pipeline.report.files import DOTS_PER_INCH, effects, report_files
 from pipeline.report.findings import Analysis, Finding, Setting
-from pipeline.runs.run_result import RunResult
+from pipeline.runs.identity import Identity
+from pipeline.runs.record import RunRecord
 from pipeline.statistics.intervals import Design, Interval
 from pipeline.statistics.possible import shown_comparison
+from pipeline.training.epochs import Epoch
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -60,7 +62,7 @@ def published(study: str) -> Analysis:
     return replace(
         analysis,
         # For each run it was recorded which images it classifies correctly.
-        results=[one._replace(correct=NEVER_PUBLISHED) for one in results],
+        results=[replace(one, correct=NEVER_PUBLISHED) for one in results],
         table=analysis.table.assign(model=runs["model"].fillna("")),
         main=main,
         by_rate=others or [main],
@@ -78,7 +80,7 @@ def readme_figure() -> Figure:
     return forest_plot([(one.contrast.words, one) for one in found], found[0].outcome)
 
 
-def _result(study: str, run: Any, epochs: pd.DataFrame) -> RunResult:
+def _result(study: str, run: Any, epochs: pd.DataFrame) -> RunRecord:
     config = Config(
         ablation=ABLATIONS.get(study, AUTO),
         variant=run.variant,
@@ -88,15 +90,30 @@ def _result(study: str, run: Any, epochs: pd.DataFrame) -> RunResult:
         seed=run.seed,
         validation="holdout" if hasattr(run, "test_accuracy") else "test",
     )
-    tags = {
-        "learning": run.learning,
-        "num_classes": "100",
-        "optimizer": "Adam",
-        "mlflow.source.git.commit": run.commit,
-    }
-    history = [row.dropna().to_dict() for _, row in epochs.drop(columns="run_id").iterrows()]
-    return RunResult(
-        run.run_id, "", config, run.parameters, "", history, tags, reused=bool(run.reused)
+    ablation = load_ablation(config.ablation)
+    known = asdict(config) | {"ablation": ablation.name, "threads": 0}
+    rows = epochs.drop(columns="run_id").iterrows()
+    history = tuple(Epoch(**row.dropna().to_dict()) for _, row in rows)
+    return RunRecord(
+        run_id=run.run_id,
+        identity=Identity(**{one.name: known.get(one.name, "") for one in fields(Identity)}),
+        config=config,
+        settings=ablation.values(run.variant),
+        network="",
+        criterion="CrossEntropyLoss",
+        optimizer="Adam",
+        schedule="",
+        augmentation="",
+        num_classes=100,
+        num_parameters=run.parameters,
+        other_weights={},
+        total_images=50_000,
+        validation_digest="",
+        validation_scheme="",
+        commit=run.commit,
+        learning=run.learning,
+        history=history,
+        reused=bool(run.reused),
     )
 
 

@@ -32,11 +32,11 @@ from tqdm import tqdm
 
 from benchmarks.figures import Figures, Target, judge, origin, show, spread, target_lines
 from benchmarks.inference import free_port, server
-from pipeline.ablation.loading import load_data
 from pipeline.config import Config
-from pipeline.runs.queries import find_runs
-from pipeline.runs.run_result import read_result
-from pipeline.runs.training_run import train_run
+from pipeline.runs.queries import check_ours, find_runs
+from pipeline.runs.resolve import resolve
+from pipeline.runs.results import read_results
+from pipeline.runs.training_run import Beginning, train_run
 
 SQLITE, SERVER = "SQLite", "mlflow server on PostgreSQL"
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -87,14 +87,14 @@ def _measure_store(address: str, folder: Path, options: argparse.Namespace) -> F
     trained = _train(options.epochs)
     _copy(trained, options.runs - 1)
     searching, reading, sent = [], [], []
-    read_result(trained)  # MLflow asks once what the server can do
+    read_results(check_ours(trained))  # MLflow asks once what the server can do
     for _ in range(options.rounds):
         started = time.perf_counter()
-        runs = find_runs(trained.info.experiment_id, {})
+        runs = find_runs(trained.info.experiment_id, {}).records
         searching.append(time.perf_counter() - started)
         with _counted_requests() as count:
             started = time.perf_counter()
-            results = [read_result(run) for run in runs]
+            results = [read_results(run) for run in runs]
             reading.append(time.perf_counter() - started)
         sent.append(len(count) / options.runs)
         assert len(results) == options.runs
@@ -112,11 +112,11 @@ def _train(epochs: int) -> Run:
     """Train a run of so many epochs, each on a few images."""
     few: dict[str, Any] = {"dataset": "synthetic", "train_images": 100, "epochs": epochs}
     config = Config(variant="base", **few)
-    return mlflow.get_run(train_run(config, load_data(config), register="none").run_id)
+    return mlflow.get_run(train_run(resolve(config), Beginning(register="none")).run_id)
 
 
 def _copy(trained: Run, count: int) -> None:
-    """Copy a run so many times, as far as `read_result` can see."""
+    """Copy a run so many times, as far as `read_results` can see."""
     client, experiment = mlflow.MlflowClient(), trained.info.experiment_id
     tags = [RunTag(name, value) for name, value in trained.data.tags.items()]
     params = [Param(name, value) for name, value in trained.data.params.items()]

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.figures import origin
-from pipeline.ablation.loading import load_data
 from pipeline.config import Config
 from pipeline.models.loading import load_model
+from pipeline.runs.resolve import resolve
 
 FILTERS = ("NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS")
 ENLARGED = {"smooth": Image.Resampling.BICUBIC, "squares": Image.Resampling.NEAREST}
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a model of CIFAR-100")
     parser.add_argument("--data-dir", default="auto", help="where CIFAR-100 lies")
     options = parser.parse_args()
-    split = load_data(Config(dataset="cifar100", data_dir=options.data_dir)).validation
+    split = resolve(Config(dataset="cifar100", data_dir=options.data_dir)).data.validation
     model = load_model(options.model).model
     images, labels = split.images.numpy(), split.labels.numpy()
 

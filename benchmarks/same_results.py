@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -73,12 +74,12 @@ def _train(task: Task) -> dict[str, Any]:
 
     from benchmarks import tutorial
     from benchmarks.figures import origin
-    from pipeline.ablation.loading import load_data
     from pipeline.config import Config
     from pipeline.randomness import Stream, seed_generators
+    from pipeline.runs.resolve import resolve
     from pipeline.training.batches import TrainingBatches, ValidationBatches
-    from pipeline.training.building.parts import prepare
-    from pipeline.training.epoch import epoch
+    from pipeline.training.device import set_up_torch
+    from pipeline.training.epoch import run_pass as epoch
     from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step
 
     torch.set_num_threads(THREADS)
@@ -87,9 +88,11 @@ def _train(task: Task) -> dict[str, Any]:
     config = Config(
         variant=task.variant, dataset="cifar100", data_dir=task.data_dir, seed=task.seed
     )
-    data = load_data(config)
+    spec = replace(resolve(config), device=device)
+    data = spec.data
     precision, one_by_one = WAYS[task.way]
-    network, criterion, optimizer = prepare(config, data, device)
+    set_up_torch()
+    network, criterion, optimizer = spec.build()
     fast = TrainingBatches(data.training, tutorial.BATCH_SIZE, task.seed, device)
     training: Any = tutorial.loader(data.training, True, 0) if one_by_one else fast
     validation = ValidationBatches(data.validation, VALIDATION_BATCH_SIZE, device)

@@ -107,8 +107,8 @@ def measure(options: argparse.Namespace) -> Figures:
 
 def _record() -> list[Exchange]:
     """Train a real run on a few images; return what it sends to the server."""
-    from pipeline.ablation.loading import load_data
-    from pipeline.runs.training_run import train_run
+    from pipeline.runs.resolve import resolve
+    from pipeline.runs.training_run import Beginning, train_run
 
     sent: list[Exchange] = []
     send = requests.Session.send
@@ -131,7 +131,7 @@ def _record() -> list[Exchange]:
 
     requests.Session.send = record  # type: ignore[assignment]
     try:
-        train_run(CONFIG, load_data(CONFIG), register="none")
+        train_run(resolve(CONFIG), Beginning(register="none"))
     finally:
         requests.Session.send = send  # type: ignore[method-assign]
     samples = [one for one in sent if SAMPLE in one.body]
@@ -191,16 +191,15 @@ def _study(workers: int, options: argparse.Namespace, requests_of_run: int) -> F
     try:
         cluster.connect(nodes.address, "Default")
         cells = [replace(CONFIG, seed=seed) for seed in range(options.runs)]
-        tasks = [Task(cell, None, 1) for cell in cells]
+        tasks = [Task(cell, 1) for cell in cells]
         driver, before = psutil.Process(), _processor_seconds()
         started, begun = time.perf_counter(), sum(driver.cpu_times()[:2])
-        parent = SimpleNamespace(info=SimpleNamespace(experiment_id="0", run_id="0" * 32))
+        parent = SimpleNamespace(experiment_id="0", run_id="0" * 32)
         outcomes = [
             event
             for _, event in cluster.train_on_cluster(
                 tasks,
                 parent,  # type: ignore[arg-type]
-                lambda _cell, _progress: None,
                 at_once=options.runs,
                 resources={"num_cpus": 1},
                 settings={},

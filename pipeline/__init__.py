@@ -1,14 +1,14 @@
 """Ablation studies of image classifiers, tracked with MLflow.
 
-`from pipeline import Ablation` is for a file of your own (docs/your-own-ablation.md), and
+`train`, `ablate`, `compare`, `evaluate`, `predict` and `reproduce` do from Python what the commands
+do (docs/python.md). `Ablation` is for a file of your own (docs/your-own-ablation.md), and
 `read_picture` for a model that you use from Python (docs/models.md). The other names are the
-tutorial's four pieces. All load on first use, so that `python -m pipeline --help` does not wait for
+tutorial's pieces. All load on first use, so that `python -m pipeline --help` does not wait for
 torch.
 
-Packages are layers that import only those below them: `cli`, `study` and `reproduction`, `report`
-and `execution`, `runs`, `statistics` and `serving`, `models`, `training`, `ablation`, `store` and
-`data`. All may import `openmp`, `machine`, `upstream`, `randomness`, `config`, `errors` and
-`interruption`.
+Packages are layers that import only those below them: `cli`, `api`, `study` and `reproduction`,
+`report` and `execution`, `runs`, `statistics` and `serving`, `models`, `training`, `ablation`,
+`store` and `data`. All may import the modules here.
 docs/architecture.md has the map.
 """
 
@@ -29,18 +29,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.ablation.definition import Ablation
+    from pipeline.api.models import evaluate, predict
+    from pipeline.api.runs import reproduce
+    from pipeline.api.studies import ablate, compare
+    from pipeline.api.training import train
     from pipeline.data.augmentation import Augmentation
     from pipeline.data.pictures.pixels import read_picture
     from pipeline.data.transforms import training_transform, validation_transform
-    from pipeline.training.epoch import epoch
+    from pipeline.runs.epoch import epoch
     from pipeline.training.network import CNNNetwork
 
 __all__ = [
     "Ablation",
     "Augmentation",
     "CNNNetwork",
+    "ablate",
+    "compare",
     "epoch",
+    "evaluate",
+    "predict",
     "read_picture",
+    "reproduce",
+    "train",
     "training_transform",
     "validation_transform",
 ]
@@ -49,8 +59,14 @@ _HOME = {
     "Ablation": "pipeline.ablation.definition",
     "Augmentation": "pipeline.data.augmentation",
     "CNNNetwork": "pipeline.training.network",
-    "epoch": "pipeline.training.epoch",
+    "ablate": "pipeline.api.studies",
+    "compare": "pipeline.api.studies",
+    "epoch": "pipeline.runs.epoch",
+    "evaluate": "pipeline.api.models",
+    "predict": "pipeline.api.models",
     "read_picture": "pipeline.data.pictures.pixels",
+    "reproduce": "pipeline.api.runs",
+    "train": "pipeline.api.training",
     "training_transform": "pipeline.data.transforms",
     "validation_transform": "pipeline.data.transforms",
 }

@@ -7,27 +7,14 @@ from typing import NoReturn
 
 import typer
 
-from pipeline import interruption, openmp
+from pipeline import interruption
+from pipeline.api.environment import set_variables
 from pipeline.cli import app
 from pipeline.cli.program import program_name
 from pipeline.config import check_text
 from pipeline.errors import InputError, MachineError, printable
 from pipeline.interruption import Interrupted
-
-# Set unless the user has set them.
-ENVIRONMENT = {
-    # MLflow's own messages and bars would bury our progress bar.
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # The command itself prints, once, where to view its run.
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # By default MLflow tries for four minutes to reach a server, and waits two for an answer;
-    # `store.outages.waiting` also waits, but says so, and training continues meanwhile.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    # By default MLflow samples CPU and memory every 10 s; a shorter run gets none.
-    "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "5",
-}
+from pipeline.news import show_news
 
 
 def main() -> NoReturn:
@@ -38,9 +25,8 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(errors="replace", line_buffering=True)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a log file gets lines instead of bars
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    openmp.spin_shortly()
+    set_variables()
+    show_news()
     project_run = os.environ.get("MLFLOW_RUN_ID")  # set by `mlflow run`, unset by MLflow later
     try:
         for argument in sys.argv[1:]:

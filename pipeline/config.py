@@ -5,20 +5,21 @@ Imports neither torch nor MLflow: a wrong value is reported before they load.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from numbers import Integral
 
 from pipeline.errors import InputError, shortlist
 
 AUTO = "auto"
-APPLICATION = "mlflow-ablation"  # the folder of what a user's runs keep outside the store
+APPLICATION = "mlflow-ablation"  # also the folder of what runs keep outside the store
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
 # test: on the `train=False` split, as in the tutorial. holdout: on a tenth of the training split.
 VALIDATIONS = ("test", "holdout")
 # What becomes of a run's model: nothing, a version in the registry, or also the variant's alias.
 REGISTRATIONS = ("none", "model", "alias")
+KEEP_STATE = ("yes", "no")  # whether a finished run can go on to more epochs
 MAX_SEED = 2**32 - 1  # a larger one is read as two words, which may be a smaller one's stream
 MOST_CHOICES = 12  # in a message: there are as many as an ablation's file names
 MAX_NAME = 250  # characters in a run's name in MLflow's databases
@@ -29,7 +30,6 @@ class Config:
     """Everything that determines a run's result.
 
     ablation: a file or module, which says what `variant` and `dataset` may be (`ablation.loading`).
-    is_swept: whether the run is one of several learning rates'; no setting, only for its name.
 
     Raises InputError, naming the setting and its options.
     """
@@ -47,7 +47,6 @@ class Config:
     train_images: int = 0
     validation: str = "test"
     holdout_seed: int = 0
-    is_swept: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("ablation", "variant", "dataset", "data_dir"):
@@ -72,14 +71,13 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """Name of the MLflow run: variant, seed, and the learning rate if it tells runs apart."""
+        """Name of the MLflow run: variant, seed, and a learning rate other than the default."""
         name = f"{self.variant}-seed{self.seed}"
-        has_rate = self.is_swept or self.lr != Config.lr
-        return f"{name}-lr{self.lr:g}" if has_rate else name
+        return name if self.lr == Config.lr else f"{name}-lr{self.lr:g}"
 
     def as_dict(self) -> dict[str, str | int | float]:
         """Every setting by name."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.compare}
+        return asdict(self)
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

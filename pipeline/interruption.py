@@ -11,6 +11,7 @@ from types import FrameType
 HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 SIGNALS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, HANG_UP) if number)
 
+# Only the main thread gets signals, so only it reads and writes these.
 _held = 0  # how many `deferred` blocks are open
 _pending: int | None = None  # the signal received meanwhile
 
@@ -43,9 +44,13 @@ def deferred() -> Iterator[None]:
     """Hold signals back during a step that must not be interrupted.
 
     A second Ctrl-C is not held back: whoever presses it again does not want to wait.
-    A signal mask covers only one thread: torch's other threads would take the signal.
+    A signal mask covers only one thread: torch's other threads would take the signal. But only the
+    main thread is interrupted, so another one has nothing to hold back.
     """
     global _held
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _held += 1
     try:
         yield

@@ -6,6 +6,7 @@ it is needed: `openmp` looks at the processors first.
 
 import os
 import platform
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -135,6 +136,23 @@ def _statistic(statistics: Path, name: str) -> int:
 
 def _number(path: Path) -> int:
     return int(path.read_text())
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that has a port, but does not listen yet.
+
+    Raises OSError if the port can't be used; its kind `socket.gaierror`, if there is no such host.
+    """
+    # With the protocol by number: asyncio turns Nagle's algorithm off for no other socket, and each
+    # answer then waits 40 ms for the client's acknowledgement.
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    if os.name == "posix":  # a port is free at once after its last server has ended
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(address)
+    return bound
 
 
 def processor() -> str:

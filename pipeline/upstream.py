@@ -96,12 +96,12 @@ def delete_file(artifact_uri: str, name: str) -> None:
 
 
 def list_files(artifact_uri: str) -> list[str]:
-    """The paths of the files and folders that lie directly in a folder of artifacts.
+    """The paths of what lies directly in a folder of artifacts: files with content, and folders.
 
     `MlflowClient` lists those of a run or model by its id, which it looks up by another request.
     """
-    repository = get_artifact_repository(artifact_uri)
-    return [str(file.path) for file in repository.list_artifacts()]
+    listed = get_artifact_repository(artifact_uri).list_artifacts()
+    return [str(one.path) for one in listed if one.is_dir or one.file_size != 0]
 
 
 def is_database(tracking_uri: str) -> bool:

@@ -1,9 +1,12 @@
 """What the tests share: the commands as a user runs them, and one small study to look at."""
 
+import gc
 import json
 import logging
+import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -12,32 +15,40 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlflow
+import psutil
 import pytest
 from filelock import FileLock
+from in_process import compute_once, one_by_one
+from matplotlib.figure import Figure
 from mlflow.entities import Run
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as ModelRegistryStore
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
 from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
 from mlflow.tracking._tracking_service import utils as tracking_utils
 from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
+from PIL import Image
 from sqlalchemy.engine import make_url
 
 from pipeline import CNNNetwork, interruption
 from pipeline.__main__ import main
-from pipeline.ablation.loading import load_ablation, load_data
-from pipeline.ablation.source import source_digest
+from pipeline.ablation.loading import load_ablation
 from pipeline.config import AUTO, Config
-from pipeline.data import synthetic
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import MachineError
+from pipeline.machine import GIB
 from pipeline.models.trial import variants as trial
-from pipeline.runs.provenance import code_digest
-from pipeline.store import initialization
+from pipeline.runs.resolve import resolve
+from pipeline.store import buffer, initialization
 from pipeline.store.tags import DETAILS
+from pipeline.study import forecast
+from pipeline.training.epochs import Epoch
+from pipeline.training.loop import Training
+from pipeline.training.spec import RunSpec
 from pipeline.upstream import create_tables
 
 if TYPE_CHECKING:
@@ -46,8 +57,7 @@ if TYPE_CHECKING:
 # In a command MLflow is told so before it is imported.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
-# Half a second, and always the same.
-synthetic.generate = cache(synthetic.generate)
+compute_once()
 
 
 @cache
@@ -65,17 +75,21 @@ def _copy_tables(database_uri: str) -> None:
 
 initialization.create_tables = _copy_tables  # type: ignore[attr-defined]
 
+# A step or two of each variant are enough for a time that nobody waits for.
+forecast.PATIENCE = 0.0
+
 # Each takes a second; in one process a variant of the tutorial's need not be tried again.
 _try_network = trial._try_network
 _tried: set[tuple[object, ...]] = set()
 
 
-def _try_once(config: Config, data: ImageDataset) -> None:
-    last_alone = len(data.training) % config.batch_size == 1
-    what = (config.variant, data.image_shape, data.num_classes, last_alone)
-    if config.ablation != AUTO or what not in _tried:
-        _try_network(config, data)
-        _tried.update({what} if config.ablation == AUTO else ())
+def _try_once(spec: RunSpec) -> None:
+    data, is_own = spec.data, spec.ablation.source != AUTO
+    last_alone = len(data.training) % spec.config.batch_size == 1
+    what = (spec.variant, data.image_shape, data.num_classes, last_alone)
+    if is_own or what not in _tried:
+        _try_network(spec)
+        _tried.update(() if is_own else {what})
 
 
 trial._try_network = _try_once
@@ -93,14 +107,13 @@ def drawn_data(
     train_images: int = 0, validation: str = "test", holdout_seed: int = 0
 ) -> ImageDataset:
     """The built-in data set."""
-    return load_data(
-        Config(
-            dataset="synthetic",
-            train_images=train_images,
-            validation=validation,
-            holdout_seed=holdout_seed,
-        )
+    config = Config(
+        dataset="synthetic",
+        train_images=train_images,
+        validation=validation,
+        holdout_seed=holdout_seed,
     )
+    return resolve(config).data
 
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +130,27 @@ TINY = ["--dataset", "synthetic", "--train-images", "300", "--epochs", "1"]
 WHOLE = ["--ablation", str(ROOT / "tests" / "small.py"), "--epochs", "1"]
 # Small enough for seconds, large enough that the network learns something.
 SMALL = ["--dataset", "synthetic", "--train-images", "600", "--epochs", "2"]
+
+
+# A file system in memory, if there is one, and the room that tests need in it.
+MEMORY, ROOM = Path("/dev/shm"), 2 * GIB
+
+
+def pytest_configure() -> None:
+    """Keep the tests' folders in memory: a commit of SQLite waits 18 ms for a disk, and 0.1 there.
+
+    `--basetemp` and $PYTEST_DEBUG_TEMPROOT still say where else.
+    """
+    if MEMORY.is_dir() and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:
+        free = min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available - 4 * GIB)
+        if free > ROOM:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector the 700,000 objects of torch and MLflow, 0.7 s each time it looks."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -191,9 +225,13 @@ class Answer(NamedTuple):
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """A user's environment in `folder`, whose store is that of MLflow's defaults."""
+    """A user's environment in `folder`, whose store is that of MLflow's defaults.
+
+    Its servers run no jobs, for which they would start six processes that import MLflow.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PIPELINE_"))}
     own = {"PYTHONPATH": str(ROOT), "PWD": str(folder), "XDG_STATE_HOME": str(folder / "state")}
+    own["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     return {**kept, **own, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}"}
 
 
@@ -225,11 +263,6 @@ def project_address() -> str:
     return str(link)
 
 
-def run_project(folder: Path, *arguments: str) -> Answer:
-    """Type `mlflow run <this checkout> --env-manager local …` in `folder`."""
-    return run(folder, "mlflow", "run", project_address(), "--env-manager", "local", *arguments)
-
-
 @cache
 def _killer() -> subprocess.Popen[str]:
     return subprocess.Popen(
@@ -246,19 +279,75 @@ def run_killed(
     folder: Path, jobs: list[dict[str, Any]], variables: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
     """Run commands in `folder` in forks of one process, killed as `killed.py` describes."""
-    killer = _killer()
     given = {**environment(folder), **(variables or {})}
-    request = {"folder": str(folder), "environment": given, "jobs": jobs}
+    answers: list[dict[str, Any]] = _ask(folder=str(folder), environment=given, jobs=jobs)
+    return answers
+
+
+def _ask(**request: Any) -> Any:
+    killer = _killer()
     assert killer.stdin
     assert killer.stdout
     try:
         print(json.dumps(request), file=killer.stdin, flush=True)
-        answers: list[dict[str, Any]] = json.loads(killer.stdout.readline())
+        return json.loads(killer.stdout.readline())
     except BaseException:  # a test that takes too long: its answer is not the next one's
         killer.kill()
         _killer.cache_clear()
         raise
-    return answers
+
+
+class Forked:
+    """What tests use of `subprocess.Popen`, for a process that begins as in `run_forked`."""
+
+    returncode: int | None = None
+
+    def __init__(self, folder: Path, program: str, *arguments: str, **variables: str) -> None:
+        name = str(Path(tempfile.mkdtemp()) / "job")
+        self.files = [Path(f"{name}.{stream}") for stream in ("out", "err")]
+        job = {"program": program, "arguments": arguments, "child_processes": True}
+        given = {**environment(folder), **variables}
+        self.pid: int = _ask(background=name, folder=str(folder), environment=given, jobs=[job])
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = _ask(ended=self.pid)
+        return self.returncode
+
+    def communicate(self, timeout: float = math.inf) -> tuple[str, str]:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a fork", timeout)
+            time.sleep(0.05)
+        out, err = (file.read_text() for file in self.files)
+        return out, err
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+
+def run_forked(folder: Path, program: str, *arguments: str, **variables: str) -> Answer:
+    """Run a program in `folder` as `run` does, without the seconds that imports take.
+
+    program: `pipeline`, `mlflow`, or `python`, whose arguments are then `-c` and code. variables:
+    of the environment.
+    """
+    (answer,) = run_killed(folder, [{"program": program, "arguments": arguments}], variables)
+    return Answer(answer["status"], answer["out"], answer["err"])
+
+
+def run_project(folder: Path, *arguments: str, **variables: str) -> Answer:
+    """Type `mlflow run <this checkout> --env-manager local …` in `folder`."""
+    project = [project_address(), "--env-manager", "local"]
+    return run_forked(folder, "mlflow", "run", *project, *arguments, **variables)
 
 
 def copy_checkout(target: Path) -> None:
@@ -307,9 +396,6 @@ def status_in_the_end(folder: Path, expected: str) -> str:
 
 def forget_stores() -> None:
     """Begin as a new process does: MLflow keeps stores open by address, even a relative one."""
-    load_ablation.cache_clear()  # a test may have written another file of that name
-    source_digest.cache_clear()
-    code_digest.cache_clear()
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     tracking_utils._artifact_repos_cache.clear()  # where artifacts of a run are
     for registry in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
@@ -337,28 +423,30 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 @contextmanager
 def broken_cell(variant: str, seed: int, error: BaseException) -> Iterator[None]:
     """Let the training of one cell raise an error."""
-    from pipeline.training import loop
+    epochs = Training.epochs
 
-    def train_network(config: Config, *others: Any) -> object:
-        if (config.variant, config.seed) == (variant, seed):
+    def broken(self: Training) -> Iterator[Epoch]:
+        if mlflow.active_run() and (self.spec.variant, self.spec.config.seed) == (variant, seed):
             raise error
-        return loop.train_network(config, *others)
+        yield from epochs(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.runs.training_run.train_network", train_network)
+        patch.setattr(Training, "epochs", broken)
         yield
 
 
 @contextmanager
 def broken_epoch(number: int) -> Iterator[None]:
     """Let training fail in an epoch, when its loss and accuracy have been measured."""
+    log = buffer.log_metrics
 
-    def log_metrics(_: Mapping[str, float], epoch: int) -> None:
-        if epoch == number and mlflow.active_run():  # not in the trial before it
+    def log_metrics(metrics: Mapping[str, float], epoch: int) -> None:
+        log(metrics, epoch)
+        if epoch == number:
             raise MachineError("stopped")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.training.loop.log_metrics", log_metrics)
+        patch.setattr(buffer, "log_metrics", log_metrics)
         yield
 
 
@@ -373,11 +461,29 @@ def run_in_process(patch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(exit_.value.code or 0)
 
 
+def _save_blank(_figure: Figure, file: Path | BytesIO, **_options: object) -> None:
+    """Draw nothing; laying a figure out takes as long as training a tiny network."""
+    Image.new("1", (1, 1)).save(file, "PNG")
+
+
+@pytest.fixture
+def child_processes() -> None:
+    """Let studies of `pipeline` train in processes of their own, as outside of tests."""
+
+
 @pytest.fixture
 def pipeline(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> Callable[..., Answer]:
-    """`python -m pipeline …`, within this process: torch takes seconds to import."""
+    """`python -m pipeline …`, within this process: torch takes seconds to import.
+
+    Figures are made, and drawn only by commands in other processes.
+    """
+    monkeypatch.setattr(Figure, "savefig", _save_blank)
+    if "child_processes" not in request.fixturenames:
+        monkeypatch.setattr("pipeline.execution.local.in_parallel", one_by_one)
 
     def command(*arguments: str) -> Answer:
         capfd.readouterr()

@@ -1,7 +1,8 @@
 """Finished runs with invented numbers, for tests of what is made of them."""
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any
 
 from torch import nn
 
@@ -9,7 +10,9 @@ from pipeline.ablation.definition import Ablation
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import AUTO, Config
 from pipeline.data import synthetic
-from pipeline.runs.run_result import RunResult
+from pipeline.runs.identity import Identity
+from pipeline.runs.record import RunRecord
+from pipeline.training.epochs import Epoch
 
 Accuracies = Mapping[str, Sequence[float]]  # by variant, one for each seed
 
@@ -33,39 +36,68 @@ def result(
     reached: float,
     held_out: float | None = None,
     of: Ablation = TUTORIAL,
-    **tags: str,
-) -> RunResult:
-    """A run of three epochs of 10 s, that ends with the accuracy `reached`."""
+    **facts: Any,
+) -> RunRecord:
+    """A run of three epochs of 10 s, that ends with the accuracy `reached`.
+
+    facts: fields of its record, or of its identity.
+    """
     history = [
-        {
-            "train_loss": 2.0,
-            "train_accuracy": reached + 0.02,
-            "val_loss": 2.0 - reached,
-            "val_accuracy": (reached if held_out is None else held_out) * share,
-            "epoch_seconds": 10.0,
-            "images_per_second": 1000.0,
-        }
+        Epoch(
+            train_loss=2.0,
+            train_accuracy=reached + 0.02,
+            val_loss=2.0 - reached,
+            val_accuracy=(reached if held_out is None else held_out) * share,
+            lr=config.lr,
+            epoch_seconds=10.0,
+            images_per_second=1000.0,
+        )
         for share in (0.5, 0.9, 1.0)
     ]
     if config.validation == "holdout":
-        history[-1] |= {"test_loss": 2.0 - reached, "test_accuracy": reached}
-    name = f"{config.run_name}-{config.lr:g}"
-    recorded = {
+        last = replace(history[-1], test_loss=2.0 - reached, test_accuracy=reached)
+        history = [*history[:-1], last]
+    return record(config, of, history=tuple(history), **facts)
+
+
+def record(config: Config, of: Ablation = TUTORIAL, **facts: Any) -> RunRecord:
+    """A finished run. facts: fields of its record, or of its identity."""
+    known: dict[str, Any] = {
+        **asdict(config),
+        "ablation": of.name,
         "precision": "fp32",
         "data_digest": "0",
         "device": "cpu",
-        "threads": "2",
-        "ablation": of.name,
-        "settings": json.dumps(of.values(config.variant)),
+        "threads": 2,
+        "images": "8x8 pixels",
+        "names_digest": "0",
+        "code_digest": "0",
+        "torch": "2",
+    }
+    names = {one.name for one in fields(Identity)}
+    known |= {name: facts.pop(name) for name in names & facts.keys()}
+    identity = Identity(**{name: known[name] for name in names})
+    given: dict[str, Any] = {
+        "run_id": f"{config.run_name}-{config.lr:g}",
+        "experiment_id": "0",
+        "settings": of.values(config.variant),
+        "network": "CNNNetwork",
         "criterion": of.criterion.__name__,
         "optimizer": "Adam",
-        "other_weights": "",
+        "schedule": "none",
+        "augmentation": "none",
+        "num_classes": 100,
+        "num_parameters": 1000,
+        "other_weights": {},
+        "total_images": 50_000,
+        "validation_digest": "0",
+        "validation_scheme": "train=False split",
         "learning": "ok",
     }
-    return RunResult(name, "0", config, 1000, "", history, recorded | tags)
+    return RunRecord(identity=identity, config=config, **given | facts)
 
 
-def study(accuracies: Accuracies, of: Ablation = TUTORIAL, **settings: object) -> list[RunResult]:
+def study(accuracies: Accuracies, of: Ablation = TUTORIAL, **settings: object) -> list[RunRecord]:
     """A run of each accuracy. settings: of the configuration."""
     return [
         result(Config(variant=variant, seed=seed, **settings), value, of=of)  # type: ignore[arg-type]

@@ -1,8 +1,10 @@
 """Run commands of the pipeline in processes that begin at once and are killed at chosen moments.
 
-Reads a line of JSON for each request: {"folder": …, "environment": {…}, "jobs": [{"arguments": […],
-"at": MOMENT or null, "signal": number}, …]}. Torch and MLflow, whose import takes seconds, are
-imported once; each process is a fork of this one, which computes nothing itself.
+Reads a line of JSON for each request: {"folder": …, "environment": {…}, "jobs": [{"program":
+"pipeline", "mlflow" or "python", "arguments": […], "at": MOMENT or null, "signal": number}, …]}.
+Torch and MLflow, whose import takes seconds, are imported once; each process is a fork of this one,
+which computes nothing itself. A study trains its runs in its own process, unless the job has
+`"child_processes": true`.
 
 A MOMENT is `name` or `name:occurrence` out of MOMENTS, `in a write:line`, or seconds since the
 start; at a moment "again", the signal comes a second time. `RUN` in the arguments stands for the id
@@ -10,8 +12,12 @@ of the first training run in mlflow.db; if there is none yet, the arguments are 
 "otherwise". Jobs one after the other that have `"together": true` start at the same moment. Answers
 by a line of JSON, a list: of each job its status (128 + the signal that it died of), stdout,
 stderr, duration, and what all runs say then.
+
+With {"background": NAME, …} the one job is begun, and its output goes to the files NAME.out and
+NAME.err; the answer is its process id. {"ended": ID} asks for the status of that process.
 """
 
+import gc
 import json
 import os
 import signal
@@ -20,7 +26,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
@@ -30,10 +35,16 @@ from typing import Any
 import alembic.command
 import mlflow
 import torch
+from in_process import compute_once, one_by_one
 from mlflow import MlflowClient
+from mlflow.cli import cli as run_mlflow
 
+import pipeline.__main__
 from pipeline.__main__ import main as run_command
+from pipeline.ablation.loading import load_ablation
 from pipeline.data import synthetic
+from pipeline.execution import local
+from pipeline.runs.provenance import code_digest
 from pipeline.training.batches import ValidationBatches
 
 # What a run imports on its way; with the others, before the fork.
@@ -157,14 +168,32 @@ def start(job: dict[str, Any], name: str) -> int:
     pid = os.fork()
     if pid:
         return pid
+    if job.get("alone"):
+        os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(f"{name}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     for moment in (job.get("at"), job.get("again")):
         if isinstance(moment, str):
             die_at(moment, job["signal"])
-    sys.argv = ["pipeline", *arguments]
-    run_command()  # which ends this process
-    return 0
+    if not job.get("child_processes"):
+        local.in_parallel = one_by_one  # type: ignore[attr-defined]
+    execute(job.get("program", "pipeline"), arguments)
+    sys.exit()
+
+
+def execute(program: str, arguments: list[str]) -> None:
+    """Do what a program does, in this process."""
+    sys.argv = [program, *arguments]
+    if program == "python":
+        option, code, *others = arguments
+        sys.argv = [option, *others]
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    elif program == "mlflow":
+        run_mlflow()
+    else:
+        sys.modules["__main__"] = pipeline.__main__  # which processes of its own import first
+        run_command()
 
 
 def wait(pid: int, job: dict[str, Any], started: float) -> int:
@@ -188,18 +217,43 @@ def run(jobs: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
     for pid, job, name in zip(pids, jobs, names, strict=True):
         status = wait(pid, job, started)
         code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        out, err = (Path(f"{name}.{stream}").read_text() for stream in ("out", "err"))
+        files = [Path(f"{name}.{stream}") for stream in ("out", "err")]
+        out, err = (file.read_text() for file in files)
+        for file in files:
+            file.unlink()
         seconds = time.monotonic() - started
         answer = {"status": code, "out": out, "err": err, "seconds": seconds}
         answers.append({**answer, "runs": statuses()})
     return answers
 
 
-def answer(request: dict[str, Any]) -> None:
-    """Run the jobs of a request in its folder, and print how each ended."""
+def enter(request: dict[str, Any]) -> None:
+    """Go to the folder of a request, and take its environment."""
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+
+
+def begin(request: dict[str, Any]) -> int:
+    """Start the one job of a request in a process group of its own."""
+    here, environment = Path.cwd(), os.environ.copy()
+    enter(request)
+    (job,) = request["jobs"]
+    try:
+        return start(job | {"alone": True}, request["background"])
+    finally:
+        enter({"folder": here, "environment": environment})
+
+
+def ended(pid: int) -> int | None:
+    """The exit status of a job that was begun, as `subprocess` has it; None while it runs."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def answer(request: dict[str, Any]) -> None:
+    """Run the jobs of a request in its folder, and print how each ended."""
+    enter(request)
     answers: list[dict[str, Any]] = []
     for together, group in groupby(request["jobs"], lambda job: job.get("together", False)):
         jobs = list(group)
@@ -209,13 +263,20 @@ def answer(request: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Answer each request in a fork."""
-    synthetic.generate = cache(synthetic.generate)
+    """Answer each request, in a fork."""
+    compute_once()
     synthetic.generate()
+    code_digest(load_ablation("auto"))
+    gc.freeze()
     for line in sys.stdin:
+        request = json.loads(line)
+        if "ended" in request or "background" in request:
+            is_new = "background" in request
+            print(json.dumps(begin(request) if is_new else ended(request["ended"])), flush=True)
+            continue
         pid = os.fork()
         if not pid:
-            answer(json.loads(line))
+            answer(request)
             os._exit(0)
         if os.waitpid(pid, 0)[1]:
             print("null", flush=True)  # what is wrong stands on stderr

@@ -89,7 +89,7 @@ def test_variants_that_share_a_seed_count_once_in_the_interval_over_all(tmp_path
     ]
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("jobs", [pytest.param("1", marks=pytest.mark.thorough), "2"])
 def test_many_runs_are_timed_in_processes_that_import_no_mlflow(tmp_path: Path, jobs: str) -> None:
     for name in ("mlflow", "typer"):  # the first that are found
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")

@@ -12,7 +12,7 @@ from conftest import BIN, ROOT, Answer, project_address, runs_in
 
 from pipeline.config import MAX_NAME
 from pipeline.runs.lifecycle import track
-from pipeline.runs.run_result import config_of
+from pipeline.runs.queries import check_ours
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 ENTRY_POINTS = sorted(PROJECT["entry_points"].keys() - {"main"})  # main is train
@@ -222,7 +222,7 @@ def test_numbers_as_mlflow_logs_them_are_read_back(
     assert answer.status == 0, answer.err
     (found,) = runs_in(tmp_path)
     assert found.data.params["lr"] == "' 1e-2'"
-    config = config_of(found)
+    config = check_ours(found).config
     assert (config.epochs, config.lr, config.seed) == (1, 0.01, 7)
     (line,) = pipeline("compare").err.splitlines()
     assert "base-seed7-lr0.01" in line

@@ -8,7 +8,7 @@ import pytest
 from conftest import run, runs_in
 
 from pipeline import openmp
-from pipeline.store.tags import tags_of
+from pipeline.store.tags import unpack
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has GNU's OpenMP")
 TRAIN = ("train", "--dataset", "synthetic", "--train-images", "300", "--epochs", "1")
@@ -66,7 +66,7 @@ def test_what_the_user_has_chosen_stays(name: str, monkeypatch: pytest.MonkeyPat
 def test_a_run_says_how_its_threads_wait(tmp_path: Path) -> None:
     assert run(tmp_path, sys.executable, "-m", "pipeline", *TRAIN).status == 0
     (trained,) = runs_in(tmp_path)
-    tags = tags_of(trained)
+    tags = unpack(trained)
     assert tags["threads"] == "2"
     assert tags["spinning"].startswith(("long: ", "short: "))
     assert tags["spinning"].endswith(" processors were idle, for 2 threads")

@@ -4,7 +4,10 @@ import inspect
 import os
 import re
 import signal
+import site
 import subprocess
+import tomllib
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +16,9 @@ import yaml
 from conftest import ROOT, copy_checkout, free_port, run, runs_in, start
 
 from pipeline import cli
-from pipeline.config import Config
-from pipeline.store.tags import tags_of
+from pipeline.config import APPLICATION, Config
+from pipeline.runs.queries import check_ours
+from pipeline.store.tags import unpack
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 SMALL_PROJECT = ["-Pdataset=synthetic", "-Ptrain_images=600", "-Pepochs=1"]
@@ -34,7 +38,7 @@ def test_every_parameter_is_in_its_command_and_is_an_option_with_that_default(
     options = dict(inspect.signature(getattr(cli, command)).parameters)
     if command == "train":
         # `mlflow run` has an option of its own for that: --run-id.
-        del options["context"], options["resume"]
+        del options["resume"]
     options.pop("dry_run", None)  # only prints
     options.pop("recursive", None)  # a pattern with ** does the same
     assert options.keys() == declared["parameters"].keys()
@@ -70,8 +74,8 @@ def test_the_version_and_completions_import_no_torch(tmp_path: Path) -> None:
     assert answer.status == 0
     (line,) = answer.out.splitlines()
     assert re.fullmatch(
-        r"cifar100-cnn \d+\.\d+\.\d+ \(commit [0-9a-f]{7,40}(-dirty)?\), torch \d\S+, mlflow \d\S+,"
-        r" Python 3\.\d+\.\d+",
+        r"mlflow-ablation \d+\.\d+\.\d+ \(commit [0-9a-f]{7,40}(-dirty)?\), torch \d\S+,"
+        r" mlflow \d\S+, Python 3\.\d+\.\d+",
         line,
     )
     assert not re.search(r"\| +(torch|mlflow|numpy)$", answer.err, re.MULTILINE)
@@ -96,6 +100,43 @@ def test_the_version_and_completions_import_no_torch(tmp_path: Path) -> None:
     # typer asks which program has called it: bash, if it has something left to do.
     script = run(tmp_path, "bash", "-c", "python -m pipeline --show-completion; true").out
     assert script.endswith("complete -o default -F _pipeline_completion pipeline\n")
+
+
+def test_the_product_has_one_name_everywhere() -> None:
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "conda.yaml").read_text())
+    assert named["name"] == PROJECT["name"] == environment["name"] == APPLICATION
+
+
+def test_make_installs_the_command_which_works_in_any_folder_and_yields_to_another_checkout(
+    tmp_path: Path,
+) -> None:
+    venv.create(tmp_path / ".venv", symlinks=True)  # which takes the packages of this one
+    (packages,) = (tmp_path / ".venv").glob("lib/*/site-packages")
+    (packages / "all.pth").write_text("\n".join(site.getsitepackages()))
+    installed, other, elsewhere = (tmp_path / name for name in ("installed", "other", "elsewhere"))
+    for checkout, version in ((installed, "1.2.3"), (other, "4.5.6")):
+        copy_checkout(checkout)
+        about = (checkout / "pyproject.toml").read_text()
+        numbered = re.sub("^version = .*$", f'version = "{version}"', about, flags=re.MULTILINE)
+        (checkout / "pyproject.toml").write_text(numbered)
+    elsewhere.mkdir()
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def said(folder: Path, *command: str) -> str:
+        return subprocess.check_output(command, cwd=folder, env=clean, text=True)
+
+    steps = said(installed, "make", "--dry-run", "--always-make", ".venv/installed")
+    (install,) = re.findall("^.*--editable.*$", steps, re.MULTILINE)
+    python, *options = install.replace(".venv", str(tmp_path / ".venv")).split()
+    said(installed, python, *options, "--no-index", "--ignore-installed")
+    command = str(Path(python).with_name("pipeline"))
+    for folder in (elsewhere, other):
+        assert said(folder, command, "--version").startswith(f"{APPLICATION} 1.2.3, torch ")
+    for folder, version in ((installed, "1.2.3"), (other, "4.5.6"), (elsewhere, "1.2.3")):
+        answer = said(folder, python, "-m", "pipeline", "--version")
+        assert answer.startswith(f"{APPLICATION} {version}, torch ")
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_conda_yaml_installs_the_frozen_requirements_from_conda_forge_alone() -> None:
@@ -153,7 +194,7 @@ def test_the_git_address_works_from_another_folder_in_an_environment_from_conda_
     head = ["git", "-C", str(tmp_path / "repository"), "rev-parse", "HEAD"]
     commit = subprocess.check_output(head, text=True).strip()
     assert found.data.tags["mlflow.source.git.commit"] == commit
-    assert tags_of(found)["git_dirty"] == "false"
+    assert unpack(found)["git_dirty"] == "false"
     assert list(folder.glob("mlruns/0/models/*/artifacts/MLmodel"))
 
     # A file of one's own, which the project does not have.
@@ -161,7 +202,7 @@ def test_the_git_address_works_from_another_folder_in_an_environment_from_conda_
     own = ["-P", "ablation=own.py", "-P", "variant=gelu", "-P", "epochs=1"]
     answer = run(folder, "mlflow", "run", git_address, "--env-manager", "local", *own)
     assert answer.status == 0, answer.err
-    assert tags_of(runs_in(folder)[0])["ablation_source"] == str(folder / "own.py")
+    assert check_ours(runs_in(folder)[0]).config.ablation == str(folder / "own.py")
 
 
 # What only an ablation's file, `training` and `data` may name: variants, layers, data sets.
@@ -182,15 +223,6 @@ def test_no_other_code_names_a_variant_a_layer_a_data_set_or_a_number_of_classes
             if re.search(f"{NAMES}|{QUOTED}|{COUNTS}", line, re.IGNORECASE):
                 named.append(f"{name}:{number}: {line.strip()}")
     assert named == []
-
-
-def test_a_package_has_at_most_nine_modules_and_a_module_250_lines() -> None:
-    package = ROOT / "pipeline"
-    for folder in (package, *(path.parent for path in package.glob("**/__init__.py"))):
-        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
-        assert len(modules) <= 9, folder
-        for module in modules:
-            assert len(module.read_text().splitlines()) <= 250, module
 
 
 def test_private_names_of_mlflow_torch_and_tqdm_stand_in_one_module() -> None:

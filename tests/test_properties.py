@@ -3,11 +3,10 @@
 import io
 import json
 import math
-import os
-import shlex
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,24 +18,25 @@ import yaml
 from conftest import ROOT, VARIANTS, Answer, runs_in
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from mlflow.entities import Run, RunData, RunInfo
+from invented import TUTORIAL, record, result
 
 from pipeline import interruption
 from pipeline.__main__ import main
-from pipeline.ablation import loading
-from pipeline.ablation.loading import completed
+from pipeline.ablation.definition import Ablation
+from pipeline.ablation.loading import load_ablation, named
 from pipeline.config import DEVICES, MAX_NAME, PRECISIONS, VALIDATIONS, Config
 from pipeline.data import cifar100, cifar100_files
 from pipeline.data.fetching import download
 from pipeline.errors import InputError
-from pipeline.execution.engine import Where
-from pipeline.models.evaluation import Evaluation
 from pipeline.models.registry import RegisteredVersion
 from pipeline.models.trial import variants as trial
 from pipeline.randomness import Stream, stream_seed
 from pipeline.runs import evaluation_run, training_run
-from pipeline.runs.run_result import RunResult, config_of
-from pipeline.study import study
+from pipeline.runs import resolve as resolving
+from pipeline.runs.evaluation_run import Evaluated
+from pipeline.runs.record import RunRecord, from_tags, to_tags
+from pipeline.store.tags import DETAILS, pack
+from pipeline.study import spec, study
 from pipeline.study.grid import (
     MAX_SEEDS,
     Grid,
@@ -97,14 +97,16 @@ def check_usable(config: Config) -> None:
     assert config.run_name.startswith(config.variant)
     assert config.run_name.isprintable()
     assert json.loads(json.dumps(stated)) == stated
-    assert read_back({name: str(value) for name, value in stated.items()}) == config
+    assert read_back(config) == config
     for stream in Stream:
         assert 0 <= stream_seed(config.seed, stream, 1) < 2**64
 
 
-def read_back(logged: dict[str, str]) -> Config:
-    """What is read of a run that has these parameters."""
-    return config_of(cast(Run, SimpleNamespace(data=SimpleNamespace(params=logged, tags={}))))
+def read_back(config: Config) -> Config:
+    """What is read of a run that was begun with a configuration."""
+    tags = pack(to_tags(record(config, settings={}, augmentation="")))
+    tags |= json.loads(tags.pop(DETAILS))
+    return from_tags(RunRecord, tags, run_id="").config
 
 
 def of_type(name: str, default: object) -> st.SearchStrategy[Any]:
@@ -136,7 +138,7 @@ def test_any_settings_are_a_usable_configuration_or_one_line(
     @example({"lr": math.inf})
     def check(given_: dict[str, Any]) -> None:
         try:
-            config = completed(Config(**given_))
+            config = named(Config(**given_), TUTORIAL)
         except InputError as error:
             check_line(error)
             ends["refused"] += 1
@@ -297,7 +299,6 @@ def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Answer:
         patch.setenv("TQDM_DISABLE", "1")  # which a command sets itself
         with pytest.raises(SystemExit) as exit_:
             main()
-    os.environ.pop("PIPELINE_DATA_SOURCE", None)  # set by --source
     told = []
     for stream in (out, err):
         stream.flush()
@@ -306,15 +307,12 @@ def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Answer:
     return Answer(int(exit_.value.code or 0), *told)
 
 
-RUN = Run(RunInfo("0" * 32, "0", "me", "FINISHED", 0, 0, "active"), RunData())
-
-
 @pytest.fixture
 def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...]]:
     """What the commands would do, were it not for what takes long: loading and training."""
     done: list[tuple[Any, ...]] = []
 
-    def load_data(config: Config) -> SimpleNamespace:
+    def load_data(config: Config, _: object) -> SimpleNamespace:
         if config.dataset == "cifar100":
             cifar100_files.locate(config.data_dir)
         return SimpleNamespace(name=config.dataset, heading=config.dataset)
@@ -328,31 +326,37 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, 
         done.append(("sources",))
         return []
 
-    def train_run(config: Config, data: object, *_: object, **__: object) -> RunResult:
-        done.append(("train", config))
-        history = [{"val_accuracy": 0.5, "val_loss": 1.0, "epoch_seconds": 1.0}]
+    def resolve(config: Config) -> SimpleNamespace:
+        known = load_ablation(config.ablation)
+        config = named(config, known)
+        return SimpleNamespace(config=config, ablation=known, data=load_data(config, known))
+
+    def train_run(spec: SimpleNamespace, *_: object) -> RunRecord:
+        done.append(("train", spec.config))
         version = RegisteredVersion("synthetic-cnn", "1")
-        return RunResult("0" * 32, "0", config, 1, "", history, {}, registered=version)
+        return replace(result(spec.config, 0.5), registered=version)
 
-    def run_study(config: Config, grid: Grid, where: Where, **choices: str) -> None:
-        grid.as_json()
-        done.append(("ablate", config, grid, choices))
+    def prepare_study(config: Config, _: Ablation, grid: Grid, *__: object, **choices: str) -> Any:
+        return SimpleNamespace(config=config, grid=grid, choices=choices)
 
-    def evaluate_run(
-        model: str, dataset: str, data_dir: str, ablation: str
-    ) -> tuple[Run, str, Evaluation]:
-        load_data(completed(Config(ablation, dataset=dataset, data_dir=data_dir)))
+    def run_study(study: Any, _: object) -> str:
+        done.append(("ablate", study.config, study.grid, study.choices))
+        return ""
+
+    def evaluate_run(model: str, dataset: str, data_dir: str, ablation: str) -> Evaluated:
+        resolve(Config(ablation, dataset=dataset, data_dir=data_dir))
         done.append(("evaluate",))
         confusions = pd.DataFrame([{"class": "bed", "taken_for": "bee", "images": 1}])
-        evaluation = Evaluation({"loss": 1.0}, confusions.to_numpy(), confusions, confusions)
-        return RUN, dataset, evaluation
+        tables = confusions.to_numpy(), confusions, confusions
+        return Evaluated("0" * 32, "0", model, dataset, {"loss": 1.0}, *tables)
 
     monkeypatch.setattr(interruption, "install", lambda: None)
-    monkeypatch.setattr(loading, "load_data", load_data)
+    monkeypatch.setattr(resolving, "resolve", resolve)
     monkeypatch.setattr(trial, "try_variants", lambda *_: None)
     monkeypatch.setattr(cifar100, "load", load_cifar100)
     monkeypatch.setattr(download, "describe", describe_sources)
     monkeypatch.setattr(training_run, "train_run", train_run)
+    monkeypatch.setattr(spec, "prepare_study", prepare_study)
     monkeypatch.setattr(study, "run_study", run_study)
     monkeypatch.setattr(evaluation_run, "evaluate_run", evaluate_run)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -415,35 +419,3 @@ def test_any_command_line_is_a_valid_configuration_or_one_line(
     assert commands >= {"train", "ablate", "evaluate", "data"}
     assert runs_in(tmp_path) == []
     tally("generated inputs", sum(ends.values()))
-
-
-@examples(300, 10_000)
-def test_what_mlflow_run_logs_of_a_command_is_read_back_as_its_configuration(
-    profile: settings,
-    reached: list[tuple[Any, ...]],
-    monkeypatch: pytest.MonkeyPatch,
-    tally: Tally,
-) -> None:
-    """It logs every value as it was typed, and quoted where a shell would need it."""
-    count = 0
-    typed_values = {
-        name: st.one_of(st.sampled_from(LEGAL[name]), NUMBERS)
-        for name in ("epochs", "batch_size", "lr", "seed", "train_images")
-    }
-
-    @profile
-    @given(st.fixed_dictionaries({}, optional=typed_values))
-    def check(typed: dict[str, str]) -> None:
-        nonlocal count
-        reached.clear()
-        options = [f"--{name}={value}" for name, value in typed.items()]
-        answer = call(["train", *options], monkeypatch)
-        if answer.status == 0:
-            ((_, config),) = reached
-            logged = {k: shlex.quote(v) for k, v in typed.items()}
-            assert completed(read_back(logged)) == config  # its tags say what `auto` is
-            count += 1
-
-    check()
-    assert count > 20
-    tally("generated inputs", count)

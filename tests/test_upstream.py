@@ -7,7 +7,7 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
-from conftest import forget_stores, run
+from conftest import forget_stores, run_forked
 from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
@@ -71,7 +71,7 @@ mlflow.search_experiments()
 
 
 def test_mlflow_leaves_half_a_database_when_it_is_killed_creating_one(tmp_path: Path) -> None:
-    assert run(tmp_path, "python", "-c", DIE_AT_THE_TWENTIETH_TABLE).status == 9
+    assert run_forked(tmp_path, "python", "-c", DIE_AT_THE_TWENTIETH_TABLE).status == 9
     with pytest.raises(Exception, match="already exists"):
         mlflow.search_experiments()
     # A database made elsewhere by the public way can't be renamed on Windows: the file stays open.
@@ -129,7 +129,7 @@ except Exception as error:
 
 
 def test_torch_does_not_say_that_a_disk_is_full(tmp_path: Path) -> None:
-    answer = run(tmp_path, "python", "-c", LIMITED)
+    answer = run_forked(tmp_path, "python", "-c", LIMITED)
     assert answer.status or "raised" in answer.out
     assert "File too large" not in answer.out, GO + "storing"
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.data.augmentation import NO_AUGMENTATION, Augmentation
+from pipeline.data.augmentation import Augmentation
 from pipeline.data.dataset import ImageDataset
 
 Value = str | int | float | bool | None
@@ -58,6 +58,8 @@ class Ablation:
     ReduceLROnPlateau follows the validation loss.
     augmentation: builds the `Augmentation` of the training images; None leaves them as they are.
     name: ends the names of registered models; by default the name of the file.
+    source, source_digest: what it was loaded from, and the sha256 (hex) of what that code computes;
+    `loading` sets them.
 
     `checks` says whether this fits together.
     """
@@ -73,6 +75,8 @@ class Ablation:
     schedule: Part | None = None
     augmentation: Part | None = Augmentation
     name: str = ""
+    source: str = field(default="", kw_only=True)
+    source_digest: str = field(default="", kw_only=True)
 
     @property
     def parts(self) -> list[Part]:
@@ -99,10 +103,6 @@ class Ablation:
                 value: Value = parameter.default
                 return value
         return None
-
-    def augmentation_of(self, variant: str) -> Augmentation:
-        """The augmentation of a variant's training images."""
-        return self.make(self.augmentation, variant) if self.augmentation else NO_AUGMENTATION
 
     def make(self, part: Part, variant: str, *arguments: Any, **facts: Fact) -> Any:
         """Call a part for a variant, with what `arguments` says."""

@@ -53,7 +53,7 @@ class Inputs(NamedTuple):
     @staticmethod
     def from_dict(recorded: Mapping[str, Mapping[str, str]]) -> "Inputs":
         """Return what `as_dict` gave."""
-        files, packages, made, places, guessed = (recorded.get(name, {}) for name in RECORDED)
+        files, packages, made, places, guessed = (recorded[name] for name in RECORDED)
         return Inputs(files, packages, made, places, guessed)
 
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import logging
 import os
 import re
 import sys
@@ -10,7 +11,6 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -26,12 +26,14 @@ from pipeline.ablation.source import (
 )
 from pipeline.ablation.watching import DATA, IMPORT
 from pipeline.config import AUTO, Config, check_choice
-from pipeline.data import offering
+from pipeline.data import instead_of_download
 from pipeline.data.checks import check_dataset
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, MachineError
 from pipeline.randomness import Stream, seed_generators
 
+log = logging.getLogger(__name__)
+MOVED = "; name its place now with --ablation"  # the way out, for that of an earlier run
 MOST_CHARACTERS = 400  # of an error that the user's code raises
 _FOLDERS: list[str] = []  # of the ablations that were loaded
 
@@ -45,11 +47,11 @@ def absolute(reference: str, folder: Path) -> str:
     return str(folder / os.path.expanduser(reference))  # noqa: PTH111
 
 
-@cache
-def load_ablation(reference: str) -> Ablation:
+def load_ablation(reference: str, way_out: str = "") -> Ablation:
     """Load the ablation in a file, or in a module that can be imported; `auto`: the tutorial's.
 
-    Raises InputError, with the line in question, if that fails or if it defines none.
+    Raises InputError, with the line in question and the `way_out`, if that fails or if it defines
+    none.
     """
     file = DEFAULT_FILE if reference == AUTO else Path(reference)
     what = f"ablation {reference if is_module(reference) else str(file)!r}"
@@ -60,37 +62,36 @@ def load_ablation(reference: str) -> Ablation:
         ablation = getattr(module, "ablation", None)
         if not isinstance(ablation, Ablation):
             raise InputError("it defines no `ablation = Ablation(...)`")
-        if not ablation.name:
-            own = reference.rpartition(".")[2] if is_module(reference) else file.stem
-            ablation = replace(ablation, name=re.sub("[^A-Za-z0-9_-]+", "-", own))
+        own = reference.rpartition(".")[2] if is_module(reference) else file.stem
+        name = ablation.name or re.sub("[^A-Za-z0-9_-]+", "-", own)
+        digest = source_digest(reference)  # now: the file may change later
+        ablation = replace(ablation, name=name, source=reference, source_digest=digest)
         check_ablation(ablation)
-        source_digest(reference)  # of what was executed, even if the file changes later
     except InputError as error:
-        raise InputError(f"{what}: {error}") from None
+        raise InputError(f"{what}: {error}{way_out}") from None
     except (Exception, SystemExit) as error:  # whatever the file raises
         notes = [explain(error)]
         if isinstance(error, ImportError | AttributeError):
             notes += [note for name, note in _hidden(reference) if repr(name) in str(error)]
-        raise InputError(f"{what} can't be loaded: {'; '.join(notes)}") from None
+        raise InputError(f"{what} can't be loaded: {'; '.join(notes)}{way_out}") from None
     return ablation
 
 
-def completed(config: Config) -> Config:
+def named(config: Config, ablation: Ablation) -> Config:
     """Replace `auto` by the ablation's first variant and data set.
 
     Raises InputError for a variant or data set that it does not have.
     """
-    ablation = load_ablation(config.ablation)
     variant = next(iter(ablation.variants)) if config.variant == AUTO else config.variant
     dataset = next(iter(ablation.datasets)) if config.dataset == AUTO else config.dataset
     check_choice("variant", variant, ablation.variants)
     check_choice("dataset", dataset, ablation.datasets)
-    for _, note in _hidden(config.ablation):
-        print(f"warning: {note}", file=sys.stderr)
+    for _, note in _hidden(ablation.source):
+        log.warning("warning: %s", note)
     return replace(config, variant=variant, dataset=dataset)
 
 
-def load_data(config: Config) -> ImageDataset:
+def load_data(config: Config, ablation: Ablation) -> ImageDataset:
     """Load the data set, and split it, as `config` says.
 
     `train_images` keeps that many training images (0: all), of each class its share. With
@@ -100,13 +101,13 @@ def load_data(config: Config) -> ImageDataset:
     classes than the images asked for, or can't be held out from; MachineError if there is no
     network to download it.
     """
-    datasets = load_ablation(config.ablation).datasets
-    load = datasets[config.dataset]
-    takes_folder = "data_dir" in inspect.signature(load).parameters
+    load = ablation.datasets[config.dataset]
+    known = {"data_dir": config.data_dir, "instead": instead_of_download(ablation.datasets)}
+    taken = {n: known[n] for n in known.keys() & inspect.signature(load).parameters.keys()}
     seed_generators(0, Stream.DATA)  # such as of a random split
     try:
-        with recording(config.ablation, DATA), offering(datasets):
-            data = load(data_dir=config.data_dir) if takes_folder else load()
+        with recording(ablation.source, DATA):
+            data = load(**taken)
     except (InputError, MachineError):
         raise
     except Exception as error:  # whatever the function raises

@@ -7,7 +7,6 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import NamedTuple
@@ -95,7 +94,6 @@ def source_files(reference: str) -> list[Path]:
     return code_of(reference).own
 
 
-@cache
 def source_digest(reference: str) -> str:
     """sha256 (hex) of what an ablation's code computes: its file, and its own folder's imports."""
     return combined_digest(source_files(reference))

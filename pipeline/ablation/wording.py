@@ -1,167 +1,116 @@
-"""The difference between two variants, in words."""
+"""Variants, and changes of one setting, in words."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Sequence
 
 from pipeline.ablation.definition import Ablation, Value
-
-Difference = dict[str, tuple[Value, Value]]  # by setting: the control's value, the treatment's
-
-
-class Change(NamedTuple):
-    """A setting that differs: what the treatment has for it, and what the control has instead."""
-
-    setting: str  # for readers
-    gained: str  # empty if it is turned off
-    lost: str = ""  # empty if it is turned on
-
-    @property
-    def instead(self) -> str:
-        """What the control has, after the words `instead of`: `32`, if the other is `width 64`."""
-        return self.lost.removeprefix(f"{self.setting} ")
-
-    @property
-    def words(self) -> str:
-        """As the subject of a sentence: `mixup`, `removing mixup`, `width 64 instead of 32`."""
-        if not self.gained:
-            return f"removing {self.lost}"
-        return f"{self.gained} instead of {self.instead}" if self.lost else self.gained
-
-    @property
-    def effect(self) -> str:
-        """Its effect: `mixup's effect`, `the effect of width 64 instead of 32`."""
-        plain = not self.lost and self.gained[-1].isalpha() and not self.gained.endswith("s")
-        return f"{self.gained}'s effect" if plain else f"the effect of {self.words}"
 
 
 class Wording:
     """The words of an ablation. values: the settings of each variant."""
 
     def __init__(self, ablation: Ablation) -> None:
-        self.words, self.settings = ablation.words, ablation.setting_names
         self.values = {variant: ablation.values(variant) for variant in ablation.variants}
         self.baseline = next(iter(self.values.values()))
+        self._names: dict[str, str] = {}
+        self._nouns: dict[str, dict[Value, str]] = {}  # of each value at which a setting is on
+        for setting in ablation.setting_names:
+            given = ablation.words.get(setting, {})
+            words = {} if isinstance(given, str) else given
+            name = given if isinstance(given, str) else setting.replace("_", " ")
+            values = dict.fromkeys(settings[setting] for settings in self.values.values())
+            on = [value for value in values if value or value in words]
+            if len(on) == 1:
+                name = words.get(on[0], name)
+                words = {on[0]: given} if isinstance(given, str) else words
+            self._names[setting] = name
+            self._nouns[setting] = {value: words.get(value, _at(name, value)) for value in on}
 
     def description(self, variant: str) -> str:
         """What a variant is, by the settings in which variants differ: `mixup and width 64`.
 
         `without mixup or width` if it has none of them; empty if variants differ in none.
         """
-        present = self.values[variant]
-        names = [
-            name
-            for name in self.settings
-            if any(values[name] != self.baseline[name] for values in self.values.values())
-        ]
-        having = [
-            self._noun(name, present[name]) for name in names if not self._off(name, present[name])
-        ]
-        if having or not names:
-            return listed(having) if having else ""
-        return f"without {listed(map(self._name, names), 'or')}"
+        differ = {name for other in self.values for name in self.difference(variant, other)}
+        having, lacking = self._having_and_lacking(variant, differ)
+        if having:
+            return listed(having.values())
+        return f"without {listed(lacking, 'or')}" if lacking else ""
 
-    def difference(self, control: str, treatment: str) -> Difference:
+    def difference(self, control: str, treatment: str) -> dict[str, tuple[Value, Value]]:
         """The settings that differ, with both values."""
         old, new = self.values[control], self.values[treatment]
-        return {name: (old[name], new[name]) for name in self.settings if old[name] != new[name]}
+        return {name: (old[name], new[name]) for name in old if old[name] != new[name]}
 
-    def changes(self, control: str, treatment: str) -> tuple[Change, ...]:
-        """The settings that differ, in words."""
-        found = []
-        for name, (old, new) in self.difference(control, treatment).items():
-            gained, lost = self._noun(name, new), self._noun(name, old)
-            if self._off(name, old) > self._off(name, new):
-                lost = ""
-            elif self._off(name, new) > self._off(name, old):
-                gained, lost = "", self._name(name)
-            found.append(Change(self._name(name), gained, lost))
-        return tuple(found)
+    def change(self, control: str, treatment: str) -> tuple[str, int]:
+        """The one setting that differs, and whether it is turned on (1), off (-1) or neither (0).
 
-    def told_apart(self, controls: Sequence[str], changes: Sequence[Difference]) -> list[set[str]]:
-        """The settings that tell each change from the same one of controls that have more."""
-        contexts = [
-            {
-                (name, value)
-                for name, value in self.values[control].items()
-                if value != self.baseline[name] and name not in change
-            }
-            for control, change in zip(controls, changes, strict=True)
-        ]
-        return [
-            {
-                name
-                for same, more in zip(changes, contexts, strict=True)
-                if same == change and more > own
-                for name, _ in more
-            }
-            for change, own in zip(changes, contexts, strict=True)
-        ]
-
-    def subject(self, control: str, treatment: str, told: Iterable[str]) -> str:
-        """Say what changes, with what both variants have beyond the baseline.
-
-        told: settings to mention in any case.
+        `mixup`, `removing mixup`, `width 64 instead of 32`.
         """
-        changes = self.changes(control, treatment)
-        gained = [change.gained for change in changes if change.gained]
-        lost = [change.lost for change in changes if change.lost]
-        if len(changes) == 1:
-            words = changes[0].words
-        elif gained and lost:
-            words = f"{_joined(gained)} instead of {listed(lost)}"
-        elif lost:
-            words = f"removing {listed(lost)}"
-        else:
-            words = _joined(gained) if len(gained) == 2 else f"{listed(gained)} together"
-        changed, present = self.difference(control, treatment), self.values[control]
-        context = [
-            name
-            for name in self.settings
-            if name not in changed and (present[name] != self.baseline[name] or name in told)
+        ((setting, (old, new)),) = self.difference(control, treatment).items()
+        name, nouns = self._names[setting], self._nouns[setting]
+        gained, lost = (nouns.get(value, _at(name, value)) for value in (new, old))
+        turned = (new in nouns) - (old in nouns)
+        words = {1: gained, -1: f"removing {name}"}
+        return words.get(turned, f"{gained} instead of {lost.removeprefix(f'{name} ')}"), turned
+
+    def effect(self, control: str, treatment: str) -> str:
+        """The effect of a change: `mixup's effect`, `the effect of width 64 instead of 32`."""
+        words, turned = self.change(control, treatment)
+        plain = turned == 1 and words[-1].isalpha() and not words.endswith("s")
+        return f"{words}'s effect" if plain else f"the effect of {words}"
+
+    def subjects(self, changes: Sequence[tuple[str, str, str]]) -> list[str]:
+        """Name each change, with what its control and treatment both have beyond the baseline.
+
+        Then with what tells it from the same change of a control that has more: `mixup without se`.
+        changes: a control, a treatment, and another variant if more changes than in the treatment
+        are looked at, else the treatment again.
+        """
+        found = []
+        for control, treatment, other in changes:
+            looked_at = self.difference(control, other)
+            beyond = self.values[control].items() - self.baseline.items()
+            context = {(name, value) for name, value in beyond if name not in looked_at}
+            found.append((control, treatment, looked_at, context))
+        return [
+            self._subject(
+                control,
+                treatment,
+                {
+                    name
+                    for _, _, same, more in found
+                    if same == looked_at and more >= context
+                    for name, _ in more
+                },
+            )
+            for control, treatment, looked_at, context in found
         ]
-        having = [name for name in context if not self._off(name, present[name])]
-        lacking = [self._name(name) for name in context if name not in having]
-        present_link, absent_link = "with", "without"
-        if not gained:  # "removing A without B" could be read in two ways
-            present_link, absent_link = "while keeping", "in the absence of"
-        elif not lost and all(self._can_be_off(name) for name in having):
-            present_link = "on top of"
+
+    def _subject(self, control: str, treatment: str, context: Collection[str]) -> str:
+        if len(self.difference(control, treatment)) != 1:
+            return f"going from {control} to {treatment}"
+        words, turned = self.change(control, treatment)
+        having, lacking = self._having_and_lacking(control, context)
+        switches = all(
+            any(values[name] not in self._nouns[name] for values in self.values.values())
+            for name in having
+        )
+        present, absent = "on top of" if turned == 1 and switches else "with", "without"
+        if turned == -1:  # "removing A without B" could be read in two ways
+            present, absent = "while keeping", "in the absence of"
         if having:
-            nouns = listed(self._noun(name, present[name]) for name in having)
-            words += f" {present_link} {nouns}"
+            words += f" {present} {listed(having.values())}"
         if lacking:
-            words += f"{' but' * bool(having)} {absent_link} {listed(lacking, 'or')}"
+            words += f"{' but' * bool(having)} {absent} {listed(lacking, 'or')}"
         return words
 
-    def _noun(self, setting: str, value: Value) -> str:
-        """Name a setting at a value: `mixup`, `width 64`."""
-        words, name = self.words.get(setting, {}), self._name(setting)
-        if not isinstance(words, str) and value in words:
-            return words[value]
-        if value is True or (isinstance(words, str) and self._levels(setting) == [value]):
-            return name
-        return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-
-    def _name(self, setting: str) -> str:
-        """Name a setting: by the only value that it can have, if that is what has a word."""
-        words, levels = self.words.get(setting, {}), self._levels(setting)
-        if isinstance(words, str):
-            return words
-        known = [words[level] for level in levels if level in words]
-        return known[0] if len(known) == len(levels) == 1 else setting.replace("_", " ")
-
-    def _levels(self, setting: str) -> list[Value]:
-        """The values at which a setting is on."""
-        found = dict.fromkeys(values[setting] for values in self.values.values())
-        return [value for value in found if not self._off(setting, value)]
-
-    def _can_be_off(self, setting: str) -> bool:
-        return any(self._off(setting, values[setting]) for values in self.values.values())
-
-    def _off(self, setting: str, value: Value) -> bool:
-        """Whether a setting is off: False, None or 0, unless words call that something."""
-        words = self.words.get(setting, {})
-        return not value and (isinstance(words, str) or value not in words)
+    def _having_and_lacking(
+        self, variant: str, settings: Collection[str]
+    ) -> tuple[dict[str, str], list[str]]:
+        """Of some settings, the nouns of those that are on in a variant, and the others' names."""
+        values = {name: value for name, value in self.values[variant].items() if name in settings}
+        having = {n: self._nouns[n][v] for n, v in values.items() if v in self._nouns[n]}
+        return having, [self._names[name] for name in values if name not in having]
 
 
 def listed(nouns: Iterable[str], conjunction: str = "and") -> str:
@@ -170,6 +119,8 @@ def listed(nouns: Iterable[str], conjunction: str = "and") -> str:
     return f"{', '.join(others)} {conjunction} {last}" if others else last
 
 
-def _joined(nouns: Sequence[str]) -> str:
-    """Join nouns so that the verb is in the singular: `A with B and C`."""
-    return f"{nouns[0]} with {listed(nouns[1:])}" if len(nouns) > 1 else nouns[0]
+def _at(name: str, value: Value) -> str:
+    """Name a setting at a value: `mixup`, `width 64`."""
+    if value is True:
+        return name
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"

@@ -1,4 +1,4 @@
-"""The commands: read the options, call the package that does the work, print the outcome.
+"""The commands: call the function of the same name, and print what it returns.
 
 Torch and MLflow take seconds to import, so only commands that need them do. Signals wait: neither
 can be imported again after a partial import.
@@ -6,12 +6,15 @@ can be imported again after a partial import.
 
 import typer
 
-from pipeline.cli.models import evaluate, predict, serve
+from pipeline.api.models import evaluate
+from pipeline.api.studies import ablate, compare
+from pipeline.api.training import train
+from pipeline.cli import show
+from pipeline.cli.command import command_of
+from pipeline.cli.models import predict, serve
 from pipeline.cli.program import program
-from pipeline.cli.runs import compare, list_, reproduce
-from pipeline.cli.stores import relocate, ui
-from pipeline.cli.studies import ablate
-from pipeline.cli.training import data, train
+from pipeline.cli.runs import list_, reproduce
+from pipeline.cli.stores import data, relocate, ui
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -20,5 +23,16 @@ app = typer.Typer(
 )
 app.callback()(program)
 app.command("list")(list_)
-for command in (train, ablate, compare, ui, reproduce, evaluate, predict, serve, data, relocate):
+for command in (
+    command_of(train, show.trained),
+    command_of(ablate, show.studied),
+    command_of(compare, show.studied),
+    ui,
+    reproduce,
+    command_of(evaluate, show.evaluated),
+    predict,
+    serve,
+    data,
+    relocate,
+):
     app.command()(command)

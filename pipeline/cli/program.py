@@ -5,11 +5,13 @@ import platform
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pipeline.config import APPLICATION
 
 NAME = "pipeline"
 COMPLETING = f"_{NAME.upper()}_COMPLETE"  # set by a shell that asks for completions
@@ -24,14 +26,11 @@ def program_name() -> str | None:
 
 def describe_version() -> str:
     """The version and commit of this code, and the versions of what its results depend on."""
+    own = _version(APPLICATION)
     if PROJECT.exists():
-        project = tomllib.loads(PROJECT.read_text())["project"]
-        own = f"{project['name']} {project['version']}{_commit()}"
-    else:
-        name, *_ = packages_distributions().get(__name__.partition(".")[0], [NAME])
-        own = f"{name} {_version(name)}"
+        own = tomllib.loads(PROJECT.read_text())["project"]["version"] + _commit()
     packages = ", ".join(f"{name} {_version(name)}" for name in ("torch", "mlflow"))
-    return f"{own}, {packages}, Python {platform.python_version()}"
+    return f"{APPLICATION} {own}, {packages}, Python {platform.python_version()}"
 
 
 def _version(package: str) -> str:

@@ -1,12 +1,13 @@
-"""The commands on runs that are there: list them, compare them, repeat them."""
+"""The commands on runs that are there: list them, repeat them."""
 
 import shutil
 import sys
 from collections.abc import Sequence
 
-from pipeline.cli import options, use_options
-from pipeline.config import AUTO, check_at_least
-from pipeline.errors import InputError, percent, printable
+from pipeline.api import use_options
+from pipeline.api.runs import reproduce_each
+from pipeline.config import check_at_least
+from pipeline.errors import percent, printable
 from pipeline.imports import importing
 
 COLUMNS = ("id", "name", "accuracy", "data", "began", "experiment", "state")
@@ -26,7 +27,7 @@ def list_(
         from pipeline.store.address import shown_uri
         from pipeline.store.initialization import check_store
         from pipeline.store.lookup import SHORT_ID, age
-        from pipeline.study.earlier.listing import list_runs
+        from pipeline.study.listing import list_runs
 
     check_store(may_be_moved=True)
     listed = list_runs(experiment, best)
@@ -71,26 +72,6 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def compare(
-    runs: use_options.RunIds = None,
-    last: use_options.LastCompared = None,
-    experiment: use_options.Experiment = None,
-    ablation: use_options.OwnAblation = AUTO,
-) -> None:
-    """Write a study's report on finished runs, such as three that were started separately."""
-    if last is not None:
-        check_at_least("last", last, 2)
-        if runs:
-            raise InputError("last chooses the newest runs; give either last or runs, not both")
-    with importing():
-        from pipeline.store.initialization import check_experiment, check_store
-        from pipeline.study.compare import compare_runs
-
-    check_store()
-    experiment = experiment or ("" if runs else check_experiment())
-    compare_runs(runs or [], experiment, options.absolute(ablation), last)
-
-
 def reproduce(
     run_id: use_options.RunId,
     epochs: use_options.FirstEpochs = None,
@@ -100,20 +81,11 @@ def reproduce(
 
     Of a study, one run of each variant.
     """
-    if epochs is not None:
-        check_at_least("epochs", epochs, 1)
-    with importing():
-        from pipeline.reproduction.reproduce import describe, records_of, reproduce
-        from pipeline.store.initialization import check_experiment_of, check_store
+    status = 0
+    for one in reproduce_each(run_id, epochs, data_dir):
         from pipeline.store.interface import where_to_look
 
-    check_store()
-    status = 0
-    for record in records_of(run_id, epochs):
-        check_experiment_of(record.run)  # which takes the repetition
-        print("\n".join(describe(record)), flush=True)
-        run, comparison = reproduce(record, epochs, data_dir)
-        print(comparison.describe(record.differences))
-        print(where_to_look(run.info.experiment_id, run.info.run_id), flush=True)
-        status = max(status, int(not comparison.is_identical))
+        print(one.words)
+        print(where_to_look(one.experiment_id, one.run_id), flush=True)
+        status = max(status, int(not one.is_identical))
     return status

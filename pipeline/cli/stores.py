@@ -1,8 +1,8 @@
-"""The commands on the store itself: show its runs, relocate it."""
+"""The commands on the store and the data: show runs, relocate the store, fetch data."""
 
 import sys
 
-from pipeline.cli import use_options
+from pipeline.api import options, use_options
 from pipeline.errors import InputError
 from pipeline.imports import importing
 
@@ -51,3 +51,19 @@ def relocate(artifacts: use_options.Artifacts = None) -> int:
     if len(lacking) > SHOWN:
         print(f"missing: {len(lacking) - SHOWN} more", file=sys.stderr)
     return 1 if lacking else 0
+
+
+def data(
+    data_dir: options.DataDir = options.DEFAULT.data_dir,
+    check: use_options.Check = False,
+    sources: use_options.Sources = False,
+    source: use_options.SourceAddress = None,
+) -> None:
+    """Fetch, verify and cache what can be downloaded; training does so too if it is missing."""
+    with importing():
+        from pipeline.data import describe_sources, prepare, verify
+
+    if sources:
+        print(describe_sources(source))
+    else:
+        print(verify(data_dir) if check else prepare(data_dir, source))

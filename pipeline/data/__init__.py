@@ -9,35 +9,24 @@ per image.
 May import only the shared modules (`config`, `errors`, `machine`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 
 from pipeline.errors import MachineError
 
-# What to type instead of waiting for a download, while data are loaded; empty if there is nothing.
-built_in: ContextVar[str] = ContextVar("built_in", default="")
 
-
-@contextmanager
-def offering(datasets: Mapping[str, Callable[..., object]]) -> Iterator[None]:
-    """Let a search for data say which of the data sets needs none, if one does."""
+def instead_of_download(datasets: Mapping[str, Callable[..., object]]) -> str:
+    """What to type to have the built-in data, if these are one of the data sets; else nothing."""
     from pipeline.data import synthetic
 
-    drawn = [name for name, load in datasets.items() if load is synthetic.generate]
-    token = built_in.set(f"dataset={drawn[0]}" if drawn else "")
-    try:
-        yield
-    finally:
-        built_in.reset(token)
+    drawn = (name for name, load in datasets.items() if load is synthetic.generate)
+    return next((f"dataset={name}" for name in drawn), "")
 
 
-def prepare(data_dir: str) -> str:
-    """Fetch, verify and cache what can be downloaded; say what there is."""
-    from pipeline.data import cifar100, synthetic
+def prepare(data_dir: str, source: str | None = None) -> str:
+    """Fetch, verify and cache what can be downloaded, from a `source`; say what there is."""
+    from pipeline.data import cifar100
 
-    with offering({"synthetic": synthetic.generate}):
-        loaded = cifar100.load(data_dir)
+    loaded = cifar100.load(data_dir, source, instead="dataset=synthetic")
     return (
         f"CIFAR-100: {len(loaded.training):,} training and {len(loaded.validation):,} validation"
         f" images, sha256 {loaded.digest}, cached in {cifar100.array_folder()}"
@@ -57,8 +46,8 @@ def verify(data_dir: str) -> str:
     return "\n".join(verified)
 
 
-def describe_sources() -> str:
+def describe_sources(source: str | None = None) -> str:
     """List the sources of what can be downloaded, and how long each takes."""
     from pipeline.data.fetching import download, sources
 
-    return "\n".join(download.describe(sources.chosen_sources()))
+    return "\n".join(download.describe(sources.chosen_sources(source)))

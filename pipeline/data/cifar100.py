@@ -1,6 +1,6 @@
 """CIFAR-100 (Krizhevsky 2009), from a cache per user, from a folder, or from the network."""
 
-import sys
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +12,8 @@ from pipeline.data.cifar100_files import DIGESTS, Splits, cache_folder, locate
 from pipeline.data.dataset import ImageDataset, Split
 from pipeline.data.fetching.sources import ARCHIVE, chosen_sources
 from pipeline.errors import InputError
+
+log = logging.getLogger(__name__)
 
 # Superclasses and their classes. Labels, fine and coarse, are ranks in alphabetical order.
 SUPERCLASSES = {
@@ -42,17 +44,22 @@ IMAGE_BYTES, LABEL_BYTES = 32 * 32 * 3, 8
 SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
-def load(data_dir: str = "auto") -> ImageDataset:
+def load(data_dir: str = "auto", source: str | None = None, instead: str = "") -> ImageDataset:
     """Return CIFAR-100 from the user's cache, from `data_dir`, or from the network.
 
     `data_dir` may hold the unpacked archive, the archive, or the Hub's parquet files. The arrays
     are memory-mapped; processes share them.
 
+    source: the only address to fetch from, as of `chosen_sources`. instead: what to type to have
+    data that need no download.
+
     Raises InputError for a folder or file that is missing, unreadable or altered; MachineError if
     the data is not found and every source fails.
     """
     root = locate(data_dir)
-    splits = _usable_cache() or _write_cache(cifar100_files.read(root) or _download(root))
+    splits = _usable_cache() or _write_cache(
+        cifar100_files.read(root) or _download(root, source, instead)
+    )
     return ImageDataset(
         name="cifar100",
         training=splits.training,
@@ -79,19 +86,19 @@ def check(data_dir: str = "auto") -> list[str]:
     return verified
 
 
-def _download(root: Path) -> Splits:
+def _download(root: Path, source: str | None, instead: str) -> Splits:
     """Fetch the files into `root` from the first source that has the right images."""
     from pipeline.data.fetching.download import download  # rarely needed, and slow to import
 
-    sources = chosen_sources()
-    download(sources, root)
+    sources = chosen_sources(source)
+    download(sources, root, instead)
     try:
         splits = cifar100_files.read(root)
     except InputError as error:
         # The order of the images in the parquet files is undocumented. If it differs, it differs
         # for everyone; the archive is the original.
-        print(f"{error}; fetching the archive instead", file=sys.stderr)
-        download([source for source in sources if source.files is ARCHIVE], root)
+        log.warning(f"{error}; fetching the archive instead")
+        download([one for one in sources if one.files is ARCHIVE], root, instead)
         splits = cifar100_files.read(root)
     assert splits
     return splits
@@ -124,7 +131,7 @@ def _usable_cache() -> Splits | None:
     try:
         return _read_cache()
     except InputError as error:
-        print(error, file=sys.stderr)
+        log.warning(str(error))
         return None
 
 
@@ -159,8 +166,6 @@ def _write_cache(splits: Splits) -> Splits:
     folder = array_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for outdated in folder.glob("*.npy"):  # 184 MB from earlier versions, now unused
-            outdated.unlink(missing_ok=True)
         with TemporaryDirectory(dir=folder) as temporary:
             for name, split in splits._asdict().items():
                 path = Path(temporary) / name
@@ -170,7 +175,7 @@ def _write_cache(splits: Splits) -> Splits:
                     file.write(split.labels.numpy().data)
                 path.replace(_cache_file(name))
     except OSError as error:
-        print(f"not cached in {folder}: {error.strerror}", file=sys.stderr)
+        log.warning(f"not cached in {folder}: {error.strerror}")
         return splits
     return _usable_cache() or splits
 

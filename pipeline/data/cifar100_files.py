@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from platformdirs import user_cache_path
 
+from pipeline.config import APPLICATION
 from pipeline.data.dataset import Split
 from pipeline.data.fetching.sources import ARCHIVE, PARQUET, UNPACKED, File
 from pipeline.errors import InputError
@@ -76,7 +77,7 @@ def locate(data_dir: str) -> Path:
 
 def cache_folder() -> Path:
     """Return the user's cache folder, by the platform's conventions."""
-    return user_cache_path("cifar100-cnn")
+    return user_cache_path(APPLICATION)
 
 
 def find(root: Path) -> tuple[Form, list[Path]] | None:
@@ -140,10 +141,6 @@ def _is_original(splits: Splits) -> bool:
     return {name: split.digest for name, split in splits._asdict().items()} == DIGESTS
 
 
-def _read_unpacked(contents: list[bytes]) -> Splits:
-    return Splits(*(_from_pickle(content) for content in contents))
-
-
 def _read_archive(contents: list[bytes]) -> Splits:
     """Read the members in memory: nothing is unpacked, so no member can escape the folder."""
     with tarfile.open(fileobj=io.BytesIO(contents[0])) as archive:
@@ -157,10 +154,6 @@ def _from_pickle(content: bytes) -> Split:
     planes = unpickled["data"].reshape(-1, 3, 32, 32)
     images = torch.from_numpy(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)))
     return Split(images, torch.tensor(unpickled["fine_labels"]))
-
-
-def _read_parquet(contents: list[bytes]) -> Splits:
-    return Splits(*(_from_parquet(content) for content in contents))
 
 
 def _from_parquet(content: bytes) -> Split:
@@ -179,7 +172,7 @@ def _from_parquet(content: bytes) -> Split:
 
 
 FORMS = (
-    Form(UNPACKED, _read_unpacked),
+    Form(UNPACKED, lambda contents: Splits(*map(_from_pickle, contents))),
     Form(ARCHIVE, _read_archive),
-    Form(PARQUET, _read_parquet),
+    Form(PARQUET, lambda contents: Splits(*map(_from_parquet, contents))),
 )

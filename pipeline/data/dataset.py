@@ -16,7 +16,6 @@ from pipeline.data.strata import first_of_each_class, tenth_of_each_class
 from pipeline.errors import InputError, plural
 
 TEST_SPLIT = "train=False split"  # a run's validation scheme, if nothing is held out
-NAMES_TAG = "names_digest"  # of a run: the names of its classes, which its model answers with
 
 
 def size_of(image_shape: Sequence[int]) -> str:
@@ -178,13 +177,18 @@ class ImageDataset:
         return hashlib.sha256(digests.encode()).hexdigest()
 
     @property
+    def validation_scheme(self) -> str:
+        """On which images networks are validated, in words."""
+        return "hold-out of the training split" if self.test else TEST_SPLIT
+
+    @property
     def identity(self) -> dict[str, str]:
-        """What tells the data set from others, as a run's tags: its bytes, shape and names."""
+        """What tells the data set from others: its bytes, its shape, and its classes' names."""
         names = [self.class_names, self.superclass_names, self.superclass_of]
         return {
             "data_digest": self.digest,
             "images": self.description,
-            NAMES_TAG: hashlib.sha256(json.dumps(names, default=int).encode()).hexdigest(),
+            "names_digest": hashlib.sha256(json.dumps(names, default=int).encode()).hexdigest(),
         }
 
     @property
@@ -195,5 +199,5 @@ class ImageDataset:
             **self.identity,
             "total_images": str(self.total),
             "validation_digest": self.validation.digest,
-            "validation_scheme": "hold-out of the training split" if self.test else TEST_SPLIT,
+            "validation_scheme": self.validation_scheme,
         }

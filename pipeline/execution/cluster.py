@@ -19,26 +19,26 @@ from typing import Any
 
 import mlflow
 import ray
-from mlflow.entities import Run
 from ray.exceptions import RayError, RayTaskError
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import interruption
 from pipeline.ablation.source import PACKAGE
-from pipeline.config import AUTO, Config
-from pipeline.data.dataset import ImageDataset
+from pipeline.config import AUTO
 from pipeline.errors import InputError, MachineError, StoreError, plural
 from pipeline.execution import ray_worker
 from pipeline.execution.nodes import examine, living_nodes, usable_nodes
 from pipeline.execution.parallelism import Limit, job_memory, on_gpus, smallest
-from pipeline.execution.tasks import LOOK_SECONDS, Engine, Events, Show, Task
+from pipeline.execution.tasks import LOOK_SECONDS, Engine, Events, Task
 from pipeline.machine import GIB
 from pipeline.runs.queries import STATUSES, find_runs
+from pipeline.runs.record import StudyRecord
 from pipeline.store import buffer
 from pipeline.store.address import shown_uri
 from pipeline.store.outages.failures import first_line
 from pipeline.store.tags import PARENT_TAG
+from pipeline.training.spec import RunSpec
 from pipeline.upstream import local_path
 
 MAX_RETRIES = 3  # how many times Ray restarts a task whose worker or node has died
@@ -120,14 +120,12 @@ def _check_shared(experiment: str) -> None:
         )
 
 
-def cluster_engine(
-    config: Config, cells: int, data: ImageDataset, asked_jobs: int, gpu_share: float
-) -> Engine:
+def cluster_engine(run: RunSpec, cells: int, asked_jobs: int, gpu_share: float) -> Engine:
     """Train on the connected cluster, with `asked_jobs` runs at once (0: all that it has room for).
 
     Raises InputError, naming the nodes that would not train the same as this machine.
     """
-    nodes, memory, device = usable_nodes(), job_memory(data.nbytes), config.device
+    nodes, memory, device = usable_nodes(), job_memory(run.data.nbytes), run.config.device
     if device == "mps":
         raise InputError("device is mps, which Ray does not know; leave cluster out, or the device")
     if device == AUTO:
@@ -152,7 +150,7 @@ def cluster_engine(
         ),
     ]
     jobs = smallest(limits, asked_jobs, cells)
-    precisions = examine(nodes, config, data, device)
+    precisions = examine(nodes, run, device)
     precision = precisions.pop() if len(precisions) == 1 else "fp32"  # some lack bf16
     return Engine(
         device,
@@ -172,8 +170,7 @@ def cluster_engine(
 
 def train_on_cluster(
     tasks: Sequence[Task],
-    parent: Run,
-    _show: Show,
+    parent: StudyRecord,
     at_once: int,
     resources: dict[str, Any],
     settings: dict[str, Any],
@@ -184,8 +181,8 @@ def train_on_cluster(
     On a signal, every task ends its run as KILLED; if this process is killed, an actor on the node
     `guard` ends them. Raises StoreError, which would affect the other cells too.
     """
-    children = find_runs(parent.info.experiment_id, {PARENT_TAG: parent.info.run_id}, *STATUSES)
-    before = frozenset(run.info.run_id for run in children)
+    children = find_runs(parent.experiment_id, {PARENT_TAG: parent.run_id}, *STATUSES)
+    before = frozenset(record.run_id for record in children.records)
     study = ray_worker.Study(parent, ray_worker.this_place(), ray_worker.versions(), before)
     # They last as long as the study: Ray might also place them on a node that dies.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -5,11 +5,10 @@ import sys
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from pipeline.config import Config
-from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
 from pipeline.execution.local import local_engine
 from pipeline.execution.tasks import Engine
+from pipeline.training.spec import RunSpec
 
 NONE = "none"
 
@@ -44,16 +43,16 @@ class Where(NamedTuple):
 
         connect(self.cluster, experiment)
 
-    def engine(self, config: Config, cells: int, data: ImageDataset) -> Engine:
-        """Return what trains so many runs there; call `connect` first.
+    def engine(self, run: RunSpec, cells: int) -> Engine:
+        """Return what trains so many runs like `run` there; call `connect` first.
 
         Raises InputError if the cluster can't train them.
         """
         if self.cluster == NONE:
-            return local_engine(config, cells, data, self.jobs, self.gpu_share)
+            return local_engine(run, cells, self.jobs, self.gpu_share)
         from pipeline.execution.cluster import cluster_engine
 
-        return cluster_engine(config, cells, data, self.jobs, self.gpu_share)
+        return cluster_engine(run, cells, self.jobs, self.gpu_share)
 
     def as_settings(self) -> dict[str, str | int | float]:
         """The settings, as they are typed."""

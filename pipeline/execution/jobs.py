@@ -11,8 +11,8 @@ import signal
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -36,15 +36,17 @@ from pipeline.execution.tasks import (
 from pipeline.imports import importing
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from pipeline.runs.record import StudyRecord
 
 # With any text in this variable, a process that starts does not look for Python's own modules in
 # the current folder, where a `random.py` may be. It then gets its parent's path.
 SAFE_PATH, FOR_THE_START = "PYTHONSAFEPATH", "while it starts"
 
 
-def in_parallel(tasks: Sequence[Task], parent: "Run", jobs: int, gpus: Sequence[str]) -> Events:
-    """Train the cells of the study `parent` in `jobs` processes; yield their events.
+def in_parallel(
+    tasks: Sequence[Task], study: "StudyRecord", jobs: int, gpus: Sequence[str]
+) -> Events:
+    """Train the cells of a study in `jobs` processes; yield their events.
 
     If a process dies, its run is ended, and a new process takes its place. With `gpus`, as in
     CUDA_VISIBLE_DEVICES, each process sees one of them, and all have the same number of processes.
@@ -61,7 +63,7 @@ def in_parallel(tasks: Sequence[Task], parent: "Run", jobs: int, gpus: Sequence[
             while waiting and len(team) < jobs:
                 with interruption.deferred():  # once started, a process is also ended
                     taken = Counter(job.gpu for job in team.values())
-                    job = _Job(parent, min(gpus, key=lambda gpu: taken[gpu], default=""))
+                    job = _Job(study, min(gpus, key=lambda gpu: taken[gpu], default=""))
                     team[job.connection] = job
                 yield job.begin(waiting.popleft())
             buffer.sample_again()
@@ -93,7 +95,7 @@ class _Job:
 
     cell: Config
 
-    def __init__(self, parent: "Run", gpu: str) -> None:
+    def __init__(self, study: "StudyRecord", gpu: str) -> None:
         self.gpu = gpu
         context = get_context("spawn")  # a fork would inherit the locks of torch's threads
         self.connection, theirs = context.Pipe()
@@ -106,13 +108,13 @@ class _Job:
             if sys.platform != "win32":
                 resource_tracker.ensure_running()  # starting it would undo the mask
             try:
-                with interruption.inherited_blocked():
+                with interruption.inherited_blocked(), _unknown_program():
                     self.process.start()
             except OSError as error:
                 raise MachineError(f"no process can be started for a run ({error})") from None
         theirs.close()  # so that the connection ends with the process
         not_ours.close()
-        self._send(parent)
+        self._send(study)
 
     def begin(self, task: Task) -> tuple[Config, Progress]:
         self.cell = task.cell
@@ -127,9 +129,25 @@ class _Job:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         return MachineError(f"its process {how}")
 
-    def _send(self, what: "Run | Task") -> None:
+    def _send(self, what: "StudyRecord | Task") -> None:
         with suppress(OSError):  # it is already dead; reading its answer will show that
             self.connection.send(what)
+
+
+@contextmanager
+def _unknown_program() -> Iterator[None]:
+    """Let a process that starts not execute this one's program again, as it would by default.
+
+    A script that calls `ablate` then needs no `if __name__ == "__main__"`.
+    """
+    program = vars(sys.modules["__main__"])
+    hidden = {name: program[name] for name in ("__file__", "__spec__") if name in program}
+    program.pop("__file__", None)
+    program["__spec__"] = None
+    try:
+        yield
+    finally:
+        program.update(hidden)
 
 
 def _stop(jobs: Iterable[_Job]) -> None:
@@ -169,10 +187,10 @@ def _work(connection: Connection, go_on: Connection, gpu: str) -> None:
             following.start()
             set_up()
         with printing_to(send):
-            parent = receive()
+            study = receive()
             while True:
                 task = receive()
-                send(outcome(partial(train, task, parent, send)))
+                send(outcome(partial(train, task, study, send)))
 
 
 def _follow_study(go_on: Connection) -> None:

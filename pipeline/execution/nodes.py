@@ -1,5 +1,6 @@
 """The nodes of a Ray cluster: what they have, and whether they would train the same as here."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -8,15 +9,14 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.ablation.loading import load_ablation
 from pipeline.ablation.recording import inputs_of
-from pipeline.config import Config
-from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, printable, shortlist
 from pipeline.execution.ray_worker import this_place, versions
 from pipeline.runs import provenance
-from pipeline.runs.run_result import differences
+from pipeline.runs.identity import differences
+from pipeline.training.spec import RunSpec
 
+log = logging.getLogger(__name__)
 A_LITTLE = 0.001  # of a GPU, to see it
 PATIENCE_SECONDS = 30  # after which a node that has not answered is named
 
@@ -49,7 +49,7 @@ def living_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def examine(nodes: Sequence[Node], config: Config, data: ImageDataset, device: str) -> set[str]:
+def examine(nodes: Sequence[Node], run: RunSpec, device: str) -> set[str]:
     """Have every node load the data and say what it computes with; return their precisions.
 
     A node that lacks the data fetches it. Runs there whose processes are gone are ended.
@@ -67,8 +67,8 @@ def examine(nodes: Sequence[Node], config: Config, data: ImageDataset, device: s
             return {"problem": str(error) or type(error).__name__}
 
     ask, gpus = ray.remote(describe), A_LITTLE if device == "cuda" else 0
-    settings = replace(config, device=device).as_dict()
-    recorded = inputs_of(config.ablation, *load_ablation(config.ablation).variants).as_dict()
+    settings = replace(run.config, device=device).as_dict()
+    recorded = inputs_of(run.ablation.source, *run.ablation.variants).as_dict()
     answers = [
         ask.options(
             num_cpus=0,
@@ -80,9 +80,9 @@ def examine(nodes: Sequence[Node], config: Config, data: ImageDataset, device: s
     _, missing = ray.wait(answers, num_returns=len(answers), timeout=PATIENCE_SECONDS)
     if missing:
         names = shortlist(nodes[answers.index(answer)].name for answer in missing)
-        print(f"waiting for {names}: loading the data, or busy", flush=True)
-    code = provenance.code_digest(config.ablation)
-    expected = {**versions(), "code": code, "data": data.digest}
+        log.info(f"waiting for {names}: loading the data, or busy")
+    code = provenance.code_digest(run.ablation)
+    expected = {**versions(), "code": code, "data": run.data.digest}
     problems, precisions = [], set()
     for node, answer in zip(nodes, answers, strict=True):
         facts = _facts(answer)

@@ -34,9 +34,7 @@ from pipeline.execution.tasks import (
 from pipeline.imports import importing
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
-    from pipeline.runs.run_result import RunResult
+    from pipeline.runs.record import RunRecord, StudyRecord
 
 # Variables that a run needs wherever it trains: this project's own, the tracking store's with its
 # credentials, and how torch's threads wait.
@@ -79,7 +77,7 @@ class Study(NamedTuple):
     command began.
     """
 
-    parent: "Run"
+    parent: "StudyRecord"
     place: Place
     versions: Mapping[str, str]
     before: frozenset[str]
@@ -97,7 +95,7 @@ def this_place() -> Place:
     return Place(str(Path.cwd()), {**passed, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()})
 
 
-def train(number: int, task: Task, study: Study, events: Queue) -> "RunResult | Exception":
+def train(number: int, task: Task, study: Study, events: Queue) -> "RunRecord | Exception":
     """Train one run of a study, and return how it ended.
 
     `events` gets its progress and its lines, with the `number`.
@@ -140,48 +138,51 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _train_or_continue(task: Task, study: Study, send: Callable[[Event], None]) -> "RunResult":
+def _train_or_continue(task: Task, study: Study, send: Callable[[Event], None]) -> "RunRecord":
     """Train the task's run, or continue that of an earlier try of the same task.
 
     If Ray has started the task again, the process of the earlier try is gone.
     """
-    from pipeline.runs.run_result import differences, read_result
+    from pipeline.runs.identity import differences
+    from pipeline.runs.results import read_results
 
     if now := differences(versions(), study.versions):
         raise InputError(f"node {platform.node()} has {now}")
     tries = earlier_tries(task, study)
     end(tries)
-    for run in tries:
-        if run.info.status == "FINISHED":
-            return read_result(run)
-    begun = (run for run in tries if run.data.params)  # else it ended before it could be continued
-    return tasks.train(task._replace(continued=next(begun, task.continued)), study.parent, send)
+    for record in tries:
+        if record.status == "FINISHED":
+            return read_results(record)
+    return tasks.train(
+        task._replace(continued=next(iter(tries), task.continued)), study.parent, send
+    )
 
 
-def earlier_tries(task: Task, study: Study) -> "list[Run]":
+def earlier_tries(task: Task, study: Study) -> "list[RunRecord]":
     """The runs that the study has begun or continued for the task, newest first."""
     from pipeline.runs.queries import STATUSES, find_runs
-    from pipeline.store.tags import PARENT_TAG, tags_of
+    from pipeline.store.tags import PARENT_TAG
 
     cell, continued = task.cell, task.continued
-    tags = {PARENT_TAG: study.parent.info.run_id, "variant": cell.variant}
-    found = find_runs(study.parent.info.experiment_id, tags, *STATUSES)
-    others = study.before - {continued.info.run_id if continued else ""}
-    wanted = {"seed": str(cell.seed), "lr": str(cell.lr)}
+    tags = {PARENT_TAG: study.parent.run_id, "variant": cell.variant}
+    found = find_runs(study.parent.experiment_id, tags, *STATUSES)
+    others = study.before - {continued.run_id if continued else ""}
     return [
-        run
-        for run in found
-        if run.info.run_id not in others and wanted.items() <= tags_of(run).items()
+        record
+        for record in found.records
+        if record.run_id not in others
+        and (record.identity.seed, record.identity.lr) == (cell.seed, cell.lr)
     ]
 
 
-def end(runs: "Iterable[Run]") -> None:
+def end(records: "Iterable[RunRecord | StudyRecord]") -> None:
     """End those runs that are RUNNING, because their processes are known to be gone."""
     from pipeline.store import liveness
+    from pipeline.store.lookup import get_run
 
-    for run in runs:
-        if run.info.status == "RUNNING":
-            liveness.mark_dead(run)
+    for record in records:
+        if record.status == "RUNNING":
+            liveness.mark_dead(get_run(record.run_id))
 
 
 class Survivor:
@@ -196,14 +197,13 @@ class Survivor:
             alive.get()
         study.place.enter()
         from pipeline.runs.queries import find_runs
-        from pipeline.store.lookup import get_run
         from pipeline.store.outages import waiting
         from pipeline.store.tags import PARENT_TAG
 
         waiting.wait_from_the_start()
-        info = study.parent.info
-        end(find_runs(info.experiment_id, {PARENT_TAG: info.run_id}, "RUNNING"))
-        end([get_run(info.run_id)])
+        parent = study.parent
+        children = find_runs(parent.experiment_id, {PARENT_TAG: parent.run_id}, "RUNNING")
+        end([*children.records, parent])
         ray.actor.exit_actor()
 
 
@@ -216,17 +216,18 @@ def describe(
     """
     place.enter()
     from pipeline.ablation.inputs import Inputs, differences_here
-    from pipeline.ablation.loading import load_data
+    from pipeline.ablation.loading import load_ablation, load_data
     from pipeline.runs.provenance import code_digest
     from pipeline.store import liveness
     from pipeline.training.device import choose_device, choose_precision
 
     config = Config(**settings)  # type: ignore[arg-type]
     liveness.mark_dead_runs()  # of this machine
+    ablation = load_ablation(config.ablation)
     return {
         **versions(),
-        "code": code_digest(config.ablation),
-        "data": load_data(config).digest,
+        "code": code_digest(ablation),
+        "data": load_data(config, ablation).digest,
         "inputs": differences_here(Inputs.from_dict(recorded), config.ablation),
         "precision": choose_precision(config.precision, choose_device(config.device)),
     }

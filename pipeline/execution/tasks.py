@@ -16,12 +16,11 @@ from pipeline.config import AUTO, Config
 from pipeline.errors import InputError, MachineError, StoreError
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
+    from pipeline.ablation.definition import Ablation
     from pipeline.data.dataset import ImageDataset
     from pipeline.execution.parallelism import Jobs
-    from pipeline.runs.run_result import RunResult
-    from pipeline.training.state import History
+    from pipeline.runs.record import RunRecord, StudyRecord
+    from pipeline.training.epochs import History
 
 
 # Seconds without news from its runs after which a study checks its own sign of life.
@@ -37,31 +36,22 @@ class Progress(NamedTuple):
 
 
 # What is reported about a cell: its progress, a line it prints, or how it ended.
-Event: TypeAlias = "Progress | str | RunResult | Exception"
+Event: TypeAlias = "Progress | str | RunRecord | Exception"
 Events: TypeAlias = Generator[tuple[Config, Event]]
 
 
-def progress_of(history: "History") -> Progress:
-    """The progress of a run whose epochs are these."""
-    last = history[-1]
-    return Progress(len(history), last["val_accuracy"], last["epoch_seconds"])
-
-
 class Task(NamedTuple):
-    """A cell to train, an earlier study's run to continue, and the number of threads.
+    """A cell to train, and with how many threads.
 
-    start: a finished run of fewer epochs to go on from. keep_state: also once the run is finished.
+    continued: an earlier study's run to continue. start: a finished run of fewer epochs to go on
+    from. keep_state: also once the run is finished.
     """
 
     cell: Config
-    continued: "Run | None"
     threads: int
-    start: "Run | None" = None
+    continued: "RunRecord | None" = None
+    start: "RunRecord | None" = None
     keep_state: bool = False
-
-
-# Called with a cell's progress, where no event says so: its run is trained in this process.
-Show: TypeAlias = Callable[[Config, Progress], None]
 
 
 class Engine(NamedTuple):
@@ -75,7 +65,7 @@ class Engine(NamedTuple):
     precision: str
     jobs: "Jobs"
     threads: Sequence[int]
-    train: Callable[[Sequence[Task], "Run", Show], Events]
+    train: Callable[[Sequence[Task], "StudyRecord"], Events]
 
 
 def set_up() -> None:
@@ -85,33 +75,40 @@ def set_up() -> None:
 
     # Not a multiprocessing lock, which would leak if this process is killed.
     tqdm.set_lock(threading.RLock())
+    from pipeline.news import show_news
     from pipeline.runs import training_run  # noqa: F401
     from pipeline.store.outages import waiting
 
+    show_news()
     waiting.wait_from_the_start()
 
 
-def train(task: Task, parent: "Run", send: Callable[[Event], None]) -> "RunResult":
-    """Train one cell of the study `parent`; `send` gets its progress.
+def train(task: Task, study: "StudyRecord", send: Callable[[Event], None]) -> "RunRecord":
+    """Train one cell of a study; `send` gets its progress.
 
     Raises InputError if the data or the code are not those that the study began with.
     """
-    from pipeline.runs.training_run import train_run
-    from pipeline.store.tags import tags_of
+    from pipeline.runs.training_run import Beginning, train_run
+    from pipeline.training.device import choose_device, choose_precision
+    from pipeline.training.spec import RunSpec
 
     def show(history: "History") -> None:
-        send(progress_of(history))
+        last = history[-1]
+        send(Progress(len(history), last.val_accuracy, last.epoch_seconds))
 
-    cell, continued, threads, start, keep_state = task
-    tags = tags_of(parent)
+    cell = task.cell
     # The same for all cells: they differ in none of the settings that decide about the data.
     shared = replace(cell, variant=AUTO, seed=0, lr=Config.lr)
-    data = _load_checked(shared, tags["data_digest"], tags["code_digest"])
-    return train_run(cell, data, "none", continued, parent, threads, show, start, keep_state)
+    ablation, data = _load_checked(shared, study.data_digest, study.code_digest)
+    device = choose_device(cell.device)
+    precision = choose_precision(cell.precision, device)
+    spec = RunSpec(cell, ablation, data, device, precision, task.threads)
+    how = Beginning(task.continued, task.start, study, "none", task.keep_state)
+    return train_run(spec, how, show)
 
 
-def outcome(training: Callable[[], "RunResult"]) -> "RunResult | Exception":
-    """Run a training; return its result, or an error that can be sent."""
+def outcome(training: Callable[[], "RunRecord"]) -> "RunRecord | Exception":
+    """Run a training; return its record, or an error that can be sent."""
     from pipeline.store.outages.failures import first_line
 
     try:
@@ -133,18 +130,21 @@ def printing_to(send: Callable[[str], None]) -> Iterator[None]:
 
 
 @cache
-def _load_checked(config: Config, data_digest: str, code_digest: str) -> "ImageDataset":
-    from pipeline.ablation.loading import load_data
+def _load_checked(
+    config: Config, data_digest: str, code_digest: str
+) -> "tuple[Ablation, ImageDataset]":
+    from pipeline.ablation.loading import load_ablation, load_data
     from pipeline.runs import provenance
 
-    data = load_data(config)
+    ablation = load_ablation(config.ablation)
+    data = load_data(config, ablation)
     for what, now, begun in (
         (data.name, data.digest, data_digest),
-        ("the code", provenance.code_digest(config.ablation), code_digest),
+        ("the code", provenance.code_digest(ablation), code_digest),
     ):
         if now != begun:
             raise InputError(f"{what} has changed since the study began; start the study again")
-    return data
+    return ablation, data
 
 
 class _Lines(io.TextIOBase):

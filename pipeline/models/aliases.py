@@ -3,14 +3,11 @@
 docs/models.md has the rule as a table.
 """
 
-import math
 from collections.abc import Collection, Mapping, Sequence
-from decimal import Decimal
 from typing import NamedTuple
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from pipeline.data.dataset import TEST_SPLIT, ImageDataset
 from pipeline.errors import percent, plural
@@ -19,9 +16,8 @@ from pipeline.models.registry import RegisteredVersion, refresh, refused_as
 from pipeline.store.artifacts import missing_files
 from pipeline.store.outages.failures import is_outage, unless_forbidden
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import tags_of
 
-CHAMPION = "champion"
+CHAMPION, ACCURACY = "champion", "val_accuracy"  # an alias, and a version's tag
 MEASURED = ("validation_digest", "validation_scheme")  # equal where accuracies are comparable
 
 
@@ -50,13 +46,9 @@ def move_aliases(
     that point at them now, and with notes; and the versions at which the aliases of all variants
     point now.
 
-    An alias moves to a version of a full recipe: trained on all training images, for no fewer
-    epochs than the version that it replaces, and on the same data; one that holds out images does
-    not replace one that doesn't. A version that left out images, or whose files are gone, may
-    always be replaced; one that does not say what it was trained on, only by hand. `champion` moves
-    to the best validation accuracy among all versions measured on the same validation images in the
-    same way. (Their training images may differ: a trial on a few hundred must not become champion
-    just for being the only one of its kind.)
+    `champion` moves to the best of all versions measured on the same validation images in the same
+    way. (Their training images may differ: a trial on a few hundred must not become champion just
+    for being the only one of its kind.)
 
     Raises RegistrationError if the store refuses that for another reason than this user's rights.
     """
@@ -109,19 +101,27 @@ def _move_to(new: ModelVersion, before: Registry) -> list[str]:
 @in_store
 def _move_champion(name: str, data: ImageDataset, before: Registry) -> list[str]:
     """Point `champion` at the best version; return what there is to say."""
-    notes: list[str] = []
+    notes, rivals = list[str](), list[ModelVersion]()
+    measured = {key: data.tags[key] for key in MEASURED}
     versions: Collection[ModelVersion] = before.versions.values()
     seen, old = 0, before.holders.get(CHAMPION)
     while len(versions) != seen:  # again if another run has registered a version meanwhile
         seen = len(versions)
-        best = _best(versions, data)
+        rivals = [one for one in versions if measured.items() <= one.tags.items()]
+        # Accuracies on other images aren't comparable: a hold-out trial can't replace the champion.
+        is_trial = data.test and len(rivals) < len(versions)
+        best = None if is_trial else _best(rivals)
         if best and (old is None or best.version != old.version):
             first = before.holders.get(CHAMPION)
             same = first and all(first.tags.get(key) == best.tags[key] for key in MEASURED)
             why = "" if same else ", measured on other images"
             notes, old = _set(CHAMPION, best, first, why), best
         versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
-    return notes
+    edited = {one.version: one.tags.get(ACCURACY) for one in rivals if _accuracy(one) is None}
+    return notes + [
+        f"models:/{name}/{version} is left out: its tag {ACCURACY} is {tag!r}, no fraction"
+        for version, tag in edited.items()
+    ]
 
 
 def _set(alias: str, new: ModelVersion, old: ModelVersion | None, why: str = "") -> list[str]:
@@ -155,43 +155,23 @@ def _obstacle(version: ModelVersion, holder: ModelVersion | None) -> str:
 
 
 def _training(version: ModelVersion) -> _Training | None:
-    """What a version was trained on; None if neither it nor its run says that."""
-    facts = version.tags
+    """What a version was trained on; None if it was registered by hand, or its tags edited."""
     try:
-        if "left_out" not in facts:  # registered by an earlier version, or by hand
-            run = mlflow.MlflowClient().get_run(str(version.run_id))
-            facts = {**run.data.params, **tags_of(run), **facts}
-            facts["left_out"] = facts["train_images"]
-            if facts["validation_scheme"] != TEST_SPLIT:
-                return None  # it does not say of what it has held out a part
-            facts["whole_digest"] = facts["data_digest"]
         return _Training(
-            data=facts.get("whole_digest", ""),
-            left_out=int(Decimal(facts["left_out"])),  # `mlflow run` logs it as typed: 1.0
-            holds_out=facts["validation_scheme"] != TEST_SPLIT,
-            epochs=int(Decimal(facts["epochs"])),
+            data=version.tags.get("whole_digest", ""),
+            left_out=int(version.tags["left_out"]),
+            holds_out=version.tags["validation_scheme"] != TEST_SPLIT,
+            epochs=int(version.tags["epochs"]),
         )
-    except (KeyError, ArithmeticError, ValueError):  # such as of tags that somebody has edited
-        return None
-    except MlflowException as error:
-        if is_outage(error):
-            raise
+    except (KeyError, ValueError):
         return None
 
 
-def _best(versions: Collection[ModelVersion], data: ImageDataset) -> ModelVersion | None:
-    """The version to be `champion`; None if there is none, or if it should stay where it is."""
-    measured = {key: data.tags[key] for key in MEASURED}
-    rivals = [
-        version
-        for version in versions
-        if measured.items() <= version.tags.items() and _accuracy(version) is not None
-    ]
-    # Accuracies on other images aren't comparable: a hold-out trial can't replace the champion.
-    if data.test and len(rivals) < len(versions):
-        return None
-    rivals.sort(key=lambda rival: (-(_accuracy(rival) or 0), int(rival.version)))
-    return next(filter(_has_files, rivals), None)
+def _best(rivals: Collection[ModelVersion]) -> ModelVersion | None:
+    """The version with the best accuracy, of equal ones the oldest; None if none says its own."""
+    known = [(accuracy, one) for one in rivals if (accuracy := _accuracy(one)) is not None]
+    known.sort(key=lambda pair: (-pair[0], int(pair[1].version)))
+    return next((version for _, version in known if _has_files(version)), None)
 
 
 def _has_files(version: ModelVersion) -> bool:
@@ -213,7 +193,7 @@ def _shown(version: ModelVersion) -> str:
 def _accuracy(version: ModelVersion) -> float | None:
     """A version's validation accuracy; None if it was registered by hand, or its tag edited."""
     try:
-        accuracy = float(version.tags["val_accuracy"])
+        accuracy = float(version.tags[ACCURACY])
     except (KeyError, ValueError):
         return None
-    return accuracy if math.isfinite(accuracy) else None
+    return accuracy if 0 <= accuracy <= 1 else None

@@ -1,7 +1,8 @@
 """Export a trained network: its weights as a checkpoint, and a model that classifies pixels."""
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from importlib.metadata import version
 from io import BytesIO
@@ -71,7 +72,7 @@ def log_network(network: nn.Module, settings: Arguments, data: ImageDataset, epo
     run = mlflow.active_run()
     assert run
     client = mlflow.MlflowClient()
-    steps = {output.model_id: output.step for output in _outputs(client.get_run(run.info.run_id))}
+    steps = {output.model_id: output.step for output in outputs_of(client.get_run(run.info.run_id))}
     made = f"source_run_id = '{run.info.run_id}'"  # even if not among the outputs yet
     for model in client.search_logged_models([run.info.experiment_id], filter_string=made):
         # Its file digests are recorded last.
@@ -101,8 +102,10 @@ def log_network(network: nn.Module, settings: Arguments, data: ImageDataset, epo
             # It would load the model and try the example; `trial` does so for each variant.
             validate_serving_input=False,
         )
-    _run_on_cpu(str(info.model_uri), str(info.model_id))
-    record_digests(str(info.model_uri), str(info.model_id))
+    with TemporaryDirectory() as folder:
+        files = Path(mlflow.artifacts.download_artifacts(info.model_uri, dst_path=folder))
+        _run_on_cpu(files, info.model_id)
+        record_digests(files, info.model_id)
     return str(info.model_uri)
 
 
@@ -143,35 +146,33 @@ def _take_weights(program: ExportedProgram, classifier: PixelClassifier, example
     return torch.equal(program.module()(example), classifier(example))
 
 
-def _run_on_cpu(uri: str, model_id: str) -> None:
-    """Make a logged model run on the CPU wherever it is loaded.
+def _run_on_cpu(files: Path, model_id: str) -> None:
+    """Make a logged model, of these files, run on the CPU wherever it is loaded.
 
     MLflow would use a GPU if there is one, but a pt2 program stays on the device it was exported
     on, so loading would fail.
     """
-    with TemporaryDirectory() as folder:
-        files = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
-        mlmodel = Model.load(files)
-        mlmodel.flavors["python_function"]["config"] = {"device": "cpu"}
-        mlmodel.save(str(Path(files, MODEL_FILE)))
-        mlflow.MlflowClient().log_model_artifact(model_id, str(Path(files, MODEL_FILE)))
+    mlmodel = Model.load(str(files))
+    mlmodel.flavors["python_function"]["config"] = {"device": "cpu"}
+    mlmodel.save(str(files / MODEL_FILE))
+    mlflow.MlflowClient().log_model_artifact(model_id, str(files / MODEL_FILE))
 
 
-def record_digests(uri: str, model_id: str) -> None:
-    """Tag a logged model with its files' digests, as the store returns them."""
-    with TemporaryDirectory() as folder:
-        files = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
-        tags = {DIGESTS_TAG: json.dumps(digests(Path(files)))}
+def record_digests(files: Path, model_id: str) -> None:
+    """Tag a logged model with the digests of its files."""
+    tags = {DIGESTS_TAG: json.dumps(digests(files))}
     mlflow.MlflowClient().set_logged_model_tags(model_id, tags)
 
 
 @in_store
-def newest_model(run: Run) -> LoggedModel | None:
-    """The last model that a run has logged and not deleted, if there is one."""
-    # Servers of earlier versions leave the outputs out of a search.
-    outputs = _outputs(run) or _outputs(mlflow.get_run(run.info.run_id))
-    ids = [output.model_id for output in sorted(outputs, key=lambda output: output.step)]
-    return next(filter(None, map(find_model, reversed(ids))), None)
+def newest_model(model_ids: Sequence[str], run_id: str) -> LoggedModel | None:
+    """The last model that a run has logged and not deleted, if there is one.
+
+    model_ids: as the run names them, the newest first.
+    """
+    # Older MLflow servers leave a run's models out of a search.
+    ids = model_ids or [one.model_id for one in outputs_of(mlflow.get_run(run_id))]
+    return next(filter(None, map(find_model, ids)), None)
 
 
 def is_whole(model: LoggedModel) -> bool:
@@ -181,11 +182,19 @@ def is_whole(model: LoggedModel) -> bool:
 
 def file_names(model: LoggedModel) -> list[str]:
     """The files of a logged model, by path, as far as the store knows them."""
-    return list(json.loads(model.tags.get(DIGESTS_TAG, f'["{MODEL_FILE}"]')))
+    return list(recorded_digests(model.tags)) or [MODEL_FILE]
 
 
-def _outputs(run: Run) -> list[LoggedModelOutput]:
-    return run.outputs.model_outputs if run.outputs else []
+def recorded_digests(tags: Mapping[str, str]) -> dict[str, str]:
+    """What `record_digests` has recorded, by path; nothing if somebody has edited the tag."""
+    with suppress(KeyError, ValueError, TypeError):
+        return {str(path): digest for path, digest in dict(json.loads(tags[DIGESTS_TAG])).items()}
+    return {}
+
+
+def outputs_of(run: Run) -> list[LoggedModelOutput]:
+    """The models that a run has logged, the newest first."""
+    return sorted(run.outputs.model_outputs if run.outputs else [], key=lambda one: -one.step)
 
 
 @in_store

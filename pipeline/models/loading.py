@@ -1,6 +1,5 @@
 """Load a registered model, after checks that run none of its code."""
 
-import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from pipeline.data.checks import MOST_CHANNELS
 from pipeline.errors import InputError
-from pipeline.models.export import DIGESTS_TAG, file_names, signature
+from pipeline.models.export import DIGESTS_TAG, file_names, recorded_digests, signature
 from pipeline.models.naming import absent, model_uri
 from pipeline.models.safety import check_harmless, check_unaltered
 from pipeline.store.artifacts import missing_files
@@ -146,7 +145,7 @@ def _load_checked(files: Path, tags: Mapping[str, str]) -> tuple[PyFuncModel, di
     the loader of a foreign model raises.
     """
     if DIGESTS_TAG in tags:
-        check_unaltered(files, json.loads(tags[DIGESTS_TAG]))
+        check_unaltered(files, recorded_digests(tags))
     mlmodel = Model.load(str(files))
     image_shape, num_classes = _shapes(mlmodel)
     metadata = mlmodel.metadata or {}

@@ -1,7 +1,5 @@
 """Classify pictures: files in, the most probable classes of each out."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -110,19 +109,22 @@ def as_table(predictions: Sequence[Prediction]) -> str:
     return "\n".join(lines)
 
 
-def as_csv(predictions: Sequence[Prediction]) -> str:
-    """The predictions as CSV: file, label, error, and for each guess its class and probability."""
-    most = max(len(one.guesses) for one in predictions)
+def as_frame(predictions: Sequence[Prediction]) -> pd.DataFrame:
+    """A row for each file: its label and error, if any; of each guess class and probability."""
+    most = max((len(one.guesses) for one in predictions), default=0)
     ends = ["", *(f"_{number}" for number in range(2, most + 1))][:most]
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    guessed = (f"{what}{end}" for end in ends for what in ("class", "probability"))
-    rows.writerow(["file", *guessed, "label", "error"])
+    guessed = [f"{what}{end}" for end in ends for what in ("class", "probability")]
+    rows = []
     for one in predictions:
-        cells = [cell for guess in one.guesses for cell in guess]
-        cells += [""] * (2 * most - len(cells))
-        rows.writerow([one.file, *cells, one.label, one.error])
-    return table.getvalue()
+        cells: list[object] = [cell for guess in one.guesses for cell in guess]
+        cells += [None] * (2 * most - len(cells))
+        rows.append([one.file, *cells, one.label, one.error])
+    return pd.DataFrame(rows, columns=["file", *guessed, "label", "error"])
+
+
+def as_csv(predictions: Sequence[Prediction]) -> str:
+    """The same as CSV."""
+    return str(as_frame(predictions).to_csv(index=False, lineterminator="\n"))
 
 
 def as_json_lines(predictions: Sequence[Prediction]) -> str:

@@ -9,13 +9,13 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline.ablation.loading import load_ablation
-from pipeline.config import Config
+from pipeline.ablation.definition import Ablation
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, RegistrationError, percent, plural
 from pipeline.store.address import shown_uri
 from pipeline.store.outages.failures import first_line, is_forbidden, is_outage, unless_forbidden
 from pipeline.store.outages.waiting import in_store
+from pipeline.training.spec import RunSpec
 
 
 class RegisteredVersion(NamedTuple):
@@ -35,44 +35,53 @@ class RegisteredVersion(NamedTuple):
         return f"models:/{self.name}/{self.version}"
 
 
-def registry_name(ablation: str, data: ImageDataset) -> str:
+class TrainedBy(NamedTuple):
+    """How a model was trained, and its validation accuracy, from 0 to 1."""
+
+    run_name: str
+    variant: str
+    seed: int
+    lr: float
+    epochs: int
+    batch_size: int
+    val_accuracy: float
+
+
+def registry_name(ablation: Ablation, data: ImageDataset) -> str:
     """The name under which an ablation's models are registered.
 
     Variants of another ablation may have the same names, and other data other classes.
     """
-    return f"{data.name}-{load_ablation(ablation).name}"
+    return f"{data.name}-{ablation.name}"
 
 
 @in_store
 def register(
-    model_uri: str,
-    config: Config,
-    val_accuracy: float,
-    data: ImageDataset,
-    page: str,
-    study: str = "",
+    model_uri: str, by: TrainedBy, spec: RunSpec, page: str, study: str = ""
 ) -> RegisteredVersion:
     """Register a model, unless it already is, and describe it. No alias is moved.
 
-    page: a link to its run's page. study: the id of the study that registers it, if one does.
+    spec: of ablation and data. page: a link to its run's page. study: the id of the study that
+    registers it, if one does.
 
     Raises RegistrationError if the store refuses that, although it takes runs.
     """
-    name = registry_name(config.ablation, data)
+    data = spec.data
+    name = registry_name(spec.ablation, data)
     tags = {
-        "variant": config.variant,
-        "seed": str(config.seed),
-        "val_accuracy": repr(val_accuracy),
-        "epochs": str(config.epochs),
+        "variant": by.variant,
+        "seed": str(by.seed),
+        "val_accuracy": repr(by.val_accuracy),
+        "epochs": str(by.epochs),
         "left_out": str(data.left_out),
         **({} if data.left_out else {"whole_digest": data.whole_digest or data.digest}),
         **data.tags,
         **({"study": study} if study else {}),
     }
-    trained = f"{config.run_name} is trained, but its model {model_uri}"
+    trained = f"{by.run_name} is trained, but its model {model_uri}"
     with refused_as(f"{trained} can't be registered as {name}"):
         version = _version(name, model_uri, tags)
-        _describe(version, config, val_accuracy, data, page)
+        _describe(version, by, spec.ablation, data, page)
     return RegisteredVersion(name, str(version.version))
 
 
@@ -87,7 +96,7 @@ def refused_as(what: str) -> Iterator[None]:
         raise RegistrationError(f"{what} ({first_line(error)})") from None
 
 
-def check_may_register(ablation: str, data: ImageDataset, way_out: str) -> None:
+def check_may_register(ablation: Ablation, data: ImageDataset, way_out: str) -> None:
     """Raise InputError, with the way out, if this user may not register an ablation's models."""
     name = registry_name(ablation, data)
     if not _may_register(name):
@@ -134,21 +143,21 @@ def _version(name: str, model_uri: str, tags: Mapping[str, str]) -> ModelVersion
 
 
 def _describe(
-    version: ModelVersion, config: Config, val_accuracy: float, data: ImageDataset, page: str
+    version: ModelVersion, by: TrainedBy, ablation: Ablation, data: ImageDataset, page: str
 ) -> None:
     """Describe a version and its registered model, unless somebody has."""
-    client, ablation = mlflow.MlflowClient(), load_ablation(config.ablation)
+    client = mlflow.MlflowClient()
     if not version.description:
         left_out = f" ({data.left_out:,} left out)" if data.left_out else ""
         text = (
-            f"{percent(val_accuracy)} validation accuracy, on the"
-            f" {data.tags['validation_scheme']}.\n\n"
-            f"- Recipe: {config.variant} of the ablation {ablation.name},"
-            f" {plural(config.epochs, 'epoch')}, batch size {config.batch_size},"
-            f" learning rate {config.lr:g}\n"
+            f"{percent(by.val_accuracy)} validation accuracy, on the"
+            f" {data.validation_scheme}.\n\n"
+            f"- Recipe: {by.variant} of the ablation {ablation.name},"
+            f" {plural(by.epochs, 'epoch')}, batch size {by.batch_size},"
+            f" learning rate {by.lr:g}\n"
             f"- Data: {data.name}, {data.description}{left_out}; sha256 `{data.digest}`\n"
-            f"- Seed: {config.seed}\n"
-            f"- Run: [{config.run_name}]({page}), `{version.run_id}`"
+            f"- Seed: {by.seed}\n"
+            f"- Run: [{by.run_name}]({page}), `{version.run_id}`"
         )
         with unless_forbidden(f"describe models:/{version.name}/{version.version}"):
             client.update_model_version(version.name, version.version, text)

@@ -1,7 +1,6 @@
 """Turn finished runs into findings: a table, a summary per variant, an effect per comparison."""
 
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from pipeline.errors import shortlist
 from pipeline.report.contrasts import Contrast, contrasts
 from pipeline.report.findings import Analysis, Finding, Setting, study_outcomes
 from pipeline.report.learning_rates import chosen_rates, sign_changes, stuck_notes
-from pipeline.runs.run_result import RunResult
+from pipeline.runs.record import LEARNED, RunRecord
 from pipeline.statistics.comparisons import Floats, Outcome, Summary, compare, summarize
 from pipeline.statistics.images import with_other_images
 from pipeline.statistics.intervals import PLANNED, Design
@@ -40,7 +39,7 @@ class _Effect(NamedTuple):
     runs: Sequence[Sequence[str]]
 
 
-def analyse(ablation: Ablation, results: Sequence[RunResult], design: Design = PLANNED) -> Analysis:
+def analyse(ablation: Ablation, results: Sequence[RunRecord], design: Design = PLANNED) -> Analysis:
     """Compare the ablation's variants by `results`: runs of one recipe, at most one per cell.
 
     Every comparison is paired: it uses the seeds that both variants have.
@@ -77,11 +76,12 @@ def analyse(ablation: Ablation, results: Sequence[RunResult], design: Design = P
     )
 
 
-def results_table(results: Sequence[RunResult], target: float | None) -> pd.DataFrame:
+def results_table(results: Sequence[RunRecord], target: float | None) -> pd.DataFrame:
     """One row per run: its settings, last epoch's metrics, cost, and where it is stored."""
     rows = []
     for result in results:
-        last = {k: v for k, v in result.history[-1].items() if k.endswith(("_loss", "_accuracy"))}
+        metrics = result.history[-1].metrics
+        last = {k: v for k, v in metrics.items() if k.endswith(("_loss", "_accuracy"))}
         epochs, seconds = time_to(result, target) if target else (math.nan, math.nan)
         reported = last.get("test_accuracy", last["val_accuracy"])
         rows.append(
@@ -91,35 +91,37 @@ def results_table(results: Sequence[RunResult], target: float | None) -> pd.Data
                 "seed": result.config.seed,
                 "lr": result.config.lr,
                 **last,
-                "learning": result.tags.get("learning", "ok"),
+                "learning": result.learning or LEARNED,
                 "generalisation_gap": last["train_accuracy"] - reported,
                 "epochs_to_target": epochs,
                 "seconds_to_target": seconds,
                 "seconds": result.seconds,
-                "images_per_second": np.median([e["images_per_second"] for e in result.history]),
-                "parameters": result.parameters,
+                "images_per_second": np.median(
+                    [epoch.images_per_second for epoch in result.history]
+                ),
+                "parameters": result.num_parameters,
                 "model": result.registered.uri if result.registered else "",
                 "run_id": result.run_id,
-                "commit": result.commit,
+                "commit": result.shown_commit,
                 "reused": result.reused,
             }
         )
     return pd.DataFrame(rows)
 
 
-def reachable_accuracy(results: Sequence[RunResult]) -> float | None:
+def reachable_accuracy(results: Sequence[RunRecord]) -> float | None:
     """The highest multiple of 5 % that all validation accuracies reach; None if a guess does."""
-    lowest = min(max(epoch["val_accuracy"] for epoch in result.history) for result in results)
+    lowest = min(max(epoch.val_accuracy for epoch in result.history) for result in results)
     steps = math.floor(lowest / TARGET_STEP + 1e-9)
-    guess = 1 / int(results[0].tags.get("num_classes", sys.maxsize))
+    guess = 1 / results[0].num_classes
     return target if (target := round(steps * TARGET_STEP, 2)) > guess else None
 
 
-def time_to(result: RunResult, target: float) -> tuple[float, float]:
+def time_to(result: RunRecord, target: float) -> tuple[float, float]:
     """Epochs and seconds (training and validation) until validation reaches `target`; or NaN."""
     for n, epoch in enumerate(result.history, start=1):
-        if epoch["val_accuracy"] >= target:
-            return n, sum(before["epoch_seconds"] for before in result.history[:n])
+        if epoch.val_accuracy >= target:
+            return n, sum(before.epoch_seconds for before in result.history[:n])
     return math.nan, math.nan
 
 
@@ -129,7 +131,7 @@ def _settings(
     compared: Sequence[Contrast],
     outcomes: Mapping[str, Outcome],
     design: Design,
-    results: Mapping[str, RunResult],
+    results: Mapping[str, RunRecord],
     notes: list[str],
 ) -> list[Setting]:
     """Summarize and compare runs at the learning rates of each label; `notes` gets omissions.
@@ -215,7 +217,7 @@ def _finding(
     effect: _Effect,
     design: Design,
     comparisons: int,
-    results: Mapping[str, RunResult],
+    results: Mapping[str, RunRecord],
     where: str,
 ) -> Finding:
     """Compare an outcome, jointly with `comparisons`; `where` ends the subject of the sentence."""
@@ -233,7 +235,7 @@ def _finding(
 
 
 def _image_differences(
-    effect: _Effect, results: Mapping[str, RunResult]
+    effect: _Effect, results: Mapping[str, RunRecord]
 ) -> npt.NDArray[np.int8] | None:
     """`[seeds, images]`, treatment minus control of correctness; None if a run lacks it."""
     known = [[results[run_id].correct for run_id in ids] for ids in effect.runs]
@@ -243,8 +245,8 @@ def _image_differences(
     return np.array([(signs * np.array(row, dtype=np.int8)).sum(axis=0) for row in known])
 
 
-def _stuck_runs(effect: _Effect, results: Mapping[str, RunResult]) -> dict[str, int]:
+def _stuck_runs(effect: _Effect, results: Mapping[str, RunRecord]) -> dict[str, int]:
     """How many of an effect's runs have learned nothing, by variant; none that has no such run."""
     runs = zip(effect.contrast.variants, zip(*effect.runs, strict=True), strict=True)
-    stuck = {v: sum(results[one].tags.get("learning") == "stuck" for one in ids) for v, ids in runs}
+    stuck = {v: sum(results[one].is_stuck for one in ids) for v, ids in runs}
     return {variant: count for variant, count in stuck.items() if count}

@@ -1,11 +1,10 @@
 """Which variants are compared, and in which words: what follows from an ablation."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 from pipeline.ablation.definition import Ablation
-from pipeline.ablation.wording import Change, Wording
+from pipeline.ablation.wording import Wording
 
 
 @dataclass(frozen=True)
@@ -13,14 +12,13 @@ class Contrast:
     """Variants whose sum, minus that of others, is an effect: of a change, or an interaction.
 
     treatment, control: a variant each; for an interaction, two each, whose difference counts.
-    subject: of the sentence about it. changes: what it is about. own_name: the metric's, if it is
-    not made of the variants. effect: what an interaction is about, such as `mixup's effect`.
+    subject: of the sentence about it. own_name: the metric's, if it is not made of the variants.
+    effect: what an interaction is about, such as `mixup's effect`.
     """
 
     treatment: tuple[str, ...]
     control: tuple[str, ...]
     subject: str
-    changes: tuple[Change, ...]
     own_name: str = ""
     effect: str = ""
 
@@ -67,45 +65,37 @@ def contrasts(ablation: Ablation) -> list[Contrast]:
     design.
     """
     wording = Wording(ablation)
-    if ablation.comparisons:
-        own = {(one[0], one[1]): "".join(one[2:]) for one in ablation.comparisons}
-        return [
-            replace(pair, subject=words, changes=(Change("", words),)) if words else pair
-            for pair, words in zip(_pairs(wording, list(own)), own.values(), strict=True)
-        ]
     names, pairs = list(wording.values), []
+    own_words = {(one[0], one[1]): "".join(one[2:]) for one in ablation.comparisons}
     for place, treatment in enumerate(names):
         for control in reversed(names[:place]):
             changed = wording.difference(control, treatment)
             from_baseline = [wording.baseline[name] == old for name, (old, _) in changed.items()]
             if from_baseline == [True] or control == names[0]:
                 pairs.append((treatment, control))
-    return [*_pairs(wording, pairs), *_interactions(wording)]
-
-
-def _pairs(wording: Wording, pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
-    controls = [control for _, control in pairs]
-    told = wording.told_apart(controls, [wording.difference(c, t) for t, c in pairs])
-    return [
-        Contrast((t,), (c,), wording.subject(c, t, settings), wording.changes(c, t))
-        for (t, c), settings in zip(pairs, told, strict=True)
+    pairs = list(own_words) or pairs
+    subjects = wording.subjects([(control, treatment, treatment) for treatment, control in pairs])
+    made = [
+        Contrast((treatment,), (control,), own_words.get((treatment, control)) or subject)
+        for (treatment, control), subject in zip(pairs, subjects, strict=True)
     ]
+    return made if own_words else [*made, *_interactions(wording)]
 
 
 def _interactions(wording: Wording) -> list[Contrast]:
     """How a change alters the effect of another: the one that the earlier variant makes."""
     squares = _squares(wording)
-    told = wording.told_apart(
-        [neither for neither, *_ in squares],
-        [wording.difference(neither, both) for neither, _, _, both in squares],
-    )
-    found = []
-    for (neither, one, other, both), settings in zip(squares, told, strict=True):
-        subject = wording.subject(neither, one, settings)
-        name = "interaction" if len(squares) == 1 else f"interaction_{one}_{other}"
-        (change,) = wording.changes(neither, other)
-        found.append(Contrast((both, one), (other, neither), subject, (), name, change.effect))
-    return found
+    subjects = wording.subjects([(neither, one, both) for neither, one, _, both in squares])
+    return [
+        Contrast(
+            (both, one),
+            (other, neither),
+            subject,
+            "interaction" if len(squares) == 1 else f"interaction_{one}_{other}",
+            wording.effect(neither, other),
+        )
+        for (neither, one, other, both), subject in zip(squares, subjects, strict=True)
+    ]
 
 
 def _squares(wording: Wording) -> list[tuple[str, str, str, str]]:

@@ -167,7 +167,7 @@ def study_curves(analysis: Analysis, setting: Setting) -> Figure:
             for variant in setting.rates:
                 runs = np.array(
                     [
-                        [epoch[f"{prefix}_{metric}"] for epoch in result.history]
+                        [getattr(one, f"{prefix}_{metric}") for one in result.history]
                         for result in analysis.results
                         if result.config.variant == variant and result.run_id in chosen
                     ]

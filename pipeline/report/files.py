@@ -9,14 +9,12 @@ from dataclasses import asdict
 import jinja2
 import pandas as pd
 
-from pipeline.ablation.wording import listed
+from pipeline.errors import shortlist
 from pipeline.report.figures import study_figures
 from pipeline.report.findings import Analysis
 from pipeline.report.sections import report_sections
-from pipeline.statistics.sentences import is_plural
 
 DOTS_PER_INCH = 130
-MOST_IN_TITLE = 3  # changes that it names
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("pipeline.report"),
     autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -52,16 +50,16 @@ def report_files(
         "report.html": TEMPLATES.get_template("report.html.j2").render(content).encode(),
         "report.md": TEMPLATES.get_template("report.md.j2").render(content).encode(),
         "results.csv": analysis.table.to_csv(index=False).encode(),
-        "curves.csv": _curves(analysis).to_csv(index=False).encode(),
+        "curves.csv": curves(analysis).to_csv(index=False).encode(),
         "effects.json": json.dumps(effects(analysis), indent=2).encode(),
         **{f"figures/{name}.png": picture for name, picture in pictures.items()},
     }
 
 
-def _curves(analysis: Analysis) -> pd.DataFrame:
+def curves(analysis: Analysis) -> pd.DataFrame:
     """One row per run and epoch, with all metrics of that epoch."""
     return pd.DataFrame(
-        {"run": result.config.run_name, "run_id": result.run_id, "epoch": n, **epoch}
+        {"run": result.config.run_name, "run_id": result.run_id, "epoch": n, **epoch.metrics}
         for result in analysis.results
         for n, epoch in enumerate(result.history, start=1)
     )
@@ -119,22 +117,7 @@ def effect_metrics(analysis: Analysis) -> dict[str, float]:
 
 
 def _title(analysis: Analysis) -> str:
-    """Ask what is compared: `Do mixup and width 64 or 128 instead of 32 help?`."""
-    changes = dict.fromkeys(change for one in analysis.compared for change in one.changes)
-    alternatives: dict[tuple[str, str], dict[str, None]] = {}
-    for change in changes:
-        name = change.gained or change.lost
-        replaced = change.instead if change.gained else ""
-        alternatives.setdefault((change.setting if replaced else name, replaced), {})[name] = None
-    count = sum(map(len, alternatives.values()))
-    if not count:
-        return "Nothing to compare"
-    if count > MOST_IN_TITLE:
-        return f"Which of {count} changes help?"
-    subjects = []
-    for (setting, replaced), (first, *others) in alternatives.items():
-        shorter = [name.removeprefix(f"{setting} ") for name in others]
-        subject = listed([first, *shorter], "or")
-        subjects.append(f"{subject} instead of {replaced}" if replaced else subject)
-    verb = "Do" if len(subjects) > 1 or is_plural(subjects[0]) else "Does"
-    return f"{verb} {listed(subjects)} help?"
+    """Name the ablation, and the variants that were trained: `own: plain, wide`."""
+    trained = {result.config.variant for result in analysis.results}
+    variants = [variant for variant in analysis.ablation.variants if variant in trained]
+    return f"{analysis.ablation.name}: {shortlist(variants)}"

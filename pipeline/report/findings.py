@@ -1,7 +1,6 @@
 """The records that a report is made of: each finding, each setting, the whole analysis."""
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from pipeline.ablation.definition import Ablation
 from pipeline.ablation.wording import Wording
 from pipeline.errors import percent
 from pipeline.report.contrasts import Contrast
-from pipeline.runs.run_result import RunResult
+from pipeline.runs.record import RunRecord
 from pipeline.statistics.comparisons import Comparison, Outcome, Summary
 from pipeline.statistics.intervals import Design
 
@@ -62,7 +61,7 @@ class Analysis:
     """
 
     ablation: Ablation
-    results: Sequence[RunResult]
+    results: Sequence[RunRecord]
     design: Design
     table: pd.DataFrame
     primary: str
@@ -98,10 +97,8 @@ class Analysis:
     def few_images(self) -> str:
         """`2,000 of 50,000 images` if the networks saw only so many; else empty."""
         first = self.results[0]
-        total = int(first.tags.get("total_images", 0))  # unknown to runs of earlier versions
-        of_all = f" of {total:,}" if total else ""
-        count = first.config.train_images
-        return f"{count:,}{of_all} images" if count and count != total else ""
+        total, count = first.total_images, first.config.train_images
+        return f"{count:,} of {total:,} images" if count and count != total else ""
 
     @property
     def variants_in_words(self) -> str:
@@ -158,14 +155,13 @@ class Analysis:
     @property
     def other_weights(self) -> dict[tuple[str, str], list[str]]:
         """By variant and another one, the parameters that do not start out as in that one."""
-        tags = {one.config.variant: one.tags.get("other_weights", "") for one in self.results}
-        baseline, *_ = self.ablation.variants
-        found = defaultdict[tuple[str, str], list[str]](list)
-        for variant in self.ablation.variants:
-            for entry in filter(None, tags.get(variant, "").split(", ")):
-                name, _, other = entry.partition(" of ")
-                found[variant, other or baseline].append(name)
-        return {pair: names for pair, names in found.items() if pair[1] in tags}
+        known = {one.config.variant: one.other_weights for one in self.results}
+        return {
+            (variant, other): names
+            for variant in self.ablation.variants
+            for other, names in known.get(variant, {}).items()
+            if other in known
+        }
 
     @property
     def losses_differ(self) -> bool:
@@ -174,8 +170,7 @@ class Analysis:
         variants = {one.config.variant for one in self.results}
         names = {name for variant in variants for name in ablation.arguments(criterion, variant)}
         settings = {tuple(ablation.values(v)[name] for name in names) for v in variants}
-        # Runs of earlier versions have no such tag.
-        criteria = {one.tags["criterion"] for one in self.results if "criterion" in one.tags}
+        criteria = {one.criterion for one in self.results}
         return len(settings) > 1 or len(criteria) > 1
 
 

@@ -7,12 +7,12 @@ import pandas as pd
 
 from pipeline.report.contrasts import Contrast
 from pipeline.report.findings import Setting
-from pipeline.runs.run_result import RunResult
+from pipeline.runs.record import STUCK, RunRecord
 from pipeline.statistics.sentences import digits, learned_nothing
 
 
 def chosen_rates(
-    variants: Iterable[str], results: Sequence[RunResult], notes: list[str]
+    variants: Iterable[str], results: Sequence[RunRecord], notes: list[str]
 ) -> dict[str, float] | None:
     """The learning rate of each variant in `results`: the only one, or the best on held-out images.
 
@@ -33,7 +33,7 @@ def chosen_rates(
         for result in results:
             if result.config.variant == variant:
                 values = found.setdefault(result.config.lr, [])
-                values.append(result.history[-1]["val_accuracy"])
+                values.append(result.history[-1].val_accuracy)
         most = max(len(values) for values in found.values())
         complete = {lr: np.mean(values) for lr, values in found.items() if len(values) == most}
         best[variant] = max(complete, key=lambda lr: float(complete[lr]))
@@ -73,7 +73,7 @@ def stuck_notes(table: pd.DataFrame, variants: Iterable[str]) -> list[str]:
     notes = []
     for variant in variants:
         runs = table[table["variant"] == variant]
-        stuck = runs[runs["learning"] == "stuck"]
+        stuck = runs[runs["learning"] == STUCK]
         if stuck.empty:
             continue
         rates = ", ".join(f"{lr:g}" for lr in sorted(stuck["lr"].unique()))

@@ -1,36 +1,36 @@
-"""Publish a report: log it to MLflow, and print its answer and location."""
+"""Publish a report: log it to MLflow, and return it."""
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mlflow
+import pandas as pd
 
 from pipeline.errors import plural
 from pipeline.machine import describe_machine
-from pipeline.report.files import effect_metrics, report_files
+from pipeline.report.files import curves, effect_metrics, effects, report_files
 from pipeline.report.findings import Analysis
 from pipeline.report.tables import format_summary
-from pipeline.runs.run_result import RunResult, recipe
+from pipeline.runs.plan import Plan
+from pipeline.runs.record import RunRecord
 from pipeline.store.interface import link, where_to_look
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import PARENT_TAG
 from pipeline.upstream import local_path, shell_quote
 
-REPORTED = "reported_with"  # a training run's tag: the plan of the first report that contains it
 MOST_LINKS = 30  # in a description, which MLflow cuts at 8,000 characters
-BY_COMPARE = ", by compare"  # the end of such a plan if it was none: runs were chosen later
 
 
 def publish(
-    analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, str], plan: str
-) -> None:
-    """Log the report of `analysis` to the active run; print the answer and the report's location.
+    analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, str], plan: Plan
+) -> "Published":
+    """Log the report of `analysis` to the active run.
 
     unused: runs that are not counted, with the reason. facts: how it was run, beyond what every
     report says about it. plan: how the study came to its seeds; each run keeps that of its first
@@ -50,58 +50,99 @@ def publish(
     description += _links(analysis.results, run.info.run_id)
     _mark_reported(analysis, plan)
     place = _log_report(files, description, effect_metrics(analysis))
+    where = str(run.info.experiment_id), run.info.run_id
+    report = files["report.html"].decode()
+    which = facts.get("registered models", "before")
+    return Published(*where, analysis, about, report, place, unused, which)
 
-    print(f"\n{about}\n\n{format_summary(analysis)}\n")
-    print("\n".join([*analysis.headline, ""]))
-    registered = [result for result in analysis.results if result.registered]
-    if registered:
-        print(f"Registered {facts.get('registered models', 'before')}:")
-    for result in registered:
-        assert result.registered
-        name, uri = result.registered.name, result.registered.uri
-        aliases = "".join(f", models:/{name}@{alias}" for alias in result.registered.aliases)
-        print(f"  {result.config.run_name} as {uri}{aliases}")
-    for result in registered:
-        assert result.registered
-        for note in result.registered.notes:
-            print(f"  {note}")
-    if unused:
-        print(f"Not counted: {plural(len(unused), 'run')}, with the reasons in the report")
-    print(f"Report: {place}")
-    print(where_to_look(run.info.experiment_id, run.info.run_id, "report.html"))
+
+@dataclass(frozen=True)
+class Published:
+    """A report that is logged, and what it rests on.
+
+    effects, runs, curves: as tables. report: as HTML, shown by itself in a notebook. place: of the
+    file. unused: runs that are not counted, with the reason. registered: which models, in words.
+    """
+
+    experiment_id: str
+    run_id: str
+    analysis: Analysis
+    about: str
+    report: str
+    place: str
+    unused: Mapping[str, str]
+    registered: str
+
+    @property
+    def effects(self) -> pd.DataFrame:
+        """A row for each comparison, outcome and learning rate, in the outcome's own unit."""
+        return pd.DataFrame(effects(self.analysis)["effects"])
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """A row for each run."""
+        return self.analysis.table
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """A row for each run and epoch."""
+        return curves(self.analysis)
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{escape(self.report)}" width="100%" height="600"></iframe>'
+
+    def __str__(self) -> str:
+        """The answer, for a terminal."""
+        lines = [f"\n{self.about}\n\n{format_summary(self.analysis)}\n"]
+        lines += [*self.analysis.headline, ""]
+        registered = [one.registered for one in self.analysis.results if one.registered]
+        if registered:
+            lines.append(f"Registered {self.registered}:")
+        for one in self.analysis.results:
+            if one.registered:
+                name = one.registered.name
+                aliases = "".join(f", models:/{name}@{alias}" for alias in one.registered.aliases)
+                lines.append(f"  {one.config.run_name} as {one.registered.uri}{aliases}")
+        lines += [f"  {note}" for one in registered for note in one.notes]
+        if self.unused:
+            count = plural(len(self.unused), "run")
+            lines.append(f"Not counted: {count}, with the reasons in the report")
+        lines.append(f"Report: {self.place}")
+        return "\n".join([*lines, where_to_look(self.experiment_id, self.run_id, "report.html")])
 
 
 def _provenance(analysis: Analysis) -> dict[str, str]:
     """What every report says about how it was run."""
-    first = analysis.results[0]
-    seconds = sum(result.seconds for result in analysis.results)
-    commits = {result.commit for result in analysis.results} - {""}
+    results = analysis.results
+    seconds = sum(result.seconds for result in results)
+    commits = {result.shown_commit for result in results} - {""}
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "mlflow", "numpy"))
     settings = {
-        f"settings of {result.config.variant}": _settings(result) for result in analysis.results
+        f"settings of {one.config.variant}": ", ".join(f"{k} {v}" for k, v in one.settings.items())
+        for one in results
     }
-    made_of = ("network", "criterion", "optimizer", "schedule", "augmentation")
-    parts = [_part(name, analysis.results) for name in made_of if name in first.tags]
+    parts = ("network", "criterion", "optimizer", "schedule", "augmentation")
+    recipe = results[0].identity.recipe
     return {
         **{name: stated for name, stated in settings.items() if stated},
-        **({"images": first.tags["images"]} if "images" in first.tags else {}),
-        **({"parts": ", ".join(parts)} if parts else {}),
+        "images": results[0].identity.images,
+        "parts": ", ".join(_part(name, results) for name in parts),
         "command": f"python -m pipeline {' '.join(map(shell_quote, sys.argv[1:]))}",
-        "recipe": ", ".join(f"{k} {v}" for k, v in recipe(first.config, first.tags).items()),
+        "recipe": ", ".join(f"{name} {value}" for name, value in recipe.items()),
         "commit of the runs": ", ".join(sorted(commits)) or "unknown: not run from a git checkout",
-        "device of the runs": ", ".join(sorted({_device(result) for result in analysis.results})),
-        "machines of the runs": machines_of(analysis.results) or "unknown, of earlier versions",
+        "device of the runs": ", ".join(sorted({_device(result) for result in results})),
+        "machines of the runs": machines_of(results),
         "time of the runs": f"{timedelta(seconds=round(seconds))}, all epochs together",
         "machine of this report": describe_machine(),
         "versions": f"Python {sys.version.split()[0]}, {packages}",
     }
 
 
-def _links(results: Sequence[RunResult], study_id: str) -> str:
+def _links(results: Sequence[RunRecord], study_id: str) -> str:
     """A paragraph of links to the runs that are no children, which MLflow would list."""
     links = []
     for one in results:
-        if one.tags.get(PARENT_TAG) != study_id:
+        if one.parent != study_id:
             links.append(f"[{one.config.run_name}]({link(one.experiment_id, one.run_id)})")
     if not links:
         return ""
@@ -110,10 +151,10 @@ def _links(results: Sequence[RunResult], study_id: str) -> str:
 
 
 @in_store
-def _mark_reported(analysis: Analysis, plan: str) -> None:
+def _mark_reported(analysis: Analysis, plan: Plan) -> None:
     for result in analysis.results:
-        if REPORTED not in result.tags:
-            mlflow.MlflowClient().set_tag(result.run_id, REPORTED, plan)
+        if result.reported_with is None:
+            mlflow.MlflowClient().set_tag(result.run_id, "reported_with", plan.as_json())
 
 
 @in_store
@@ -136,35 +177,24 @@ def _log_report(files: Mapping[str, bytes], description: str, metrics: Mapping[s
     return str(local.relative_to(here) if local.is_relative_to(here) else local)
 
 
-def _part(name: str, results: Sequence[RunResult]) -> str:
+def _part(name: str, results: Sequence[RunRecord]) -> str:
     """What the runs have as this part: `optimizer Adam`, or `optimizer Adam (a) or SGD (b, c)`."""
     variants: dict[str, dict[str, None]] = {}
     for result in results:
-        variants.setdefault(result.tags.get(name, "unknown"), {})[result.config.variant] = None
+        variants.setdefault(getattr(result, name), {})[result.config.variant] = None
     if len(variants) == 1:
         return f"{name} {next(iter(variants))}"
     kinds = (f"{kind} ({', '.join(names)})" for kind, names in variants.items())
     return f"{name} {' or '.join(kinds)}"
 
 
-def _settings(result: RunResult) -> str:
-    """A variant's settings in words; empty if its run did not record them."""
-    settings = json.loads(result.tags.get("settings", "{}"))
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
-
-
-def machines_of(results: Sequence[RunResult]) -> str:
-    """How many runs were trained where; empty if none says so, as of earlier versions."""
-    places = Counter(
-        f"{result.tags['node']} ({result.tags['processor']})"
-        for result in results
-        if "node" in result.tags
-    )
+def machines_of(results: Sequence[RunRecord]) -> str:
+    """How many runs were trained where."""
+    places = Counter(f"{result.node} ({result.processor})" for result in results)
     return "; ".join(f"{plural(runs, 'run')} on {place}" for place, runs in places.items())
 
 
-def _device(result: RunResult) -> str:
-    tags = result.tags
-    return (
-        f"{tags.get('device_name', tags['device'])} with {plural(int(tags['threads']), 'thread')}"
-    )
+def _device(result: RunRecord) -> str:
+    identity = result.identity
+    device = result.device_name or identity.device
+    return f"{device} with {plural(identity.threads, 'thread')}"

@@ -6,13 +6,14 @@ from typing import NamedTuple
 from pipeline.errors import plural
 from pipeline.report.findings import Analysis
 from pipeline.report.tables import Table, cost_table, effects_table, runs_table, variants_table
+from pipeline.runs.record import STUCK
 from pipeline.statistics.intervals import LATER_ALPHA, PLANNED_ALPHA
 from pipeline.statistics.sentences import INTERVALS
 from pipeline.statistics.skewness import skewed_alarms
 
 NORMAL_SEEDS = 30  # so many may show whether differences are far from normal
 
-# What may differ between compared runs, by the tag that records it.
+# What may differ between compared runs: a field of their records, or of their identities.
 MIXTURES = {
     "code_digest": "the version of the code",
     "torch": "the version of torch",
@@ -186,7 +187,7 @@ def _runs_section(analysis: Analysis) -> Section:
             "Runs marked “reused” had finished before this study used them, in another study or as"
             " single runs."
         )
-    if analysis.table["learning"].eq("stuck").any():
+    if analysis.table["learning"].eq(STUCK).any():
         text.append("“Stuck” runs have learned nothing: their loss is still that of a guess.")
     return Section("Runs", text, tables=[runs_table(analysis)])
 
@@ -194,10 +195,10 @@ def _runs_section(analysis: Analysis) -> Section:
 def limits(analysis: Analysis) -> list[str]:
     """What the study can't say, and what a reader may wrongly conclude from it."""
     first, seeds = analysis.results[0], analysis.table["seed"].nunique()
-    config, caveat = first.config, first.tags.get("data_caveat", "")
+    config, caveat = first.config, first.data_caveat
     unknown = [caveat] if caveat else []
     here = [plural(config.epochs, "epoch"), f"batch size {config.batch_size}"]
-    here += sorted({r.tags["optimizer"] for r in analysis.results if "optimizer" in r.tags})
+    here += sorted({result.optimizer for result in analysis.results})
     unknown.append(
         "Whether the effects hold for another network, data set, optimiser or number of epochs"
         f" (here: {'; '.join(here)}). The last epoch counts, and if curves cross near the end,"
@@ -244,6 +245,6 @@ def limits(analysis: Analysis) -> list[str]:
             f" {'do' if others else 'does'} not start out as in {other}."
         )
     for name, words in MIXTURES.items():
-        if len({r.tags[name] for r in analysis.results if name in r.tags}) > 1:
+        if len({getattr(r, name, getattr(r.identity, name, "")) for r in analysis.results}) > 1:
             unknown.append(f"What difference {words} made: it was not the same for all runs.")
     return unknown

@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.errors import percent
 from pipeline.report.findings import Analysis, Finding, Setting
+from pipeline.runs.record import STUCK
 from pipeline.statistics.comparisons import Outcome, Summary
 from pipeline.statistics.intervals import Interval
 from pipeline.statistics.sentences import capitalized, digits
@@ -93,7 +94,7 @@ def runs_table(analysis: Analysis) -> Table:
     header = ["run", outcome.name, "loss", "seconds", "run id", "commit", "model"]
     rows = [
         [
-            row.run + " (stuck)" * (row.learning == "stuck") + " (reused)" * row.reused,
+            row.run + " (stuck)" * (row.learning == STUCK) + " (reused)" * row.reused,
             percent(getattr(row, analysis.primary)),
             f"{getattr(row, analysis.primary.replace('accuracy', 'loss')):.3f}",
             f"{row.seconds:.0f}",

@@ -6,28 +6,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import Run
 
 from pipeline.ablation.source import PACKAGE, source_files
 from pipeline.ablation.syntax import code_digest
-from pipeline.config import AUTO
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
-from pipeline.reproduction.record import COMMIT
 from pipeline.runs.provenance import ABLATION_FOLDER, git_dirty
+from pipeline.runs.record import RunRecord
 from pipeline.store.artifacts import missing_files
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import tags_of
 
 
 @contextmanager
-def code_of(run: Run, folder: Path) -> Iterator[Path]:
+def code_of(run: RunRecord, folder: Path) -> Iterator[Path]:
     """Find the code of a run's commit: the folder that holds `pipeline`.
 
     That is this checkout's if it has that commit and no changes, else a worktree in `folder`.
     Raises InputError if the commit is not there.
     """
-    commit = run.data.tags[COMMIT]
+    commit = run.commit
     try:
         root = Path(_git("rev-parse", "--show-toplevel"))
         head = _git("rev-parse", "HEAD")
@@ -40,7 +37,7 @@ def code_of(run: Run, folder: Path) -> Iterator[Path]:
         _git("cat-file", "-e", f"{commit}^{{commit}}")
     except subprocess.CalledProcessError:
         raise InputError(
-            f"commit {commit} of run {run.info.run_id} is not in {root}; fetch it by git fetch, or"
+            f"commit {commit} of run {run.run_id} is not in {root}; fetch it by git fetch, or"
             " repeat the run in a clone that has it"
         ) from None
     worktree = folder / "code"
@@ -61,18 +58,18 @@ def _git(*arguments: str) -> str:
 
 
 @in_store
-def ablation_of(run: Run, folder: Path) -> str:
+def ablation_of(run: RunRecord, folder: Path) -> str:
     """The reference to a run's ablation: its file if that is as it was, else a copy in `folder`."""
-    reference = tags_of(run).get("ablation_source", AUTO)
+    reference = run.config.ablation
     if not reference.endswith(".py"):
         return reference  # `auto`, or a module, which this environment has
-    if missing_files(run.info.artifact_uri, [ABLATION_FOLDER]):
+    if missing_files(run.artifact_uri, [ABLATION_FOLDER]):
         raise InputError(
-            f"run {run.info.run_id} can't be repeated: its ablation's file is missing in"
-            f" {run.info.artifact_uri}"
+            f"run {run.run_id} can't be repeated: its ablation's file is missing in"
+            f" {run.artifact_uri}"
         )
     downloaded = mlflow.artifacts.download_artifacts(
-        run_id=run.info.run_id, artifact_path=ABLATION_FOLDER, dst_path=str(folder)
+        run_id=run.run_id, artifact_path=ABLATION_FOLDER, dst_path=str(folder)
     )
     recorded = _contents(Path(downloaded), Path(downloaded).rglob("*.py"))
     file = Path(reference)
@@ -82,5 +79,4 @@ def ablation_of(run: Run, folder: Path) -> str:
 
 
 def _contents(folder: Path, files: Iterator[Path] | list[Path]) -> dict[str, str]:
-    # What they compute: earlier versions stored them as text, with other ends of lines.
     return {path.relative_to(folder).as_posix(): code_digest(path.read_bytes()) for path in files}

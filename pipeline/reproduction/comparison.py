@@ -74,7 +74,7 @@ class Comparison(NamedTuple):
         )
 
 
-def compare(
+def compare_values(
     recorded: Values, repeated: Values, epochs: int, same_weights: bool | None = None
 ) -> Comparison:
     """Compare the values of the first `epochs`; one that is missing in the record differs, too."""

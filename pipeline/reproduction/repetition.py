@@ -16,14 +16,14 @@ from tqdm import tqdm
 
 from pipeline.ablation.inputs import differences
 from pipeline.ablation.source import is_module
-from pipeline.config import AUTO
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
-from pipeline.reproduction.record import DECISIVE, EPOCH, Record, Values, read_values
+from pipeline.reproduction.record import DECISIVE, LOGGED_ONCE, Measured, Values, read_values
+from pipeline.runs.identity import shortened
 from pipeline.runs.provenance import read_inputs
-from pipeline.runs.run_result import shortened
+from pipeline.runs.queries import check_ours
+from pipeline.store.lookup import get_run
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import tags_of
 
 LOOK_SECONDS = 0.5
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} epochs [{elapsed}]"
@@ -37,7 +37,7 @@ class Repetition(NamedTuple):
 
 
 def repeat(
-    record: Record, code: Path, ablation: str, data_dir: str | None, epochs: int, folder: Path
+    record: Measured, code: Path, ablation: str, data_dir: str | None, epochs: int, folder: Path
 ) -> Repetition:
     """Train the first `epochs` of a run again, with the code in `code`.
 
@@ -53,7 +53,7 @@ def repeat(
     command = [sys.executable, "-P", "-m", "pipeline", "train"]
     command += _options(record, ablation, data_dir)
     environment = _environment(record, code, uri, experiment)
-    whole = epochs == record.config.epochs
+    whole = epochs == record.run.identity.epochs
     with (
         log.open("wb") as output,
         _process(command, environment, output) as process,
@@ -75,25 +75,27 @@ def repeat(
     return Repetition(read_values(client, run), checkpoint)
 
 
-def _options(record: Record, ablation: str, data_dir: str | None) -> Iterator[str]:
+def _options(record: Measured, ablation: str, data_dir: str | None) -> Iterator[str]:
     """The options of `train`: those that the run's own version knew, as they turned out."""
-    settings = record.config.as_dict() | {"ablation": ablation}
-    settings |= {name: record.tags[name] for name in ("device", "precision")}
+    settings = record.run.config.as_dict() | {"ablation": ablation}
+    identity = record.run.identity
+    settings |= {"device": identity.device, "precision": identity.precision}
     settings |= {"data_dir": data_dir} if data_dir else {}
+    known = get_run(record.run.run_id).data.params
     for name, value in settings.items():
-        if name in record.run.data.params:
+        if name in known:
             yield from (f"--{name.replace('_', '-')}", str(value))
 
 
-def _environment(record: Record, code: Path, uri: str, experiment: str) -> dict[str, str]:
+def _environment(record: Measured, code: Path, uri: str, experiment: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     path = [str(code), *filter(None, [kept.get("PYTHONPATH")])]  # the run's code first
-    if is_module(record.tags.get("ablation_source", AUTO)):
+    if is_module(record.run.config.ablation):
         path.append(str(Path.cwd()))  # which may hold it
     return {
         **kept,
         "PYTHONPATH": os.pathsep.join(path),
-        "OMP_NUM_THREADS": record.tags["threads"],
+        "OMP_NUM_THREADS": str(record.run.identity.threads),
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_EXPERIMENT_ID": experiment,
     }
@@ -123,29 +125,26 @@ def _runs(client: mlflow.MlflowClient, experiment: str) -> list[Run]:
 @in_store
 def _complete(client: mlflow.MlflowClient, run: Run) -> int:
     """How many epochs the run has completed; all metrics of one are logged at once."""
-    return len(client.get_metric_history(run.info.run_id, EPOCH))
+    return len(client.get_metric_history(run.info.run_id, LOGGED_ONCE))
 
 
-def check_same(record: Record, run: Run) -> None:
+def check_same(record: Measured, run: Run) -> None:
     """Raise InputError if a repetition does not have the data, code and files of the record."""
-    recorded, repeated = record.tags, tags_of(run)
+    repeated = check_ours(run)
     for name, advice in DECISIVE.items():
-        before, now = recorded.get(name), repeated.get(name)
-        if before is not None and before != now:
+        before, now = getattr(record.run.identity, name), getattr(repeated.identity, name)
+        if before != now:
             raise InputError(
-                f"run {record.run.info.run_id} was made with {name} {shortened(before)}, here it is"
+                f"run {record.run.run_id} was made with {name} {shortened(before)}, here it is"
                 f" {shortened(now)}; {advice}"
             )
-    variant = record.config.variant
-    then, here = read_inputs(record.run, variant), read_inputs(run, variant)
-    if then is None or here is None:  # an earlier version's, or not yet
-        return
+    variant = record.run.identity.variant
+    then, here = read_inputs(record.run, variant), read_inputs(repeated, variant)
     # Versions of packages are shown, not enforced.
     here = here._replace(packages=then.packages, certain=frozenset(here.files))
     if changed := differences(then, here):
         raise InputError(
-            f"run {record.run.info.run_id} can't be repeated: {changed}; restore what its ablation"
-            " reads"
+            f"run {record.run.run_id} can't be repeated: {changed}; restore what its ablation reads"
         )
 
 

@@ -1,52 +1,55 @@
 """Repeat a run from its record, and record what comes of it as a run."""
 
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import mlflow
 import pandas as pd
 import torch
 from mlflow.entities import Metric, Run
 
-from pipeline.config import AUTO
 from pipeline.errors import InputError, MachineError, plural, shortlist
 from pipeline.reproduction.code import ablation_of, code_of
-from pipeline.reproduction.comparison import Comparison, compare, same_states
-from pipeline.reproduction.record import COMMIT, Record, Values, read_record
+from pipeline.reproduction.comparison import Comparison, compare_values, same_states
+from pipeline.reproduction.record import Measured, Values, read_measured
 from pipeline.reproduction.repetition import repeat
 from pipeline.runs.lifecycle import track
-from pipeline.runs.queries import is_training
+from pipeline.runs.queries import is_readable
 from pipeline.store.artifacts import log_table, read_artifact
 from pipeline.store.liveness import mark_dead_runs
 from pipeline.store.lookup import get_run
 from pipeline.store.outages.waiting import in_store
+from pipeline.store.tags import kind_of
 
+log = logging.getLogger(__name__)
 TABLE = "reproduction.csv"
 RESULTS = "results.csv"  # of a study
 
 
-def records_of(reference: str, epochs: int | None) -> list[Record]:
+def records_of(reference: str, epochs: int | None) -> list[Measured]:
     """Read the record of a run, or of one run of each variant of a study.
 
     Raises InputError if `reference` is not a run's id, the beginning of one or a name, if one of
     the runs can't be repeated, or has fewer than `epochs`.
     """
     mark_dead_runs()
-    run = get_run(reference, lambda run: is_training(run) or run.data.tags.get("kind") == "study")
-    is_study = run.data.tags.get("kind") == "study"
-    records = [read_record(one) for one in (map(get_run, _of_study(run)) if is_study else [run])]
+    run = get_run(reference, lambda run: is_readable(run) or kind_of(run) == "study")
+    runs = map(get_run, _of_study(run)) if kind_of(run) == "study" else [run]
+    records = [read_measured(one) for one in runs]
     for record in records:
         if epochs and epochs > record.epochs:
             raise InputError(
-                f"epochs is {epochs}; run {record.run.info.run_id} has {record.epochs} to compare"
+                f"epochs is {epochs}; run {record.run.run_id} has {record.epochs} to compare"
             )
     return records
 
 
 def _of_study(study: Run) -> Sequence[str]:
-    content = read_artifact(study, RESULTS)
+    content = read_artifact(study.info.artifact_uri, RESULTS)
     if content is None:
         raise InputError(
             f"study {study.info.run_id} has no {RESULTS} in {study.info.artifact_uri}: it did not"
@@ -56,20 +59,33 @@ def _of_study(study: Run) -> Sequence[str]:
     return list(table.groupby("variant", sort=False)["run_id"].first())
 
 
-def describe(record: Record) -> Iterator[str]:
+def describe(record: Measured) -> Iterator[str]:
     """Say what a run was made with, and what is different here."""
-    tags, config = record.tags, record.config
+    one = record.run.identity
     yield (
-        f"{config.run_name} (run {record.run.info.run_id}):"
-        f" {plural(record.epochs, 'epoch')} of"
-        f" {config.dataset} (digest {tags['data_digest'][:8]}) in {tags['precision']} on"
-        f" {tags['device']}, threads: {tags['threads']}"
+        f"{record.run.config.run_name} (run {record.run.run_id}):"
+        f" {plural(record.epochs, 'epoch')} of {one.dataset} (digest {one.data_digest[:8]}) in"
+        f" {one.precision} on {one.device}, threads: {one.threads}"
     )
     yield f"different here: {shortlist(record.differences) or 'nothing that was recorded'}"
 
 
-def reproduce(record: Record, epochs: int | None, data_dir: str | None) -> tuple[Run, Comparison]:
-    """Train a run again, the first `epochs` or all; return the new run, and the comparison.
+class Reproduced(NamedTuple):
+    """A repetition: the comparison, and the run that records it. words: what came of it."""
+
+    comparison: Comparison
+    run_id: str
+    experiment_id: str
+    words: str
+
+    @property
+    def is_identical(self) -> bool:
+        """Whether nothing differs."""
+        return self.comparison.is_identical
+
+
+def reproduce(record: Measured, epochs: int | None, data_dir: str | None) -> Reproduced:
+    """Train a run again, the first `epochs` or all, and compare.
 
     Raises InputError if it can't be repeated; nothing is recorded then.
     """
@@ -77,14 +93,12 @@ def reproduce(record: Record, epochs: int | None, data_dir: str | None) -> tuple
     with TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with code_of(record.run, folder) as code:
-            print(
-                f"repeated by the code of commit {record.tags[COMMIT][:10]} in {code}", flush=True
-            )
+            log.info(f"repeated by the code of commit {record.run.commit[:10]} in {code}")
             ablation = ablation_of(record.run, folder)
             try:
                 repetition = repeat(record, code, ablation, data_dir, count, folder)
             except (InputError, MachineError) as error:
-                source = record.tags.get("ablation_source", AUTO)
+                source = record.run.config.ablation
                 if ablation == source:
                     raise
                 raise type(error)(
@@ -96,16 +110,18 @@ def reproduce(record: Record, epochs: int | None, data_dir: str | None) -> tuple
     if not record.is_whole:  # some metrics are logged only at the end
         names = {name for name, _ in record.values}
         repeated = {key: found for key, found in repeated.items() if key[0] in names}
-    comparison = compare(record.values, repeated, count, same_weights)
-    return _record(record, repeated, comparison, count), comparison
+    comparison = compare_values(record.values, repeated, count, same_weights)
+    run = _record(record, repeated, comparison, count)
+    words = comparison.describe(record.differences)
+    return Reproduced(comparison, run.info.run_id, str(run.info.experiment_id), words)
 
 
-def _same_weights(record: Record, checkpoint: bytes | None) -> bool | None:
+def _same_weights(record: Measured, checkpoint: bytes | None) -> bool | None:
     if checkpoint is None or not record.is_whole:
         return None
-    before = read_artifact(record.run, "checkpoint.pt")
+    before = read_artifact(record.run.artifact_uri, "checkpoint.pt")
     if before is None:
-        print("not compared: the weights, since the run's checkpoint.pt is gone")
+        log.info("not compared: the weights, since the run's checkpoint.pt is gone")
         return None
     try:
         states = [torch.load(io.BytesIO(one), weights_only=True) for one in (before, checkpoint)]
@@ -114,13 +130,13 @@ def _same_weights(record: Record, checkpoint: bytes | None) -> bool | None:
     return same_states(*(state["state_dict"] for state in states))
 
 
-def _record(record: Record, values: Values, comparison: Comparison, epochs: int) -> Run:
+def _record(record: Measured, values: Values, comparison: Comparison, epochs: int) -> Run:
     """Record the repetition as a run of the same experiment, and link the two."""
-    run_id, verdict = record.run.info.run_id, "identical" if comparison.is_identical else "differs"
+    run_id, verdict = record.run.run_id, "identical" if comparison.is_identical else "differs"
     settings = {"reproduced_run": run_id, "compared_epochs": epochs}
     tags = {"kind": "reproduce", "reproduced_run": run_id, "reproduction": verdict}
-    name = f"reproduce-{record.config.run_name}"
-    with track(name, settings, tags, experiment_id=record.run.info.experiment_id) as run:
+    name = f"reproduce-{record.run.config.run_name}"
+    with track(name, settings, tags, experiment_id=record.run.experiment_id) as run:
         _log_values(run, values, epochs)
         log_table(comparison.table, TABLE)
     _link(run_id, {"reproduction": verdict, "reproduction_run": run.info.run_id})

@@ -1,20 +1,22 @@
 """Checkpoints: the training state after an epoch, in the store or in a local file."""
 
-import sys
+import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mlflow.entities import Run
 from platformdirs import user_state_path
 
 from pipeline.config import APPLICATION
 from pipeline.errors import MachineError, StoreError, StoreOutageError, shortlist
 from pipeline.interruption import Interrupted
+from pipeline.runs.record import RunRecord
 from pipeline.store import buffer
 from pipeline.store.artifacts import read_artifact, write_atomically
 from pipeline.store.tags import resume_command
 from pipeline.training.state import StateError, TrainingState, pack, unpack
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -35,15 +37,16 @@ class Checkpoints:
             self._keep()  # this process may end before the store is back
 
     def read(
-        self, harmless: Callable[[], Collection[str]], of: Run | None = None
+        self, harmless: Callable[[], Collection[str]], of: RunRecord | None = None
     ) -> TrainingState | None:
         """Return the newest state of the run: the store's, or the one kept locally.
 
         harmless: returns what a state may lack. One that lacks anything else is not used.
         of: another run with the same fingerprint, whose state is read instead.
         """
-        run_id = of.info.run_id if of else self.run_id
-        contents = [read_artifact(of, buffer.STATE_FILE) if of else buffer.load_state()]
+        run_id = of.run_id if of else self.run_id
+        content = read_artifact(of.artifact_uri, buffer.STATE_FILE) if of else buffer.load_state()
+        contents = [content]
         if not of and self.file.exists():
             contents.append(self.file.read_bytes())
         states = []
@@ -51,7 +54,7 @@ class Checkpoints:
             try:
                 states.append(_whole(unpack(content, self.fingerprint), harmless))
             except StateError as error:
-                print(f"the state of run {run_id} {error}, and not used", file=sys.stderr)
+                log.warning(f"the state of run {run_id} {error}, and not used")
         return max(states, key=lambda state: len(state.history), default=None)
 
     @contextmanager
@@ -106,8 +109,7 @@ def _whole(state: TrainingState, harmless: Callable[[], Collection[str]]) -> Tra
     if not set(state.unsaved) <= set(harmless() if names else ()):
         raise StateError(f"is incomplete ({names} changed in training, which can't be saved)")
     if names:
-        print(
-            f"warning: the state lacks {names}, which can't be saved; the result may differ",
-            file=sys.stderr,
+        log.warning(
+            f"warning: the state lacks {names}, which can't be saved; the result may differ"
         )
     return state

@@ -1,13 +1,15 @@
 """One tracked evaluation: measure a model on its data set's validation split."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import mlflow
 import numpy as np
+import pandas as pd
 from mlflow.entities import LoggedModelInput, Run
+from numpy.typing import NDArray
 
-from pipeline.ablation.loading import load_ablation, load_data
+from pipeline.ablation.loading import MOVED, load_ablation, load_data
 from pipeline.config import AUTO, Config, check_choice
 from pipeline.data.dataset import size_of
 from pipeline.errors import InputError
@@ -15,29 +17,41 @@ from pipeline.models.loading import LoadedModel, load_model
 from pipeline.models.registry import tag_versions, versions_of
 from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import log_dataset
-from pipeline.runs.queries import given_run
-from pipeline.runs.run_result import recorded_ablation
+from pipeline.runs.queries import check_ours, given_run, is_readable
 from pipeline.store.artifacts import log_figure, log_table
 from pipeline.store.lookup import find_run
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import tags_of
 from pipeline.training.loop import VALIDATION_BATCH_SIZE
 
-# matplotlib and scikit-learn take a second to import: done only when there is something to show.
-if TYPE_CHECKING:
-    from pipeline.models.evaluation import Evaluation
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation, and the run that records it. dataset: the name of that with the images.
+
+    model: as it was named. metrics: fractions from 0 to 1, `loss` in nats. confusion: `[classes,
+    classes]`, images by true class (row) and predicted class (column). per_class, confusions:
+    tables.
+    """
+
+    run_id: str
+    experiment_id: str
+    model: str
+    dataset: str
+    metrics: Mapping[str, float]
+    confusion: NDArray[np.int64]
+    per_class: pd.DataFrame
+    confusions: pd.DataFrame
 
 
-def evaluate_run(
-    model: str, dataset: str, data_dir: str, ablation: str
-) -> "tuple[Run, str, Evaluation]":
+def evaluate_run(model: str, dataset: str, data_dir: str, ablation: str) -> Evaluated:
     """Evaluate the model named by a URI or run id, in a new MLflow run.
 
     `dataset` may be `auto`, the one the model was trained on, and so may the `ablation` that names
-    it. Returns the run, the data set's name and the evaluation.
+    it.
 
     Raises InputError if there is no such model, or if its images or classes differ.
     """
+    # matplotlib and scikit-learn take a second to import: done only when needed.
     from pipeline.models.evaluation import evaluate
     from pipeline.runs.run_figures import confusion_figure
 
@@ -47,13 +61,14 @@ def evaluate_run(
     name = loaded.dataset if dataset == AUTO else dataset
     # From the store, not from the model's files: it names code that is to be run.
     source = find_run(loaded.run_id or "") if ablation == AUTO else None
-    ablation = tags_of(source).get("ablation_source", AUTO) if source else ablation
-    choices = (recorded_ablation if source else load_ablation)(ablation).datasets
+    if source and is_readable(source):
+        ablation = check_ours(source).config.ablation
+    found = load_ablation(ablation, MOVED if source else "")
     if name == "unknown":
-        example = next(iter(choices))
+        example = next(iter(found.datasets))
         raise InputError(f"{model} does not say what it was trained on; give dataset={example}")
-    check_choice("dataset", name, choices)
-    data = load_data(Config(ablation, dataset=name, data_dir=data_dir))
+    check_choice("dataset", name, found.datasets)
+    data = load_data(Config(ablation, dataset=name, data_dir=data_dir), found)
     if (loaded.image_shape, loaded.num_classes) != (data.image_shape, data.num_classes):
         raise InputError(
             f"{model} takes images of {size_of(loaded.image_shape)}, {loaded.num_classes} classes;"
@@ -87,7 +102,8 @@ def evaluate_run(
         log_table(result.confusions, "confusions.csv")
         title = f"{model} on {name}, {len(images):,} validation images"
         log_figure(confusion_figure(result.confusion, data, title), "confusion_matrix.png")
-    return run, name, result
+    where = run.info.run_id, str(run.info.experiment_id)
+    return Evaluated(*where, model, name, **result._asdict())
 
 
 @in_store

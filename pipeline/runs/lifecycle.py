@@ -15,8 +15,9 @@ from platformdirs import user_state_path
 from pipeline.config import APPLICATION, MAX_NAME
 from pipeline.errors import DivergedError, InputError, MachineError
 from pipeline.interruption import Interrupted, deferred
-from pipeline.machine import processor
+from pipeline.machine import describe_machine, processor
 from pipeline.runs.provenance import environment, git_dirty, versions
+from pipeline.runs.record import StudyRecord
 from pipeline.store import buffer
 from pipeline.store.initialization import check_relative
 from pipeline.store.liveness import PROCESS, is_alive, this_process
@@ -26,26 +27,24 @@ from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import (
     PARENT_TAG,
     RECORD_FILE,
-    as_record,
-    drop_packed_tags,
+    for_people,
     forget_failure,
+    pack,
     say_failure,
-    tags_of,
-    to_tags,
+    unpack,
 )
 from pipeline.upstream import is_generated_name, keep_status
 
 THEN, MOST_PLACES = ", then ", 8
-PLACE = ("machine", "node", "processor")  # the tags that say where a run was trained
 
 
 @contextmanager
 def track(
     name: str,
     settings: Mapping[str, object],
-    tags: Mapping[str, object],
+    values: Mapping[str, object],
     experiment_id: str | None = None,
-    parent: Run | None = None,
+    parent: StudyRecord | None = None,
     run_id: str | None = None,
 ) -> Iterator[Run]:
     """Run the body as an MLflow run and end it with its true status.
@@ -54,16 +53,17 @@ def track(
     With `run_id`, an unfinished run is continued. Inside `mlflow run`, the run that it created is
     used, and named unless the user has done so. The run of a study is the `parent` of others, in
     this process and in others. `settings` become parameters, except those that `mlflow run` has
-    already logged as typed: MLflow refuses to log `0.1` over `1e-1`. `tags` are what else is known.
+    already logged as typed: MLflow refuses to log `0.1` over `1e-1`. `values` become tags.
     """
     if parent:
-        experiment_id = parent.info.experiment_id
-        tags = {**tags, PARENT_TAG: parent.info.run_id}
+        experiment_id = parent.experiment_id
+        values = {**values, PARENT_TAG: parent.run_id}
     project_run = _run_of_project()
     with _claimed(run_id), _TrueStatus() as status:
-        run = status.begin(name, run_id or project_run, experiment_id, tags)
+        values = {**values, **versions(), "git_dirty": git_dirty()}
+        run = status.begin(name, run_id or project_run, experiment_id, values)
         buffer.open_for(run)
-        _describe(run, settings)
+        _describe(run, settings, values)
         yield in_store(mlflow.get_run)(run.info.run_id)  # with its tags
         buffer.flush()
         _finish(run)
@@ -80,18 +80,18 @@ class _TrueStatus:
         name: str,
         run_id: str | None,
         experiment_id: str | None,
-        tags: Mapping[str, object],
+        values: Mapping[str, object],
     ) -> Run:
         """Start or restart the run with name and tags, which say what it is if it is killed now."""
         process, client = this_process(), mlflow.MlflowClient()
-        here = {**versions(), "node": platform.node(), "processor": processor()}
+        here = {"machine": describe_machine(), "node": platform.node(), "processor": processor()}
         with deferred():  # what has begun is known, and will be ended
             given_name = False
             if run_id:
                 run = client.get_run(run_id)
                 given_name = not is_generated_name(run.info.run_name)
-                before = tags_of(run)
-                here |= {place: _both(before.get(place, ""), here[place]) for place in PLACE}
+                before = unpack(run)
+                here = {place: _both(before.get(place, ""), now) for place, now in here.items()}
                 # Before it is RUNNING again: `liveness` must not look for the previous process.
                 for key, value in process.items():
                     client.set_tag(run_id, key, value)
@@ -101,7 +101,7 @@ class _TrueStatus:
                 # A server's database rejects longer names, such as some evaluated models' URIs.
                 run_name=None if given_name else name[:MAX_NAME],
                 nested=True,
-                tags=to_tags({**tags, **process, "git_dirty": git_dirty(), **here}),
+                tags=pack({**values, **process, **here}),
                 log_system_metrics=True,
             )
             return self.run
@@ -180,12 +180,11 @@ def reason_of(error: BaseException) -> str:
 
 
 @in_store
-def _describe(run: Run, settings: Mapping[str, object]) -> None:
+def _describe(run: Run, settings: Mapping[str, object], values: Mapping[str, object]) -> None:
     forget_failure(run)
-    drop_packed_tags(run)
     mlflow.log_params({k: v for k, v in settings.items() if k not in run.data.params})
-    record = json.dumps(as_record(run, settings), indent=2, ensure_ascii=False)
-    mlflow.log_text(record, RECORD_FILE)
+    content = json.dumps(for_people(values, settings), indent=2, ensure_ascii=False)
+    mlflow.log_text(content, RECORD_FILE)
     mlflow.log_text(environment(), "environment.txt")
 
 

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
-import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -14,25 +14,25 @@ import mlflow
 import numpy as np
 import torch
 from mlflow.data.numpy_dataset import from_numpy
-from mlflow.entities import Run
 
+from pipeline.ablation.definition import Ablation
 from pipeline.ablation.inputs import NOTHING, Inputs, differences, differences_here
 from pipeline.ablation.recording import inputs_of
 from pipeline.ablation.source import (
     DEFAULT_FILE,
     PACKAGE,
     file_of,
-    source_digest,
     source_files,
 )
 from pipeline.ablation.syntax import combined_digest
-from pipeline.config import Config
+from pipeline.config import APPLICATION, Config
 from pipeline.data.dataset import ImageDataset, Split
 from pipeline.errors import InputError
-from pipeline.machine import describe_machine
+from pipeline.runs.identity import Identity
+from pipeline.runs.record import RunRecord, StudyRecord
 from pipeline.store.artifacts import read_artifact
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import DETAILS, tags_of
+from pipeline.training.spec import RunSpec
 
 # The modules that compute a run's numbers; a test checks the list against what training imports.
 # Those that read images are not among them, since what they read is digested.
@@ -48,23 +48,41 @@ RESULT_CODE = (
 # MLflow limits a digest to 36 characters; tags hold all 64 of the sha256.
 DIGEST_CHARACTERS = 32
 ABLATION_FOLDER = "ablation"  # of a run's files
-# By variant, what its numbers depend on beside code and data. The tag is empty if that is nothing.
-INPUTS_FILE = "inputs.json"
-INPUTS_TAG = "inputs_digest"
+INPUTS_FILE = "inputs.json"  # by variant, what its numbers depend on beside code and data
 
 
 @cache
-def code_digest(ablation: str) -> str:
-    """sha256 (hex) of the code that determines a run's numbers, as this process found it.
+def _result_code_digest() -> str:
+    """sha256 (hex) of this project's part of the code, as this process found it."""
+    return combined_digest(sorted(p for one in RESULT_CODE for p in PACKAGE.glob(one)))
+
+
+def code_digest(ablation: Ablation) -> str:
+    """sha256 (hex) of the code that determines a run's numbers.
 
     It includes the ablation's file and what that imports from its own folder. Comments, docstrings
     and formatting do not count.
 
     Runs with equal digests may be compared and reused, whatever else a commit has changed.
     """
-    files = sorted(path for pattern in RESULT_CODE for path in PACKAGE.glob(pattern))
-    digests = combined_digest(files) + source_digest(ablation)
-    return hashlib.sha256(digests.encode()).hexdigest()
+    return hashlib.sha256((_result_code_digest() + ablation.source_digest).encode()).hexdigest()
+
+
+def identity_of(spec: RunSpec) -> Identity:
+    """What makes a run that of the spec."""
+    config, data = spec.config, spec.data
+    shared = {one.name: getattr(config, one.name) for one in fields(Config)} | data.identity
+    return Identity(
+        **{one.name: shared[one.name] for one in fields(Identity) if one.name in shared}
+        | {
+            "ablation": spec.ablation.name,
+            "device": spec.device.type,
+            "precision": spec.precision,
+            "threads": spec.threads,
+            "code_digest": code_digest(spec.ablation),
+            "torch": str(torch.__version__),
+        }
+    )
 
 
 def git_dirty() -> str:
@@ -79,14 +97,15 @@ def git_dirty() -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """What the last bits of a run's numbers depend on beside its code: libraries and machine."""
-    return {"torch": str(torch.__version__), "numpy": np.__version__, "machine": describe_machine()}
+    """The libraries on which the last bits of a run's numbers depend."""
+    return {"torch": str(torch.__version__), "numpy": np.__version__}
 
 
 @cache
 def environment() -> str:
-    """List every installed package, as in a requirements file."""
-    return "\n".join(sorted({f"{d.name}=={d.version}" for d in distributions()}, key=str.lower))
+    """List every installed package but this one, as in a requirements file."""
+    listed = {f"{d.name}=={d.version}" for d in distributions() if d.name != APPLICATION}
+    return "\n".join(sorted(listed, key=str.lower))
 
 
 @in_store
@@ -110,44 +129,34 @@ def log_dataset(
         )
 
 
-def images_of(run: Run) -> str | None:
-    """What a run says of its images, as `ImageDataset.description` does; None if it doesn't.
-
-    The digest of the data does not cover their shape.
-    """
-    text = tags_of(run).get("images")
-    if text and DETAILS not in run.data.tags:  # earlier versions gave the height first
-        return re.sub(r"(\d+)x(\d+)(?= pixels)", r"\2x\1", text)
-    return text
-
-
 @in_store
-def log_ablation(reference: str) -> None:
+def log_ablation(ablation: Ablation) -> None:
     """Store the code of an ablation with the active run: its file may change."""
-    files = source_files(reference)
+    files = source_files(ablation.source)
     folder = Path(os.path.commonpath([path.parent for path in files]))
     for path in files:  # byte by byte: a file may have any encoding
         inner = path.parent.relative_to(folder).as_posix()
         mlflow.log_artifact(str(path), f"{ABLATION_FOLDER}/{inner}".removesuffix("/."))
 
 
-def inputs_of_run(config: Config, parent: Run | None) -> Inputs:
+def inputs_of_run(spec: RunSpec, study: StudyRecord | None) -> Inputs:
     """What was recorded for a run: in this process, or by its study, which has tried it.
 
     Raises InputError if something has changed since the study began.
     """
-    recorded = read_inputs(parent, config.variant) if parent else None
-    if recorded is None:
-        return inputs_of(config.ablation, config.variant)
-    if now := differences_here(recorded, config.ablation):
+    source = spec.ablation.source
+    if study is None:
+        return inputs_of(source, spec.variant)
+    recorded = read_inputs(study, spec.variant)
+    if now := differences_here(recorded, source):
         raise InputError(f"not as when the study began: {now}; start the study again")
-    return recorded._replace(folder=str(file_of(config.ablation).parent))
+    return recorded._replace(folder=str(file_of(source).parent))
 
 
-def inputs_tag(*inputs: Inputs) -> dict[str, str]:
-    """The tag for what variants depend on: a digest, since the list may be too long for a tag."""
+def digest_of(*inputs: Inputs) -> str:
+    """One digest of what variants depend on; the list may be too long for a tag. Or empty."""
     digests = sorted({one.digest for one in inputs} - {""})
-    return {INPUTS_TAG: hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""}
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
 
 
 @in_store
@@ -157,20 +166,16 @@ def log_inputs(inputs: Mapping[str, Inputs]) -> None:
         mlflow.log_dict({name: one.as_dict() for name, one in inputs.items()}, INPUTS_FILE)
 
 
-def read_inputs(run: Run, variant: str) -> Inputs | None:
-    """What a run has recorded for a variant; None if it has not, as those of earlier versions."""
-    tag = tags_of(run).get(INPUTS_TAG)
-    if not tag:
-        return None if tag is None else NOTHING
-    recorded = json.loads(read_artifact(run, INPUTS_FILE, expected=True) or b"{}")
-    return Inputs.from_dict(recorded[variant]) if variant in recorded else None
+def read_inputs(record: RunRecord | StudyRecord, variant: str) -> Inputs:
+    """What a run has recorded for a variant."""
+    if not record.inputs_digest:
+        return NOTHING
+    recorded = json.loads(read_artifact(record.artifact_uri, INPUTS_FILE, expected=True) or b"{}")
+    return Inputs.from_dict(recorded[variant]) if variant in recorded else NOTHING
 
 
-def changed_inputs(run: Run, variant: str, now: Inputs) -> str:
-    """Say in one line what has changed since a run of the variant; empty if nothing has.
-
-    Runs of earlier versions have recorded nothing, and are known by their code.
-    """
-    if tags_of(run).get(INPUTS_TAG) in (None, inputs_tag(now)[INPUTS_TAG]):
+def changed_inputs(record: RunRecord, now: Inputs) -> str:
+    """Say in one line what has changed since a run; empty if nothing has."""
+    if record.inputs_digest == digest_of(now):
         return ""
-    return differences(read_inputs(run, variant) or NOTHING, now)
+    return differences(read_inputs(record, record.identity.variant), now)

@@ -1,67 +1,118 @@
-"""Find runs, studies and experiments in MLflow, and link a run to its study."""
+"""Find runs, studies and experiments in MLflow, as records; name those that can't be understood."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import mlflow
 from mlflow.entities import Run
 
-from pipeline.errors import InputError, shortlist
-from pipeline.runs.run_result import config_of, recipe
+from pipeline.errors import InputError, plural, shortlist
+from pipeline.models.export import outputs_of
+from pipeline.runs.record import RunRecord, StudyRecord, UnreadableRunError, from_tags
 from pipeline.store.initialization import deleted_experiment
-from pipeline.store.lookup import get_run, match_run, not_found, search
+from pipeline.store.lookup import SHORT_ID, get_run, match_run, not_found, search
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import PARENT_TAG, tags_of
+from pipeline.store.tags import KIND, PARENT_TAG, kind_of, unpack
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
+KINDS = {RunRecord: "train", StudyRecord: "study"}
+
+T = TypeVar("T", RunRecord, StudyRecord)
+
+
+@dataclass
+class Found(Generic[T]):
+    """What a search has found, the newest first; and, by name, why others can't be understood."""
+
+    records: list[T] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def note(self) -> str:
+        """A line that names the runs that are left out; empty if none is."""
+        if not self.unreadable:
+            return ""
+        reasons = shortlist((f"{run}: {why}" for run, why in self.unreadable.items()), 3, "; ")
+        return f"{plural(len(self.unreadable), 'run')} left out: {reasons}"
 
 
 @in_store
-def find_runs(experiment_id: str | None, tags: Mapping[str, str], *statuses: str) -> list[Run]:
+def find_runs(
+    experiment_id: str | None, tags: Mapping[str, str], *statuses: str
+) -> Found[RunRecord]:
     """Find the training runs of an experiment, or of all, that have these tags, newest first.
 
     Filtered by `statuses`; by default, the finished ones.
     """
-    conditions = [f"tags.{name} = '{value}'" for name, value in {"kind": "train", **tags}.items()]
-    runs = search(" and ".join(conditions), experiment_id)
-    found = [run for run in runs if run.info.status in (statuses or ("FINISHED",))]
-    return [run for run in found if not why_foreign(run)]
+    return _find(RunRecord, experiment_id, tags, statuses or ("FINISHED",))
 
 
-def check_ours(run: Run) -> None:
-    """Raise InputError for a training run that this project has not recorded."""
-    if reason := why_foreign(run):
-        raise InputError(f"run {run.info.run_id} is not of this project: {reason}")
+def find_studies(experiment_id: str | None = None) -> Found[StudyRecord]:
+    """Find the studies of an experiment, or of all, newest first."""
+    return _find(StudyRecord, experiment_id, {}, STATUSES)
 
 
-def why_foreign(run: Run) -> str:
-    """Why a run of our kind `train` can't be ours, in one line; empty if it can be read."""
+def _find(
+    kind: type[T], experiment_id: str | None, tags: Mapping[str, str], statuses: Sequence[str]
+) -> Found[T]:
+    wanted = {KIND: KINDS[kind], **tags}
+    condition = " and ".join(f"tags.{name} = '{value}'" for name, value in wanted.items())
+    found = Found[T]()
+    for run in search(condition, experiment_id):
+        if run.info.status in statuses:
+            try:
+                found.records.append(read_record(kind, run))
+            except UnreadableRunError as error:
+                found.unreadable[named(run)] = str(error)
+    return found
+
+
+def read_record(kind: type[T], run: Run) -> T:
+    """Read what a run says. Raises UnreadableRunError if that can't be understood."""
+    return from_tags(
+        kind,
+        unpack(run),
+        run_id=run.info.run_id,
+        experiment_id=str(run.info.experiment_id),
+        name=run.info.run_name,
+        status=run.info.status,
+        started=run.info.start_time,
+        ended=run.info.end_time,
+        artifact_uri=run.info.artifact_uri,
+        metrics=run.data.metrics,
+        models=tuple(one.model_id for one in outputs_of(run)),
+    )
+
+
+def named(run: Run) -> str:
+    """A run in a message: its name, and the beginning of its id."""
+    return f"{run.info.run_name} ({run.info.run_id[:SHORT_ID]})"
+
+
+def check_ours(run: Run) -> RunRecord:
+    """Read a training run. Raises InputError for one that this project has not recorded."""
     try:
-        config, tags = config_of(run), tags_of(run)
-        if not isinstance(json.loads(tags.get("settings", "{}")), dict):
-            return f"its settings are {tags['settings']!r}"
-        if run.info.status == "FINISHED":
-            recipe(config, tags)
-            int(tags["num_parameters"])
-    except KeyError as error:
-        return f"it does not say its {error.args[0]}"
-    except ValueError as error:
-        return str(error)
-    return ""
+        return read_record(RunRecord, run)
+    except UnreadableRunError as error:
+        raise InputError(f"run {run.info.run_id} is not of this project: {error}") from None
 
 
-def is_training(run: Run) -> bool:
-    """Whether a run of this project trained, or was to train, one variant."""
-    return run.data.tags.get("kind") == "train" and not why_foreign(run)
+def is_readable(run: Run, kind: type[T] = RunRecord) -> bool:  # type: ignore[assignment]
+    """Whether a run is of this kind, and can be understood."""
+    try:
+        return kind_of(run) == KINDS[kind] and bool(read_record(kind, run))
+    except UnreadableRunError:
+        return False
 
 
 def is_finished_training(run: Run) -> bool:
     """Whether a run has trained one variant to its end."""
-    return is_training(run) and run.info.status == "FINISHED"
+    return run.info.status == "FINISHED" and is_readable(run)
 
 
-def get_runs(references: Sequence[str]) -> list[Run]:
+def get_runs(references: Sequence[str]) -> list[RunRecord]:
     """Return finished training runs by id, the beginning of one, or name; each once.
 
     Raises InputError for anything else.
@@ -69,11 +120,9 @@ def get_runs(references: Sequence[str]) -> list[Run]:
     runs = {}
     for reference in references:
         run = match_run(reference, is_finished_training)
-        if run and run.data.tags.get("kind") == "train":
-            check_ours(run)
-        if run is None or not is_finished_training(run):
+        if run is None or kind_of(run) != "train" or run.info.status != "FINISHED":
             raise not_found(reference, "finished training run", is_finished_training)
-        runs[run.info.run_id] = run
+        runs[run.info.run_id] = check_ours(run)
     return list(runs.values())
 
 
@@ -85,22 +134,13 @@ def given_run() -> Run | None:
     """
     run_id = os.environ.get("MLFLOW_RUN_ID")
     run = get_run(run_id) if run_id else None
-    return run if run and "kind" in run.data.tags else None
+    return run if run and kind_of(run) else None
 
 
 @in_store
-def set_parent(run: Run, parent: Run) -> None:
-    """Make a run a child of `parent`."""
-    client = mlflow.MlflowClient()
-    client.set_tag(run.info.run_id, PARENT_TAG, parent.info.run_id)
-
-
-@in_store
-def studies_named(name: str) -> list[Run]:
-    """Every study with that name in the store, newest first."""
-    studies = search("tags.kind = 'study'")
-    # Not in the filter, whose strings can't escape a quote.
-    return [study for study in studies if study.data.tags.get("study") == name]
+def set_parent(run_id: str, parent_id: str) -> None:
+    """Make a run a child of another."""
+    mlflow.MlflowClient().set_tag(run_id, PARENT_TAG, parent_id)
 
 
 @in_store

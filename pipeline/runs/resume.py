@@ -1,63 +1,58 @@
 """Whether a stopped or failed run may be continued, and with which settings."""
 
-import sys
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from mlflow.entities import Run
 
 from pipeline.ablation.inputs import Inputs
 from pipeline.config import Config
-from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
-from pipeline.runs import provenance
+from pipeline.runs.identity import BITS, Identity, shortened
+from pipeline.runs.provenance import changed_inputs
 from pipeline.runs.queries import check_ours
-from pipeline.runs.run_result import (
-    NO_SCHEDULE,
-    IncompleteRunError,
-    config_of,
-    read_result,
-    shortened,
-)
+from pipeline.runs.record import NO_SCHEDULE, RunRecord
+from pipeline.runs.results import IncompleteRunError, read_results
 from pipeline.store import liveness
 from pipeline.store.lookup import get_run
-from pipeline.store.tags import tags_of
+from pipeline.store.tags import kind_of
 
-# They say where something is, not what it is; the tags data_digest and device do.
+log = logging.getLogger(__name__)
+# They say where something is, not what it is, which the identity does.
 PLACES = ("ablation", "data_dir", "device")
 
 
-def configuration(run: Run, given: Mapping[str, Any]) -> Config:
+def to_continue(run: Run) -> RunRecord:
+    """Read a run that may be continued.
+
+    Raises InputError if it is not a training run or is still running.
+    """
+    if kind_of(run) != "train":
+        raise InputError(
+            f"run {run.info.run_id} is not a training run; only those can be continued"
+        )
+    record = check_ours(run)
+    check_ended(run)
+    return record
+
+
+def configuration(record: RunRecord, given: Mapping[str, Any]) -> Config:
     """Return the configuration to continue a run with, if the settings `given` allow that.
 
-    Raises InputError if the run is not a training run or is still running, and for settings that
-    differ from the run's. More epochs are allowed, and another `data_dir` or `device`.
+    Raises InputError for settings that differ from the run's. More epochs are allowed, and another
+    `data_dir` or `device`.
     """
-    name = run.info.run_id
-    if run.data.tags.get("kind") != "train":
-        raise InputError(f"run {name} is not a training run; only those can be continued")
-    check_ours(run)
-    if liveness.PROCESS not in run.data.tags:
-        raise InputError(f"run {name} was made by an earlier version, which kept no state")
-    if not run.data.params:
-        raise InputError(f"run {name} was stopped before it had begun; start it again")
-    check_ended(run)
-    before = config_of(run)
+    name, before = record.run_id, record.config
     changed = {
         setting: value
         for setting, value in given.items()
         if setting not in PLACES and value != getattr(before, setting)
     }
     if changed.get("epochs", 0) > before.epochs:
-        if "test_loss" in run.data.metrics:
-            raise InputError(f"run {name} has read its test split, which happens once, at the end")
-        if tags_of(run).get("schedule", NO_SCHEDULE) != NO_SCHEDULE:
-            raise InputError(
-                f"run {name} has a learning-rate schedule over {before.epochs} epochs; it can't be"
-                " continued beyond them"
-            )
+        if reason := why_no_more_epochs(record):
+            raise InputError(f"run {name} {reason}; it can't be continued beyond that")
         del changed["epochs"]
     if changed:
         differences = ", ".join(f"{k} {getattr(before, k)}, not {v}" for k, v in changed.items())
@@ -65,14 +60,23 @@ def configuration(run: Run, given: Mapping[str, Any]) -> Config:
     return replace(before, **given)
 
 
-def is_complete(run: Run, config: Config) -> bool:
+def why_no_more_epochs(record: RunRecord) -> str:
+    """Why a run can't have more epochs, whatever is as it was; empty if it can."""
+    if record.has_read_test_split:
+        return "has read its test split, which happens once, at the end"
+    if record.schedule != NO_SCHEDULE:
+        return f"has a learning-rate schedule over {record.identity.epochs} epochs"
+    return ""
+
+
+def is_complete(record: RunRecord, config: Config) -> bool:
     """Whether the run is finished, its files are there, and `config` asks for no more epochs."""
-    if run.info.status != "FINISHED" or config.epochs != config_of(run).epochs:
+    if record.status != "FINISHED" or config.epochs != record.identity.epochs:
         return False
     try:
-        return bool(read_result(run, whole=True))
+        return bool(read_results(record, whole=True))
     except IncompleteRunError as error:
-        print(f"run {run.info.run_id} is finished, but trained again: {error}", file=sys.stderr)
+        log.warning(f"run {record.run_id} is finished, but trained again: {error}")
         return False
 
 
@@ -82,30 +86,18 @@ def check_ended(run: Run) -> None:
         raise InputError(f"run {run.info.run_id} is still running, as {liveness.describe(run)}")
 
 
-def check(
-    run: Run, config: Config, data: ImageDataset, device: torch.device, inputs: Inputs
-) -> None:
+def check(record: RunRecord, now: Identity, inputs: Inputs) -> None:
     """Raise InputError unless the run would end as it would have without the interruption."""
-    check_ended(get_run(run.info.run_id))  # a study read it a while ago
-    now = {
-        **data.identity,
-        "device": device.type,
-        "code_digest": provenance.code_digest(config.ablation),
-        "torch": torch.__version__,
-    }
-    recorded = tags_of(run)
-    commit = recorded.get("mlflow.source.git.commit", "unknown")
-    if images := provenance.images_of(run):
-        recorded["images"] = images
-    for name, value in now.items():
-        before = recorded.get(name, value)  # earlier versions had fewer
-        if before != value:
-            where = f" (commit {commit})" if name == "code_digest" else ""
+    check_ended(get_run(record.run_id))  # a study read it a while ago
+    here = now.only(BITS)
+    for name, before in record.identity.only(BITS).items():
+        if before != here[name]:
+            at = f" (commit {record.commit or 'unknown'})" if name == "code_digest" else ""
             raise InputError(
-                f"run {run.info.run_id} began with {name} {shortened(before)}{where}, here it is"
-                f" {shortened(value)}; it continues only with the same"
+                f"run {record.run_id} began with {name} {shortened(before)}{at}, here it is"
+                f" {shortened(here[name])}; it continues only with the same"
             )
-    if changed := provenance.changed_inputs(run, config.variant, inputs):
+    if changed := changed_inputs(record, inputs):
         raise InputError(
-            f"run {run.info.run_id} can't be continued: {changed}; it continues only with the same"
+            f"run {record.run_id} can't be continued: {changed}; it continues only with the same"
         )

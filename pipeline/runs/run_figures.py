@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.data.dataset import ImageDataset
-from pipeline.training.state import History
+from pipeline.training.epochs import History
 
 MOST_LABELS = 60  # on an axis of the confusion matrix; with more, only some are shown
 LABELS = {"loss": "loss (nats per image)", "accuracy": "accuracy (%)"}
@@ -21,7 +21,7 @@ def learning_curves(history: History, title: str) -> Figure:
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for split, style in (("train", "--"), ("val", "-")):
             scale = 100 if metric == "accuracy" else 1
-            values = [epoch[f"{split}_{metric}"] * scale for epoch in history]
+            values = [getattr(epoch, f"{split}_{metric}") * scale for epoch in history]
             label = {"train": "training", "val": "validation"}[split]
             axes.plot(range(1, len(values) + 1), values, f".{style}", color="#0072B2", label=label)
         label_epochs(axes, metric)

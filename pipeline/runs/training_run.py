@@ -1,20 +1,15 @@
 """One training run: train a network, log it as a model, and register it."""
 
+import logging
 import math
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import mlflow
 import torch
-from mlflow.entities import Run
-from torch import nn
 
-from pipeline.ablation.loading import load_ablation
-from pipeline.config import Config
-from pipeline.data.dataset import ImageDataset
 from pipeline.errors import RegistrationError
-from pipeline.machine import usable_threads
 from pipeline.models import registry
 from pipeline.models.aliases import move_aliases
 from pipeline.models.export import log_network
@@ -22,223 +17,224 @@ from pipeline.models.trial.recipe import train_once
 from pipeline.openmp import describe_spinning
 from pipeline.runs import provenance, resume
 from pipeline.runs.checkpoint import Checkpoints
+from pipeline.runs.identity import Identity
 from pipeline.runs.lifecycle import track
-from pipeline.runs.run_result import (
-    NO_SCHEDULE,
-    RESULT_FILE,
-    RESULT_TAG,
-    RunResult,
-    pack_result,
-)
+from pipeline.runs.queries import read_record
+from pipeline.runs.record import LEARNED, NO_SCHEDULE, STUCK, RunRecord, StudyRecord, to_tags
+from pipeline.runs.results import RESULT_FILE, pack_results
 from pipeline.store import buffer
 from pipeline.store.artifacts import log_figure, replace_artifact
 from pipeline.store.interface import link
 from pipeline.store.lookup import find_run
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import tags_of
-from pipeline.training.building.parts import (
-    network_settings,
-    prepare,
-    schedule_of,
-    steps_of,
-    unlike_earlier,
-)
-from pipeline.training.device import choose_device, choose_precision
-from pipeline.training.loop import FAST_PATH, describe_steps, is_stuck, loss_of_guess, train_network
-from pipeline.training.state import History, TrainingState, fingerprint
+from pipeline.training.device import set_up_torch
+from pipeline.training.epochs import History
+from pipeline.training.loop import Trained, Training, is_stuck, loss_of_guess
+from pipeline.training.spec import RunSpec
+from pipeline.training.state import TrainingState
 
-THREADS = usable_threads()
-CONTINUED_FROM = "continued_from"  # a run's tag: the id of that with whose state it began
+log = logging.getLogger(__name__)
 # The least time between checkpoints; elsewhere every epoch has one. An epoch takes seconds on a
 # CPU, but on a GPU it may take only a few times as long as writing a checkpoint and its metrics.
 CHECKPOINT_SECONDS = {"cuda": 1.0, "mps": 1.0}
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """How a run begins and what is kept of it.
+
+    continued: a run to continue from its last checkpoint. start: else a finished run of fewer
+    epochs, from whose state a new one goes on. study: that it belongs to. register: one of
+    REGISTRATIONS. keep_state: whether a finished run can go on, too.
+    """
+
+    continued: RunRecord | None = None
+    start: RunRecord | None = None
+    study: StudyRecord | None = None
+    register: str = "alias"
+    keep_state: bool = True
+
+
 def train_run(
-    config: Config,
-    data: ImageDataset,
-    register: str = "alias",
-    continued: Run | None = None,
-    parent: Run | None = None,
-    threads: int = THREADS,
-    show: Callable[[History], None] | None = None,
-    start: Run | None = None,
-    keep_state: bool = True,
-) -> RunResult:
+    spec: RunSpec, how: Beginning, show: Callable[[History], None] = lambda _: None
+) -> RunRecord:
     """Train one network as one MLflow run, log its model, and register that.
 
-    `register` is one of REGISTRATIONS.
-    `continued` is a run to continue from its last checkpoint, with the number of threads it
-    began with. `parent` is the study it belongs to. `show` is called after each epoch. `start` is a
-    finished run of fewer epochs, from whose state a new one goes on. `keep_state` keeps that of
-    this run, so that it can go on, too.
+    `show` is called after each epoch.
 
     Raises StoreError if the tracking store can't be used; the newest checkpoint is then in a
-    file or the store. If only its model is refused, the result says so: the run is finished.
+    file or the store. If only its model is refused, the record says so: the run is finished.
     """
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
-    inputs = provenance.inputs_of_run(config, parent)
-    begun = continued or start
+    inputs = provenance.inputs_of_run(spec, how.study)
+    begun = how.continued or how.start
+    if begun:  # both affect the last bits, and `auto` may choose differently here
+        then = begun.identity
+        spec = replace(spec, precision=then.precision, threads=then.threads)
+    identity = provenance.identity_of(spec)
     if begun:
-        resume.check(begun, config, data, device, inputs)
-        # Both affect the last bits, and auto may choose differently here.
-        recorded = tags_of(begun)
-        precision, threads = recorded["precision"], int(recorded["threads"])
-    torch.set_num_threads(threads)
-    settings = {**config.as_dict(), "keep_state": "yes" if keep_state else "no"}
-    if not parent:  # a study registers its models itself
-        settings["register"] = register
-    tags = _tags(config, data, device, precision, threads) | provenance.inputs_tag(inputs)
-    run_id = continued.info.run_id if continued else None
-    checkpoints = Checkpoints(fingerprint(config, tags), run_id or "")
-    pause, written = CHECKPOINT_SECONDS.get(device.type, 0.0), -math.inf
-
-    def save(state: TrainingState) -> None:
-        nonlocal written
-        if time.monotonic() - written >= pause or len(state.history) == config.epochs:
-            checkpoints.write(state)
-            written = time.monotonic()
-        if show:
-            show(state.history)
-
+        resume.check(begun, identity, inputs)
+    set_up_torch()
+    torch.set_num_threads(spec.threads)
+    training = Training(spec)
+    begins = _record(training, identity, how, provenance.digest_of(inputs))
+    run_id = how.continued.run_id if how.continued else None
+    checkpoints = Checkpoints(identity.fingerprint, run_id or "")
+    settings: dict[str, object] = {**spec.config.as_dict(), "keep_state": begins.keep_state}
+    if not how.study:  # a study registers its models itself
+        settings["register"] = how.register
+    values = {"kind": "train", **to_tags(begins)}
+    name = spec.config.run_name
     with (
         checkpoints.kept_on_failure(),
-        track(config.run_name, settings, tags, parent=parent, run_id=run_id) as run,
+        track(name, settings, values, parent=how.study, run_id=run_id) as run,
     ):
         checkpoints.run_id = run.info.run_id
-        provenance.log_dataset(data)
-        provenance.log_ablation(config.ablation)
-        provenance.log_inputs({config.variant: inputs})
-        state = _last_state(config, data, checkpoints, begun) if begun else None
-        network, history, noted = train_network(config, data, device, precision, state, save)
-        correct = noted.numpy()
-        buffer.flush()
-        learning = _log_learning(config, data, history, warn=not parent)
-        if not parent:
+        provenance.log_dataset(spec.data)
+        provenance.log_ablation(spec.ablation)
+        provenance.log_inputs({spec.variant: inputs})
+        if begun and (state := _last_state(spec, checkpoints, begun)):
+            training.load(state)
+            for n, epoch in enumerate(training.history, 1):
+                buffer.log_metrics(epoch.metrics, n)  # any that were not logged before
+        trained = _train(training, checkpoints, show)
+        learning = _log_learning(spec, trained.history, warn=not how.study)
+        if not how.study:
             # matplotlib takes a second to import: done only when there is something to show.
             from pipeline.runs.run_figures import learning_curves
 
-            figure = learning_curves(history, f"{config.run_name} on {data.name}")
+            figure = learning_curves(trained.history, f"{name} on {spec.data.name}")
             log_figure(figure, "learning_curves.png")
-        in_store(replace_artifact)(pack_result(history, correct), RESULT_FILE)
-        model_uri = log_network(network, network_settings(config, data), data, config.epochs)
-        recorded = tags_of(run)
-        result = RunResult(
-            run_id=run.info.run_id,
-            experiment_id=run.info.experiment_id,
-            config=config,
-            parameters=int(recorded["num_parameters"]),
-            model_uri=model_uri,
-            history=history,
-            tags=recorded | {"learning": learning},
+        correct = trained.correct.numpy()
+        in_store(replace_artifact)(pack_results(trained.history, correct), RESULT_FILE)
+        uri = log_network(trained.network, spec.network_settings, spec.data, spec.config.epochs)
+        record = replace(
+            read_record(RunRecord, run),
+            status="FINISHED",
+            learning=learning,
+            history=trained.history,
             correct=correct,
+            model_uri=uri,
         )
-        if not keep_state:
+        if not how.keep_state:
             buffer.drop_state()
-        if register != "none":
-            try:
-                result = register_model(result, data)
-                if register == "alias" and result.registered:
-                    (aliased,), _ = move_aliases([result.registered], data)
-                    result = result._replace(registered=aliased)
-            except RegistrationError as error:
-                result = result._replace(refusal=error)
-    return result
+        if how.register != "none":
+            record = _register(record, spec, how.register)
+    return record
 
 
-def register_model(result: RunResult, data: ImageDataset, study: str = "") -> RunResult:
+def _train(
+    training: Training, checkpoints: Checkpoints, show: Callable[[History], None]
+) -> Trained:
+    """Train to the end: log what each epoch measures, and write checkpoints."""
+    spec, path = training.spec, training.fast_path
+    pause, written = CHECKPOINT_SECONDS.get(spec.device.type, 0.0), -math.inf
+    for epoch in training.epochs():
+        count = len(training.history)
+        buffer.log_metrics(epoch.metrics, count)
+        if time.monotonic() - written >= pause or count == spec.config.epochs:
+            checkpoints.write(training.state())
+            written = time.monotonic()
+        if training.fast_path != path:  # a graph could not be captured
+            path = training.fast_path
+            in_store(mlflow.set_tag)("fast_path", path)
+        show(training.history)
+    trained = training.finish()
+    buffer.log_metrics(trained.history[-1].metrics, spec.config.epochs)  # also the test split's
+    buffer.flush()
+    return trained
+
+
+def _register(record: RunRecord, spec: RunSpec, which: str) -> RunRecord:
+    try:
+        record = register_model(record, spec)
+        if which == "alias" and record.registered:
+            (aliased,), _ = move_aliases([record.registered], spec.data)
+            record = replace(record, registered=aliased)
+    except RegistrationError as error:
+        record = replace(record, refusal=error)
+    return record
+
+
+def register_model(record: RunRecord, spec: RunSpec, study_id: str = "") -> RunRecord:
     """Register the model of a run, for the study of that id if there is one; move no alias.
+
+    spec: of the run, or of another one of the same study.
 
     Raises RegistrationError if the store refuses that.
     """
-    accuracy = result.history[-1]["val_accuracy"]
-    page = link(result.experiment_id, result.run_id)
-    version = registry.register(result.model_uri, result.config, accuracy, data, page, study)
-    return result._replace(registered=version)
+    page = link(record.experiment_id, record.run_id)
+    version = registry.register(record.model_uri, _trained_by(record), spec, page, study_id)
+    return replace(record, registered=version)
 
 
-def _tags(
-    config: Config, data: ImageDataset, device: torch.device, precision: str, threads: int
-) -> dict[str, object]:
-    ablation = load_ablation(config.ablation)
-    network, criterion, optimizer = prepare(config, data, torch.device("cpu"))
-    scheduler, _ = schedule_of(config, optimizer, steps_of(config, data))
-    tags: dict[str, object] = {
-        "kind": "train",
-        "ablation": ablation.name,
-        "ablation_source": config.ablation,
-        "variant": config.variant,
-        "seed": config.seed,  # also parameters, which a run has a moment later
-        "lr": config.lr,
-        "settings": ablation.values(config.variant),
-        "criterion": type(criterion).__name__,
-        "optimizer": type(optimizer).__name__,
-        "schedule": type(scheduler).__name__ if scheduler else NO_SCHEDULE,
-        "network": type(network).__name__,
-        "num_classes": data.num_classes,
-        "augmentation": ablation.augmentation_of(config.variant).description,
-        "device": device.type,
-        "precision": precision,
-        "threads": threads,
-        "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
-        FAST_PATH: describe_steps(network, device, precision),
-        "spinning": describe_spinning(threads),
-        "other_weights": _other_weights(config, data, network),
-        "code_digest": provenance.code_digest(config.ablation),
-        "epochs": config.epochs,
-        RESULT_TAG: RESULT_FILE,
-        **data.tags,
-    }
-    if data.caveat:
-        tags["data_caveat"] = data.caveat
-    if device.type == "cuda":
-        tags["device_name"] = torch.cuda.get_device_name(device)
-    return tags
-
-
-def _other_weights(config: Config, data: ImageDataset, network: nn.Module) -> str:
-    """What does not start out as in the baseline; `NAME of VARIANT` for another variant."""
-    baseline, *_ = load_ablation(config.ablation).variants
-    return ", ".join(
-        name if variant == baseline else f"{name} of {variant}"
-        for variant, names in unlike_earlier(config, data, network).items()
-        for name in names
+def _trained_by(record: RunRecord) -> registry.TrainedBy:
+    one = record.identity
+    accuracy = record.history[-1].val_accuracy
+    return registry.TrainedBy(
+        record.config.run_name, one.variant, one.seed, one.lr, one.epochs, one.batch_size, accuracy
     )
 
 
-def _last_state(
-    config: Config, data: ImageDataset, checkpoints: Checkpoints, begun: Run
-) -> TrainingState | None:
+def _record(training: Training, identity: Identity, how: Beginning, inputs: str) -> RunRecord:
+    """What a run says of itself when it begins."""
+    spec, parts = training.spec, training.parts
+    data, network = spec.data, parts.network
+    on_cuda = spec.device.type == "cuda"
+    return RunRecord(
+        run_id="",
+        identity=identity,
+        config=spec.config,
+        settings=spec.ablation.values(spec.variant),
+        network=type(network).__name__,
+        criterion=type(parts.criterion).__name__,
+        optimizer=type(parts.optimizer).__name__,
+        schedule=type(parts.scheduler).__name__ if parts.scheduler else NO_SCHEDULE,
+        augmentation=spec.augmentation.description,
+        num_classes=data.num_classes,
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        other_weights=spec.unlike_earlier(spec.network()),
+        total_images=data.total,
+        validation_digest=data.validation.digest,
+        validation_scheme=data.validation_scheme,
+        inputs_digest=inputs,
+        data_caveat=data.caveat,
+        fast_path=training.fast_path,
+        spinning=describe_spinning(spec.threads),
+        device_name=torch.cuda.get_device_name(spec.device) if on_cuda else "",
+        register="none" if how.study else how.register,
+        keep_state="yes" if how.keep_state else "no",
+    )
+
+
+def _last_state(spec: RunSpec, checkpoints: Checkpoints, begun: RunRecord) -> TrainingState | None:
     """The state of this run, or else that of the run from which it starts."""
 
     def harmless() -> list[str]:  # the trial has continued without what changes in its first step
-        return train_once(config, data)[0]
+        return train_once(replace(spec, device=torch.device("cpu")))[0]
 
     state = checkpoints.read(harmless)
-    start: Run | None = begun
-    if begun.info.run_id == checkpoints.run_id:
-        origin = begun.data.tags.get(CONTINUED_FROM)
-        start = find_run(origin) if origin else None
+    start: RunRecord | None = begun
+    if begun.run_id == checkpoints.run_id:
+        origin = find_run(begun.continued_from) if begun.continued_from else None
+        start = read_record(RunRecord, origin) if origin else None
     if state is None and start:
         state = checkpoints.read(harmless, of=start)
         if state:
-            in_store(mlflow.set_tag)(CONTINUED_FROM, start.info.run_id)
-    complete = len(state.history) if state else 0
-    print(f"{config.run_name} continues after {complete} of {config.epochs} epochs", flush=True)
+            in_store(mlflow.set_tag)("continued_from", start.run_id)
+    complete, name = len(state.history) if state else 0, spec.config.run_name
+    log.info(f"{name} continues after {complete} of {spec.config.epochs} epochs")
     return state
 
 
-def _log_learning(config: Config, data: ImageDataset, history: History, warn: bool) -> str:
-    """Log whether the network has learned anything: `ok` or `stuck`, and `warn` if not."""
-    guess = loss_of_guess(config, data)
-    learning = "stuck" if is_stuck(history, guess, data.num_classes) else "ok"
-    if learning == "stuck" and warn:  # a study's report counts such runs
-        print(
-            f"warning: {config.run_name} has learned nothing: its loss is still that of a random"
-            f" guess over {data.num_classes} classes, {math.log(data.num_classes):.3f} by"
-            " cross-entropy; more epochs or another learning rate may help",
-            file=sys.stderr,
+def _log_learning(spec: RunSpec, history: History, warn: bool) -> str:
+    """Log whether the network has learned anything, and `warn` if not."""
+    classes = spec.data.num_classes
+    learning = STUCK if is_stuck(history[-1], loss_of_guess(spec), classes) else LEARNED
+    if learning == STUCK and warn:  # a study's report counts such runs
+        log.warning(
+            f"warning: {spec.config.run_name} has learned nothing: its loss is still that of a"
+            f" random guess over {classes} classes, {math.log(classes):.3f} by cross-entropy; more"
+            " epochs or another learning rate may help"
         )
     in_store(mlflow.set_tag)("learning", learning)
     return learning

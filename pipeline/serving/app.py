@@ -61,17 +61,13 @@ class Problem(BaseModel):
 PROBLEMS: dict[int | str, Any] = {
     status: {"model": Problem} for status in (400, 403, 413, 415, 422)
 }
+FILE = {"type": "string", "format": "binary"}
 IMAGES_IN = {
     "requestBody": {
         "required": True,
         "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            FORM: {
-                "schema": {
-                    "type": "object",
-                    "additionalProperties": {"type": "string", "format": "binary"},
-                }
-            },
+            "image/*": {"schema": FILE},
+            FORM: {"schema": {"type": "object", "additionalProperties": FILE}},
             JSON: {"schema": Images.model_json_schema()},
         },
     }

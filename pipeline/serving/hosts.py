@@ -26,13 +26,6 @@ from pipeline.errors import InputError
 HOST = re.compile(
     r"(\[[\da-f:.*]+(?:%\w+)?\]|[\w*-]+(?:\.[\w*-]+)*\.?)(?::(?:\d+|\*))?", re.ASCII | re.IGNORECASE
 )
-PRIVATE = [
-    ipaddress.ip_network(network)
-    for network in (
-        *("127.0.0.0/8", "0.0.0.0/32", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
-        *("169.254.0.0/16", "::1/128", "::/128", "fc00::/7", "fe80::/10"),
-    )
-]
 UNGUARDED = "/health"  # it tells nothing, and load balancers ask for it by whatever name
 
 
@@ -76,10 +69,9 @@ def is_known(host: str, hosts: Sequence[str]) -> bool:
     if any(fnmatchcase(name, known.replace("[", "[[]")) for known in hosts):
         return True
     try:
-        address = ipaddress.ip_address(name.strip("[]"))
+        return ipaddress.ip_address(name.strip("[]")).is_private
     except ValueError:
         return False
-    return any(address in network for network in PRIVATE)
 
 
 def _name(host: str) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import numpy as np
 from fastapi import HTTPException, Request
@@ -118,7 +119,8 @@ def _files_of_form(body: bytes, boundary: str) -> Mapping[str, bytes]:
                     continue
                 name = part.filename or name
             else:
-                content = _as_file(content)
+                with suppress(ValueError):  # else it is a file as text (curl -F 'image=<cat.jpg')
+                    content = _from_base64(content)
             name = printable(name or "a field without a name")
             files[f"{name} ({number + 1})" if name in files else name] = content
     except RequestEntityTooLarge:
@@ -141,14 +143,6 @@ def _parts(
             part = event
         elif isinstance(event, multipart.Data):
             yield part, event.data
-
-
-def _as_file(text: bytes) -> bytes:
-    """What a form's field stands for: base64, or a file sent as text (curl -F 'image=<cat.jpg')."""
-    try:
-        return _from_base64(text)
-    except ValueError:
-        return text
 
 
 def _from_base64(text: bytes) -> bytes:

@@ -1,6 +1,5 @@
 """Run the server: listen, answer, and stop when what has begun is answered."""
 
-import os
 import socket
 import sys
 
@@ -9,7 +8,7 @@ import uvicorn
 
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted
-from pipeline.machine import usable_threads
+from pipeline.machine import bound_socket, usable_threads
 from pipeline.models.naming import model_uri
 from pipeline.serving.app import create_app
 from pipeline.serving.hosts import known_hosts
@@ -55,22 +54,12 @@ def serve(reference: str, host: str, port: int, follow: bool, allowed_hosts: str
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """Return a socket that has the port, but does not listen yet."""
     try:
-        # With the protocol by number: asyncio turns Nagle's algorithm off for no other socket, and
-        # each answer then waits 40 ms for the client's acknowledgement.
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        if os.name == "posix":  # a port is free at once after its last server has ended
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        return bound_socket(host, port)
     except socket.gaierror:
         raise InputError(f"host is {host!r}; it must be an address of this machine") from None
     except OSError as error:
         raise _unusable(host, port, error) from None
-    return listener
 
 
 def _unusable(host: str, port: int, error: OSError) -> MachineError:

@@ -16,26 +16,10 @@ anytime: a confidence sequence: all effects that the Bayes factor of the t stati
     there are (Lai 1976, Ann. Statist. 4, 265-280; Wang and Ramdas, arXiv:2310.03722). It has the
     1 % after a planned report, and all 5 % if there was none.
 
-Percentage of studies with a false alarm, of 60,000 simulated ones without effect (`python -m
-benchmarks.intervals`; docs/LOG.md has the rules that were tried). norm: normal differences; exp:
-exponential ones, of all pairs of 2, 3 or 4 variants; ind: the same of independent comparisons:
-
-                                          one        three, jointly     six, jointly
-    seeds at each look                norm   exp    norm   exp   ind   norm   exp   ind
-    planned: 5                         4.1  10.5     3.9  12.6  16.4    3.8  13.7  21.7
-    planned: 10                        4.1   8.9     3.8  11.2  14.7    3.6  12.6  20.9
-    planned: 20                        3.9   7.1     3.6   8.8  11.5    3.4   9.8  16.0
-    planned: 5, later: 6, 7, ... 50    4.4  12.9     4.1  16.0  21.1    4.1  17.8  28.5
-    planned: 10, later: 11, ... 50     4.2  10.1     3.9  12.7  16.8    3.7  14.3  23.6
-    planned: 4, later: 6, 9, 14, 22    4.1  11.9     3.9  14.0  18.2    3.9  15.0  23.4
-    no plan: 2, 3, ... 50              2.6  11.8     2.5  15.8  21.1    2.3  17.5  29.0
-    two-stage: 5, then up to 30        4.0  11.2     3.9  11.3  18.2    3.9  10.7  24.1
-    usual t-test: 5                    5.1  11.7     4.8  14.0  18.3    4.7  15.4  24.3
-    usual t-test: 2, 3, ... 50        33.4  44.8    34.3  51.9  62.9   35.5  56.3  75.9
-
-g is the number of comparisons. With one, the sequence raises about as many false alarms on
-exponential differences as one look of the t-test; rules with fewer have longer intervals at 5 to 20
-seeds (docs/LOG.md). Its intervals are bounded from 5 seeds on, and from 6 after a planned report.
+`g` is the number of comparisons. On exponential differences the sequence raises about as many false
+alarms as one look of the t-test; rules with fewer have longer intervals at 5 to 20 seeds
+(`python -m benchmarks.intervals`; docs/LOG.md has the figures). Its intervals are bounded from 5
+seeds on, and from 6 after a planned report.
 
 Coverage of the two-stage intervals, and seeds on average, with a standard deviation of 0.85 points:
 96.1 % and 73 for a margin of 0.3 points, 96.1 % and 27 for 0.5, 96.1 % and 8 for 1.0.

@@ -11,13 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipeline.statistics.comparisons import (
-    MOST_SEEDS,
-    Comparison,
-    Outcome,
-    Summary,
-    half_of_mean,
-)
+from pipeline.statistics.comparisons import MOST_SEEDS, Comparison, Outcome, Summary, half_of_mean
 from pipeline.statistics.intervals import Design, Interval
 
 

@@ -17,7 +17,7 @@ class Simulated(NamedTuple):
     percent: Mapping[int, tuple[int, int]]
 
 
-# From `python -m benchmarks.intervals`; `intervals` has the table with one decimal.
+# From `python -m benchmarks.intervals`; docs/LOG.md has the table with one decimal.
 PLANNED = {  # by the seeds of the report
     5: Simulated("one planned report at 5 seeds", {1: (10, 10), 3: (13, 16), 6: (14, 22)}),
     10: Simulated("one planned report at 10 seeds", {1: (9, 9), 3: (11, 15), 6: (13, 21)}),

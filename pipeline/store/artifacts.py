@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import mlflow
 import pandas as pd
-from mlflow.entities import Run
 
 from pipeline.store.outages.failures import is_outage
 from pipeline.store.outages.waiting import in_store
@@ -47,13 +46,12 @@ def delete_artifact(name: str) -> None:
 
 
 @in_store
-def read_artifact(run: Run, name: str, expected: bool = False) -> bytes | None:
-    """Return a run's file; None if it has none of that name.
+def read_artifact(address: str, name: str, expected: bool = False) -> bytes | None:
+    """Return a file of the artifacts at an address; None if there is none of that name.
 
     On a server the files are listed first: one that is missing may be an error that MLflow retries
     for minutes. A file that is `expected` takes a single request.
     """
-    address = run.info.artifact_uri
     folder = local_path(address)
     if folder:
         path = folder / name
@@ -61,35 +59,31 @@ def read_artifact(run: Run, name: str, expected: bool = False) -> bytes | None:
     if expected:
         with suppress(Exception):  # each kind of artifact store has its own
             return download_file(address, name)
-    listed = mlflow.MlflowClient().list_artifacts(run.info.run_id)
-    return download_file(address, name) if name in {file.path for file in listed} else None
+    return download_file(address, name) if name in list_files(address) else None
 
 
 @in_store
-def has_file(run: Run, name: str) -> bool:
-    """Whether a run has a file of that name, and it is not empty."""
-    folder = local_path(run.info.artifact_uri)
-    if folder:
-        return _has_content(folder / name)
-    listed = mlflow.MlflowClient().list_artifacts(run.info.run_id)
-    return any(file.path == name and file.file_size != 0 for file in listed)
+def has_file(address: str, name: str) -> bool:
+    """Whether there is a file of that name among artifacts, and it is not empty."""
+    return not missing_files(address, [name])
 
 
 @in_store
 def missing_files(address: str, names: Collection[str]) -> list[str]:
-    """Which of these files, by path, are not in a folder of artifacts.
+    """Which of these files, by path, are not in a folder of artifacts, or empty.
 
-    In the file system each is looked for, and an empty one counts as missing. Elsewhere one request
-    lists the folder's own content, and a file below it is there if its top folder is.
+    In the file system each is looked for. Elsewhere one request lists the folder's own content, and
+    a file below it is there if its top folder is.
     """
     folder = local_path(address)
     if folder:
-        return [name for name in names if not _has_content(folder / name)]
+        return [name for name in names if not has_content(folder / name)]
     listed = {Path(path).name for path in list_files(address)}
     return [name for name in names if PurePosixPath(name).parts[0] not in listed]
 
 
-def _has_content(path: Path) -> bool:
+def has_content(path: Path) -> bool:
+    """Whether there is a folder, or a file that is not empty."""
     try:
         return path.is_dir() or path.stat().st_size > 0
     except OSError:

@@ -1,6 +1,6 @@
 """Buffer a run's metrics and state, so that training never waits for the store."""
 
-import sys
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -15,6 +15,8 @@ from pipeline.store.liveness import PROCESS, this_process
 from pipeline.store.outages.advice import as_store_error
 from pipeline.store.outages.failures import STORE_ERRORS, is_contended, is_outage
 from pipeline.store.outages.waiting import RETRY_SECONDS, in_store, uncut
+
+log = logging.getLogger(__name__)
 
 METRICS_AT_ONCE = 1000  # MLflow's limit
 STATE_FILE = "training_state.pt"
@@ -113,7 +115,7 @@ def load_state() -> bytes | None:
     """Return the active run's newest state stored by `save_state`; None if there is none."""
     run = mlflow.active_run()
     assert run
-    return read_artifact(run, STATE_FILE)
+    return read_artifact(run.info.artifact_uri, STATE_FILE)
 
 
 def drop_state() -> None:
@@ -142,9 +144,9 @@ def send_metrics() -> None:
 def is_taken_over() -> bool:
     """Whether another process continues the active run; False while the store does not answer."""
     buffer, mine = _active_buffer(), this_process()[PROCESS]
-    owners: list[str] = []
-    buffer.attempt(lambda: owners.append(mlflow.get_run(buffer.run_id).data.tags[PROCESS]))
-    return owners not in ([], [mine])
+    found: list[Run] = []
+    buffer.attempt(lambda: found.append(mlflow.get_run(buffer.run_id)))
+    return any(run.data.tags.get(PROCESS, mine) != mine for run in found)
 
 
 def sample_again() -> None:
@@ -182,4 +184,4 @@ def _logged_steps(run: Run) -> set[tuple[str, int]]:
 
 
 def _report(what: str) -> None:
-    print(f"the tracking store {shown_uri()} {what}", file=sys.stderr)
+    log.warning(f"the tracking store {shown_uri()} {what}")

@@ -7,13 +7,14 @@ from urllib.parse import unquote
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import make_url
 
 from pipeline.config import check_text
 from pipeline.errors import InputError, MachineError, shortlist
 from pipeline.store.address import shown_uri, sqlite_file
+from pipeline.store.artifacts import has_content
 from pipeline.store.moving.detection import COMMAND, check_moved, is_there, owner_of
 from pipeline.store.outages.advice import as_store_error
 from pipeline.store.outages.failures import STORE_ERRORS, is_forbidden
@@ -66,11 +67,11 @@ def _make_sqlite(uri: str) -> None:
     database = sqlite_file(uri)
     if database is None:
         return
-    if _has_content(database):  # in a folder that may only be read there can be no lock
+    if has_content(database):  # in a folder that may only be read there can be no lock
         return
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(database.with_name(f"{database.name}.lock"), timeout=LOCK_SECONDS):
-        if _has_content(database):
+        if has_content(database):  # SQLite leaves empty ones
             return
         new = database.with_name(f"{database.name}.new")
         # And its journals: SQLite would apply old ones to the new file, and roll it back.
@@ -84,10 +85,6 @@ def _make_sqlite(uri: str) -> None:
         finally:
             for left in files:
                 left.unlink(missing_ok=True)
-
-
-def _has_content(database: Path) -> bool:
-    return database.exists() and database.stat().st_size > 0  # SQLite leaves empty ones
 
 
 @in_store
@@ -152,19 +149,22 @@ def check_experiment(models: bool = False) -> str:
 
 
 @in_store
-def check_experiment_of(run: Run, continued: bool = False) -> None:
-    """Raise an error if a run's experiment can't take another, or, if `continued`, the run more."""
-    check_artifacts(mlflow.get_experiment(run.info.experiment_id), models=continued)
-    if continued and (folder := unwritable_folder(run)):
+def check_experiment_of(run_id: str, experiment_id: str, artifact_uri: str = "") -> None:
+    """Raise an error if a run's experiment can't take another.
+
+    artifact_uri: of the run, if that is to be continued.
+    """
+    check_artifacts(mlflow.get_experiment(experiment_id), models=bool(artifact_uri))
+    if folder := unwritable_folder(artifact_uri):
         raise MachineError(
-            f"{folder} can't be written, where run {run.info.run_id} keeps its artifacts; make it"
+            f"{folder} can't be written, where run {run_id} keeps its artifacts; make it"
             " writable, or start the run again"
         )
 
 
-def unwritable_folder(run: Run) -> Path | None:
+def unwritable_folder(address: str) -> Path | None:
     """The folder of a run's artifacts if it can't be written, as another user's may be."""
-    folder = local_path(run.info.artifact_uri or "")
+    folder = local_path(address) if address else None
     return folder if folder and not _is_writable(folder.absolute()) else None
 
 

@@ -16,6 +16,7 @@ import psutil
 
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted
+from pipeline.machine import bound_socket
 from pipeline.store.address import shell_uri, shown_uri, sqlite_file
 from pipeline.store.initialization import DEFAULT_EXPERIMENT
 from pipeline.store.outages.waiting import in_store
@@ -100,19 +101,18 @@ def serve_interface(port: int) -> int:
         raise InputError(f"port is {port}; it must be from 1 to {MOST_PORT}")
     uri = mlflow.get_tracking_uri()
     if uri.startswith("http"):
-        _show("")
+        _show(page(_newest_experiment()))
         return 0
     if not is_database(uri):
         raise InputError(f"the store is {shown_uri()!r}, which has an interface of its own")
     _check_free(port)
-    usual = _local()
-    os.environ[PORT_VARIABLE] = str(port)
+    here, usual = f"http://{HOST}:{port}", _local()
     hint = f"\nLinks that other commands print name {usual}, unless {PORT_VARIABLE} is {port}"
     # The store in a variable: a command can be read by every user of the machine.
     environment = {**ENVIRONMENT, **os.environ, "MLFLOW_BACKEND_STORE_URI": uri}
     # Without a line for each request of a page. In a session of its own, as Ctrl-C would reach it
     # twice, from the terminal and from here, and print tracebacks while it is importing.
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", HOST]
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port)]
     server = subprocess.Popen(
         [*command, "--uvicorn-opts=--log-level=warning"],
         env=environment,
@@ -128,7 +128,8 @@ def serve_interface(port: int) -> int:
         while server.poll() is None and not _answers(port):
             time.sleep(0.1)
         if server.poll() is None:
-            _show(f" until Ctrl-C{hint if _local() != usual else ''}")
+            address = f"{here}/{link(_newest_experiment())}"
+            _show(address, f" until Ctrl-C{hint if here != usual else ''}")
         return server.wait()
     except Interrupted as stop:
         server.terminate()
@@ -150,9 +151,8 @@ def _print_errors(lines: IO[str]) -> None:
             sys.stderr.write(line)
 
 
-def _show(until: str) -> None:
-    """Print the address of the newest run's experiment, and open it if there is a browser."""
-    address = page(_newest_experiment())
+def _show(address: str, until: str = "") -> None:
+    """Print where the newest run's experiment is shown, and open it if there is a browser."""
     print(f"MLflow shows the runs at {address}{until}", flush=True)
     if sys.platform in ("darwin", "win32") or DISPLAYS & os.environ.keys():
         quiet = subprocess.DEVNULL  # browsers warn of much
@@ -172,18 +172,15 @@ def _newest_experiment() -> str:
 
 
 def _check_free(port: int) -> None:
-    with socket.socket() as listener:
-        if os.name == "posix":  # as MLflow's server does: a port is free once its last one ended
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-        except OSError as error:
-            by_airplay = "; macOS uses it for AirPlay" * (port == PORT and sys.platform == "darwin")
-            other = PORT + 1 if port != PORT + 1 else PORT + 2
-            raise MachineError(
-                f"port {port} can't be used ({error.strerror or error}{by_airplay}); choose"
-                f" another: make ui PORT={other}, or python -m pipeline ui --port {other}"
-            ) from None
+    try:
+        bound_socket(HOST, port).close()
+    except OSError as error:
+        by_airplay = "; macOS uses it for AirPlay" * (port == PORT and sys.platform == "darwin")
+        other = PORT + 1 if port != PORT + 1 else PORT + 2
+        raise MachineError(
+            f"port {port} can't be used ({error.strerror or error}{by_airplay}); choose"
+            f" another: make ui PORT={other}, or python -m pipeline ui --port {other}"
+        ) from None
 
 
 def _answers(port: int) -> bool:

@@ -9,6 +9,7 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow
 import psutil
@@ -36,6 +37,25 @@ def this_process() -> dict[str, str]:
     return {HOST: _host(), PROCESS: process}
 
 
+class _Process(NamedTuple):
+    """What a run's tags say of its process; nothing if somebody has edited them."""
+
+    host: str = ""
+    id: int = 0
+    started: float = 0.0  # in seconds since 1970
+    since_boot: float = 0.0
+
+    def __str__(self) -> str:
+        return f"process {self.id} on {self.host.split()[0]}" if self.id else "unknown process"
+
+
+def _process_of(run: Run) -> _Process:
+    with suppress(KeyError, ValueError):
+        number, started, since_boot = run.data.tags[PROCESS].split()
+        return _Process(run.data.tags[HOST], int(number), float(started), float(since_boot))
+    return _Process()
+
+
 def _host() -> str:
     """Name the machine and, where it has several, the namespace of process ids."""
     space = ""
@@ -52,23 +72,26 @@ def is_alive(run: Run) -> bool:
 
     Judged by process id and start time on this machine, by its last sign of life elsewhere.
     """
-    pid, _, started = run.data.tags[PROCESS].split()
-    if run.data.tags[HOST] == _host():
+    known = _process_of(run)
+    if known.host == _host():
         try:
-            process = psutil.Process(int(pid))
-            same = abs(process.create_time() - psutil.boot_time() - float(started)) < 1
+            process = psutil.Process(known.id)
+            same = abs(process.create_time() - psutil.boot_time() - known.since_boot) < 1
             return bool(same and process.status() != psutil.STATUS_ZOMBIE)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             # Or this user may not inspect it (`hidepid`, on shared servers).
-            if not psutil.pid_exists(int(pid)):
+            if not psutil.pid_exists(known.id):
                 return False
     return time.time() - last_sign(run) < SILENCE_SECONDS
 
 
 def last_sign(run: Run) -> float:
-    """When the run last logged anything, or its process began, in seconds since 1970."""
-    logged: list[float] = [metric.timestamp / 1000 for metric in run.data.to_proto().metrics]
-    return max(float(run.data.tags[PROCESS].split()[1]), *logged, 0.0)
+    """When the run last logged anything, or it or its process began, in seconds since 1970."""
+    times: list[int] = [
+        run.info.start_time,
+        *(metric.timestamp for metric in run.data.to_proto().metrics),
+    ]
+    return max(_process_of(run).started, max(times) / 1000)
 
 
 @in_store
@@ -91,7 +114,7 @@ def mark_dead_runs() -> None:
 @in_store
 def mark_dead(run: Run) -> None:
     """Set a run to KILLED, as of its last sign of life, and record the reason."""
-    reason = f"its process {run.data.tags[PROCESS].split()[0]} ended without reporting it"
+    reason = f"its {_process_of(run)} ended without reporting it"
     say_failure(run.info.run_id, "KILLED", reason)
     end_time = int(last_sign(run) * 1000)
     mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED", end_time=end_time)
@@ -99,10 +122,9 @@ def mark_dead(run: Run) -> None:
 
 def describe(run: Run) -> str:
     """Say which process a run belongs to, and when it last gave a sign of life."""
-    host, process = (run.data.tags[tag].split()[0] for tag in (HOST, PROCESS))
-    process_name = f"process {process} on {host}"
-    if run.data.tags[HOST] == _host():
-        return process_name
+    process = _process_of(run)
+    if process.host == _host():
+        return str(process)
     silent = (time.time() - last_sign(run)) / 60
     patience = SILENCE_SECONDS // 60
-    return f"{process_name}, silent for {silent:.0f} minutes; after {patience} it may be continued"
+    return f"{process}, silent for {silent:.0f} minutes; after {patience} it may be continued"

@@ -11,11 +11,10 @@ from pipeline.errors import InputError
 
 # The tags that people look for, or that a search filters by. A run's page begins with them.
 SHOWN = (
-    *("kind", "ablation", "ablation_source", "variant", "settings", "other_weights", "dataset"),
-    *("images", "data_digest", "device", "precision", "study", "plan", "grid"),
+    *("kind", "ablation", "variant", "settings", "other_weights", "dataset"),
+    *("images", "data_digest", "device", "precision", "study", "plan"),
     *("model_uri", "model_version", "continued_from", "reproduced_run", "reproduction"),
 )
-JSON_TAGS = ("settings", "recipe", "grid")  # what is recorded as an object
 OURS = ("mlflow.", "pipeline.")  # how the names of tags begin that MLflow or the store reads
 # All others, as JSON: a search returns them with each run, where a file would take a request.
 DETAILS = "pipeline.details"
@@ -23,10 +22,11 @@ RECORD_FILE = "record.json"  # the same for people, with the settings
 MOST_CHARACTERS = 8000  # in a tag; MLflow cuts longer ones, which would leave no JSON
 
 FAILURE, DESCRIPTION = "failure", "mlflow.note.content"
+KIND = "kind"
 PARENT_TAG = "mlflow.parentRunId"  # of a study's run: the study
 
 
-def to_tags(values: Mapping[str, object]) -> dict[str, str]:
+def pack(values: Mapping[str, object]) -> dict[str, str]:
     """The tags of a run that has these values, by name; empty ones are left out, or in `DETAILS`.
 
     Raises InputError if they are too long.
@@ -44,33 +44,23 @@ def to_tags(values: Mapping[str, object]) -> dict[str, str]:
     return {name: text for name, text in shown.items() if text} | {DETAILS: details}
 
 
-def tags_of(run: Run) -> dict[str, str]:
-    """All that a run's tags say, by name. Earlier versions had a tag for each."""
-    return _details(run) | {n: tag for n, tag in run.data.tags.items() if n != DETAILS}
+def unpack(run: Run) -> dict[str, str]:
+    """All that a run's tags say, by name. One that was set later, or by hand, counts."""
+    details = {}
+    with suppress(ValueError):  # somebody has edited it
+        details = dict(json.loads(run.data.tags.get(DETAILS, "{}")))
+    return details | {name: tag for name, tag in run.data.tags.items() if name != DETAILS}
 
 
-def drop_packed_tags(run: Run) -> None:
-    """Delete the tags that an earlier version, or an earlier process, has set of what is packed."""
-    for name in _details(run).keys() & run.data.tags.keys():
-        mlflow.MlflowClient().delete_tag(run.info.run_id, name)
+def kind_of(run: Run) -> str:
+    """What a run of this project is: train, study, evaluate, …; empty for another's."""
+    return str(run.data.tags.get(KIND, ""))
 
 
-def as_record(run: Run, settings: Mapping[str, object]) -> dict[str, object]:
+def for_people(values: Mapping[str, object], settings: Mapping[str, object]) -> dict[str, object]:
     """The content of a run's RECORD_FILE."""
-    tags = tags_of(run) | _details(run)  # not what an earlier version has set
-    read = {name: _read(name, tag) for name, tag in tags.items() if not name.startswith(OURS)}
-    return {"parameters": dict(settings), **read}
-
-
-def _read(name: str, text: str) -> object:
-    if name in JSON_TAGS:
-        with suppress(ValueError):  # a user's tag may have that name, too
-            return json.loads(text)
-    return text
-
-
-def _details(run: Run) -> dict[str, str]:
-    return dict(json.loads(run.data.tags.get(DETAILS, "{}")))
+    ours = {name: value for name, value in values.items() if not name.startswith(OURS)}
+    return {"parameters": dict(settings), **ours}
 
 
 def resume_command(run_id: str) -> str:
@@ -89,7 +79,7 @@ def say_failure(run_id: str, status: str, reason: str, to_continue: bool = True)
     if PARENT_TAG in run.data.tags:
         resume = f"the study's command again, or {resume}"
     ways = {"train": resume, "study": "the same command again"}
-    way = ways.get(run.data.tags.get("kind", "")) if to_continue else None
+    way = ways.get(kind_of(run)) if to_continue else None
     client.set_tag(run_id, FAILURE, reason)
     _describe_end(run, status, reason, f"; continue by: {way}" if way else "")
 

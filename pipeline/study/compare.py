@@ -1,38 +1,33 @@
 """Compare finished runs, however they were started, after checking that they can be compared."""
 
 import json
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-
-from mlflow.entities import Run
 
 from pipeline.ablation.definition import Ablation
-from pipeline.ablation.loading import load_ablation
+from pipeline.ablation.loading import MOVED, load_ablation
 from pipeline.config import AUTO, Config
 from pipeline.errors import InputError, plural, shortlist
 from pipeline.report.analysis import analyse
 from pipeline.report.contrasts import contrasts
-from pipeline.report.publish import BY_COMPARE, REPORTED, publish
+from pipeline.report.publish import Published, publish
+from pipeline.runs.identity import differences
 from pipeline.runs.lifecycle import track
-from pipeline.runs.queries import experiment_id, find_runs, get_runs
-from pipeline.runs.run_result import (
-    IncompleteRunError,
-    RunResult,
-    config_of,
-    differences,
-    has_settings,
-    read_result,
-    recipe,
-    recorded_ablation,
-)
+from pipeline.runs.queries import Found, experiment_id, find_runs, get_runs
+from pipeline.runs.record import RunRecord
+from pipeline.runs.results import IncompleteRunError, read_results
 from pipeline.statistics.intervals import ALPHA, PLANNED_ALPHA, Design
 from pipeline.store import liveness
 from pipeline.store.initialization import check_experiment_of
-from pipeline.study.grid import SEEDS_AUTO, Grid
+from pipeline.store.lookup import SHORT_ID
+from pipeline.study.grid import Grid
 from pipeline.study.margin import after_reports
 
-Cells = Mapping[tuple[str, int, float], Run]  # by variant, seed and learning rate; newest first
+log = logging.getLogger(__name__)
+
+Cell = tuple[str, int, float]  # variant, seed and learning rate
+Unused = dict[str, str]  # by run, why it is not compared
 
 UNPLANNED = Design(
     "anytime",
@@ -48,33 +43,36 @@ OTHERS = (
 
 def compare_runs(
     references: Sequence[str], experiment: str, ablation: str, last: int | None = None
-) -> None:
-    """Write the report of a study on the given runs, or on all training runs of the experiment.
+) -> Published:
+    """Publish the report of a study on the given runs, or on all training runs of the experiment.
 
-    Or on its `last` ones that have finished. What was chosen is printed first.
+    Or on its `last` ones that have finished. What was chosen is said first.
 
     Runs can be compared if they have the same recipe and data. The group that allows the most
-    comparisons is used; the others are listed with what differs. If a cell has several runs, the
-    newest counts. The report goes to the runs' experiment.
+    comparisons is used; the others are listed with what differs, and those that can't be
+    understood with the reason. If a cell has several runs, the newest counts. The report goes to
+    the runs' experiment.
 
     ablation: a reference to that of the runs; `auto` is the one that they were started with.
 
     Raises InputError for an unknown run, experiment or ablation, and if nothing can be compared.
     """
     liveness.mark_dead_runs()
-    found = get_runs(references) or find_runs(experiment_id(experiment), {})[:last]
-    if not found:
-        raise InputError(f"experiment {experiment!r} has no finished training run to compare")
-    definition, chosen, unused, results = _read_comparable(found, ablation)
-    check_experiment_of(chosen[0])
-    configs = [result.config for result in results]
-    variants, seeds = {one.variant for one in configs}, {one.seed for one in configs}
-    grid = Grid(list(variants), list(seeds), list({one.lr for one in configs}))
-    swept = len(grid.rates) > 1
-    results = [one._replace(config=replace(one.config, is_swept=swept)) for one in results]
+    found = Found(get_runs(references))
+    if not references:
+        found = find_runs(experiment_id(experiment), {})
+        found.records = found.records[:last]
+    if not found.records:
+        note = f"; {found.note}" if found.note else ""
+        raise InputError(f"experiment {experiment!r} has no finished training run to compare{note}")
+    definition, results, unused = _read_comparable(found, ablation)
+    check_experiment_of(results[0].run_id, results[0].experiment_id)
+    cells = [_cell(record.config) for record in results]
+    variants, seeds, rates = (list(dict.fromkeys(axis)) for axis in zip(*cells, strict=True))
+    grid = Grid(variants, seeds, rates)
     analysis = analyse(definition, results, _design(results))
     if not analysis.compared:
-        names = shortlist(sorted(config_of(run).run_name for run in chosen))
+        names = shortlist(sorted(record.config.run_name for record in results))
         reasons = "".join(f"; {run}: {reason}" for run, reason in list(unused.items())[:3])
         raise InputError(
             "nothing to compare: it takes two variants that the ablation compares, with the same"
@@ -82,24 +80,21 @@ def compare_runs(
         )
     named = f"last {last}" if last else "all"
     if references:
-        named = ",".join(run.info.run_id for run in found)
+        named = ",".join(record.run_id for record in found.records)
     else:
-        print(_selection(results, len(found), "newest " * bool(last), experiment))
+        log.info(_selection(results, len(found.records), "newest " * bool(last), experiment))
         for why, count in Counter(unused.values()).most_common(MOST_REASONS):
-            print(f"{plural(count, 'run')} not compared: {why}")
-        print(OTHERS, flush=True)
+            log.info(f"{plural(count, 'run')} not compared: {why}")
+        log.info(OTHERS)
     settings = {"runs": named, "experiment": experiment}
-    tags = {
-        "kind": "comparison",
-        "ablation": definition.name,
-        "dataset": configs[0].dataset,
-    }
-    name = f"comparison of {grid.title(definition.name, configs[0])}"
-    with track(name, settings, tags, chosen[0].info.experiment_id):
-        publish(analysis, unused, {}, grid.plan + BY_COMPARE)
+    dataset = results[0].identity.dataset
+    values = {"kind": "comparison", "ablation": definition.name, "dataset": dataset}
+    name = f"comparison of {grid.title(definition.name, results[0].config)}"
+    with track(name, settings, values, results[0].experiment_id):
+        return publish(analysis, unused, {}, grid.plan.for_comparison())
 
 
-def _selection(results: Sequence[RunResult], count: int, which: str, experiment: str) -> str:
+def _selection(results: Sequence[RunRecord], count: int, which: str, experiment: str) -> str:
     """Say which of so many runs of an experiment are compared."""
     seeds = defaultdict(set)
     for result in results:
@@ -117,61 +112,63 @@ def _selection(results: Sequence[RunResult], count: int, which: str, experiment:
 
 
 def _read_comparable(
-    found: Sequence[Run], ablation: str
-) -> tuple[Ablation, list[Run], dict[str, str], list[RunResult]]:
+    found: Found[RunRecord], ablation: str
+) -> tuple[Ablation, list[RunRecord], Unused]:
     """Read the runs that can be compared; those that can't be read are left out."""
-    known: dict[str, RunResult] = {}
-    unreadable: dict[str, str] = {}
+    known: dict[str, RunRecord] = {}
+    unreadable, left = dict(found.unreadable), list(found.records)
     while True:
-        definition, chosen, unused = comparable(found, ablation)
-        for run in chosen:
+        definition, chosen, unused = comparable(left, ablation)
+        for record in chosen:
             try:
-                known[run.info.run_id] = known.get(run.info.run_id) or read_result(run)
+                known[record.run_id] = known.get(record.run_id) or read_results(record)
             except IncompleteRunError as error:
-                unreadable[_name(run)] = str(error)
-                found = [one for one in found if one is not run]
-        if all(run.info.run_id in known for run in chosen):
-            return definition, chosen, unused | unreadable, [known[r.info.run_id] for r in chosen]
-        if not found:
+                unreadable[_name(record)] = str(error)
+                left.remove(record)
+        if all(record.run_id in known for record in chosen):
+            results = [known[record.run_id] for record in chosen]
+            return definition, results, unused | unreadable
+        if not left:
             name, reason = next(iter(unreadable.items()))
             raise InputError(f"no run can be read; {name}: {reason}")
 
 
-def _design(results: Sequence[RunResult]) -> Design:
+def _design(results: Sequence[RunRecord]) -> Design:
     """Choose intervals: those of the only report there was, if these are all of its runs."""
-    plans = {result.tags.get(REPORTED, "") for result in results}
-    first = min(plans)
-    if len(plans) == 1 and first and not first.endswith(BY_COMPARE):
-        reported = {_cell(config_of(run)) for run in find_runs(None, {REPORTED: first})}
-        if reported == {_cell(result.config) for result in results}:
-            reason = f"The first report on these runs had exactly these (plan: {first})."
-            return Design("two-stage" if SEEDS_AUTO in first else "planned", reason, PLANNED_ALPHA)
-    earlier = plans - {""}
+    plans = {result.reported_with for result in results}
+    earlier = {plan for plan in plans if plan}
+    if len(plans) == len(earlier) == 1:
+        (first,) = earlier
+        same = find_runs(None, {"data_digest": results[0].identity.data_digest}).records
+        reported = {_cell(one.config) for one in same if one.reported_with == first}
+        if not first.chosen_later and reported == {_cell(one.config) for one in results}:
+            reason = f"The first report on these runs had exactly these (plan: {first.words})."
+            kind = "two-stage" if first.margin else "planned"
+            return Design(kind, reason, PLANNED_ALPHA)
     return after_reports(earlier) if earlier else UNPLANNED
 
 
-def _cell(config: Config) -> tuple[str, int, float]:
+def _cell(config: Config) -> Cell:
     return config.variant, config.seed, config.lr
 
 
 def comparable(
-    found: Sequence[Run], reference: str = AUTO
-) -> tuple[Ablation, list[Run], dict[str, str]]:
+    found: Sequence[RunRecord], reference: str = AUTO
+) -> tuple[Ablation, list[RunRecord], Unused]:
     """Split runs into the group that allows the most comparisons, and the rest with the reasons.
 
     If groups tie, the larger is used, then the newer. Returns the group's ablation, too. With a
     `reference` to an ablation, only runs of that one can be in the group.
     """
-    groups: dict[str, dict[tuple[str, int, float], Run]] = defaultdict(dict)
-    unused = {}
-    for run in sorted(found, key=lambda run: -run.info.start_time):
-        config = config_of(run)
-        cells = groups[json.dumps(recipe(config, run.data.tags))]
-        newest = cells.setdefault(_cell(config), run)
-        if newest is not run:
-            unused[_name(run)] = f"repeated by run {newest.info.run_id[:8]}"
+    groups: dict[str, dict[Cell, RunRecord]] = defaultdict(dict)
+    unused: Unused = {}
+    for record in sorted(found, key=lambda record: -record.started):
+        cells = groups[json.dumps(record.identity.recipe)]
+        newest = cells.setdefault(_cell(record.config), record)
+        if newest is not record:
+            unused[_name(record)] = f"repeated by run {newest.run_id[:SHORT_ID]}"
     named = load_ablation(reference) if reference != AUTO else None
-    ablations = {key: _ablation_of(key, cells, named) for key, cells in groups.items()}
+    ablations = {key: _ablation_of(cells, named) for key, cells in groups.items()}
 
     def rank(key: str) -> tuple[bool, int, int, int]:
         cells, ablation = groups[key], ablations[key]
@@ -182,7 +179,7 @@ def comparable(
             for cell in cells
             if (cell[0],) == one.treatment  # an interaction has two
         )
-        newest = max(run.info.start_time for run in cells.values())
+        newest = max(record.started for record in cells.values())
         return compared is not None, pairs, len(cells), newest
 
     shared = max(groups, key=rank)
@@ -192,16 +189,15 @@ def comparable(
     for key, cells in groups.items():
         if key != shared:
             reason = differences(json.loads(key), json.loads(shared))
-            unused |= {_name(run): reason for run in cells.values()}
+            unused |= {_name(record): reason for record in cells.values()}
     order = list(ablation.variants)
-    chosen = {
-        cell: run
-        for cell, run in groups[shared].items()
-        if cell[0] in order and has_settings(run.data.tags, ablation.values(cell[0]))
-    }
-    for cell in groups[shared].keys() - chosen.keys():
-        reason = f"{ablation.name} has no variant {cell[0]} with its settings now"
-        unused[_name(groups[shared][cell])] = reason
+    chosen = {}
+    for cell, record in groups[shared].items():
+        if cell[0] in order and record.fits(ablation.values(cell[0])):
+            chosen[cell] = record
+        else:
+            reason = f"{ablation.name} has no variant {cell[0]} with its settings now"
+            unused[_name(record)] = reason
     if not chosen:
         raise InputError(
             f"{ablation.name} has none of the runs' variants: it has {shortlist(order)}"
@@ -210,15 +206,16 @@ def comparable(
     return ablation, [chosen[cell] for cell in ordered], unused
 
 
-def _ablation_of(key: str, cells: Cells, named: Ablation | None) -> Ablation | InputError:
+def _ablation_of(cells: Mapping[Cell, RunRecord], named: Ablation | None) -> Ablation | InputError:
     """The ablation of a group, which is that of its newest run, or why there is none."""
-    if named and json.loads(key)["ablation"] != named.name:
+    newest = next(iter(cells.values()))
+    if named and newest.identity.ablation != named.name:
         return InputError(f"none of the runs is of ablation {named.name!r}, which --ablation names")
     try:
-        return named or recorded_ablation(config_of(next(iter(cells.values()))).ablation)
+        return named or load_ablation(newest.config.ablation, MOVED)
     except InputError as error:
         return error
 
 
-def _name(run: Run) -> str:
-    return f"{config_of(run).run_name} ({run.info.run_id[:8]})"
+def _name(record: RunRecord) -> str:
+    return f"{record.config.run_name} ({record.run_id[:SHORT_ID]})"

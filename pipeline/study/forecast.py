@@ -3,36 +3,27 @@
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import cycle
 from statistics import fmean, median
 
-import mlflow
 import torch
 from torch import nn
 
-from pipeline.ablation.loading import load_ablation, load_data
-from pipeline.config import AUTO, Config
-from pipeline.data.dataset import ImageDataset
+from pipeline.config import Config
 from pipeline.errors import plural
-from pipeline.execution.engine import NONE, Where
 from pipeline.execution.parallelism import job_memory
-from pipeline.execution.tasks import Engine
 from pipeline.machine import GIB
-from pipeline.models.registry import check_may_register
-from pipeline.models.trial.variants import try_variants
-from pipeline.runs.run_result import RunResult
-from pipeline.statistics import FIRST_SEEDS
-from pipeline.store import liveness
-from pipeline.store.outages.waiting import in_store
-from pipeline.study.grid import Grid
-from pipeline.study.reuse import Found, epochs_before, find_cells
+from pipeline.runs.record import RunRecord
+from pipeline.study.reuse import Reusable
+from pipeline.study.spec import StudySpec
 from pipeline.training.batches import TrainingBatches, ValidationBatches
-from pipeline.training.building.parts import build_network, prepare
 from pipeline.training.cuda_graph import Step
-from pipeline.training.device import choose_device, release_freed_memory
+from pipeline.training.device import release_freed_memory
 from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step
+from pipeline.training.spec import RunSpec
 
 # Batches that are timed, of which the second half counts: the first ones warm up. On a CPU there
 # are fewer if they take longer than PATIENCE, so that a study of three variants begins 1 s later.
@@ -81,29 +72,27 @@ class Forecast:
 
 
 def make_forecast(
-    cells: Sequence[Config],
-    finished: Mapping[Config, RunResult],
-    data: ImageDataset,
-    engine: Engine,
-    device: torch.device,
+    study: StudySpec, finished: Mapping[Config, RunRecord], device: torch.device
 ) -> Forecast:
     """Estimate an epoch of each variant: from finished runs, or else from a few steps on `device`.
 
     There is no estimate if other hardware than `device` trains, or if a step fails.
     """
+    engine = study.engine
     known = defaultdict[str, list[float]](list)
-    for cell, result in finished.items():
-        known[cell.variant] += [epoch["epoch_seconds"] for epoch in result.history]
+    for cell, record in finished.items():
+        known[cell.variant] += [epoch.epoch_seconds for epoch in record.history]
     estimates = {variant: fmean(seconds) for variant, seconds in known.items()}
-    missing = {cell.variant: cell for cell in cells if cell not in finished}
+    missing = {cell.variant: cell for cell in study.cells if cell not in finished}
     if missing.keys() <= known.keys():
         return Forecast(engine.jobs.number, estimates, "from those that are finished")
     if device.type != engine.device:
         return Forecast(engine.jobs.number, estimates)
     torch.set_num_threads(engine.threads[0])
+    here = replace(study.run, device=device, precision=engine.precision)
     try:
         for variant in missing.keys() - known.keys():
-            estimates[variant] = _measure(missing[variant], data, device, engine.precision)
+            estimates[variant] = _measure(replace(here, config=missing[variant]))
     except Exception:  # the code is the user's: its runs will say what is wrong, each in a line
         return Forecast(engine.jobs.number, {})
     finally:
@@ -114,31 +103,27 @@ def make_forecast(
 
 
 def describe_plan(
-    cells: Sequence[Config],
-    finished: Collection[Config],
-    begun: Mapping[Config, Found],
-    data: ImageDataset,
-    engine: Engine,
-    forecast: Forecast,
-    at_least: bool,
+    study: StudySpec, cells: Sequence[Config], found: Reusable, forecast: Forecast
 ) -> str:
     """Say how many runs a study has, which are done, and how long the others take.
 
-    at_least: whether the study may find that it needs more of them.
+    cells: those that it trains in any case; with a margin it may find that it needs more.
     """
+    finished, begun, at_least = found.finished, found.begun, study.grid.margin > 0
     lines = []
     if finished:
         of_all = f"{len(finished)} of " * (not at_least)
         count = plural(len(finished) if at_least else len(cells), "run")
         be = "is" if len(finished) == 1 else "are"
         lines.append(f"{of_all}{count} {be} finished already and {be} reused")
-    if left := {cell: epochs_before(begun.get(cell)) for cell in cells if cell not in finished}:
+    epochs = {cell: begun[cell].epochs if cell in begun else 0 for cell in cells}
+    if left := {cell: done for cell, done in epochs.items() if cell not in finished}:
         count = f"{'at least ' * at_least}{plural(len(left), 'run')} to train"
         if begun:
             count += f" ({f'{len(begun)} of them ' * (len(left) > 1)}continued)"
-        memory = job_memory(data.nbytes) / GIB
+        memory = job_memory(study.data.nbytes) / GIB
         lines.append(f"{count}, {in_words(forecast.seconds(left, starting=True), forecast.basis)}")
-        lines.append(f"{engine.jobs.reason}; about {memory:.1f} GiB of memory each")
+        lines.append(f"{study.engine.jobs.reason}; about {memory:.1f} GiB of memory each")
     return "\n".join(lines)
 
 
@@ -149,54 +134,13 @@ def in_words(seconds: float | None, basis: str = "") -> str:
     return f"about {timedelta(seconds=round(seconds))}{f' ({basis})' if basis else ''}"
 
 
-def preview_study(
-    config: Config, grid: Grid, where: Where, *, register: str, reuse: str, experiment: str
-) -> None:
-    """Print what `run_study` would train, and how long that takes; store nothing."""
-    data = load_data(config)
-    print(f"ablation {load_ablation(config.ablation).name} on {data.heading}")
-    if register != "none":
-        check_may_register(config.ablation, data, "give register=none")
-    try_variants(config, data, grid.variants)
-    cells = grid.cells(config)
-    engine = where.engine(config, len(cells), data)
-    conditions = data.identity | {"precision": engine.precision, "device": engine.device}
-    liveness.mark_dead_runs()  # which a study would continue
-    known = in_store(mlflow.get_experiment_by_name)(experiment)
-    found: dict[Config, Found] = {}
-    outdated: dict[Config, str] = {}
-    if known:
-        found, outdated = find_cells(known.experiment_id, grid, cells, conditions, reuse)
-    if grid.margin:  # the spread of the first seeds decides about the others
-        cells = [cell for cell in cells if cell.seed < FIRST_SEEDS or cell in found]
-    finished = {cell: one.result for cell, one in found.items() if one.result}
-    # What trains here, or would if a cluster has the same.
-    device = torch.device(engine.device) if where.cluster == NONE else choose_device(AUTO)
-    forecast = make_forecast(cells, finished, data, engine, device)
-    for cell in grid.cells(config)[: len(grid.variants)]:
-        parameters = sum(one.numel() for one in build_network(cell, data).parameters())
-        alone = forecast.seconds_of(cell)
-        time_of_run = "" if alone is None else f", {in_words(alone)} a run"
-        print(f"  {cell.variant}: {plural(parameters, 'parameter')}{time_of_run}")
-    for cell in cells:
-        state = f"to train again: {outdated[cell]}" if cell in outdated else "to train"
-        if cell in found:
-            state = "finished, " if found[cell].result else "to continue, "
-            if found[cell].is_start:
-                state = f"to go on after epoch {epochs_before(found[cell])} of "
-            state += found[cell].run.info.run_id
-        print(f"  {cell.run_name}: {state}")
-    begun = {cell: one for cell, one in found.items() if not one.result}
-    print(describe_plan(cells, finished, begun, data, engine, forecast, grid.margin > 0))
-
-
-def _measure(config: Config, data: ImageDataset, device: torch.device, precision: str) -> float:
+def _measure(spec: RunSpec) -> float:
     """Seconds that an epoch takes, from a few real steps."""
-    network, criterion, optimizer = prepare(config, data, device)
-    augmentation = load_ablation(config.ablation).augmentation_of(config.variant)
-    training = TrainingBatches(data.training, config.batch_size, config.seed, device, augmentation)
+    network, criterion, optimizer = spec.build()
+    data, device, size = spec.data, spec.device, spec.config.batch_size
+    training = TrainingBatches(data.training, size, spec.config.seed, device, spec.augmentation)
     validation = ValidationBatches(data.validation, VALIDATION_BATCH_SIZE, device)
-    step = fast_step(network, criterion, optimizer, precision, config.batch_size)
+    step = fast_step(network, criterion, optimizer, spec.precision, size)
     validate = fast_step(network, nn.CrossEntropyLoss(), None, "fp32", VALIDATION_BATCH_SIZE)
     network.train()
     of_step = _seconds_of_batch(training, step, device)

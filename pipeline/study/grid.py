@@ -1,6 +1,5 @@
 """The cells of a study: parsed from user input, and put in order."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -8,11 +7,10 @@ from typing import NamedTuple
 
 from pipeline.config import AUTO, MAX_NAME, MAX_SEED, Config, check_choice
 from pipeline.errors import InputError, plural
+from pipeline.runs.plan import Plan
 from pipeline.statistics import FIRST_SEEDS
 
 MAX_SEEDS = 1000
-SEEDS_AUTO = "seeds auto"  # in the plan of a study that decides how many seeds it needs
-MAX_GRID = 8000  # characters in a tag; MLflow truncates longer ones
 # Which models a study registers.
 REGISTER = {
     "median": "for each variant, the run with the median validation accuracy (the lower of the"
@@ -22,35 +20,30 @@ REGISTER = {
 }
 # Which finished runs a study reuses.
 REUSE = ("same", "any", "none")
-# Whether finished runs keep the state from which they can go on to more epochs.
-KEEP_STATE = ("yes", "no")
 
 
 class Grid(NamedTuple):
-    """The axes of a study; all other settings are the same for all its runs."""
+    """The axes of a study; all other settings are the same for all its runs.
+
+    margin: in points; if above 0, only as many seeds are used as it needs.
+    """
 
     variants: Sequence[str]
     seeds: Sequence[int]
     rates: Sequence[float]
-    margin: float = 0.0  # in points; if above 0, only as many seeds are used as it needs
+    margin: float = 0.0
 
     @property
-    def plan(self) -> str:
-        """What the study trains and how it comes to its seeds, in words, whatever the order."""
-        seeds = f"seeds {','.join(map(str, sorted(self.seeds)))}"
-        if self.margin:
-            seeds = (
-                f"{SEEDS_AUTO}, margin {self.margin:g} points, at most {len(self.seeds)} of each"
-            )
-        rates = ",".join(f"{rate:g}" for rate in sorted(self.rates))
-        return f"{','.join(sorted(self.variants))} at lr {rates}, {seeds}"
+    def plan(self) -> Plan:
+        """How the study comes to its seeds."""
+        return Plan.of(self.variants, self.rates, self.seeds, self.margin)
 
     def title(self, ablation: str, config: Config) -> str:
         """What tells such a study of an ablation from others: `NAME on DATA, 5 seeds`."""
         few, several = config.train_images, len(self.rates) > 1
         parts = [
             f"{ablation} on {config.dataset}",
-            SEEDS_AUTO if self.margin else plural(len(self.seeds), "seed"),
+            "seeds auto" if self.margin else plural(len(self.seeds), "seed"),
             f"{len(self.rates)} learning rates" if several else "",
             plural(few, "training image") if few else "",
             config.validation if config.validation != Config.validation else "",
@@ -66,26 +59,10 @@ class Grid(NamedTuple):
         blocks = [(seed, lr) for seed in self.seeds for lr in self.rates]
         count = len(self.variants)
         return [
-            replace(
-                config,
-                variant=self.variants[(turn + place) % count],
-                seed=seed,
-                lr=lr,
-                is_swept=len(self.rates) > 1,
-            )
+            replace(config, variant=self.variants[(turn + place) % count], seed=seed, lr=lr)
             for turn, (seed, lr) in enumerate(blocks)
             for place in range(count)
         ]
-
-    def as_json(self) -> str:
-        """The axes as JSON. Raises InputError if they are too long for a tag."""
-        text = json.dumps({**self._asdict(), "seeds": list(self.seeds)})
-        if len(text) > MAX_GRID:
-            raise InputError(
-                f"seeds and lr take {len(text)} characters, over the limit of {MAX_GRID}; split the"
-                " study"
-            )
-        return text
 
 
 def check_margin(margin: float, most: int, rates: Sequence[float]) -> float:
@@ -105,8 +82,16 @@ def check_name(name: str) -> None:
         raise InputError(f"name is {name!r}; it must have 1 to {MAX_NAME} characters")
 
 
-def parse_jobs(text: str) -> int:
+def as_text(given: object) -> str:
+    """What would be typed for a value that Python code gives: `[0, 3]` is `0,3,`."""
+    if isinstance(given, list | tuple | range):
+        return "".join(f"{one}," for one in given)
+    return str(given)
+
+
+def parse_jobs(given: str | int) -> int:
     """Read a number of jobs; 0 means `auto`."""
+    text = str(given)
     if text == "auto":
         return 0
     if not re.fullmatch("[1-9][0-9]{0,3}", text):
@@ -129,7 +114,7 @@ def check_cluster(address: str, gpu_share: float) -> None:
 
 def parse_variants(text: str, known: Iterable[str], compared: Sequence[str]) -> list[str]:
     """Read names out of `known`, divided by commas; `auto` is those that are `compared`, or all."""
-    variants = [part.strip() for part in text.split(",")]
+    variants = [part.strip() for part in text.rstrip(",").split(",")]
     if text == AUTO:
         variants = list(compared or known)
     for variant in variants:
@@ -142,7 +127,7 @@ def parse_variants(text: str, known: Iterable[str], compared: Sequence[str]) -> 
 def parse_rates(text: str) -> list[float]:
     """Read one learning rate, or several: `0.01,0.003,0.001`."""
     try:
-        rates = [float(part) for part in text.split(",")]
+        rates = [float(part) for part in text.rstrip(",").split(",")]
     except ValueError:
         rates = []
     if not 0 < len(set(rates)) == len(rates):

@@ -1,10 +1,10 @@
 """How many seeds it takes to know each effect to within a margin, and what design that makes."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 import mlflow
-from tqdm import tqdm
 
 from pipeline.ablation.definition import Ablation
 from pipeline.config import Config
@@ -12,8 +12,8 @@ from pipeline.errors import InputError, plural
 from pipeline.report.analysis import analyse
 from pipeline.report.contrasts import contrasts
 from pipeline.report.findings import Finding
-from pipeline.report.publish import BY_COMPARE
-from pipeline.runs.run_result import RunResult
+from pipeline.runs.plan import Plan
+from pipeline.runs.record import RunRecord
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.intervals import (
     ALPHA,
@@ -26,6 +26,9 @@ from pipeline.statistics.intervals import (
 from pipeline.store.outages.waiting import in_store
 from pipeline.study.forecast import Forecast, in_words
 from pipeline.study.grid import Grid
+from pipeline.study.spec import StudySpec
+
+log = logging.getLogger(__name__)
 
 
 def check_effects(ablation: Ablation, grid: Grid) -> None:
@@ -39,31 +42,31 @@ def check_effects(ablation: Ablation, grid: Grid) -> None:
         )
 
 
-def choose_design(grid: Grid, reported: Set[str]) -> Design:
-    """Choose intervals that are valid for the grid's plan, and after earlier reports.
+def choose_design(plan: Plan, reported: Set[Plan]) -> Design:
+    """Choose intervals that are valid for a plan, and after earlier reports.
 
     reported: the plans with which any of these variants and seeds were reported before.
     """
-    if reported - {grid.plan}:
-        return after_reports(reported - {grid.plan}, grid.margin)
-    if grid.margin:
+    if reported - {plan}:
+        return after_reports(reported - {plan}, plan.margin)
+    if plan.margin:
         return Design(
             "two-stage",
             "The number of seeds was chosen so that each effect would be known to within"
-            f" ± {grid.margin:g} points, with at most {len(grid.seeds)} seeds of each variant.",
+            f" ± {plan.margin:g} points, with at most {len(plan.seeds)} seeds of each variant.",
             PLANNED_ALPHA,
-            grid.margin,
+            plan.margin,
         )
     return PLANNED
 
 
-def after_reports(plans: Set[str], margin: float = 0.0) -> Design:
+def after_reports(plans: Set[Plan], margin: float = 0.0) -> Design:
     """The design of seeds that were added after reports with these plans."""
-    planned = sorted(plan for plan in plans if not plan.endswith(BY_COMPARE))
-    first = min(planned, default=min(plans))
+    planned = [plan for plan in plans if not plan.chosen_later]
+    first = min(planned or plans, key=lambda plan: plan.words)
     return Design(
         "anytime",
-        f"An earlier report (plan: {first}) contains some of these runs, so the choice of"
+        f"An earlier report (plan: {first.words}) contains some of these runs, so the choice of"
         " seeds may depend on its results.",
         LATER_ALPHA if planned else ALPHA,
         margin,
@@ -73,22 +76,20 @@ def after_reports(plans: Set[str], margin: float = 0.0) -> Design:
 class Expectation:
     """How many seeds of each variant the margin needs, judged by the runs in `finished`.
 
-    It says so on the terminal and in the study's tag, and how long the missing runs take.
+    It says so in the study's tag, too, and how long the missing runs take.
     """
 
     def __init__(
         self,
+        study: StudySpec,
         study_id: str,
-        ablation: Ablation,
-        grid: Grid,
-        cells: Sequence[Config],
         design: Design,
         forecast: Forecast,
-        finished: Mapping[Config, RunResult],
+        finished: Mapping[Config, RunRecord],
         failures: Mapping[str, str],
     ) -> None:
-        self.study_id, self.ablation, self.grid = study_id, ablation, grid
-        self.cells, self.design = cells, design
+        self.study_id, self.ablation, self.grid = study_id, study.ablation, study.grid
+        self.cells, self.design = study.cells, design
         self.forecast, self.finished, self.failures = forecast, finished, failures
 
     def stages(self) -> Iterator[Sequence[Config]]:
@@ -127,7 +128,7 @@ class Expectation:
         return needed
 
     def say(self) -> None:
-        """Print what is expected, and store it."""
+        """Say what is expected, and store it."""
         complete = min(
             sum(cell.variant == variant for cell in self.finished) for variant in self.grid.variants
         )
@@ -142,7 +143,7 @@ class Expectation:
         time = in_words(self.forecast.seconds(dict.fromkeys(missing, 0)))
         more = f"{plural(len(missing), 'more run')}, {time}"
         message = f"seeds needed: {about}{seeds}{basis}; {more if missing else 'all are trained'}"
-        tqdm.write(message)
+        log.info(message)
         client = mlflow.MlflowClient()
         in_store(client.set_tag)(self.study_id, "seeds_needed", message)
 

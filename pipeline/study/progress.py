@@ -1,5 +1,6 @@
 """The progress of a study: bars on a terminal, lines elsewhere."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 
@@ -9,9 +10,10 @@ from pipeline.config import Config
 from pipeline.errors import percent
 from pipeline.execution.tasks import Progress
 from pipeline.study.forecast import Forecast, in_words
-from pipeline.study.reuse import Found, epochs_before
+from pipeline.study.reuse import Begun
 from pipeline.training.epoch import BAR_INTERVAL
 
+log = logging.getLogger(__name__)
 LINE_INTERVAL = 60.0  # seconds between progress lines of a run, without a terminal
 # Not tqdm's own, which knows no speed until a run has ended.
 STUDY_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs [{elapsed}{postfix}]"
@@ -28,11 +30,11 @@ class StudyProgress:
         self,
         cells: Sequence[Config],
         done: int,
-        begun: Mapping[Config, Found],
+        begun: Mapping[Config, Begun],
         forecast: Forecast,
     ) -> None:
         self.forecast = forecast
-        self.left = {cell: epochs_before(begun.get(cell)) for cell in cells}  # that are complete
+        self.left = {cell: begun[cell].epochs if cell in begun else 0 for cell in cells}  # complete
         self.total, self.ended, self.failed = len(cells) + done, done, 0
         self.running: dict[Config, tqdm[None] | None] = {}
         self.last_line: dict[Config, float] = {}
@@ -90,7 +92,7 @@ class StudyProgress:
 
     def write(self, line: str) -> None:
         """Print a line above the bars."""
-        self.study.write(line)
+        log.info(line)
 
     def close(self) -> None:
         """Close all bars."""

@@ -1,239 +1,253 @@
-"""Which cells of a study need not be trained again, and which can be continued."""
+"""Which cells of a study need not be trained again, and which can go on from an earlier run."""
 
-import json
-import sys
+import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import NamedTuple
 
-from mlflow.entities import Run
-
-from pipeline.ablation.loading import load_ablation
-from pipeline.config import Config
-from pipeline.data.dataset import NAMES_TAG
-from pipeline.errors import InputError
-from pipeline.report.publish import REPORTED
-from pipeline.runs import provenance, resume
-from pipeline.runs.queries import find_runs, given_run, set_parent, studies_named
-from pipeline.runs.run_result import (
-    IncompleteRunError,
-    RunResult,
-    config_of,
-    differences,
-    has_settings,
-    read_result,
+from pipeline.ablation.recording import inputs_of
+from pipeline.config import AUTO, Config
+from pipeline.errors import InputError, plural
+from pipeline.runs.identity import CELL, CODE, REUSE, Identity, differences
+from pipeline.runs.plan import Plan
+from pipeline.runs.provenance import changed_inputs
+from pipeline.runs.queries import (
+    find_runs,
+    find_studies,
+    given_run,
+    is_readable,
+    read_record,
+    set_parent,
 )
+from pipeline.runs.record import RunRecord, StudyRecord
+from pipeline.runs.results import IncompleteRunError, read_results
+from pipeline.runs.resume import check_ended, why_no_more_epochs
+from pipeline.store.artifacts import has_file
+from pipeline.store.buffer import STATE_FILE
 from pipeline.store.initialization import unwritable_folder
 from pipeline.store.interface import link
 from pipeline.store.lookup import find_run
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import PARENT_TAG, say_continued, tags_of
-from pipeline.study.earlier.cells import cell_key, cell_of, changed_since, choose_start
-from pipeline.study.earlier.studies import AXES, grid_of, recipe_of
-from pipeline.study.grid import Grid
+from pipeline.store.tags import kind_of, say_continued
+from pipeline.study.spec import StudySpec
 
-Conditions = Mapping[str, str]  # what runs must match, by tag
+log = logging.getLogger(__name__)
 
 
-class Found(NamedTuple):
-    """A run of a cell that needs no training, or not from the start, and the result if it ended.
+class Begun(NamedTuple):
+    """A run of a cell that has not all its epochs.
 
-    continued: it belongs to the study, or to one that the study continues. Without a result, and
-    not continued, it has fewer epochs, and a new run goes on from its state.
+    is_start: it is finished with fewer, and a new run goes on from its state; else it is continued.
     """
 
-    run: Run
-    result: RunResult | None
-    continued: bool
+    record: RunRecord
+    is_start: bool
 
     @property
-    def is_start(self) -> bool:
-        """Whether a new run goes on from it."""
-        return not (self.result or self.continued)
+    def epochs(self) -> int:
+        """How many epochs a new run takes over from it."""
+        return self.record.identity.epochs if self.is_start else 0
 
 
-def epochs_before(found: Found | None) -> int:
-    """How many epochs a cell's new run takes over from the run that it goes on from."""
-    return config_of(found.run).epochs if found and found.is_start else 0
+@dataclass
+class Reusable:
+    """What there is of a study's cells: finished runs, begun ones; and why others are not reused.
+
+    adopted: finished or begun runs of other studies, which this one continues.
+    """
+
+    finished: dict[Config, RunRecord] = field(default_factory=dict)
+    begun: dict[Config, Begun] = field(default_factory=dict)
+    outdated: dict[Config, str] = field(default_factory=dict)
+    adopted: list[RunRecord] = field(default_factory=list)
 
 
-def find_cells(
-    experiment: str,
-    grid: Grid,
-    cells: Sequence[Config],
-    conditions: Conditions,
-    reuse: str,
-    study_id: str = "",
-) -> tuple[dict[Config, Found], dict[Config, str]]:
+def find_cells(study: StudySpec, experiment_id: str, study_id: str = "") -> Reusable:
     """Find the cells that are finished in the experiment, or that go on from a run there.
 
     Finished with the same code and inputs (`reuse="same"`) or any; others always with the same:
-    runs that such a study has left, and finished ones of fewer epochs (`choose_start`).
-    Also returns, for other cells that have been trained, what has changed since. Changes nothing.
+    runs that such a study has left, and finished ones of fewer epochs. Changes nothing.
     `study_id` is that of the study's run, if it has begun.
     """
-    if reuse == "none":
-        return {}, {}
-    wanted, found = {cell_key(config): config for config in cells}, dict[Config, Found]()
-    searched = {n: text for n, text in conditions.items() if n not in ("images", NAMES_TAG)}
-    outdated = dict[Config, str]()
-    study_of = cache(find_run)  # a request for each study, not for each of its runs
+    found = Reusable()
+    if study.reuse == "none":
+        return found
+    now = study.identity
+    wanted = {study.identity_of(cell).key(REUSE): cell for cell in study.cells}
+    tags = {"data_digest": now.data_digest, "precision": now.precision, "device": now.device}
+    runs = find_runs(experiment_id, tags, "FINISHED", "FAILED", "KILLED")
+    if runs.note:
+        log.warning(runs.note)
 
-    def search(*statuses: str) -> list[Run]:
-        runs = find_runs(experiment, searched, *statuses)
-        return [one for one in runs if provenance.images_of(one) in (None, conditions["images"])]
+    @cache  # a request for each study, not for each of its runs
+    def is_continued(maker_id: str) -> bool:
+        return bool(maker_id) and _is_continued(maker_id, study, study_id)
 
-    def is_continued(run: Run) -> bool:
-        parent_id = run.data.tags.get(PARENT_TAG)
-        return parent_id is not None and _is_continued(study_of(parent_id), grid, study_id)
+    known: dict[tuple[str, ...], str] = {}  # runs of one study have recorded the same
 
-    known_changes: dict[tuple[str | None, ...], str] = {}  # runs of one study recorded the same
+    def changed(record: RunRecord) -> str:
+        by = record.identity.variant, record.inputs_digest, *record.identity.key(CODE)
+        if by not in known:
+            known[by] = changed_since(record, now, study)
+        return known[by]
 
-    def changes(run: Run, config: Config) -> str:
-        names = ("code_digest", "torch", provenance.INPUTS_TAG, NAMES_TAG)
-        key = (config.variant, *map(tags_of(run).get, names))
-        if key not in known_changes:
-            known_changes[key] = changed_since(run, config, conditions[NAMES_TAG])
-        return known_changes[key]
-
-    def is_outdated(run: Run, config: Config) -> bool:
-        if changed := changes(run, config):
-            outdated.setdefault(config, changed)
-        return bool(changed)
-
-    ablation = load_ablation(cells[0].ablation)
     incomplete: dict[Config, str] = {}
-    shorter = defaultdict[Config, list[Run]](list)
-    for run in search():
-        cell = cell_of(run)
-        config = wanted.get(replace(cell, epochs=max(cell.epochs, cells[0].epochs)))
-        if config is None or config in found:
+    shorter = defaultdict[Config, list[RunRecord]](list)
+    for record in runs.records:
+        identity = record.identity
+        is_finished = record.status == "FINISHED"
+        longer = replace(identity, epochs=max(identity.epochs, now.epochs))
+        cell = wanted.get((longer if is_finished else identity).key(REUSE))
+        if cell is None or cell in found.finished:
             continue
-        if not has_settings(run.data.tags, ablation.values(config.variant)):
+        if not record.fits(study.ablation.values(cell.variant)):
             continue
-        if cell.epochs < config.epochs:
-            shorter[config].append(run)
-            continue
-        if reuse == "same" and is_outdated(run, config):
-            continue
-        try:
-            # The study's own configuration: the run's says where the ablation's file was then.
-            result = read_result(run, whole=True)._replace(config=config, reused=True)
-            found[config] = Found(run, result, is_continued(run))
-        except IncompleteRunError as error:
-            incomplete.setdefault(config, f"{config.run_name} (run {run.info.run_id[:8]}): {error}")
-    _say_incomplete([why for config, why in incomplete.items() if config not in found])
-    for run in search("FAILED", "KILLED"):
-        config = wanted.get(cell_of(run))
-        known = run.data.params  # else it was stopped before it began
-        if not (known and config and config not in found and is_continued(run)):
-            continue
-        if folder := unwritable_folder(run):  # as that of another user
-            outdated.setdefault(config, f"{folder} can't be written")
-        elif not is_outdated(run, config):
-            found[config] = Found(run, None, continued=True)
-    for config in [one for one in shorter if one not in found]:
-        start, reason = choose_start(config, shorter[config], changes)
-        if start:
-            found[config] = Found(start, None, continued=False)
-        else:
-            outdated.setdefault(config, reason)
-    return found, {config: why for config, why in outdated.items() if config not in found}
+        if is_finished and identity.epochs < now.epochs:
+            shorter[cell].append(record)
+        elif is_finished:
+            if study.reuse == "same" and (why := changed(record)):
+                found.outdated.setdefault(cell, why)
+                continue
+            try:
+                # The study's own configuration: the run's says where the ablation's file was then.
+                whole = replace(read_results(record, whole=True), config=cell, reused=True)
+            except IncompleteRunError as error:
+                reason = f"{cell.run_name} (run {record.run_id[:8]}): {error}"
+                incomplete.setdefault(cell, reason)
+                continue
+            found.finished[cell] = whole
+            found.begun.pop(cell, None)
+        elif cell not in found.begun and is_continued(record.parent):
+            if folder := unwritable_folder(record.artifact_uri):  # as that of another user
+                found.outdated.setdefault(cell, f"{folder} can't be written")
+            elif why := changed(record):
+                found.outdated.setdefault(cell, why)
+            else:
+                found.begun[cell] = Begun(record, is_start=False)
+    for cell, records in shorter.items():
+        if cell not in found.finished and cell not in found.begun:
+            start, reason = choose_start(records, changed)
+            if start:
+                found.begun[cell] = Begun(start, is_start=True)
+            else:
+                found.outdated.setdefault(cell, reason)
+    used = found.finished.keys() | found.begun.keys()
+    found.outdated = {cell: why for cell, why in found.outdated.items() if cell not in used}
+    _say_incomplete([why for cell, why in incomplete.items() if cell not in found.finished])
+    begun = [one.record for one in found.begun.values() if not one.is_start]
+    found.adopted = [
+        one
+        for one in (*found.finished.values(), *begun)
+        if one.parent != study_id and is_continued(one.parent)
+    ]
+    return found
 
 
-def reusable_cells(
-    parent: Run, grid: Grid, cells: Sequence[Config], conditions: Conditions, reuse: str
-) -> tuple[dict[Config, RunResult], dict[Config, Found], dict[Config, str]]:
-    """Return the cells that are already finished, those to go on with, and why others are not.
+def adopt(found: Reusable, study: StudyRecord) -> None:
+    """Make the runs of studies that this one continues its children."""
+    for record in found.adopted:
+        set_parent(record.run_id, study.run_id)
+    page = f"[{study.name}]({link(study.experiment_id, study.run_id)})"
+    for maker in {record.parent for record in found.adopted}:
+        if stopped := find_run(maker):
+            in_store(say_continued)(stopped, page)
+    ours = {record.run_id for record in found.adopted}
+    for cell, record in found.finished.items():
+        if record.run_id in ours:
+            found.finished[cell] = replace(record, parent=study.run_id)
 
-    Runs of a study that this one continues become this study's children.
+
+def changed_since(record: RunRecord, now: Identity, study: StudySpec) -> str:
+    """What decides a run's result and has changed since, in one line; empty if nothing has."""
+    then = record.identity
+    if then.names_digest != now.names_digest:
+        return "the names of its classes have changed since"
+    if then.code_digest != now.code_digest:
+        return "the code has changed since"
+    if then.torch != now.torch:
+        return f"torch {now.torch} instead of {then.torch}"
+    return changed_inputs(record, inputs_of(study.ablation.source, then.variant))
+
+
+def choose_start(
+    shorter: Sequence[RunRecord], changed: Callable[[RunRecord], str]
+) -> tuple[RunRecord | None, str]:
+    """Return the run with the most epochs from whose state its cell can go on to more.
+
+    If there is none, also returns why. A new run that starts from such a state ends as if it had
+    been trained without a break, and the old one stays what it was.
+
+    shorter: finished runs of the cell, with fewer epochs, newest first. changed: says in one line
+    what has changed since a run; empty if nothing has.
     """
-    ids = parent.info.experiment_id, parent.info.run_id
-    found, outdated = find_cells(ids[0], grid, cells, conditions, reuse, ids[1])
-    finished = {cell: one.result for cell, one in found.items() if one.result}
-    before = set()  # the studies that this one continues
-    for cell, one in found.items():
-        if one.continued and one.run.data.tags[PARENT_TAG] != ids[1]:
-            before.add(one.run.data.tags[PARENT_TAG])
-            set_parent(one.run, parent)
-            if result := finished.get(cell):
-                finished[cell] = result._replace(tags={**result.tags, PARENT_TAG: ids[1]})
-    for stopped in filter(None, map(find_run, before)):
-        in_store(say_continued)(stopped, f"[{parent.info.run_name}]({link(*ids)})")
-    begun = {cell: one for cell, one in found.items() if not one.result}
-    return finished, begun, outdated
+    reasons = []
+    for record in sorted(shorter, key=lambda record: -record.identity.epochs):
+        reason = why_no_more_epochs(record) or changed(record)
+        if not reason and not has_file(record.artifact_uri, STATE_FILE):
+            reason = "kept no state (keep_state=yes would)"
+        if not reason:
+            return record, ""
+        epochs = plural(record.identity.epochs, "epoch")
+        reasons.append(f"trained for {epochs}, and {reason}")
+    return None, reasons[0]
 
 
 def _say_incomplete(reasons: Sequence[str]) -> None:
     """Say which finished runs are trained again, and why."""
     if reasons:
         more = f"; and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-        print(f"finished, but trained again: {reasons[0]}{more}", file=sys.stderr)
+        log.warning(f"finished, but trained again: {reasons[0]}{more}")
 
 
-def earlier_plans(cells: Sequence[Config], data_digest: str) -> set[str]:
-    """The plans with which runs of these cells were reported, whether or not they are reused.
+def earlier_plans(study: StudySpec) -> set[Plan]:
+    """The plans with which runs of its cells were reported, whether or not they are reused.
 
     The same cell trained again gives the same numbers, or nearly: the look at it counts, in
     whatever experiment it was.
     """
-    wanted = {cell_key(config) for config in cells}
-    runs = find_runs(None, {"data_digest": data_digest})
-    return {
-        run.data.tags[REPORTED]
-        for run in runs
-        if REPORTED in run.data.tags and cell_of(run) in wanted
-    }
+    wanted = {study.identity_of(cell).key(CELL) for cell in study.cells}
+    runs = find_runs(None, {"data_digest": study.data.digest})
+    reported = [one for one in runs.records if one.identity.key(CELL) in wanted]
+    return {one.reported_with for one in reported if one.reported_with}
 
 
-def given_study() -> Run | None:
+def given_study() -> StudyRecord | None:
     """Return the study that `mlflow run --run-id` names. Raises InputError for any other run."""
     run = given_run()
-    if run and run.data.tags["kind"] != "study":
+    if run is None:
+        return None
+    if kind_of(run) != "study" or not is_readable(run, StudyRecord):
         raise InputError(f"run {run.info.run_id} is not a study; leave --run-id out to start one")
-    if run:
-        resume.check_ended(run)
-    return run
+    check_ended(run)
+    return read_record(StudyRecord, run)
 
 
-def check_same_study(given: Run, identity: Mapping[str, str]) -> None:
-    """Raise InputError if the study named by `mlflow run --run-id` is another one.
-
-    identity: name, recipe and grid, as in the tags of a study.
-    """
-    name = tags_of(given).get("study")
-    before = {"name": name, "margin": 0.0, **recipe_of(given), **grid_of(given)}
-    now = {"name": identity["study"], **json.loads(identity["recipe"])}
-    now |= json.loads(identity["grid"])
-    if before != now:
-        raise InputError(
-            f"study {given.info.run_id} has {differences(before, now)}; it continues only with the"
-            " same"
-        )
-
-
-def check_same_recipe(name: str, recipe: Mapping[str, object]) -> None:
-    """Raise InputError if study `name` has another recipe; `auto` is not a name."""
-    for run in [] if name == "auto" else studies_named(name):
-        before = recipe_of(run)
-        if before and before != recipe:
+def check_same_recipe(study: StudySpec) -> None:
+    """Raise InputError if a study of that name has another recipe; `auto` is not a name."""
+    if study.name == AUTO:
+        return
+    studies = find_studies()
+    if studies.note:
+        log.warning(studies.note)
+    for record in studies.records:
+        recipe = study.identity.recipe
+        if record.study == study.name and record.recipe != recipe:
             raise InputError(
-                f"a study named {name!r} exists with {differences(before, recipe)}; give this one"
-                " another name"
+                f"a study named {study.name!r} exists with {differences(record.recipe, recipe)};"
+                " give this one another name"
             )
 
 
-def _is_continued(maker: Run | None, grid: Grid, study_id: str) -> bool:
+def _is_continued(maker_id: str, study: StudySpec, study_id: str) -> bool:
     """Whether the study that made a run is this one, or is continued by it.
 
-    It is continued if deleted, or if it was stopped or failed and `grid` has all its cells.
+    It is continued if deleted, or if it was stopped or failed and this one has all its cells.
     """
-    if maker is None:
+    maker = find_run(maker_id)
+    if maker is None or maker_id == study_id:
         return True
-    if maker.info.run_id == study_id:
-        return True
-    old, new = grid_of(maker), grid._asdict()
-    contained = bool(old) and all(set(old[axis]) <= set(new[axis]) for axis in AXES)
-    return maker.info.status in ("FAILED", "KILLED") and contained
+    if maker.info.status not in ("FAILED", "KILLED") or not is_readable(maker, StudyRecord):
+        return False
+    return study.grid.plan.has_all_of(read_record(StudyRecord, maker).plan)

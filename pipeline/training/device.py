@@ -37,7 +37,13 @@ def _is_usable(name: str) -> bool:
     return True
 
 
-def compute_exactly() -> None:
+def set_up_torch() -> None:
+    """Make this process compute exactly, and fast; call it before training, in each process."""
+    _compute_exactly()
+    _keep_freed_memory()
+
+
+def _compute_exactly() -> None:
     """Make CUDA compute fp32 as fp32, not TF32, and deterministically."""
     torch.backends.cudnn.allow_tf32 = False
     # PyTorch's default, which NVIDIA's containers change; augmentation depends on the last bits.
@@ -45,7 +51,7 @@ def compute_exactly() -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Make glibc keep the memory of freed tensors for the next ones, in huge pages.
 
     By default it returns large blocks to the system, which maps and clears them again at each step;
@@ -66,7 +72,7 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Release what `keep_freed_memory` kept; later code needs it in blocks of other sizes."""
+    """Release what `set_up_torch` has kept; later code needs it in blocks of other sizes."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,4 +1,4 @@
-"""The tutorial's `epoch()`: one pass over the data, in training or in validation."""
+"""One pass over the data, in training or in validation, as in the tutorial's `epoch()`."""
 
 import math
 import sys
@@ -23,14 +23,14 @@ BAR_INTERVAL = 0.2 if sys.stderr.isatty() else 10.0
 FREE_LOOKS = ("cpu",)
 
 
-class EpochResult(NamedTuple):
+class Pass(NamedTuple):
     """Mean loss per image (nats, for cross-entropy), and the fraction of correct predictions."""
 
     loss: float
     accuracy: float
 
 
-def epoch(
+def run_pass(
     model: nn.Module,
     n: int,
     train: bool,
@@ -39,19 +39,17 @@ def epoch(
     optimizer: torch.optim.Optimizer,
     *,
     precision: str = "fp32",
-    split: str | None = None,
     step: Step | None = None,
-) -> EpochResult:
+) -> Pass:
     """Train or validate `model` for one pass over `dataloader`, as in the tutorial.
 
     `dataloader` yields images and labels, as any `torch.utils.data.DataLoader` does; `criterion`
     returns the mean loss of a batch; `optimizer` is used only if `train`. With `precision="bf16"`
     the forward pass runs under autocast. `step` replaces `plain_step`.
 
-    Loss and accuracy are returned, shown in the progress bar, and logged to the active MLflow run,
-    if there is one, as `train_loss` and `train_accuracy` (or `val_…`) at step `n`; `split` is
-    another prefix. In training, each batch is measured before its own step, so the results are
-    means over a changing network.
+    Loss and accuracy are returned, and shown in the progress bar as those of epoch `n`. In
+    training, each batch is measured before its own step, so the results are means over a changing
+    network.
 
     Raises DivergedError at the first infinite or NaN loss. (On a GPU, where reading the loss takes
     time, at the next progress bar update.)
@@ -65,11 +63,11 @@ def epoch(
     finite_batches = torch.zeros((), dtype=torch.int64, device=device)
     total_samples = 0
 
-    phase = split or ("T" if train else "V")
+    phase = "T" if train else "V"
     # leave=None: the finished bar stays visible, unless it is shown below another bar.
     with tqdm(total=length_hint(dataloader) or None, mininterval=BAR_INTERVAL, leave=None) as bar:
 
-        def result() -> EpochResult:
+        def result() -> Pass:
             loss, accuracy = total_loss.item() / total_samples, total_correct.item() / total_samples
             if not math.isfinite(loss):
                 rate = optimizer.param_groups[0]["lr"]
@@ -82,7 +80,7 @@ def epoch(
                 f"Epoch {n} ({phase}), Loss: {loss:.4f}, Accuracy: {accuracy:.2%}",
                 refresh=False,
             )
-            return EpochResult(loss, accuracy)
+            return Pass(loss, accuracy)
 
         shown = time.monotonic()
         for data, target in dataloader:
@@ -98,11 +96,7 @@ def epoch(
             if due or (device.type in FREE_LOOKS and not math.isfinite(total_loss.item())):
                 result()
                 shown = time.monotonic()
-        final = result()
-
-    prefix = split or ("train" if train else "val")
-    log_metrics({f"{prefix}_loss": final.loss, f"{prefix}_accuracy": final.accuracy}, n)
-    return final
+        return result()
 
 
 def plain_step(
@@ -159,22 +153,3 @@ def logits_of(outputs: Any) -> Any:
 
 def _in_fp32(one: Tensor) -> Tensor:
     return one.float() if one.is_floating_point() else one  # others may be indices
-
-
-def log_metrics(metrics: dict[str, float], step: int) -> None:
-    """Log to the active MLflow run. A process that has not imported MLflow has none."""
-    if "mlflow" in sys.modules:
-        from pipeline.store import buffer
-
-        buffer.log_metrics(metrics, step)
-
-
-def log_tag(name: str, value: str) -> None:
-    """Set a tag of the active MLflow run, if there is one."""
-    if "mlflow" in sys.modules:
-        import mlflow
-
-        from pipeline.store.outages.waiting import in_store
-
-        if mlflow.active_run():
-            in_store(mlflow.set_tag)(name, value)

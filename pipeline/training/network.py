@@ -11,13 +11,6 @@ from pipeline.errors import InputError
 
 POOLINGS = 3  # each halves height and width, and leaves a last odd row or column out
 LEAST_SIZE = 2**POOLINGS
-# What checkpoints of earlier versions name instead of their settings.
-SETTINGS_OF_VARIANT = {
-    "base": {},
-    "bn": {"batch_norm": True},
-    "dropout": {"batch_norm": True, "dropout": True},
-    "base_dropout": {"dropout": True},
-}
 
 
 class CNNNetwork(nn.Module):
@@ -78,10 +71,7 @@ class CNNNetwork(nn.Module):
     def from_checkpoint(cls, path: str | PathLike[str]) -> "CNNNetwork":
         """Rebuild a run's network from its `checkpoint.pt`, on the CPU, for fine-tuning."""
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        settings = checkpoint.get("settings")
-        if settings is None:  # written by an earlier version
-            settings = SETTINGS_OF_VARIANT[checkpoint["variant"]]
-        network = cls(**settings)
+        network = cls(**checkpoint["settings"])
         network.load_state_dict(checkpoint["state_dict"])
         return network
 

@@ -2,10 +2,8 @@
 
 import hashlib
 import io
-import json
 import pickle
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +11,7 @@ import torch
 from torch import Tensor
 from torch.serialization import safe_globals
 
-from pipeline.config import Config
-
 DIGEST_BYTES = hashlib.sha256().digest_size
-
-History = list[dict[str, float]]  # the metrics of each epoch
 
 # What `torch.load` reads without running code, once it is told so of NumPy's numbers, and the rest.
 NUMBERS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
@@ -46,7 +40,7 @@ class TrainingState(NamedTuple):
     no state: each is seeded in every epoch from seed and epoch (`pipeline.randomness`).
     """
 
-    history: History
+    history: list[dict[str, float]]
     network: dict[str, Any]
     criterion: dict[str, Any]
     optimizer: dict[str, Any]
@@ -68,21 +62,11 @@ def is_plain(value: object) -> bool:
     return kind in (*NUMBERS, Tensor) or isinstance(value, np.generic)
 
 
-def fingerprint(config: Config, tags: Mapping[str, object]) -> str:
-    """sha256 (hex) of all that determines a run's results except its number of epochs.
-
-    `tags` are the run's tags for data, code, device, precision and threads, which also say what an
-    ablation, a folder, a hold-out's seed or `auto` stands for.
-    """
-    free = ("ablation", "epochs", "data_dir", "holdout_seed", "device", "precision")
-    settings = {name: value for name, value in config.as_dict().items() if name not in free}
-    names = ("data_digest", "code_digest", "device", "precision", "threads")
-    settings |= {name: str(tags[name]) for name in names}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
 def pack(state: TrainingState, fingerprint: str) -> bytes:
-    """Return the state as bytes: a sha256, then the output of `torch.save`."""
+    """Return the state as bytes: a sha256, then the output of `torch.save`.
+
+    fingerprint: of the run, to which it belongs.
+    """
     content = io.BytesIO()
     torch.save({"fingerprint": fingerprint, **state._asdict()}, content)
     return hashlib.sha256(content.getbuffer()).digest() + content.getbuffer()

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pipeline.errors import InputError, shortlist
-from pipeline.training.state import History, Path, TrainingState, is_plain
+from pipeline.training.state import Path, TrainingState, is_plain
 
 # Attributes of every module and optimiser, which are neither set by a user nor in need of saving.
 OF_MODULES = vars(nn.Module()).keys()
@@ -53,7 +53,7 @@ class Parts:
         self.parameters = dict(self._parameters())  # kept, so that no other gets their ids
         self.structure = self._structure()
 
-    def state(self, history: History) -> TrainingState:
+    def state(self, history: list[dict[str, float]]) -> TrainingState:
         """The state now. It shares its tensors, which the next step changes."""
         return TrainingState(
             history,

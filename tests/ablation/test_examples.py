@@ -18,7 +18,7 @@ EXAMPLES = {
         [
             "GELU instead of ReLU with width 32",
             "idth 128 instead of 32 with ReLU",
-            "GELU with width 128 instead of ReLU and width 32",
+            "oing from relu to gelu_wide",
             "GELU instead of ReLU [a-z]+ the effect of width 128 instead of 32",
         ],
     ),
@@ -29,7 +29,7 @@ EXAMPLES = {
         [
             "queeze-and-excitation without label smoothing",
             "abel smoothing without squeeze-and-excitation",
-            "queeze-and-excitation with label smoothing",
+            "oing from plain to se_smooth",
             "queeze-and-excitation [a-z]+ label smoothing's effect",
         ],
     ),

@@ -13,9 +13,9 @@ import torch
 from conftest import forget_stores
 from PIL import Image
 from torch import nn
+from trained import spec_of
 
 from pipeline.ablation.inputs import Inputs, differences, differences_here
-from pipeline.ablation.loading import completed, load_data
 from pipeline.ablation.recording import inputs_of
 from pipeline.config import Config
 from pipeline.models.trial.reading import record_inputs
@@ -88,10 +88,9 @@ def write(folder: Path, *changes: tuple[str, str]) -> None:
 def record(folder: Path, variant: str = "plain") -> Inputs:
     """What a new process records for a variant."""
     forget_stores()
-    config = completed(Config(ablation=str(folder / "mine.py")))
-    data = load_data(config)
-    record_inputs(config, data)
-    return inputs_of(config.ablation, variant)
+    spec = spec_of(Config(ablation=str(folder / "mine.py")))
+    record_inputs(spec)
+    return inputs_of(spec.ablation.source, variant)
 
 
 def make_files(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,14 +14,12 @@ from conftest import Answer, broken_epoch, runs_in
 from mine import TRAIN, write
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from trained import spec_of, train_network
 
-from pipeline.ablation.loading import completed, load_ablation, load_data
 from pipeline.config import Config
 from pipeline.models.trial.recipe import train_once
 from pipeline.models.trial.variants import try_variants
-from pipeline.training.building.parts import make_criterion
 from pipeline.training.epoch import plain_step
-from pipeline.training.loop import train_network
 from pipeline.training.state import TrainingState, pack, unpack
 from pipeline.training.stateful import Parts
 
@@ -231,15 +228,15 @@ def test_training_that_is_repeated_or_continued_gives_the_same_bits(
 ) -> None:
     write(tmp_path, *changes)
     file = str(tmp_path / "mine.py")
-    config = completed(Config(file, epochs=4, batch_size=32, lr=0.01))
-    data, saved = load_data(config), list[bytes]()
+    spec = spec_of(Config(file, epochs=4, batch_size=32, lr=0.01))
+    saved = list[bytes]()
 
     def train(state: TrainingState | None = None) -> tuple[list[dict[str, float]], list[Tensor]]:
         saved.clear()
         network, history, _ = train_network(
-            config, data, CPU, "fp32", state, lambda state: saved.append(pack(state, ""))
+            spec, state, lambda state: saved.append(pack(state, ""))
         )
-        learned = [{name: epoch[name] for name in LEARNED} for epoch in history]
+        learned = [{name: getattr(epoch, name) for name in LEARNED} for epoch in history]
         return learned, list(network.state_dict().values())
 
     history, weights = train()
@@ -421,11 +418,10 @@ def test_a_schedule_per_batch_is_tried_with_the_steps_that_it_will_have(
     one = f"{RATES}.OneCycleLR(o, 0.01, total_steps=epochs * steps_per_epoch, pct_start=0.1)"
     write(tmp_path, schedule(f"lambda o, epochs, steps_per_epoch: {one}"))
     file = str(tmp_path / "mine.py")
-    config = completed(Config(file, epochs=5, batch_size=9))
-    data = load_data(config)
-    try_variants(config, data, ["plain"])  # of 2 steps, a tenth would be none
-    for few in (Config(file, epochs=3), Config(file, epochs=2, batch_size=89)):  # 3 and 4 steps
-        try_variants(completed(few), data, ["plain"])
+    spec = spec_of(Config(file, epochs=5, batch_size=9))
+    try_variants(spec, ["plain"])  # of 2 steps, a tenth would be none
+    for few in ({"epochs": 3, "batch_size": 256}, {"epochs": 2, "batch_size": 89}):  # 3, 4 steps
+        try_variants(spec.changed(**few), ["plain"])
     # That it begins with a smaller learning rate than was asked for is no reason to warn.
     assert "warning" not in capfd.readouterr().err
 
@@ -451,8 +447,8 @@ def test_a_schedule_that_does_not_come_to_its_end_is_named(
     words: str, warned: str, tmp_path: Path
 ) -> None:
     write(tmp_path, schedule(f"lambda {words.format(RATES)}"))
-    config = completed(Config(str(tmp_path / "mine.py"), "plain", epochs=5, batch_size=9))
-    _, warnings = train_once(config, load_data(config))
+    config = Config(str(tmp_path / "mine.py"), "plain", epochs=5, batch_size=9)
+    _, warnings = train_once(spec_of(config))
     assert len(warnings) == bool(warned)
     assert warned in "".join(warnings)
 
@@ -503,11 +499,10 @@ def test_what_a_step_changes_in_python_is_seen(what: str) -> None:
 
 def test_a_parameter_of_a_criterion_is_trained(tmp_path: Path) -> None:
     write(tmp_path, *HARD["a parameter of a criterion"])
-    config = completed(Config(str(tmp_path / "mine.py"), epochs=1, batch_size=32))
+    spec = spec_of(Config(str(tmp_path / "mine.py"), epochs=1, batch_size=32))
     states = list[TrainingState]()
-    data = load_data(config)
-    begun = make_criterion(config).state_dict()["scale"]
-    train_network(config, data, CPU, "fp32", save=states.append)
+    begun = spec.criterion().state_dict()["scale"]
+    train_network(spec, save=states.append)
     assert states[0].criterion["scale"] < begun  # which makes the loss smaller
 
 
@@ -528,9 +523,9 @@ class Prototypes(nn.Module):
         ("\nablation = Ablation(", f"{loss}\nablation = Ablation(\n    criterion=Prototypes,"),
         ('"tanh": {"activation": "tanh"}', '"extra": {"extra": True}'),
     )
-    config = completed(Config(str(tmp_path / "mine.py"), "plain"))
+    spec = spec_of(Config(str(tmp_path / "mine.py"), "plain"))
     plain, extra, other = (
-        make_criterion(replace(config, variant=variant, seed=seed)).state_dict()
+        spec.changed(variant=variant, seed=seed).criterion().state_dict()
         for variant, seed in (("plain", 0), ("extra", 0), ("plain", 1))
     )
     assert torch.equal(plain["prototypes"], extra["prototypes"])
@@ -549,8 +544,7 @@ def test_data_and_an_ablation_that_draw_from_global_generators_are_the_same_ever
     )
     found = set()
     for _ in range(2):
-        load_ablation.cache_clear()
-        config = completed(Config(str(tmp_path / "mine.py")))
         np.random.rand()  # what was drawn before does not matter
-        found.add((load_data(config).digest, sys.modules["ablation:mine"].SCALE))
+        spec = spec_of(Config(str(tmp_path / "mine.py")))
+        found.add((spec.data.digest, sys.modules["ablation:mine"].SCALE))
     assert len(found) == 1

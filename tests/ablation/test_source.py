@@ -12,8 +12,10 @@ from conftest import ROOT, Answer, forget_stores, run, runs_in
 from pipeline.ablation.loading import load_ablation
 from pipeline.ablation.source import code_of, hidden_neighbours
 from pipeline.ablation.syntax import code_digest
+from pipeline.config import AUTO
 from pipeline.reproduction.code import ablation_of
 from pipeline.runs import provenance
+from pipeline.runs.queries import check_ours
 
 CODE = '''
 import math  # for the pi
@@ -99,15 +101,20 @@ def edited(package: Path, name: str, old: str, new: str) -> str:
     text = (package / name).read_text()
     assert old in text
     (package / name).write_text(text.replace(old, new))
-    provenance.code_digest.cache_clear()
-    return provenance.code_digest("auto")
+    return digest()
+
+
+def digest() -> str:
+    """That of the tutorial's ablation, as a new process finds it."""
+    provenance._result_code_digest.cache_clear()
+    return provenance.code_digest(load_ablation(AUTO))
 
 
 @pytest.mark.parametrize("edit", UNCHANGED.values(), ids=UNCHANGED)
 def test_an_edit_that_decides_no_number_leaves_runs_reusable(
     edit: tuple[str, str, str], package: Path
 ) -> None:
-    before = provenance.code_digest("auto")
+    before = digest()
     assert edited(package, *edit) == before
 
 
@@ -115,7 +122,7 @@ def test_an_edit_that_decides_no_number_leaves_runs_reusable(
 def test_an_edit_that_decides_numbers_is_another_code(
     edit: tuple[str, str, str], package: Path
 ) -> None:
-    before = provenance.code_digest("auto")
+    before = digest()
     assert edited(package, *edit) != before
 
 
@@ -153,14 +160,14 @@ def test_a_file_may_have_any_encoding_that_python_reads(
     file.write_bytes(content)
     answer = pipeline("train", "--ablation", "mine.py", *SMALL)
     assert answer.status == 0, answer.err
-    (trained,) = runs_in(tmp_path)
-    copy = mlflow.artifacts.download_artifacts(f"runs:/{trained.info.run_id}/ablation/mine.py")
+    record = check_ours(*runs_in(tmp_path))
+    copy = mlflow.artifacts.download_artifacts(f"runs:/{record.run_id}/ablation/mine.py")
     assert Path(copy).read_bytes() == content
     # `reproduce` uses the file while it computes the same, and otherwise the run's copy.
     file.write_bytes(content + b"# done\n")
-    assert ablation_of(trained, tmp_path / "used") == str(file)
+    assert ablation_of(record, tmp_path / "used") == str(file)
     file.write_bytes(content + b"x = 1\n")
-    other = ablation_of(trained, tmp_path / "copied")
+    other = ablation_of(record, tmp_path / "copied")
     assert Path(other).read_bytes() == content
     # The digest is of the text, whatever its bytes.
     assert code_digest(content) == code_digest(TINY.encode())

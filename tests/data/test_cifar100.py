@@ -14,7 +14,7 @@ import lookalike
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_DATA, Answer, free_port, needs_real_data, project_address, run, runs_in
+from conftest import REAL_DATA, Answer, free_port, needs_real_data, run_project, runs_in
 
 from pipeline.data import cifar100, cifar100_files
 from pipeline.data.fetching import sources
@@ -28,7 +28,7 @@ ARRAYS = lookalike.draw()
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the cached arrays, of this test alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "cifar100-cnn" / "arrays"
+    return tmp_path / "cache" / "mlflow-ablation" / "arrays"
 
 
 @pytest.fixture
@@ -187,19 +187,10 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file_is_reported_and_nothing_is_
     assert list(cache.iterdir()) == []
 
 
-def test_the_cache_of_earlier_versions_does_not_lie_around_for_ever(
-    forms: Path, cache: Path
-) -> None:
-    cache.mkdir(parents=True)
-    np.save(cache / "training-images.npy", ARRAYS["train"][0])
-    assert lookalike.is_loaded(forms, ARRAYS)
-    assert sorted(path.name for path in cache.iterdir()) == ["training.bin", "validation.bin"]
-
-
 def test_auto_takes_the_variable_then_the_folder_data_then_a_cache_per_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cifar100_files.locate("auto").name == "cifar100-cnn"
+    assert cifar100_files.locate("auto").name == "mlflow-ablation"
     lookalike.write_unpacked(tmp_path / "data", ARRAYS)
     assert cifar100_files.locate("auto") == Path("data")
     (tmp_path / "named").mkdir()
@@ -268,10 +259,8 @@ def test_a_project_run_fetches_the_real_data_from_a_source_that_is_named(tmp_pat
     empty = tmp_path / "empty"
     empty.mkdir()
     with lookalike.serve(REAL_DATA) as server:
-        source = f"PIPELINE_DATA_SOURCE={server.address()}"
-        project = ["mlflow", "run", project_address(), "--env-manager", "local"]
         small = [f"-Pdata_dir={empty}", "-Pvariant=bn", "-Pepochs=1", "-Ptrain_images=512"]
-        answer = run(tmp_path, "env", source, *project, *small)
+        answer = run_project(tmp_path, *small, PIPELINE_DATA_SOURCE=server.address())
     assert answer.status == 0, answer.err
     (found,) = runs_in(tmp_path)
     assert found.info.status == "FINISHED"

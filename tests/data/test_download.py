@@ -9,7 +9,7 @@ import pytest
 from conftest import Answer
 from lookalike import Server
 
-from pipeline.data import cifar100, offering, synthetic
+from pipeline.data import cifar100, instead_of_download, synthetic
 from pipeline.data.fetching import download, sources
 from pipeline.data.fetching.sources import Source
 from pipeline.errors import MachineError
@@ -100,8 +100,8 @@ def test_only_an_ablation_that_has_other_data_says_that_they_need_no_download(
     offer(monkeypatch, server, "404")
     datasets: dict[str, Callable[..., object]] = {"real": cifar100.load}
     for hint in ("", "dataset=drawn needs no download"):
-        with pytest.raises(MachineError) as error, offering(datasets):
-            cifar100.load(str(tmp_path / "empty"))
+        with pytest.raises(MachineError) as error:
+            cifar100.load(str(tmp_path / "empty"), instead=instead_of_download(datasets))
         datasets["drawn"] = synthetic.generate
         said = capsys.readouterr().err.splitlines()[0]
         assert said.endswith(f"for up to 3 s ({hint})" if hint else "for up to 3 s")
@@ -196,16 +196,14 @@ def test_another_address_can_be_named_whatever_form_it_has(
     else:
         options += ["--source", server.address().rstrip("/")]
     answer = pipeline(*options)
-    monkeypatch.delenv("PIPELINE_DATA_SOURCE", raising=False)
     assert answer.status == 0, answer.err
     assert "200 training and 100 validation images" in answer.out
     assert lookalike.is_loaded(tmp_path / "empty", ARRAYS)
 
 
 def test_a_source_that_is_not_an_address_is_reported(
-    tmp_path: Path, server: Server, pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: Server, pipeline: Callable[..., Answer]
 ) -> None:
-    monkeypatch.setenv("PIPELINE_DATA_SOURCE", "")  # so that it is taken back afterwards
     answer = pipeline("data", "--data-dir", str(tmp_path / "empty"), "--source", "ftp://x")
     assert answer.status == 2
     assert answer.error_lines == [

@@ -11,7 +11,7 @@ from conftest import ROOT, SMALL, Answer, drawn_data, run, runs_in
 
 from pipeline import CNNNetwork
 from pipeline.runs.provenance import RESULT_CODE
-from pipeline.store.tags import tags_of
+from pipeline.store.tags import unpack
 from pipeline.training.batches import ValidationBatches
 
 
@@ -53,7 +53,7 @@ def test_the_test_split_is_read_once_after_the_last_epoch(
     assert answer.status == 0, answer.err
     (found,) = runs_in(tmp_path, "train")
     assert found.data.params["holdout_seed"] == "3"
-    assert tags_of(found)["validation_scheme"] == "hold-out of the training split"
+    assert unpack(found)["validation_scheme"] == "hold-out of the training split"
     client = mlflow.MlflowClient()
     steps = {
         name: [metric.step for metric in client.get_metric_history(found.info.run_id, name)]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from conftest import REAL_DATA, Answer, needs_real_data, runs_in
 
-from pipeline.ablation.loading import load_data
 from pipeline.config import Config
 from pipeline.data import cifar100
 from pipeline.data.arrays import from_arrays
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError
+from pipeline.runs.resolve import resolve
 
 ABLATION = """
 import numpy as np
@@ -51,7 +51,8 @@ def loaded(tmp_path: Path) -> Callable[..., ImageDataset]:
     def load(*counts: int, **settings: object) -> ImageDataset:
         file = tmp_path / f"of_{'_'.join(map(str, counts[:9]))}.py"
         file.write_text(ABLATION.format(classes=len(counts), counts=list(counts)))
-        return load_data(Config(str(file), dataset="numbered", **settings))  # type: ignore[arg-type]
+        config = Config(str(file), dataset="numbered", **settings)  # type: ignore[arg-type]
+        return resolve(config).data
 
     return load
 

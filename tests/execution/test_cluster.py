@@ -13,9 +13,17 @@ from unittest.mock import MagicMock
 import mlflow
 import psutil
 import pytest
-from conftest import REAL_DATA, drawn_data, environment, free_port, needs_real_data, runs_in
+from conftest import (
+    REAL_DATA,
+    environment,
+    free_port,
+    needs_real_data,
+    run_forked,
+    runs_in,
+)
 from mlflow.entities import Run
 from servers import Server, needs_postgres, postgres
+from trained import spec_of
 
 from pipeline.config import Config
 from pipeline.errors import InputError
@@ -219,19 +227,13 @@ def test_a_study_survives_a_server_that_restarts(
 def test_what_a_cluster_can_not_do_is_said_before_anything_runs(
     tmp_path: Path, cluster: Any
 ) -> None:
-    def refusal(*arguments: str, **variables: str) -> str:
+    def refusal(*arguments: str) -> str:
         """What a study says that can't begin, with nothing in the store."""
-        said = subprocess.run(
-            [sys.executable, "-m", "pipeline", "ablate", *TINY, *arguments],
-            cwd=tmp_path,
-            env=environment(tmp_path) | variables,
-            capture_output=True,
-            text=True,
-        )
-        assert said.returncode == 2, said.stderr
+        said = run_forked(tmp_path, "pipeline", "ablate", *TINY, *arguments)
+        assert said.status == 2, said.err
         assert not (tmp_path / "mlflow.db").exists() or not runs_in(tmp_path)
-        assert "Traceback" not in said.stderr
-        return said.stderr.splitlines()[-1]
+        assert "Traceback" not in said.err
+        return said.err.splitlines()[-1]
 
     nowhere = f"127.0.0.1:{free_port()}"
     assert f"no Ray cluster answers at {nowhere}" in refusal("--cluster", nowhere)
@@ -297,7 +299,7 @@ def test_workers_get_the_store_and_its_credentials_but_not_the_run_of_mlflow_run
 
 
 def test_what_differs_on_a_node_is_named() -> None:
-    from pipeline.runs.run_result import differences
+    from pipeline.runs.identity import differences
 
     expected = {"Python": "3.11", "torch": "2.14.1", "code": "0123456789abcdef" * 4}
     assert not differences(expected, expected)
@@ -317,7 +319,7 @@ def test_of_many_nodes_that_would_train_something_else_a_few_are_named(
     answers.get.return_value = {"problem": "no data"}
     monkeypatch.setattr(nodes, "ray", answers)
     seven = [nodes.Node("0" * 56, f"n{number}", 1, 0, 1) for number in range(7)]
-    config = Config(variant="base", dataset="synthetic")
+    run = spec_of(Config(variant="base", dataset="synthetic"))
     with pytest.raises(InputError, match=r"^7 of 7 nodes can't .*: n0: no data; n1: ") as refused:
-        nodes.examine(seven, config, drawn_data(), "cpu")
+        nodes.examine(seven, run, "cpu")
     assert "n4: no data and 2 more (docs/clusters.md says" in str(refused.value)

@@ -15,7 +15,7 @@ from mlflow.entities import Run
 
 from pipeline.execution.parallelism import share_threads
 from pipeline.store.liveness import PROCESS
-from pipeline.store.tags import tags_of
+from pipeline.store.tags import unpack
 
 TINY = ["--dataset", "synthetic", "--train-images", "600", "--batch-size", "64"]
 # What `auto` chooses depends on the machine: test_machine.py.
@@ -94,7 +94,7 @@ def test_runs_in_parallel_are_the_same_as_alone(tmp_path: Path) -> None:
     assert "runs in parallel" in report_of(together)
     (parent,), runs = runs_in(together, "study"), runs_in(together, "train")
     assert len({process_of(run) for run in [parent, *runs]}) == 3
-    assert {tags_of(run)["threads"] for run in runs} == {"1"}
+    assert {unpack(run)["threads"] for run in runs} == {"1"}
     assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.info.run_id}
     assert {run.info.experiment_id for run in runs} == {parent.info.experiment_id}
     (run,) = (run for run in runs if run.info.run_name == "dropout-seed0")

@@ -14,7 +14,6 @@ import pytest
 import torch
 from conftest import REAL_DATA, SMALL, Answer, drawn_data, needs_real_data, runs_in, start
 
-from pipeline import CNNNetwork
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.execution import jobs, parallelism
@@ -22,10 +21,9 @@ from pipeline.execution.local import local_engine
 from pipeline.execution.parallelism import JOB_MEMORY, choose_jobs
 from pipeline.execution.tasks import Progress, Task
 from pipeline.machine import GIB, visible_gpus
-from pipeline.store.tags import tags_of
+from pipeline.store.tags import unpack
 from pipeline.training import batches
 from pipeline.training.device import choose_device, choose_precision
-from pipeline.training.loop import describe_steps
 
 
 @pytest.mark.parametrize(
@@ -99,7 +97,7 @@ def test_each_process_sees_one_gpu_and_all_have_as_many(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(jobs, "_Job", Job)
     monkeypatch.setattr(jobs, "_stop", lambda _: None)
-    tasks = [Task(Config(seed=seed), None, 1) for seed in range(4)]
+    tasks = [Task(Config(seed=seed), 1) for seed in range(4)]
     events = jobs.in_parallel(tasks, None, 4, ["3", "5"])  # type: ignore[arg-type]
     for _ in tasks:
         next(events)
@@ -128,7 +126,7 @@ def test_the_reason_stands_on_the_terminal_in_the_run_and_in_the_report(
     assert answer.status == 0, answer.err
     assert answer.out.splitlines()[2].startswith(expected)
     (study,) = runs_in(tmp_path, "study")
-    assert tags_of(study)["jobs_chosen"] == expected
+    assert unpack(study)["jobs_chosen"] == expected
     (report,) = tmp_path.rglob("report.md")
     assert f"{expected}; threads together: 2" in report.read_text()
 
@@ -180,11 +178,10 @@ def test_a_macs_gpu_trains_one_network_after_the_other_and_nothing_untried(
     assert choose_precision("auto", mps) == "fp32"
     with pytest.raises(InputError, match="bf16, which is not tried on mps"):
         choose_precision("bf16", mps)
-    data = SimpleNamespace(nbytes=0)
-    engine = local_engine(Config(), 4, data, 0, 1.0)  # type: ignore[arg-type]
+    run = SimpleNamespace(data=SimpleNamespace(nbytes=0), device=mps, precision="fp32", threads=2)
+    engine = local_engine(run, 4, 0, 1.0)  # type: ignore[arg-type]
     assert (engine.device, engine.precision) == ("mps", "fp32")
     assert engine.jobs == (1, "1 job: a GPU trains one network after the other")
-    assert describe_steps(CNNNetwork(), mps, "fp32").startswith("none: PyTorch's own operators")
     usable["memory"] = False
     assert choose_device("auto").type == "cpu"
     with pytest.raises(InputError, match="no GPU of a Mac"):

@@ -13,7 +13,7 @@ import mine
 import mlflow
 import numpy as np
 import pytest
-from conftest import Answer, broken_epoch, runs_in
+from conftest import Answer, broken_epoch, run_forked, runs_in
 
 from pipeline.config import Config
 from pipeline.data.arrays import from_arrays
@@ -101,7 +101,7 @@ def test_trials_leave_the_aliases_of_a_study_alone_and_say_so(
     assert f": models:/{NAME}/5 left out 60 training images; " in part
     assert holders(client)["wide"] == "2"
     # By hand it moves to any; a longer run takes it from there, and a study takes it back.
-    subprocess.run([sys.executable, "-c", command.strip('"')], check=True, capture_output=True)
+    assert run_forked(Path.cwd(), "python", "-c", command.strip('"')).status == 0
     assert holders(client)["wide"] == "4"
     answer = pipeline(*STUDY)
     assert told(answer, "wide") == f": {shown(client, '2')}, before {shown(client, '4')}"
@@ -156,10 +156,10 @@ def test_a_run_of_a_study_goes_on_alone_without_registering_or_keeping_its_state
     answer = pipeline("train", "--resume", one.info.run_id)
     assert "not registered" in answer.out, answer.err
     assert client.search_registered_models() == []
-    assert not has_file(one, STATE_FILE)
+    assert not has_file(one.info.artifact_uri, STATE_FILE)
     asked = ["--register", "model", "--keep-state", "yes"]
     assert "registered as" in pipeline("train", "--resume", other.info.run_id, *asked).out
-    assert has_file(other, STATE_FILE)
+    assert has_file(other.info.artifact_uri, STATE_FILE)
 
 
 # The rule itself, on versions of models that are nothing but a file.
@@ -250,48 +250,43 @@ def test_a_version_whose_files_are_gone_may_be_replaced(
     assert add(FEWER, epochs=1)[0] == f"models:/{NAME}@wide: version 2 (50.0 %), {said}"
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "epochs"), [("49 %", "one"), ("49", "1e9"), ("nan", "nan"), ("", "")]
+)
 def test_tags_that_somebody_has_edited_end_no_command(
+    accuracy: str, epochs: str, client: mlflow.MlflowClient, add: Adding
+) -> None:
+    add(DATA)
+    for key, value in {"val_accuracy": accuracy, "epochs": epochs}.items():
+        client.set_model_version_tag(NAME, "1", key, value)
+    stays = "stays at version 1: models:/{}/{} can't be compared with it"
+    left_out = "models:/{}/1 is left out: its tag val_accuracy is {!r}, no fraction"
+    note, *moved, left = add(DATA, 0.25)
+    assert stays.format(NAME, 2) in note
+    assert "what version 1 was trained on is not known" in note
+    assert moved == [f"models:/{NAME}@champion: version 2 (25.0 %), before version 1"]
+    assert left == left_out.format(NAME, accuracy)
+    for key in ("val_accuracy", "epochs"):
+        client.delete_model_version_tag(NAME, "1", key)
+    note, *_, left = add(DATA)
+    assert stays.format(NAME, 3) in note
+    assert left == left_out.format(NAME, None)
+
+
+def test_a_version_that_was_registered_by_hand_is_replaced_by_hand(
     client: mlflow.MlflowClient, add: Adding
 ) -> None:
     add(DATA)
-    for key, value in {"val_accuracy": "great", "epochs": "nan"}.items():
-        client.set_model_version_tag(NAME, "1", key, value)
-    for number in (2, 3):
-        note = add(DATA)[0]
-        assert f"stays at version 1: models:/{NAME}/{number} can't be compared with it" in note
-        assert "what version 1 was trained on is not known" in note
-        client.delete_model_version_tag(NAME, "1", "val_accuracy" if number == 2 else "epochs")
-
-
-def test_what_a_version_of_an_earlier_release_does_not_say_its_run_does(
-    client: mlflow.MlflowClient, add: Adding, tmp_path: Path
-) -> None:
-    add(DATA)
-    with mlflow.start_run() as run:
-        mlflow.set_tags({**DATA.tags, "epochs": "2"})
-        mlflow.log_params({"train_images": "0.0", "epochs": "1.0"})
     source = str(client.get_model_version(NAME, "1").source)
-    tags = {**DATA.tags, "val_accuracy": "0.25"}
-    client.create_model_version(NAME, source, run.info.run_id, tags)
+    client.create_model_version(NAME, source)
     client.set_registered_model_alias(NAME, "wide", "2")
-    assert (
-        f"stays at version 2 (25.0 %): models:/{NAME}/3 has 1 epoch, not 2; "
-        in add(DATA, epochs=1)[0]
-    )
-    with mlflow.start_run(run.info.run_id):
-        mlflow.set_tag("validation_scheme", "unknown")
-    client.set_model_version_tag(NAME, "2", "validation_scheme", "unknown")
-    unknown = "can't be compared with it, since what version {} was trained on is not known; to"
-    stays = f"stays at version 2 (25.0 %): models:/{NAME}/4 {unknown.format(2)} point it there: "
-    assert stays in add(DATA)[0]
-    client.create_model_version(NAME, source)  # by hand, and of no run
-    client.set_registered_model_alias(NAME, "wide", "5")
     (note, *_) = add(DATA)
-    assert f"stays at version 5: models:/{NAME}/6 {unknown.format(5)} point it there: " in note
+    unknown = "can't be compared with it, since what version 2 was trained on is not known"
+    assert f"stays at version 2: models:/{NAME}/3 {unknown}; to point it there: " in note
     command = shlex.split(note.split("; to point it there: python -c ")[1])
     subprocess.run([sys.executable, "-c", *command], check=True, capture_output=True)
-    assert holders(client) == {"wide": "6"}
-    assert ": version 7 (50.0 %), before version 6" in add(DATA)[0]
+    assert holders(client) == {"wide": "3"}
+    assert ": version 4 (50.0 %), before version 3" in add(DATA)[0]
 
 
 def test_the_champion_says_from_where_it_comes_also_after_an_outage(

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import SMALL, VARIANTS, Answer, network_of, run, runs_in
+from conftest import SMALL, VARIANTS, Answer, network_of, run_forked, runs_in
 from mlflow.pyfunc.model import PythonModel
 from torch import Tensor, nn
 
@@ -51,7 +51,7 @@ class Trained(NamedTuple):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
-    answer = run(folder, "python", "-m", "pipeline", "train", *SMALL)
+    answer = run_forked(folder, "pipeline", "train", *SMALL)
     assert answer.status == 0, answer.err
     (only,) = runs_in(folder)
     assert only.outputs is not None
@@ -141,6 +141,16 @@ def test_a_file_that_is_missing_or_added_is_reported(
         assert f"logged: {name} added; " in refused()
         (model.files / name).unlink()
     tally("altered models refused", len(paths) + len(added))
+
+
+@pytest.mark.parametrize("tag", ["", "{", "3", '["MLmodel"]', "{}"])
+def test_digests_that_somebody_has_edited_are_those_of_no_file(
+    tag: str, model: Trained, refused: Refused
+) -> None:
+    model.client.set_logged_model_tags(model.model_id, {DIGESTS_TAG: tag})
+    assert "not those that were logged: MLmodel added, " in refused()
+    shutil.rmtree(model.files)
+    assert "the files of models:/synthetic-cnn@champion are missing" in refused()
 
 
 @pytest.mark.parametrize("way", ["alias", "version", "model", "run", "run id", "folder"])
@@ -441,7 +451,7 @@ def test_a_model_with_other_content_is_refused(
 ) -> None:
     alter(model.files)
     if known == "digests forged":
-        record_digests(f"models:/{model.model_id}", model.model_id)
+        record_digests(model.files, model.model_id)
     if known == "no digests":
         model.client.delete_logged_model_tag(model.model_id, DIGESTS_TAG)
     line = refused()
@@ -552,5 +562,5 @@ print(seen)
 def test_nothing_is_unpickled_but_the_example_and_that_by_the_restricted_unpickler(
     trained: Trained,
 ) -> None:
-    answer = run(trained.folder, "python", "-c", WATCH, "models:/synthetic-cnn@champion")
+    answer = run_forked(trained.folder, "python", "-c", WATCH, "models:/synthetic-cnn@champion")
     assert answer.out.splitlines() == ["[('torch.load', True)]"], answer.err

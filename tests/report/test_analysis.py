@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from conftest import ROOT
 from invented import TUTORIAL, Accuracies, result, study
 from scipy import stats
 
-from pipeline.ablation.loading import load_data
 from pipeline.config import Config
 from pipeline.report.analysis import analyse
 from pipeline.report.figures import effects_figure, seeds_figure
@@ -20,6 +20,7 @@ from pipeline.report.learning_rates import chosen_rates
 from pipeline.report.publish import machines_of
 from pipeline.report.sections import limits
 from pipeline.report.tables import format_summary
+from pipeline.runs.resolve import resolve
 from pipeline.statistics.intervals import LATER, PLANNED, Design
 from pipeline.study.grid import Grid
 
@@ -44,7 +45,7 @@ def test_effects_are_paired_by_seed_and_corrected_for_being_several() -> None:
     plain = stats.ttest_rel([0.46, 0.485, 0.47], [0.40, 0.42, 0.41]).pvalue
     # 4 of the 5 % are for the planned report.
     assert bn.comparison.p_value == pytest.approx(3 * plain * 5 / 4)
-    assert both.contrast.subject == "BatchNorm with Dropout"
+    assert both.contrast.subject == "going from base to dropout"
 
 
 def test_each_variant_is_summarized_with_the_interval_of_its_mean() -> None:
@@ -179,7 +180,8 @@ def test_the_other_outcomes_are_compared_too() -> None:
 
 def test_an_outcome_without_a_number_is_not_compared_and_named() -> None:
     results = study(BASE)
-    results[4].history[-1]["val_loss"] = math.nan
+    *history, last = results[4].history
+    results[4] = replace(results[4], history=(*history, replace(last, val_loss=math.nan)))
     analysis = analyse(TUTORIAL, results)
     assert main(analysis).findings["val_loss"] == []
     note = "Validation loss is not compared: it is not a number in bn-seed1."
@@ -271,22 +273,20 @@ def test_a_rate_at_which_nothing_learns_does_not_take_the_time_to_learn_from_the
 @pytest.mark.parametrize(
     ("variants", "title"),
     [
-        ("base bn dropout", "Do BatchNorm and Dropout help?"),
-        ("base bn", "Does BatchNorm help?"),
-        ("bn dropout", "Does Dropout help?"),
-        ("base base_dropout", "Does Dropout help?"),
-        ("base", "Nothing to compare"),
-        ("bn base_dropout", "Nothing to compare"),
+        ("dropout base bn", "cnn: base, bn, dropout"),
+        ("base", "cnn: base"),
+        ("bn base_dropout", "cnn: bn, base_dropout"),
     ],
 )
-def test_the_title_asks_what_is_compared(variants: str, title: str) -> None:
+def test_the_title_names_the_ablation_and_its_variants(variants: str, title: str) -> None:
     analysis = analyse(TUTORIAL, study({variant: [0.4, 0.5] for variant in variants.split()}))
     files = report_files(analysis, "", {}, {"bn-seed9": "a | b"})
     page = files["report.md"].decode()
     assert page.startswith(f"# {title}\n")
     assert "a \\| b" in page
     assert analysis.headline
-    assert ("figures/effects.png" in files) == (title != "Nothing to compare")
+    is_compared = not analysis.headline[0].startswith("Nothing is compared")
+    assert ("figures/effects.png" in files) == is_compared == ("dropout base bn" in variants)
 
 
 def test_no_learning_rate_is_chosen_on_the_reported_images() -> None:
@@ -307,29 +307,22 @@ def test_the_limits_are_those_of_the_study() -> None:
     assert "(here: 30 epochs; batch size 256; Adam)" in told[0]
     assert any("a learning rate other than 0.001" in line for line in told)
     caveat = "Anything about photographs: these are drawings."
-    drawn = [one._replace(tags={**one.tags, "data_caveat": caveat}) for one in results]
+    drawn = [replace(one, data_caveat=caveat) for one in results]
     assert limits(analyse(TUTORIAL, drawn)) == [caveat, *told]
-    # Runs of earlier versions have fewer tags.
-    early = [one._replace(tags={"device": "cpu", "threads": "2"}) for one in results]
-    assert "(here: 30 epochs; batch size 256)" in limits(analyse(TUTORIAL, early))[0]
 
 
 def test_a_study_of_few_images_says_so_first() -> None:
-    results = study(BASE, train_images=2000)
-    # Runs of earlier versions have not recorded how many there are.
-    for total, images in (("50000", "2,000 of 50,000 images"), ("", "2,000 images")):
-        tags = {"total_images": total} if total else {}
-        analysis = analyse(TUTORIAL, [r._replace(tags={**r.tags, **tags}) for r in results])
-        assert analysis.few_images == images
-        assert analysis.headline[0].startswith(f"Trained on only {images}; ")
+    analysis = analyse(TUTORIAL, study(BASE, train_images=2000))
+    assert analysis.few_images == "2,000 of 50,000 images"
+    assert analysis.headline[0].startswith("Trained on only 2,000 of 50,000 images; ")
     assert analyse(TUTORIAL, study(BASE)).few_images == ""
     # All of them, also by number, are not few.
     small = str(ROOT / "tests" / "small.py")
     for validation, number, few in (("test", 500, ""), ("holdout", 500, ""), ("test", 499, "499")):
         config = Config(small, dataset="synthetic", train_images=number, validation=validation)
-        data = load_data(config)
+        data = resolve(config).data
         asked = study(BASE, train_images=number)
-        analysis = analyse(TUTORIAL, [r._replace(tags={**r.tags, **data.tags}) for r in asked])
+        analysis = analyse(TUTORIAL, [replace(run, total_images=data.total) for run in asked])
         of_all = f"{few} of 500 images" if few else ""
         assert analysis.few_images == of_all
         assert data.heading.split(":")[0] == ", ".join(filter(None, ["synthetic", of_all]))
@@ -338,7 +331,7 @@ def test_a_study_of_few_images_says_so_first() -> None:
 def test_a_mixture_of_machines_is_named() -> None:
     places = [{"node": "one", "processor": "Xeon"}] * 5 + [{"node": "two", "processor": "EPYC"}] * 4
     results = [
-        run._replace(tags={**run.tags, **place})
+        replace(run, **place)  # type: ignore[arg-type]
         for run, place in zip(study(BASE), places, strict=True)
     ]
     assert machines_of(results) == "5 runs on one (Xeon); 4 runs on two (EPYC)"

@@ -20,7 +20,7 @@ from mlflow.entities import Run
 
 from pipeline.errors import InputError
 from pipeline.reproduction import reproduce as reproducing
-from pipeline.reproduction.comparison import compare
+from pipeline.reproduction.comparison import compare_values
 from pipeline.reproduction.record import Values
 from pipeline.reproduction.reproduce import records_of
 from pipeline.store.moving.relocation import relocate
@@ -258,11 +258,11 @@ def test_a_killed_run_is_compared_as_far_as_it_went_and_a_metric_of_ones_own_is_
 def test_values_are_compared_bit_by_bit() -> None:
     nan, zero = float("nan").hex(), (0.0).hex()
     values: Values = {("loss", 1): {nan}, ("loss", 2): {zero}}
-    assert compare(values, {("loss", 1): {nan}, ("loss", 2): {zero}}, 2).is_identical
-    other = compare(values, {("loss", 1): {nan}, ("loss", 2): {(-0.0).hex()}}, 2)
+    assert compare_values(values, {("loss", 1): {nan}, ("loss", 2): {zero}}, 2).is_identical
+    other = compare_values(values, {("loss", 1): {nan}, ("loss", 2): {(-0.0).hex()}}, 2)
     assert list(other.table["same"]) == [True, False]
     assert "loss 0.0 recorded, -0.0 repeated" in other.describe(())
-    gone = compare({("loss", 1): {nan}}, values, 2)
+    gone = compare_values({("loss", 1): {nan}}, values, 2)
     assert "differs, first in epoch 2: loss not recorded, 0.0 repeated" in gone.describe(())
 
 
@@ -335,7 +335,7 @@ def test_of_a_study_one_run_of_each_variant_is_repeated(study: Study, tmp_path: 
     for one in study.runs.values():  # the checkout has changes while it is worked on
         client.set_tag(one.info.run_id, "git_dirty", "false")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    names = [record.config.run_name for record in records_of(study.parent.info.run_id, 3)]
+    names = [record.run.config.run_name for record in records_of(study.parent.info.run_id, 3)]
     assert sorted(names) == ["base-seed0", "bn-seed0", "dropout-seed0"]
 
 

@@ -23,7 +23,7 @@ from conftest import (
 )
 from mlflow.entities import Run
 
-from pipeline.runs.run_result import config_of
+from pipeline.runs.queries import check_ours
 from pipeline.store import liveness
 from pipeline.training.network import CNNNetwork
 
@@ -253,7 +253,7 @@ def test_more_epochs_may_be_asked_for_and_end_as_if_asked_for_at_once(
     first, second = (mlflow.get_run(run_id) for run_id in (shorter, longer))
     assert len(histories(tmp_path, first)["val_loss"]) == 3
     assert histories(tmp_path, first) == histories(tmp_path, second)
-    assert config_of(first) == config_of(second)
+    assert check_ours(first).config == check_ours(second).config
 
 
 def test_where_epochs_are_short_not_every_one_has_a_checkpoint_but_a_failed_run_has_its_metrics(

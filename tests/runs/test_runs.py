@@ -11,10 +11,10 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -27,7 +27,6 @@ from conftest import (
     Answer,
     Study,
     drawn_data,
-    forget_detail,
     project_address,
     run,
     run_killed,
@@ -37,18 +36,18 @@ from conftest import (
     status_in_the_end,
 )
 from mlflow.entities import Run
-from torch import Tensor, nn
 
 from pipeline.config import Config
 from pipeline.errors import percent
 from pipeline.models.export import log_network
 from pipeline.runs.queries import find_runs
-from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG, RunResult, read_result
-from pipeline.runs.training_run import train_run
-from pipeline.store.buffer import log_metrics
-from pipeline.training import loop
+from pipeline.runs.record import RunRecord
+from pipeline.runs.resolve import resolve
+from pipeline.runs.results import RESULT_FILE, read_results
+from pipeline.runs.training_run import Beginning, train_run
+from pipeline.training.epochs import Epoch
+from pipeline.training.loop import Training
 from pipeline.training.network import CNNNetwork
-from pipeline.training.state import History
 
 LONG = ["--dataset", "synthetic", "--train-images", "2000", "--epochs", "1000"]
 LONG_PROJECT = ["-Pdataset=synthetic", "-Ptrain_images=2000", "-Pepochs=1000"]
@@ -311,7 +310,7 @@ def test_a_small_study_says_so_first_and_counts_the_runs_that_learned_nothing(
     (study,) = runs_in(tmp_path, "study")
     record = mlflow.artifacts.load_dict(f"{study.info.artifact_uri}/record.json")
     assert (record["study"], record["recipe"]["epochs"]) == ("{x", 1)
-    assert record["grid"]["variants"] == ["base", "bn"]
+    assert json.loads(record["plan"])["variants"] == ["base", "bn"]
     assert "warning" not in answer.out + answer.err  # a line for each run would be too many
     (report,) = tmp_path.rglob("report.md")
     assert "base-seed0 (stuck)" in report.read_text()
@@ -398,72 +397,69 @@ def test_a_run_says_which_images_it_classifies_correctly(study: Study) -> None:
         assert correct.mean() == pytest.approx(child.data.metrics["val_accuracy"], abs=1e-12)
 
 
-def train_with_an_infinite_metric() -> RunResult:
+def train_with_an_infinite_metric(monkeypatch: pytest.MonkeyPatch) -> RunRecord:
     """Train for two epochs; MLflow stores infinity as the largest float."""
+    epochs = Training.epochs
 
-    def train_network(*arguments: Any) -> tuple[nn.Module, History, Tensor]:
-        network, history, correct = loop.train_network(*arguments)
-        history[-1]["odd"] = math.inf
-        log_metrics({"odd": math.inf}, len(history))
-        return network, history, correct
+    def infinite(self: Training) -> Iterator[Epoch]:
+        for _ in epochs(self):
+            *before, last = self.history
+            self.history = (*before, replace(last, val_loss=math.inf))
+            yield self.history[-1]
 
+    monkeypatch.setattr(Training, "epochs", infinite)
     config = Config(variant="base", dataset="synthetic", train_images=300, epochs=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.runs.training_run.train_network", train_network)
-        return train_run(config, drawn_data(300), register="none")
+    return train_run(resolve(config), Beginning(register="none"))
 
 
-def assert_same_results(read: RunResult, trained: RunResult) -> None:
-    """To the last bit; a run gets more tags than it began with."""
+def assert_same_results(read: RunRecord, trained: RunRecord) -> None:
+    """To the last bit."""
     assert read.correct is not None
     assert trained.correct is not None
     assert read.correct.dtype == bool
     np.testing.assert_array_equal(read.correct, trained.correct)
-    assert read._replace(tags={}, correct=None) == trained._replace(tags={}, correct=None)
+    assert (read.history, read.identity) == (trained.history, trained.identity)
+    assert (read.model_uri, read.config) == (trained.model_uri, trained.config)
 
 
-def test_a_result_is_read_as_training_returned_it() -> None:
-    trained = train_with_an_infinite_metric()
-    (found,) = find_runs("0", {})
-    assert_same_results(read_result(found), trained)
-    # As a server of an earlier version finds it.
-    assert_same_results(read_result(Run(found.info, found.data)), trained)
+def test_results_are_read_as_training_returned_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = train_with_an_infinite_metric(monkeypatch)
+    (found,) = find_runs("0", {}).records
+    assert_same_results(read_results(found), trained)
+    # As an older MLflow server finds it.
+    assert_same_results(read_results(replace(found, models=())), trained)
 
 
-def test_the_result_of_an_earlier_version_is_read_from_its_metrics(tmp_path: Path) -> None:
-    trained = train_with_an_infinite_metric()
+def test_the_history_of_a_run_whose_file_is_gone_is_read_from_its_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = train_with_an_infinite_metric(monkeypatch)
     (file,) = tmp_path.rglob(RESULT_FILE)
     file.unlink()
-    (gone,) = find_runs("0", {})
-    assert read_result(gone).history == trained.history
-    forget_detail(mlflow.MlflowClient(), trained.run_id, RESULT_TAG)
-    (first,) = find_runs("0", {})  # such versions did not record which images were correct
-    assert read_result(first).correct is None
-    assert read_result(first).history == trained.history
-    assert trained.correct is not None
-    np.save(file.with_name("correct.npy"), trained.correct)
-    assert_same_results(read_result(first), trained)
+    (gone,) = find_runs("0", {}).records
+    assert read_results(gone).history == trained.history
+    assert read_results(gone).correct is None
 
 
 def test_a_run_that_is_continued_beyond_its_epochs_has_the_result_of_the_last_one(
     pipeline: Callable[..., Answer],
 ) -> None:
     assert pipeline("train", *TINY).status == 0
-    (first,) = find_runs("0", {})
+    (first,) = find_runs("0", {}).records
     notes = {"note": "{todo", "grid": "{later", "list": '{"a": 1}'}  # a user's, which are no JSON
     for name, text in notes.items():
-        mlflow.MlflowClient().set_tag(first.info.run_id, name, text)
-    assert pipeline("train", "--resume", first.info.run_id, "--epochs", "2").status == 0
-    (run,) = find_runs("0", {})
-    record = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/record.json")
-    assert {name: record[name] for name in notes} == notes
-    result = read_result(run)
+        mlflow.MlflowClient().set_tag(first.run_id, name, text)
+    assert pipeline("train", "--resume", first.run_id, "--epochs", "2").status == 0
+    (run,) = find_runs("0", {}).records
+    tags = mlflow.get_run(run.run_id).data.tags
+    assert {name: tags[name] for name in notes} == notes
+    result = read_results(run)
     assert len(result.history) == 2
-    last = {name: v for name, v in run.data.metrics.items() if not name.startswith("system/")}
-    assert result.history[-1] == last
+    last = {name: v for name, v in run.metrics.items() if not name.startswith("system/")}
+    assert result.history[-1].metrics == last
     assert result.correct is not None
     assert result.correct.mean() == pytest.approx(last["val_accuracy"], abs=1e-12)
-    assert result.model_uri != read_result(first).model_uri
+    assert result.model_uri != read_results(first).model_uri
 
 
 def test_the_champion_is_the_best_of_those_measured_on_the_same_images(

@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import pytest
 import requests
-from conftest import TINY, Answer, drawn_data, free_port, run, runs_in, start
+from conftest import TINY, Answer, Forked, drawn_data, free_port, run_forked, runs_in
 from PIL import Image
 
 MODEL = "models:/synthetic-cnn@base"
@@ -31,7 +31,7 @@ MODEL = "models:/synthetic-cnn@base"
 class Server(NamedTuple):
     """A process that serves, and its address."""
 
-    process: subprocess.Popen[str]
+    process: Forked
     address: str
 
     def post(self, path: str, body: bytes, kind: str | None = None) -> requests.Response:
@@ -47,8 +47,7 @@ class Server(NamedTuple):
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[Server]:
     port = free_port()
-    command = ["python", "-m", "pipeline", "serve", "--model", MODEL, "--port", str(port)]
-    process = start(folder, *command, *options)
+    process = Forked(folder, "pipeline", "serve", "--model", MODEL, "--port", str(port), *options)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):
@@ -69,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose store has two versions of a model; the alias is at the second."""
     folder = tmp_path_factory.mktemp("served models")
     for seed in ("0", "1"):
-        answer = run(folder, "python", "-m", "pipeline", "train", *TINY, "--seed", seed)
+        answer = run_forked(folder, "pipeline", "train", *TINY, "--seed", seed)
         assert answer.status == 0, answer.err
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     client.set_registered_model_alias("synthetic-cnn", "base", "2")
@@ -499,7 +498,7 @@ def test_an_alias_is_followed_without_a_request_that_fails(
 def test_an_altered_model_is_neither_served_nor_followed(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    assert run(copy, "python", "-m", "pipeline", "relocate").status == 0
+    assert run_forked(copy, "pipeline", "relocate").status == 0
     client = mlflow.MlflowClient(f"sqlite:///{copy}/mlflow.db")
     files = client.get_model_version_download_uri("synthetic-cnn", "1")
     program = Path(files, "data", "model.pt2")
@@ -514,7 +513,7 @@ def test_an_altered_model_is_neither_served_nor_followed(folder: Path, tmp_path:
             (line,) = err.splitlines()
             assert line.startswith("models:/synthetic-cnn/2 is still served: the model at")
             assert "model.pt2 changed" in line
-        answer = run(copy, "python", "-m", "pipeline", "serve", "--model", MODEL)
+        answer = run_forked(copy, "pipeline", "serve", "--model", MODEL)
         assert answer.status == 2
         assert "model.pt2 changed" in answer.error_lines[0]
     finally:

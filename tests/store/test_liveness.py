@@ -56,6 +56,7 @@ def test_the_next_command_marks_a_run_whose_process_is_gone(
         recycled = running(f"{os.getpid()} 1.00 1.00")  # another process has its id now
         alive = running()
         elsewhere = running(f"{NOBODY.split()[0]} {time.time()} 1.00", "another machine")
+        edited = running("mine")  # who runs it can't be known any more
         foreign = mlflow.MlflowClient().create_run("0").info.run_id  # not this project's
         assert pipeline(*command).status == 0
         for run_id in (dead, recycled):
@@ -64,7 +65,7 @@ def test_the_next_command_marks_a_run_whose_process_is_gone(
             assert "ended without reporting it" in run.data.tags["failure"]
             said = run.data.tags["mlflow.note.content"]
             assert said.endswith(f"continue by: `python -m pipeline train --resume {run_id}`")
-        for run_id in (alive, elsewhere, foreign):
+        for run_id in (alive, elsewhere, edited, foreign):
             assert mlflow.get_run(run_id).info.status == "RUNNING"
             mlflow.MlflowClient().delete_run(run_id)
 

@@ -26,7 +26,7 @@ from pipeline.store.address import without_password
 from pipeline.store.initialization import check_store
 from pipeline.store.interface import serve_interface, where_to_look
 from pipeline.store.outages.advice import WRITABLE, as_store_error
-from pipeline.store.tags import say_failure, tags_of, to_tags
+from pipeline.store.tags import pack, say_failure, unpack
 
 
 @pytest.mark.parametrize(
@@ -367,14 +367,14 @@ def test_advice_is_given_only_where_it_fits() -> None:
 def test_what_does_not_fit_into_a_tag_is_refused_and_what_fits_is_read_as_it_was() -> None:
     around = len(json.dumps({"augmentation": ""}))
     values = {"kind": "train", "augmentation": "ü" * (8000 - around)}
-    with mlflow.start_run(tags=to_tags(values)) as run:
+    with mlflow.start_run(tags=pack(values)) as run:
         pass
-    assert values.items() <= tags_of(mlflow.get_run(run.info.run_id)).items()
+    assert values.items() <= unpack(mlflow.get_run(run.info.run_id)).items()
     said = (
         r"takes 8,001 characters, over the limit of 8,000; shorten its augmentation, which .*: ü+…$"
     )
     with pytest.raises(InputError, match=said):
-        to_tags(values | {"augmentation": values["augmentation"] + "ü"})
+        pack(values | {"augmentation": values["augmentation"] + "ü"})
 
 
 def test_a_failure_is_put_before_a_description_of_the_users_own_if_both_fit() -> None:

@@ -5,18 +5,19 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import mine
 import mlflow
 import pytest
-from conftest import TINY, WHOLE, Answer, forget_detail, forget_stores, run_in_process, runs_in
+from conftest import TINY, WHOLE, Answer, forget_stores, run_in_process, runs_in
 from PIL import Image
 
-from pipeline.ablation.loading import load_ablation
 from pipeline.errors import InputError, percent
 from pipeline.reproduction.code import ablation_of
-from pipeline.runs.run_result import RESULT_FILE, RESULT_TAG
+from pipeline.runs.queries import check_ours
+from pipeline.runs.results import RESULT_FILE
 from pipeline.store.initialization import check_store
 from pipeline.store.moving import relocation
 
@@ -158,7 +159,6 @@ def test_the_file_of_ones_own_ablation_is_used_where_it_is_now(
     tmp_path: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def study(ablation: str) -> Answer:
-        load_ablation.cache_clear()  # as in another process
         return pipeline("ablate", "--ablation", ablation, "--variants", "plain,wide", *ONE_RUN)
 
     old, new = tmp_path / "projA", tmp_path / "projB"
@@ -173,7 +173,6 @@ def test_the_file_of_ones_own_ablation_is_used_where_it_is_now(
     old.mkdir()
     (old / "mine.py").write_text("raise SystemError('of another project')")
     assert pipeline("relocate").status == 0
-    load_ablation.cache_clear()
     answer = pipeline(*EVALUATE, "models:/noise-mine@wide")
     assert answer.status == 0, answer.err
 
@@ -190,7 +189,6 @@ def test_the_file_of_ones_own_ablation_is_used_where_it_is_now(
         ("compare",),
         ("train", "--resume", run.info.run_id, "--epochs", "2"),
     ):
-        load_ablation.cache_clear()
         answer = pipeline(*command)
         assert answer.status == 2, command
         (line,) = answer.err.splitlines()
@@ -363,9 +361,10 @@ def test_runs_whose_files_are_gone_are_trained_again_and_get_the_aliases(
     assert pipeline("evaluate", "--model", MODEL).status == 2
     (study_run,) = runs_in(emptied, "study")
     assert "its files are gone" in pipeline("reproduce", study_run.info.run_id).err
-    run.data.tags["ablation_source"] = "own.py"
+    record = check_ours(run)
+    record = replace(record, config=replace(record.config, ablation="own.py"))
     with pytest.raises(InputError, match="its ablation's file is missing in"):
-        ablation_of(run, emptied)
+        ablation_of(record, emptied)
     # What was measured is in the database.
     assert pipeline("compare").status == 0
 
@@ -416,7 +415,8 @@ def test_metrics_that_were_logged_by_hand_do_not_stop_a_study_or_a_comparison(
     for step in (0, 7, -1):
         client.log_metric(base.info.run_id, "note", 0.5, step=step)
         client.log_metric(base.info.run_id, "val_accuracy", 0.5, step=step)
-    forget_detail(client, base.info.run_id, RESULT_TAG)  # as of earlier versions
+    for file in emptied.rglob(RESULT_FILE):
+        file.unlink()
     answer = pipeline("compare")
     assert answer.status == 0, answer.err
     first = client.get_metric_history(base.info.run_id, "val_accuracy")

@@ -6,8 +6,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,24 +22,24 @@ from conftest import (
     SMALL,
     TINY,
     Answer,
+    Forked,
     forget_stores,
     free_port,
     run,
     run_killed,
     runs_in,
-    start,
 )
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from servers import Server, needs_postgres, postgres
-from test_resume import LEARNED
 
 from pipeline.errors import StoreOutageError
 from pipeline.runs.queries import find_runs
-from pipeline.runs.run_result import RESULT_FILE, read_result
+from pipeline.runs.results import RESULT_FILE, read_results
 from pipeline.store.outages.waiting import in_store
 from pipeline.training.network import CNNNetwork
 
+LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 # About a second an epoch on two cores.
 TRAIN = ["--dataset", "synthetic", "--train-images", "2000", "--variant", "bn"]
 
@@ -55,16 +57,18 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def train(
     folder: Path, server: Server, *arguments: str, patience: int = 600, command: str = "train"
-) -> subprocess.Popen[str]:
+) -> Forked:
     """Start a training whose store is the server; it waits for that for so many seconds."""
     folder.mkdir(exist_ok=True)
-    settings = [f"MLFLOW_TRACKING_URI={server.uri}", f"PIPELINE_STORE_PATIENCE={patience}"]
-    settings += ["MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL=1"]
-    pipeline = [sys.executable, "-m", "pipeline", command]
-    return start(folder, "env", *settings, *pipeline, *arguments)
+    settings = {
+        "MLFLOW_TRACKING_URI": server.uri,
+        "PIPELINE_STORE_PATIENCE": str(patience),
+        "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1",
+    }
+    return Forked(folder, "pipeline", command, *arguments, **settings)
 
 
-def wait_for_epoch(server: Server, epoch: int, process: subprocess.Popen[str]) -> str:
+def wait_for_epoch(server: Server, epoch: int, process: Forked) -> str:
     """Return the id of the one run once it has logged so many epochs."""
     client = mlflow.MlflowClient(server.uri)
     deadline = time.monotonic() + 240
@@ -97,20 +101,20 @@ def test_a_finished_run_is_read_from_a_server_by_two_requests(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     for seed in "012":
         assert pipeline("train", *TINY, "--seed", seed).status == 0
-    first, *others = find_runs("0", {})
-    read_result(first)  # MLflow asks what the server can do, once
+    first, *others = find_runs("0", {}).records
+    read_results(first)  # MLflow asks what the server can do, once
     with counted_requests(monkeypatch) as sent:
-        results = [read_result(one) for one in others]
+        results = [read_results(one) for one in others]
     assert len(sent) <= 2 * len(others), sent
     for one, result in zip(others, results, strict=True):
         assert result.correct is not None
-        assert result.correct.mean() == pytest.approx(one.data.metrics["val_accuracy"], abs=1e-12)
-        assert result.history[0].items() <= one.data.metrics.items()
+        assert result.correct.mean() == pytest.approx(one.metrics["val_accuracy"], abs=1e-12)
+        assert result.history[0].metrics.items() <= one.metrics.items()
         assert result.model_uri
     # A file that is gone is not an outage.
     (file,) = (server.folder / "served").rglob(f"{results[0].run_id}/artifacts/{RESULT_FILE}")
     file.unlink()
-    again = read_result(others[0])
+    again = read_results(others[0])
     assert (again.history, again.correct) == (results[0].history, None)
 
 
@@ -250,6 +254,34 @@ def test_only_a_job_of_a_study_waits_for_the_store_before_a_run_has_begun(
     assert calls == 1
     monkeypatch.setattr("pipeline.store.outages.waiting._waits_from_the_start", True)
     assert answer() == 4
+
+
+def test_a_thread_that_asks_the_store_leaves_the_others_their_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.store.outages.waiting.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.store.outages.waiting._waits_from_the_start", True)
+    asked, answered = threading.Event(), threading.Event()
+    failures = [requests.ConnectionError("refused")] * 3
+
+    @in_store
+    def ask_long() -> None:
+        asked.set()
+        answered.wait(60)
+
+    @in_store
+    def ask() -> str:
+        if failures:
+            raise failures.pop()
+        return "answer"
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(ask_long)
+        assert asked.wait(60)
+        try:
+            assert ask() == "answer"
+        finally:
+            answered.set()
 
 
 def test_a_server_that_never_comes_back_costs_nothing_that_was_measured(

@@ -1,19 +1,23 @@
 """A study reuses runs only if what their networks read is as it was, and says what is not."""
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 import torch
 from conftest import Answer, broken_epoch, runs_in
+from in_process import one_by_one
 
 from pipeline.ablation import inputs
 from pipeline.errors import InputError
-from pipeline.reproduction.record import Record
+from pipeline.execution.tasks import Events
+from pipeline.reproduction.record import Measured
 from pipeline.reproduction.repetition import check_same
-from pipeline.runs.run_result import config_of
-from pipeline.store.tags import tags_of
+from pipeline.runs.queries import check_ours
+from pipeline.store.tags import unpack
 
 FILE = """
 import json
@@ -137,9 +141,14 @@ def test_a_stopped_run_continues_only_with_the_same_files(
 
 
 def test_a_file_that_changes_while_a_study_runs_fails_its_runs(
-    pipeline: Callable[..., Answer], folder: Path
+    pipeline: Callable[..., Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Whatever starts a worker finds another file.
+    def as_in_a_worker(*arguments: Any) -> Events:
+        monkeypatch.setattr(multiprocessing, "parent_process", lambda: "a study")
+        return one_by_one(*arguments)
+
+    monkeypatch.setattr("pipeline.execution.local.in_parallel", as_in_a_worker)
+    # A worker finds another file.
     change = (
         "import multiprocessing\nif multiprocessing.parent_process():"
         " (HERE / 'backbone.pt').write_bytes(b'')\n"
@@ -163,11 +172,11 @@ def test_each_run_keeps_the_list_of_what_it_read_and_one_that_reads_nothing_keep
         assert recorded.keys() == {variant}
         assert list(recorded[variant]["files"]) == ["backbone.pt"] * (variant == "pretrained")
         assert recorded[variant]["packages"].keys() == {"numpy"}
-        assert len(tags_of(run)["inputs_digest"]) == 64
+        assert len(unpack(run)["inputs_digest"]) == 64
     tiny = ("--dataset", "synthetic", "--train-images", "100", "--epochs", "1")
     assert pipeline("train", *tiny).status == 0
     tutorial, *_ = runs_in(folder, "train")
-    assert tags_of(tutorial)["inputs_digest"] == ""
+    assert "inputs_digest" not in unpack(tutorial)
     files = mlflow.MlflowClient().list_artifacts(tutorial.info.run_id)
     assert "inputs.json" not in {file.path for file in files}
 
@@ -178,7 +187,7 @@ def test_a_repetition_that_reads_another_file_is_refused(
     train = ("train", "--ablation", "mine.py", "--variant", "pretrained", "--epochs", "1")
     assert pipeline(*train).status == 0
     (first,) = runs_in(folder)
-    record = Record(first, config_of(first), {}, 1, ())
+    record = Measured(check_ours(first), {}, 1, ())
     check_same(record, first)
     save_backbone(folder, 1)
     assert pipeline(*train).status == 0

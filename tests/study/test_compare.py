@@ -2,17 +2,19 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
 import pytest
 from conftest import Answer, Study, runs_in
-from mlflow.entities import Param, Run, RunData, RunInfo, RunTag
+from invented import record
 
-from pipeline.ablation.loading import load_ablation
+from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.runs.record import RunRecord
 from pipeline.study.compare import comparable
 
 TINY = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1"]
@@ -42,8 +44,7 @@ def test_runs_that_were_started_one_by_one(
         for name, value in given.items():
             client.log_param(theirs, name, value)
         client.set_terminated(theirs)
-        why = f"epochs is '{given['epochs']}'; it must be" if given else "it does not say its prec"
-        foreign[theirs] = f"run {theirs} is not of this project: {why}"
+        foreign[theirs] = f"run {theirs} is not of this project: it does not say its ablation"
 
     answer = pipeline("compare")
     assert answer.status == 0, answer.err
@@ -114,13 +115,11 @@ def test_runs_that_were_started_one_by_one(
     assert len(runs_in(tmp_path, "comparison")) == 3
 
 
-def finished(name: str, start: int, epochs: int = 3, own: Mapping[str, str] | None = None) -> Run:
+def finished(name: str, start: int, epochs: int = 3, **own: Any) -> RunRecord:
     variant, seed = name.split("-seed")
-    params = {"variant": variant, "seed": seed, "epochs": str(epochs)}
-    tags = {"precision": "fp32", "data_digest": "0", "kind": "train"} | dict(own or {})
-    info = RunInfo(f"{start:032d}", "0", "", "FINISHED", start, start, "active", run_name=name)
-    logged = [Param(*pair) for pair in params.items()]
-    return Run(info, RunData([], logged, [RunTag(*tag) for tag in tags.items()]))
+    config = Config(own.pop("source", "auto"), variant, seed=int(seed), epochs=epochs)
+    facts: dict[str, Any] = {"settings": {}, "run_id": f"{start:032d}", "started": start}
+    return record(config, **facts | own)
 
 
 def test_the_group_that_allows_comparisons_is_taken() -> None:
@@ -128,7 +127,7 @@ def test_the_group_that_allows_comparisons_is_taken() -> None:
     names = ("base-seed0", "bn-seed1", "dropout-seed2")
     apart = [finished(name, start, epochs=9) for start, name in enumerate(names, start=3)]
     ablation, chosen, unused = comparable([*pair, *apart])
-    assert ablation == load_ablation("auto")
+    assert ablation.name == "cnn"
     assert chosen == pair
     assert list(unused.values()) == ["epochs 9 instead of 3"] * 3
 
@@ -153,9 +152,9 @@ ablation = Ablation(
 def test_runs_are_compared_as_their_own_ablation_says(tmp_path: Path) -> None:
     file, moved = tmp_path / "own.py", tmp_path / "moved.py"
     file.write_text(OWN)
-    tags = {"ablation": "own", "ablation_source": str(file)}
-    pair = [finished("narrow-seed0", 1, own=tags), finished("wide-seed0", 2, own=tags)]
-    gone = finished("wider-seed0", 3, own=tags)
+    own: dict[str, Any] = {"ablation": "own", "source": str(file)}
+    pair = [finished("narrow-seed0", 1, **own), finished("wide-seed0", 2, **own)]
+    gone = finished("wider-seed0", 3, **own)
     other = finished("base-seed0", 4)
     ablation, chosen, unused = comparable([*pair, gone, other])
     assert (ablation.name, chosen) == ("own", pair)
@@ -167,7 +166,6 @@ def test_runs_are_compared_as_their_own_ablation_says(tmp_path: Path) -> None:
         comparable([gone])
 
     file.rename(moved)
-    load_ablation.cache_clear()
     with pytest.raises(InputError, match=r"own\.py': there is no such file; name .* --ablation"):
         comparable(pair)
     assert comparable([*pair, other, gone])[1] == [other]

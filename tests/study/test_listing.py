@@ -1,24 +1,26 @@
 """`list` shows what there is; runs and models are named by ids, their beginnings, and names."""
 
-import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import mlflow
 import pytest
 from conftest import Answer, Study, runs_in
+from invented import record
 
 from pipeline.config import Config
 from pipeline.errors import InputError, percent
 from pipeline.models.naming import model_uri
-from pipeline.runs.run_result import config_of, recipe
+from pipeline.runs.plan import Plan
+from pipeline.runs.record import StudyRecord, to_tags
 from pipeline.store.liveness import HOST, PROCESS, this_process
 from pipeline.store.lookup import get_run
-from pipeline.store.tags import PARENT_TAG
+from pipeline.store.tags import PARENT_TAG, pack
 
 
 def cells(line: str) -> list[str]:
@@ -60,6 +62,33 @@ def test_runs_and_their_study_with_accuracy_and_short_ids(
     assert more == f"and {len(lines) - 3} more; all: --last {len(lines)}"
 
 
+def of_run(variant: str, seed: int, **facts: Any) -> dict[str, str]:
+    """The tags of a run of this project."""
+    return pack(to_tags(record(Config(variant=variant, seed=seed), settings={}, **facts)))
+
+
+def of_study(variants: Sequence[str], reuse: str = "same") -> dict[str, str]:
+    """The tags of a study of two seeds."""
+    run = record(Config(variant=variants[0]), settings={}, code_digest="c")
+    study = StudyRecord(
+        run_id="",
+        study="auto",
+        ablation="cnn",
+        dataset="auto",
+        plan=Plan.of(variants, [0.001], [0, 1]),
+        recipe=run.identity.recipe,
+        code_digest="c",
+        data_digest="0",
+        images="",
+        reuse=reuse,
+    )
+    return pack(to_tags(study))
+
+
+def without(tags: dict[str, str], name: str) -> dict[str, str]:
+    return {key: text for key, text in tags.items() if key != name}
+
+
 def test_states_other_projects_and_widths(
     pipeline: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,15 +100,15 @@ def test_states_other_projects_and_widths(
     _, started, booted = live[PROCESS].split()
     dead = {HOST: live[HOST], PROCESS: f"{2**22 + 1} {started} {booted}"}
     for name, kind, status, tags in (
-        ("bn-seed0", "train", "FINISHED", {"variant": "bn", "seed": "0"}),
-        ("bn-seed1", "train", "FAILED", {"variant": "bn", "seed": "1", "failure": "no\nroom"}),
-        ("gone", "train", "RUNNING", {"variant": "x" * 300, "seed": "2", **dead}),
-        ("live", "train", "RUNNING", {"variant": "bn", "seed": "3", **live}),
-        ("half", "study", "KILLED", {"grid": '{"variants": ["a"], "seeds": [0, 1], "rates": [1]}'}),
-        ("old", "study", "FINISHED", {}),
-        ("text", "study", "FINISHED", {"grid": "x", "recipe": "x"}),
-        ("empty", "study", "FINISHED", {"grid": "[]"}),
-        ("number", "study", "FINISHED", {"grid": '{"variants": 3}'}),
+        ("bn-seed0", "train", "FINISHED", of_run("bn", 0)),
+        ("bn-seed1", "train", "FAILED", of_run("bn", 1) | {"failure": "no\nroom"}),
+        ("gone", "train", "RUNNING", of_run("x" * 300, 2) | dead),
+        ("live", "train", "RUNNING", of_run("bn", 3) | live),
+        ("half", "study", "KILLED", of_study(["a"])),
+        ("without", "study", "FINISHED", without(of_study(["a"]), "plan")),
+        ("text", "study", "FINISHED", of_study(["a"]) | {"plan": "x"}),
+        ("number", "study", "FINISHED", of_study(["a"]) | {"plan": '{"variants": 3}'}),
+        ("edited", "train", "FINISHED", of_run("bn", 4) | {"epochs": "one"}),
         ("theirs", "their kind", "FINISHED", {}),
     ):
         run = client.create_run("0", hours_ago, {"kind": kind, **tags}, run_name=name)
@@ -103,10 +132,10 @@ def test_states_other_projects_and_widths(
         "gone": "stopped",
         "live": "running",
         "half": "stopped, 0 of 2 runs",
-        "old": "finished",
-        "text": "finished",
-        "empty": "finished",
-        "number": "finished",
+        "without": "finished: can't be understood: it does not say its plan",
+        "text": "finished: can't be understood: its plan is 'x'",
+        "number": "finished: can't be understood: its plan is '{\"variants\": 3}'",
+        "edited": "finished: can't be understood: its epochs is 'one'",
     }
     assert states["bn-seed0"][-3] == "3 h ago"
     assert [run.info.status for run in runs_in_store("gone")] == ["RUNNING"]  # it changes nothing
@@ -121,34 +150,25 @@ def test_a_study_has_its_own_runs_and_those_that_it_could_reuse(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     client = mlflow.MlflowClient()
-    data = {"data_digest": "d", "precision": "fp32", "num_parameters": "1"}
-    settings = Config(variant="base").as_dict()
 
-    def create(name: str, start: int, end: int, params: Mapping[str, object], **tags: str) -> str:
+    def create(name: str, start: int, end: int, tags: dict[str, str]) -> str:
         run_id = str(client.create_run("0", start, tags, run_name=name).info.run_id)
-        for key, value in params.items():
-            client.log_param(run_id, key, value)
         client.set_terminated(run_id, "KILLED" if name == "killed" else "FINISHED", end)
         return run_id
 
-    def train(start: int, accuracy: float, study: str = "", code: str = "c", seed: int = 0) -> str:
+    def train(start: int, accuracy: float, study: str = "", code: str = "c", seed: int = 0) -> None:
         parent = {PARENT_TAG: study} if study else {}
-        tags = {"kind": "train", "code_digest": code, **data, **parent}
-        run_id = create("base", start, start + 50, settings | {"seed": seed}, **tags)
+        tags = {"kind": "train", **of_run("base", seed, code_digest=code), **parent}
+        run_id = create("base", start, start + 50, tags)
         client.log_metric(run_id, "val_accuracy", accuracy)
-        return run_id
 
-    def study(name: str, start: int, reuse: str, without: Sequence[str] = ()) -> str:
-        shared = recipe(config_of(mlflow.get_run(run)), data | {"ablation": "cnn"})
-        shared = {key: value for key, value in shared.items() if key not in without}
-        grid = '{"variants": ["base"], "seeds": [0, 1], "rates": [0.001]}'
-        tags = {"kind": "study", "code_digest": "c", "grid": grid, "recipe": json.dumps(shared)}
-        return create(name, start, start + 100, {"reuse": reuse}, **tags)
+    def study(name: str, start: int, reuse: str) -> str:
+        tags = {"kind": "study", **of_study(["base"], reuse)}
+        return create(name, start, start + 100, tags)
 
-    run = train(10, 0.3)
+    train(10, 0.3)
     study("killed", 100, "same")
-    # As recorded before these were part of a recipe.
-    train(210, 0.4, study("older", 200, "same", ["holdout_seed", "ablation"]), seed=1)
+    train(210, 0.4, study("older", 200, "same"), seed=1)
     train(310, 0.6, study("its own", 300, "same"))
     train(330, 0.7)
     train(410, 0.5, study("none", 400, "none"))

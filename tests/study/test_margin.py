@@ -3,7 +3,8 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import mlflow
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.study.forecast import Forecast
 from pipeline.study.grid import Grid
 from pipeline.study.margin import Expectation, check_effects, choose_design
+from pipeline.study.spec import StudySpec
 
 AUTO = ["ablate", *TINY, "--variants", "base,bn", "--seeds", "auto", "--jobs", "1"]
 
@@ -127,10 +129,9 @@ def test_only_the_variants_of_uncertain_effects_get_more_seeds() -> None:
         )
     }
     grid = Grid(["base", "bn", "base_dropout"], range(40), [0.001], margin=1.2)
-    design = choose_design(grid, set())
-    expected = Expectation(
-        "", TUTORIAL, grid, grid.cells(Config()), design, Forecast(1, {}), finished, {}
-    )
+    design = choose_design(grid.plan, set())
+    study = SimpleNamespace(ablation=TUTORIAL, grid=grid, cells=grid.cells(Config()))
+    expected = Expectation(cast(StudySpec, study), "", design, Forecast(1, {}), finished, {})
     # Stein: (t * sd / margin) ** 2, with t for 1 - 0.04 / 2 comparisons / 2 sides.
     critical = stats.t.ppf(1 - 0.04 / 2 / 2, 4)
     seeds = int(np.ceil((critical * 100 * spread.std(ddof=1) / 1.2) ** 2))

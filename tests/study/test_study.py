@@ -19,7 +19,7 @@ from torch import nn
 
 from pipeline import CNNNetwork
 from pipeline.errors import percent
-from pipeline.store.tags import tags_of
+from pipeline.store.tags import unpack
 from pipeline.training.device import choose_device
 
 VARIANTS = ["base", "bn", "dropout"]
@@ -149,7 +149,7 @@ def test_a_run_holds_every_setting_and_what_it_ran_on(study: Study) -> None:
         "mlflow.source.git.commit": commit,
         "git_dirty": "true" if changes else "false",
     }
-    assert expected.items() <= tags_of(run).items()
+    assert expected.items() <= unpack(run).items()
     assert run.data.tags["precision"] in ("fp32", "bf16")
     # A page begins with its tags: those that people look for, and none without a value.
     shown = {name: tag for name, tag in run.data.tags.items() if not name.startswith("mlflow.")}

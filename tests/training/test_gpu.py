@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from trained import learned, spec_of, train_network
 
-from pipeline.ablation.loading import load_data
 from pipeline.config import Config
 from pipeline.training.cuda_graph import Step
-from pipeline.training.loop import train_network
-from pipeline.training.state import History, TrainingState
+from pipeline.training.epochs import History
+from pipeline.training.loop import Training
+from pipeline.training.state import TrainingState
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-LEARNED = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
 def train(precision: str, epochs: int = 3, **more: Any) -> tuple[nn.Module, History]:
@@ -31,7 +31,7 @@ def train(precision: str, epochs: int = 3, **more: Any) -> tuple[nn.Module, Hist
         epochs=epochs,
         batch_size=100,
     )
-    return train_network(config, load_data(config), torch.device("cuda"), precision, **more)[:2]
+    return train_network(spec_of(config, precision, "cuda"), **more)[:2]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -55,7 +55,7 @@ def test_a_graph_trains_as_the_kernels_one_by_one_do_to_the_last_bit(
     monkeypatch.setattr("pipeline.training.loop.CapturedStep", plain)
     other, same = train(precision)
     assert replays == 3 * 6 - 3
-    assert [[m[n] for n in LEARNED] for m in history] == [[m[n] for n in LEARNED] for m in same]
+    assert learned(history) == learned(same)
     for name, value in network.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
 
@@ -80,20 +80,19 @@ def test_a_training_continues_to_the_same_result() -> None:
     states: list[TrainingState] = []
     network, history = train("bf16", save=lambda state: states.append(deepcopy(state)))
     continued, same = train("bf16", state=states[0])
-    assert [[m[n] for n in LEARNED] for m in history] == [[m[n] for n in LEARNED] for m in same]
+    assert learned(history) == learned(same)
     for name, value in network.state_dict().items():
         assert torch.equal(value, continued.state_dict()[name]), name
 
 
-def test_a_network_that_a_graph_cannot_capture_is_trained_step_by_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_that_a_graph_cannot_capture_is_trained_step_by_step(tmp_path: Path) -> None:
     """Reading a number from the GPU, as this network does, is not allowed in a graph."""
     file = tmp_path / "waits.py"
     file.write_text(
         """
 import torch
 from torch import nn
+from trained import learned, spec_of, train_network
 from pipeline import Ablation
 from pipeline.data import synthetic
 
@@ -108,9 +107,8 @@ class Waits(nn.Module):
 ablation = Ablation(Waits, {"waits": {}}, {"synthetic": synthetic.generate})
 """
     )
-    tags: dict[str, str] = {}
-    monkeypatch.setattr("pipeline.training.loop.log_tag", tags.__setitem__)
     config = Config(str(file), "waits", "synthetic", train_images=650, epochs=2, batch_size=100)
-    _, history, _ = train_network(config, load_data(config), torch.device("cuda"), "fp32")
-    assert history[1]["train_loss"] < history[0]["train_loss"]
-    assert tags["fast_path"].startswith("none: a CUDA graph can't capture the step")
+    training = Training(spec_of(config, device="cuda"))
+    first, second = training.epochs()
+    assert second.train_loss < first.train_loss
+    assert training.fast_path.startswith("none: a CUDA graph can't capture the step")

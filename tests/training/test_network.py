@@ -17,7 +17,7 @@ from pipeline import CNNNetwork
 from pipeline.errors import InputError
 from pipeline.models.export import PixelClassifier
 from pipeline.randomness import Stream, stream_seed
-from pipeline.training.building.weights import build_by_names, stream_names, unlike
+from pipeline.training.weights import build_by_names, stream_names, unlike
 
 
 class TutorialNetwork(nn.Module):
@@ -78,16 +78,6 @@ def test_variants_of_one_seed_start_from_the_same_weights() -> None:
     for weights in networks.values():
         for name, value in networks["base"].items():
             assert torch.equal(weights[name], value), name
-
-
-def test_a_checkpoint_of_an_earlier_version_rebuilds_the_network(tmp_path: Path) -> None:
-    network = network_of("dropout")
-    checkpoint = {"variant": "dropout", "state_dict": network.state_dict()}
-    torch.save(checkpoint, tmp_path / "checkpoint.pt")
-    rebuilt = CNNNetwork.from_checkpoint(tmp_path / "checkpoint.pt")
-    assert isinstance(rebuilt.dropout, nn.Dropout)
-    for name, value in network.state_dict().items():
-        assert torch.equal(rebuilt.state_dict()[name], value)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,15 @@ import torch
 from conftest import ROOT, VARIANTS, drawn_data, network_of, run
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from trained import learned, spec_of, train_network
 
 from pipeline import CNNNetwork, epoch
 from pipeline.config import Config
 from pipeline.errors import DivergedError
 from pipeline.training.batches import TrainingBatches
 from pipeline.training.device import choose_precision
-from pipeline.training.epoch import EpochResult
-from pipeline.training.loop import train_network
+from pipeline.training.epoch import Pass
+from pipeline.training.loop import Training
 from pipeline.training.state import TrainingState
 
 CPU = torch.device("cpu")
@@ -146,15 +147,16 @@ def test_variants_are_trained_on_the_same_images_from_the_same_weights(
 
         def recording(
             model: nn.Module, n: int, train: bool, batches: TrainingBatches, *rest: object, **_: str
-        ) -> EpochResult:
+        ) -> Pass:
             if train:
                 seen.append(model.get_parameter("fc2.weight").detach().clone())
                 seen.extend(tensor for batch in batches for tensor in batch)
-            return EpochResult(1.0, 0.0)
+            return Pass(1.0, 0.0)
 
-        monkeypatch.setattr("pipeline.training.loop.epoch", recording)
+        monkeypatch.setattr("pipeline.training.loop.run_pass", recording)
         config = Config(variant=variant, dataset="synthetic", epochs=2, batch_size=100)
-        train_network(config, data, CPU, "fp32")
+        for _ in Training(spec_of(config, data=data)).epochs():
+            pass
         return seen
 
     base, dropout = seen_by("base"), seen_by("dropout")
@@ -190,11 +192,11 @@ def test_correct_images_are_those_of_the_reported_accuracy(validation: str) -> N
     config = Config(variant="bn", dataset="synthetic", epochs=2, train_images=600)
     data = drawn_data(train_images=600, validation=validation)
     states: list[TrainingState] = []
-    _, history, correct = train_network(config, data, CPU, "fp32", save=states.append)
+    _, history, correct = train_network(spec_of(config, data=data), save=states.append)
     reported = "test_accuracy" if data.test else "val_accuracy"
-    assert correct.float().mean().item() == pytest.approx(history[-1][reported], abs=1e-7)
+    assert correct.float().mean().item() == pytest.approx(getattr(history[-1], reported), abs=1e-7)
     # A run that was killed after its last epoch has nothing left to train.
-    assert torch.equal(train_network(config, data, CPU, "fp32", states[-1])[2], correct)
+    assert torch.equal(train_network(spec_of(config, data=data), states[-1])[2], correct)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -202,12 +204,10 @@ def test_a_run_repeated_gives_the_same_numbers_to_the_last_bit(precision: str) -
     config = Config(variant="dropout", dataset="synthetic", epochs=2, train_images=600)
     data = drawn_data(train_images=600)
     (first, history, correct), (second, again, same) = (
-        train_network(config, data, CPU, precision) for _ in range(2)
+        train_network(spec_of(config, precision, data=data)) for _ in range(2)
     )
     assert torch.equal(correct, same)
-    for one, other in zip(history, again, strict=True):
-        for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
-            assert one[name] == other[name]
+    assert learned(history) == learned(again)
     for name, value in first.state_dict().items():
         assert torch.equal(second.state_dict()[name], value)
 
@@ -228,21 +228,20 @@ def test_every_variant_learns() -> None:
     data = drawn_data(train_images=2000)
     for variant in VARIANTS:
         config = Config(variant=variant, dataset="synthetic", epochs=3, lr=0.002)
-        _, history, _ = train_network(config, data, CPU, "fp32")
-        losses = [metrics["train_loss"] for metrics in history]
+        _, history, _ = train_network(spec_of(config, data=data))
+        losses = [epoch.train_loss for epoch in history]
         assert all(later < earlier for earlier, later in pairwise(losses)), variant
 
 
 def test_training_needs_neither_mlflow_nor_what_comes_with_it() -> None:
     code = """
-import sys, torch
+import sys
 from pipeline.config import Config
-from pipeline.ablation.loading import load_data
-from pipeline.training.loop import train_network
-from pipeline.training.state import TrainingState
+from pipeline.runs.resolve import resolve
+from pipeline.training.loop import Training
 config = Config(variant="base", dataset="synthetic", train_images=100, epochs=1, batch_size=50)
-data = load_data(config)
-train_network(config, data, torch.device("cpu"), "fp32")
+for _ in Training(resolve(config)).epochs():
+    pass
 print(sys.modules.keys() & {"mlflow", "pandas", "pyarrow", "requests", "sqlalchemy", "typer"})
 """
     assert run(ROOT, "python", "-c", code).out == "set()\n"

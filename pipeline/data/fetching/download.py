@@ -5,8 +5,8 @@ resume a broken download, and huggingface_hub knows only one of the sources.
 """
 
 import hashlib
+import logging
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -18,9 +18,11 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from pipeline.data import built_in
+from pipeline.config import APPLICATION
 from pipeline.data.fetching.sources import File, Source
 from pipeline.errors import MachineError
+
+log = logging.getLogger(__name__)
 
 # Seconds. A user without a network should know within 10, of which startup takes 5.
 ANSWER_SECONDS = 3
@@ -30,26 +32,27 @@ LEAST_SPEED = 300_000  # bytes per second; CIFAR-100's own server gives 50,000 t
 FRUITLESS_TRIES = 3  # in a row, without a byte
 CHUNK = 1 << 14
 SAMPLE_BYTES = 1 << 19
-HEADERS = {"User-Agent": "cifar100-cnn", "Accept-Encoding": "identity"}
+HEADERS = {"User-Agent": APPLICATION, "Accept-Encoding": "identity"}
 
 
 class SourceError(Exception):
     """A source has failed; the message says what is wrong with it."""
 
 
-def download(sources: Sequence[Source], root: Path) -> Source:
-    """Fetch into `root` the files of the first source that works, and return that source.
+def download(sources: Sequence[Source], root: Path, instead: str = "") -> None:
+    """Fetch into `root` the files of the first source that works.
 
-    Reports to stderr. Raises a one-line MachineError if every source fails.
+    instead: what needs no download, for the messages. Reports to stderr. Raises a one-line
+    MachineError if every source fails.
     """
-    answering = reachable(sources)
+    answering = reachable(sources, instead)
     troubles = [f"{source.name} does not answer" for source in sources if source not in answering]
     for source in answering:
         last = source is answering[-1]
         try:
             for file in source.files:
                 fetch(source, file, root, 0 if last else LEAST_SPEED)
-            return source
+            return
         except OSError as error:
             raise MachineError(f"cannot write to {root.absolute()}: {error.strerror}") from None
         except SourceError as trouble:
@@ -57,18 +60,18 @@ def download(sources: Sequence[Source], root: Path) -> Source:
             if not last:
                 _say(f"{source.name} {trouble}; trying the next source")
     remedies = ["put it there by hand (docs/data.md)", "name a source by PIPELINE_DATA_SOURCE"]
-    remedies += [f"use {built_in.get()}, which needs no download"] if built_in.get() else []
+    remedies += [f"use {instead}, which needs no download"] if instead else []
     raise MachineError(
         f"CIFAR-100 is not in {root.absolute()} and no source delivers it: {'; '.join(troubles)};"
         f" {', or '.join([', '.join(remedies[:-1]), remedies[-1]])}"
     )
 
 
-def reachable(sources: Sequence[Source]) -> list[Source]:
+def reachable(sources: Sequence[Source], instead: str = "") -> list[Source]:
     """Return the sources whose server responds within ANSWER_SECONDS, asked in parallel."""
     names = ", ".join(dict.fromkeys(source.name for source in sources))
-    instead = f" ({built_in.get()} needs no download)" if built_in.get() else ""
-    _say(f"looking for CIFAR-100: asking {names}, for up to {ANSWER_SECONDS} s{instead}")
+    hint = f" ({instead} needs no download)" if instead else ""
+    _say(f"looking for CIFAR-100: asking {names}, for up to {ANSWER_SECONDS} s{hint}")
 
     def ask(source: Source) -> bool:
         if source.address.startswith("file:"):
@@ -140,20 +143,18 @@ def fetch(source: Source, file: File, root: Path, least_speed: float) -> None:
     with lock:
         if target.exists() and sha256(target) == file.sha256:
             return
-        continued = part.exists()
-        _transfer(source.address + file.path, part, file, source.name, least_speed)
-        if sha256(part) != file.sha256 and continued:
-            # Its beginning may come from elsewhere, so start over once.
-            part.unlink()
+        tries = 2 if part.exists() else 1  # its beginning may come from elsewhere: start over
+        for _ in range(tries):
             _transfer(source.address + file.path, part, file, source.name, least_speed)
-        if sha256(part) != file.sha256:
+            if sha256(part) == file.sha256:
+                part.replace(target)
+                return
             part.unlink()
-            raise SourceError("sends different data (wrong sha256)")
-        part.replace(target)
+        raise SourceError("sends different data (wrong sha256)")
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    log.warning(line)
 
 
 def sha256(path: Path) -> str:

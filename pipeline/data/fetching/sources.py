@@ -75,12 +75,12 @@ SOURCES = (
 )
 
 
-def chosen_sources() -> tuple[Source, ...]:
-    """Return the sources to try, in order: only `$PIPELINE_DATA_SOURCE` if it is set.
+def chosen_sources(address: str | None = None) -> tuple[Source, ...]:
+    """Return the sources to try, in order: only `address`, else `$PIPELINE_DATA_SOURCE`, if given.
 
     It may hold the data set in any form, and may be a folder (`file:///…`).
     """
-    address = os.environ.get("PIPELINE_DATA_SOURCE")
+    address = address or os.environ.get("PIPELINE_DATA_SOURCE")
     if not address:
         return SOURCES
     if not address.startswith(("http://", "https://", "file:///")):

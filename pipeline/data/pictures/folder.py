@@ -77,10 +77,8 @@ def splits(
     """
     if (root / "training").exists() or (root / "validation").exists():
         check_not_chosen(validation, seed, f"{root} has training/ and validation/")
-        found = (
-            _listed_folder(root / "training", every_class=True),
-            _listed_folder(root / "validation", every_class=False),
-        )
+        training = _listed_folder(root / "training", every_class=True)
+        held_out = _listed_folder(root / "validation", every_class=False)
     else:
         whole = _listed_folder(root, every_class=True)
         if len(whole.classes) < 2:
@@ -89,9 +87,8 @@ def splits(
                 " two"
             )
         chosen = for_validation(whole.labels, validation, seed)
-        found = whole.only(~chosen), whole.only(chosen)
+        training, held_out = whole.only(~chosen), whole.only(chosen)
         size = SIZE if size is None else size
-    training, held_out = found
     if size is None:
         return replace(training, channels=channels), replace(held_out, channels=channels)
     height, width = height_and_width("size", size)

@@ -59,7 +59,9 @@ def read(
                 f" {advice.format(width=width, height=height)}"
             )
         images[row] = pixels
-    _check_readable(unreadable, count)
+    if unreadable:
+        what = f"{len(unreadable)} of {count} pictures: " if len(unreadable) > 1 else ""
+        raise InputError(f"cannot read {what}{shortlist(unreadable, MOST_NAMED, '; ')}")
     if places:
         labels[first:] = [_in_training(label, places) for label in labels[first:].tolist()]
     names = training.classes or validation.classes
@@ -73,12 +75,6 @@ def read(
             )
         class_names = names
     return Arrays(images[:first], labels[:first], images[first:], labels[first:], class_names)
-
-
-def _check_readable(unreadable: list[str], count: int) -> None:
-    if unreadable:
-        what = f"{len(unreadable)} of {count} pictures: " if len(unreadable) > 1 else ""
-        raise InputError(f"cannot read {what}{shortlist(unreadable, MOST_NAMED, '; ')}")
 
 
 def _places(training: list[str], validation: list[str]) -> list[int]:

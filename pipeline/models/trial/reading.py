@@ -1,41 +1,38 @@
 """Record which files an ablation's networks, and what trains them, open."""
 
 from contextlib import suppress
-from dataclasses import replace
 
-from pipeline.ablation.loading import load_ablation
 from pipeline.ablation.recording import keep, recording
-from pipeline.config import Config
 from pipeline.data.augmentation import normalise
-from pipeline.data.dataset import ImageDataset
-from pipeline.models.trial.repeating import CPU, few
-from pipeline.training.building.parts import prepare, schedule_of, steps_of
+from pipeline.models.trial.repeating import few
 from pipeline.training.epoch import plain_step
+from pipeline.training.spec import RunSpec
 
 
-def record_inputs(config: Config, data: ImageDataset) -> None:
+def record_inputs(spec: RunSpec) -> None:
     """Build what trains each variant, use it once, and record what that opens.
 
     All variants, whichever are asked for: what one reads and keeps, another may use. It must come
     before anything else builds one. Whatever fails is left to the trial to explain.
     """
-    for variant in load_ablation(config.ablation).variants:
-        tried = replace(config, variant=variant)
-        with recording(config.ablation, variant) as first:
-            _use(tried, data)
+    source = spec.ablation.source
+    for variant in spec.ablation.variants:
+        tried = spec.changed(variant=variant)
+        with recording(source, variant) as first:
+            _use(tried)
         if first.read:
-            with recording(config.ablation, variant) as again:
-                _use(tried, data)
-            keep(config.ablation, first.read - again.read)
+            with recording(source, variant) as again:
+                _use(tried)
+            keep(source, first.read - again.read)
 
 
-def _use(config: Config, data: ImageDataset) -> None:
+def _use(spec: RunSpec) -> None:
     with suppress(Exception):
-        load_ablation(config.ablation).augmentation_of(config.variant)
+        _ = spec.augmentation
     with suppress(Exception):
-        network, criterion, optimizer = prepare(config, data, CPU)
-        scheduler, _ = schedule_of(config, optimizer, steps_of(config, data))
-        split = few(data.training, 2)
+        network, criterion, optimizer = spec.build()
+        scheduler = spec.schedule(optimizer)
+        split = few(spec.data.training, 2)
         images = normalise(split.images)
         network.eval()(images)
         network.train()

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -11,38 +10,29 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pipeline.ablation.loading import load_ablation
-from pipeline.config import Config
 from pipeline.data.augmentation import Augmentation
-from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, shortlist
-from pipeline.models.trial.repeating import CPU, KEEP, few, leaves_one_over, precision_of
+from pipeline.models.trial.repeating import KEEP, few, leaves_one_over
 from pipeline.store.outages.failures import first_line
 from pipeline.training.batches import TrainingBatches
-from pipeline.training.building.parts import (
-    has_schedule,
-    make_criterion,
-    prepare,
-    schedule_of,
-    steps_of,
-)
 from pipeline.training.epoch import logits_of, mapped
 from pipeline.training.loop import fast_step
+from pipeline.training.spec import RunSpec
 from pipeline.training.stateful import OF_MODULES, Parts
 
 TOLERANCE = 1e-3  # below which a loss says nothing of its relation to another one
 MEAN = "the mean loss of the batch"
 
 
-def train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str]]:
+def train_once(spec: RunSpec) -> tuple[list[str], list[str]]:
     """Take a step as in training.
 
     Returns the attributes that changed and are not saved, and what is wrong without preventing it.
     """
-    augmentation = load_ablation(config.ablation).augmentation_of(config.variant)
+    augmentation = spec.augmentation
     if not isinstance(augmentation, Augmentation):
         raise InputError(f"augmentation returns {augmentation!r}; it must be an Augmentation")
-    network, criterion, optimizer = prepare(config, data, CPU)
+    network, criterion, optimizer = spec.build()
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer returns {optimizer!r}; it must be a torch.optim.Optimizer")
     closure = signature(type(optimizer).step).parameters.get("closure")
@@ -51,18 +41,19 @@ def train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str]
             f"the optimizer {type(optimizer).__name__} needs a closure to compute the loss again;"
             " choose one whose step() takes none"
         )
-    warnings = _neglected(config, network, criterion, optimizer)
-    warnings += _check_schedule(config, data, optimizer)
+    warnings = _neglected(spec.config.lr, network, criterion, optimizer)
+    warnings += _check_schedule(spec, optimizer)
     parts = Parts(network, criterion, optimizer)
-    step = fast_step(network, criterion, optimizer, precision_of(config), config.batch_size)
+    step = fast_step(network, criterion, optimizer, spec.precision, spec.config.batch_size)
     network.train()
-    for count in (1, 2) if leaves_one_over(config, data) else (2,):
-        split = few(data.training, count)
-        ((images, labels),) = TrainingBatches(split, count, config.seed, CPU, augmentation)
+    for count in (1, 2) if leaves_one_over(spec) else (2,):
+        split = few(spec.data.training, count)
+        batches = TrainingBatches(split, count, spec.config.seed, spec.device, augmentation)
+        ((images, labels),) = batches
         try:
             outputs = network(images)
-            _check_logits(outputs, (count, data.num_classes))
-            _check_criterion(config, criterion, outputs, labels)
+            _check_logits(outputs, (count, spec.data.num_classes))
+            _check_criterion(spec, criterion, outputs, labels)
             step(images, labels)
         except ValueError as error:
             if count > 1 or isinstance(error, InputError):
@@ -83,14 +74,14 @@ def train_once(config: Config, data: ImageDataset) -> tuple[list[str], list[str]
 
 
 def _neglected(
-    config: Config, network: nn.Module, criterion: nn.Module, optimizer: Optimizer
+    lr: float, network: nn.Module, criterion: nn.Module, optimizer: Optimizer
 ) -> list[str]:
     """Say which parameters a new optimizer does not train, and whether it ignores `lr`."""
     held = {id(one) for group in optimizer.param_groups for one in group["params"]}
     missing = [name for name, one in _trained(network, criterion).items() if id(one) not in held]
     warnings = [f"the optimizer does not hold {shortlist(missing)}"] if missing else []
-    if all(group.get("lr") != config.lr for group in optimizer.param_groups):
-        warnings.append(f"no group of the optimizer's parameters has the lr {config.lr:g}")
+    if all(group.get("lr") != lr for group in optimizer.param_groups):
+        warnings.append(f"no group of the optimizer's parameters has the lr {lr:g}")
     if unlisted := [*_unregistered(network, "network"), *_unregistered(criterion, "criterion")]:
         warnings.append(
             f"{shortlist(unlisted)} is not trained, since it is in a plain list or dictionary; use"
@@ -134,15 +125,15 @@ def _trained(network: nn.Module, criterion: nn.Module) -> dict[str, nn.Parameter
     return {name: one for name, one in named if one.requires_grad}
 
 
-def _check_schedule(config: Config, data: ImageDataset, optimizer: Optimizer) -> list[str]:
+def _check_schedule(spec: RunSpec, optimizer: Optimizer) -> list[str]:
     """Raise InputError if the scheduler is made for another number of steps than it will take.
 
     Returns warnings about what is planned for another number of steps and may be meant so.
     """
-    steps_per_epoch = steps_of(config, data)
-    scheduler, each_batch = schedule_of(config, optimizer, steps_per_epoch)
+    steps_per_epoch, epochs = spec.steps_per_epoch, spec.config.epochs
+    scheduler, each_batch = spec.schedule(optimizer), spec.is_scheduled_by_batch
     if scheduler is None:
-        _check_some_schedule(config, data)
+        _check_some_schedule(spec)
         return []
     kind = type(scheduler).__name__
     if each_batch and isinstance(scheduler, ReduceLROnPlateau):
@@ -155,7 +146,7 @@ def _check_schedule(config: Config, data: ImageDataset, optimizer: Optimizer) ->
             f"schedule returns {kind} with mode {scheduler.mode!r}; it follows the validation loss,"
             " which should fall: leave mode out"
         )
-    steps = config.epochs * (steps_per_epoch if each_batch else 1)
+    steps = epochs * (steps_per_epoch if each_batch else 1)
     planned = getattr(scheduler, "total_steps", steps)
     if planned != steps:
         raise InputError(
@@ -171,16 +162,15 @@ def _check_schedule(config: Config, data: ImageDataset, optimizer: Optimizer) ->
     return [
         f"schedule plans {type(one).__name__} for {planned} steps, and it takes {steps}"
         for one, planned in parts.items()
-        if planned > steps or (short and planned <= config.epochs)
+        if planned > steps or (short and planned <= epochs)
     ]
 
 
-def _check_some_schedule(config: Config, data: ImageDataset) -> None:
+def _check_some_schedule(spec: RunSpec) -> None:
     """Raise InputError if a schedule returns None for every variant, as without its `return`."""
-    ablation = load_ablation(config.ablation)
     try:
-        others = (replace(config, variant=variant) for variant in ablation.variants)
-        if not ablation.schedule or any(has_schedule(one, data) for one in others):
+        others = (spec.changed(variant=variant) for variant in spec.ablation.variants)
+        if not spec.ablation.schedule or any(one.has_schedule for one in others):
             return
     except Exception:  # a variant that can't be built is reported if it is asked for
         return
@@ -209,7 +199,7 @@ def _check_logits(outputs: object, shape: tuple[int, int]) -> None:
         )
 
 
-def _check_criterion(config: Config, criterion: nn.Module, outputs: object, labels: Tensor) -> None:
+def _check_criterion(spec: RunSpec, criterion: nn.Module, outputs: object, labels: Tensor) -> None:
     """Raise InputError unless the criterion takes what the network returns, and gives a mean."""
     try:
         loss: object = criterion(outputs, labels)
@@ -228,7 +218,7 @@ def _check_criterion(config: Config, criterion: nn.Module, outputs: object, labe
     with suppress(Exception):  # it may take outputs that can't be repeated
         for times in (1, 2, 3):
             repeated = _repeated(outputs, times), _repeated(labels, times)
-            losses.append(float(make_criterion(config)(*repeated).detach()))
+            losses.append(float(spec.criterion()(*repeated).detach()))
     ratios = [loss / losses[0] for loss in losses[1:] if abs(losses[0]) > TOLERANCE]
     if len(ratios) == 2 and all(abs(r - n) < 0.1 * n for n, r in enumerate(ratios, 2)):
         raise InputError(f"criterion returns a sum over the batch; it must return {MEAN}")

@@ -10,17 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import Config
-from pipeline.data.dataset import ImageDataset, Split
+from pipeline.data.dataset import Split
 from pipeline.errors import DivergedError, InputError, shortlist
-from pipeline.training.building.parts import has_schedule, steps_of
-from pipeline.training.device import choose_device, choose_precision
-from pipeline.training.loop import train_network
+from pipeline.training.epochs import TIMES
+from pipeline.training.loop import Training
+from pipeline.training.spec import RunSpec
 from pipeline.training.state import TrainingState, pack, unpack
 
-CPU = torch.device("cpu")
 EPOCHS = 2  # that are trained, repeated and continued
-TIMES = ("epoch_seconds", "images_per_second")
 DRAW = (
     "draw random numbers from the global generators of torch, NumPy or Python, which are seeded,"
     " and keep state in the network, criterion or optimizer"
@@ -42,34 +39,29 @@ class Trained(NamedTuple):
     last: TrainingState | None
 
 
-def train_epochs(config: Config, data: ImageDataset, state: TrainingState | None = None) -> Trained:
+def train_epochs(spec: RunSpec, state: TrainingState | None = None) -> Trained:
     """Train the first two epochs on a few images, or go on from `state`."""
     middle = last = None
-
-    def save(state: TrainingState) -> None:
-        nonlocal middle, last
-        last = state
-        if len(state.history) == EPOCHS:
-            raise _EnoughError
-        middle = _saved(state)
-
     # A schedule after each batch has no more steps than the run takes.
-    images = 2 * min(2, steps_of(config, data)) - leaves_one_over(config, data)
-    small = replace(
-        data,
-        training=few(data.training, images),
-        validation=few(data.validation, 2),
+    images = 2 * min(2, spec.steps_per_epoch) - leaves_one_over(spec)
+    data = replace(
+        spec.data,
+        training=few(spec.data.training, images),
+        validation=few(spec.data.validation, 2),
         test=None,
     )
-    epochs = config.epochs if has_schedule(config, data) else max(config.epochs, EPOCHS)
-    short = replace(config, batch_size=2, epochs=epochs)
-    with redirect_stderr(StringIO()), suppress(_EnoughError, DivergedError):
-        train_network(short, small, CPU, precision_of(config), state, save, steps_of(config, data))
+    epochs = spec.config.epochs if spec.has_schedule else max(spec.config.epochs, EPOCHS)
+    short = replace(spec.changed(batch_size=2, epochs=epochs), data=data)
+    with redirect_stderr(StringIO()), suppress(DivergedError):
+        training = Training(short, spec.steps_per_epoch)
+        if state:
+            training.load(state)
+        for _ in training.epochs():
+            last = training.state()
+            if len(training.history) == EPOCHS:
+                break
+            middle = _saved(last)
     return Trained(middle, last)
-
-
-class _EnoughError(Exception):
-    """Ends the training of a trial."""
 
 
 def _saved(state: TrainingState) -> TrainingState:
@@ -91,22 +83,20 @@ def _saved(state: TrainingState) -> TrainingState:
         raise
 
 
-def check_repeated(config: Config, data: ImageDataset, first: Trained) -> None:
+def check_repeated(spec: RunSpec, first: Trained) -> None:
     """Raise InputError, naming the place, unless training again gives the same state."""
-    if place := _differs(first.last, train_epochs(config, data).last):
+    if place := _differs(first.last, train_epochs(spec).last):
         raise InputError(f"{place} differs with the same seed; {DRAW}")
 
 
-def check_continued(
-    config: Config, data: ImageDataset, first: Trained, unsaved: Sequence[str]
-) -> None:
+def check_continued(spec: RunSpec, first: Trained, unsaved: Sequence[str]) -> None:
     """Raise InputError unless going on from the middle gives the same state.
 
     unsaved: attributes that change in training and are not saved, which may be why.
     """
     if first.middle is None or first.last is None or len(first.last.history) < EPOCHS:
         return
-    if place := _differs(first.last, train_epochs(config, data, first.middle).last):
+    if place := _differs(first.last, train_epochs(spec, first.middle).last):
         cause = f" (not saved: {shortlist(unsaved)})" if unsaved else ""
         raise InputError(
             f"{place} differs if it is stopped after an epoch and continued{cause}; {KEEP}"
@@ -165,14 +155,9 @@ def _named(place: str, key: object) -> str:
     return ".".join(filter(None, words))
 
 
-def precision_of(config: Config) -> str:
-    """The precision of the run, on its own device; it is tried on the CPU."""
-    return choose_precision(config.precision, choose_device(config.device))
-
-
-def leaves_one_over(config: Config, data: ImageDataset) -> bool:
+def leaves_one_over(spec: RunSpec) -> bool:
     """Whether the last batch of an epoch has one image, with which some layers fail."""
-    return len(data.training) % config.batch_size == 1
+    return len(spec.data.training) % spec.config.batch_size == 1
 
 
 def few(split: Split, count: int) -> Split:

@@ -1,7 +1,7 @@
 """Try each variant on a few images before any training: what fails now would fail after hours."""
 
+import logging
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.ablation.definition import Arguments
-from pipeline.ablation.loading import explain, load_ablation
-from pipeline.config import Config
+from pipeline.ablation.loading import explain
 from pipeline.data.augmentation import normalise
 from pipeline.data.dataset import ImageDataset
 from pipeline.errors import InputError, plural, shortlist
@@ -28,19 +27,18 @@ from pipeline.models.trial.repeating import (
     few,
     train_epochs,
 )
-from pipeline.training.building.parts import (
-    build_network,
-    network_settings,
-    unlike_earlier,
-)
+from pipeline.training.device import set_up_torch
+from pipeline.training.spec import RunSpec
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
+CPU = torch.device("cpu")
 TOLERANCE = 1e-3  # between the answers to one image in two batches
 FEW_STEPS = 3  # per epoch, below which little is learned
 SMALL = 0.01  # below which all parameters of a layer hide what it multiplies
 
 
-def try_variants(config: Config, data: ImageDataset, variants: Iterable[str]) -> None:
+def try_variants(spec: RunSpec, variants: Iterable[str]) -> None:
     """Build, train and export the network of each variant, on up to three images.
 
     Raises InputError, naming the variant, if its network can't be built, repeated or exported, if
@@ -48,15 +46,17 @@ def try_variants(config: Config, data: ImageDataset, variants: Iterable[str]) ->
     warning if training does not reach a parameter, if an epoch has hardly a step, or if validation
     lacks classes.
     """
-    _warn_of_classes(data)
-    _warn_of_few_steps(config, data)
-    ablation = load_ablation(config.ablation)
-    record_inputs(config, data)
-    baseline = next(iter(ablation.variants))
+    spec = replace(spec, device=CPU)
+    _warn_of_classes(spec.data)
+    _warn_of_few_steps(spec)
+    set_up_torch()
+    record_inputs(spec)
+    baseline = next(iter(spec.ablation.variants))
     # Each run compares its initial weights with the baseline's.
-    _attempt(baseline, "its network can't be built", build_network, _of(config, baseline), data)
+    first = spec.changed(variant=baseline)
+    _attempt(baseline, "its network can't be built", first.network)
     for variant in variants:
-        _try_network(_of(config, variant), data)
+        _try_network(spec.changed(variant=variant))
 
 
 def _warn_of_classes(data: ImageDataset) -> None:
@@ -65,24 +65,18 @@ def _warn_of_classes(data: ImageDataset) -> None:
     if lacking:
         kind = "held-out" if data.test else "validation"
         why = ": they have only one training image" if data.test else ""
-        print(f"warning: no {kind} image is of {shortlist(lacking)}{why}", file=sys.stderr)
+        log.warning(f"warning: no {kind} image is of {shortlist(lacking)}{why}")
 
 
-def _warn_of_few_steps(config: Config, data: ImageDataset) -> None:
+def _warn_of_few_steps(spec: RunSpec) -> None:
     """Say that a small data set is trained on in few steps; a trial on a part of it is meant so."""
-    images = len(data.training)
-    steps = -(-images // config.batch_size)
+    images, steps = len(spec.data.training), spec.steps_per_epoch
     smaller = 2 ** max(0, (images // 4).bit_length() - 1)  # a power of two, for four steps or more
-    if steps < FEW_STEPS and not data.left_out:
-        print(
-            f"note: {images} images at batch_size={config.batch_size} are"
-            f" {plural(steps, 'training step')} per epoch; try batch_size={smaller}",
-            file=sys.stderr,
+    if steps < FEW_STEPS and not spec.data.left_out:
+        log.warning(
+            f"note: {images} images at batch_size={spec.config.batch_size} are"
+            f" {plural(steps, 'training step')} per epoch; try batch_size={smaller}"
         )
-
-
-def _of(config: Config, variant: str) -> Config:
-    return replace(config, variant=variant)
 
 
 def _attempt(variant: str, what: str, action: Callable[..., T], *arguments: object) -> T:
@@ -94,31 +88,30 @@ def _attempt(variant: str, what: str, action: Callable[..., T], *arguments: obje
         raise InputError(f"variant {variant!r}: {what}: {reason}") from None
 
 
-def _try_network(config: Config, data: ImageDataset) -> None:
-    name = config.variant
-    network = _attempt(name, "its network can't be built", build_network, config, data)
-    _attempt(name, "its initial weights can't be repeated", _check_weights, network, config, data)
-    for other, apart in unlike_earlier(config, data, network).items():
+def _try_network(spec: RunSpec) -> None:
+    name, data = spec.variant, spec.data
+    network = _attempt(name, "its network can't be built", spec.network)
+    _attempt(name, "its initial weights can't be repeated", _check_weights, network, spec)
+    for other, apart in spec.unlike_earlier(network).items():
         more = f" and {len(apart) - 1} more" if len(apart) > 1 else ""
-        print(
+        log.warning(
             f"note: variant {name!r}: {apart[0]}{more} of its parameters can't start out as in"
-            f" {other!r}",
-            file=sys.stderr,
+            f" {other!r}"
         )
     _attempt(name, "its network fails on images", _check_outputs, network, data)
-    unsaved, warnings = _attempt(name, "it can't be trained", train_once, config, data)
+    unsaved, warnings = _attempt(name, "it can't be trained", train_once, spec)
     for warning in warnings:
-        print(f"warning: variant {name!r}: {warning}", file=sys.stderr)
-    first = _attempt(name, "it can't be trained", train_epochs, config, data)
-    _attempt(name, "a run can't be repeated", check_repeated, config, data, first)
-    _attempt(name, "a run can't be continued", check_continued, config, data, first, unsaved)
-    settings = network_settings(config, data)
+        log.warning(f"warning: variant {name!r}: {warning}")
+    first = _attempt(name, "it can't be trained", train_epochs, spec)
+    _attempt(name, "a run can't be repeated", check_repeated, spec, first)
+    _attempt(name, "a run can't be continued", check_continued, spec, first, unsaved)
     with _all_branches(network, data):
+        settings = spec.network_settings
         _attempt(name, "it can't be exported as pt2", _check_export, network, settings, data)
 
 
-def _check_weights(network: nn.Module, config: Config, data: ImageDataset) -> None:
-    again = build_network(config, data).state_dict()
+def _check_weights(network: nn.Module, spec: RunSpec) -> None:
+    again = spec.network().state_dict()
     for name, value in network.state_dict().items():
         if not torch.equal(value, again[name]):
             raise InputError(f"{name} differs with the same seed; {DRAW}")

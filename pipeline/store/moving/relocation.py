@@ -2,8 +2,9 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,14 +114,11 @@ def _check_idle(connection: sqlite3.Connection) -> None:
 
 def _copy(database: Path) -> Path:
     """Copy the database next to itself, under a name that is free."""
-    number = 1
-    while True:
+    for number in count(1):
         copy = database.with_name(f"{database.name}.before-relocate-{number}")
-        try:
-            copy.open("x").close()
+        with suppress(FileExistsError):
+            copy.touch(exist_ok=False)
             break
-        except FileExistsError:
-            number += 1
     try:
         # A connection that has begun to write would wait for itself.
         with opened(database) as source, closing(sqlite3.connect(copy)) as target:

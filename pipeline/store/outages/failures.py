@@ -4,8 +4,8 @@ An outage (a restarting server, a database locked by another process) passes; a 
 that is not writable does not.
 """
 
+import logging
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,24 +16,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.store.address import shown_uri
 
+log = logging.getLogger(__name__)
+
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
-LASTING = (
-    "disk is full",
-    "readonly",
-    "unable to open",
-    "no such table",
-    "disk I/O error",
-    "syntax error",
+LASTING = re.compile(
+    "disk is full|readonly|unable to open|no such table|disk I/O error|syntax error"
 )
 CONTENDED = re.compile("database is locked|unique constraint|duplicate (key|entry)", re.IGNORECASE)
 PASSING_CODES = {408, 429, *range(500, 600)}  # HTTP
 # MLflow's messages about an unreachable server.
 UNREACHED = re.compile("API request to .* failed with (exception|timeout)|ownload")
 # SQLAlchemy may put this before the reason.
-AUTOFLUSH = (
-    "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block if"
-    " this flush is occurring prematurely)"
-)
+AUTOFLUSH = re.compile(r"^\s*\(raised as a result of Query-invoked autoflush[^)]*\)")
 
 
 def is_contended(error: Exception) -> bool:
@@ -48,7 +42,7 @@ def is_contended(error: Exception) -> bool:
 def is_outage(error: Exception) -> bool:
     """Whether a retry may succeed later."""
     message = str(error)
-    if any(words in message for words in LASTING):
+    if LASTING.search(message):
         return False
     if is_contended(error):
         return True
@@ -77,10 +71,10 @@ def unless_forbidden(extra: str = "") -> Iterator[None]:
         if not is_forbidden(error):
             raise
         if extra:
-            print(f"note: {shown_uri()} does not let you {extra} (403)", file=sys.stderr)
+            log.warning(f"note: {shown_uri()} does not let you {extra} (403)")
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message."""
-    message = str(error).strip().removeprefix(AUTOFLUSH).strip()
+    message = AUTOFLUSH.sub("", str(error)).strip()
     return (message or type(error).__name__).splitlines()[0]

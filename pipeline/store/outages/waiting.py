@@ -1,8 +1,9 @@
 """Wait for the tracking store while it does not answer."""
 
+import logging
 import math
 import os
-import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,7 @@ from pipeline.store.address import shown_uri
 from pipeline.store.outages.advice import as_store_error
 from pipeline.store.outages.failures import STORE_ERRORS, is_contended, is_outage
 
+log = logging.getLogger(__name__)
 RETRY_SECONDS = 2
 # How long to wait for another process writing to the same database.
 LOCK_SECONDS = 120
@@ -42,7 +44,7 @@ def patience() -> float:
     return seconds
 
 
-_waits_from_the_start = False
+_waits_from_the_start = False  # in all threads of this process
 
 
 def wait_from_the_start() -> None:
@@ -51,7 +53,13 @@ def wait_from_the_start() -> None:
     _waits_from_the_start = True
 
 
-_is_inside = False  # whether a function wrapped by `in_store` is running
+class _Thread(threading.local):
+    """Whether this thread is running a function wrapped by `in_store`."""
+
+    is_inside = False
+
+
+_thread = _Thread()
 
 
 def in_store(function: Callable[P, T]) -> Callable[P, T]:
@@ -64,18 +72,17 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def patient(*args: P.args, **kwargs: P.kwargs) -> T:
-        global _is_inside
-        if _is_inside:
+        if _thread.is_inside:
             return function(*args, **kwargs)  # the outermost call waits: here signals are held
         started, announced = time.monotonic(), False
         while True:
             try:
                 with uncut():
-                    _is_inside = True
+                    _thread.is_inside = True
                     try:
                         return function(*args, **kwargs)
                     finally:
-                        _is_inside = False
+                        _thread.is_inside = False
             except STORE_ERRORS as error:
                 limit = patience() if mlflow.active_run() or _waits_from_the_start else 0.0
                 if is_contended(error):
@@ -84,10 +91,9 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
                     raise as_store_error(error) from None
                 if not announced and not is_contended(error):
                     announced = True
-                    print(
+                    log.warning(
                         f"the tracking store {shown_uri()} does not answer; waiting for it for up"
-                        f" to {limit:.0f} s",
-                        file=sys.stderr,
+                        f" to {limit:.0f} s"
                     )
                 time.sleep(RETRY_SECONDS)
 

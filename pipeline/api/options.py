@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.config import AUTO, DEVICES, PRECISIONS, REGISTRATIONS, VALIDATIONS, Config
+from pipeline.config import (
+    AUTO,
+    DEVICES,
+    KEEP_STATE,
+    PRECISIONS,
+    REGISTRATIONS,
+    VALIDATIONS,
+    Config,
+    check_choice,
+)
 
 DEFAULT = Config()
 
@@ -206,6 +215,14 @@ DryRun = Annotated[
         help="Only check every variant, list the runs, and estimate time and memory.",
     ),
 ]
+
+
+def is_yes(text: str | bool) -> bool:
+    """Read a choice of yes or no; in Python it may be True or False."""
+    if isinstance(text, bool):
+        return text
+    check_choice("keep_state", text, KEEP_STATE)
+    return text == "yes"
 
 
 def absolute(ablation: str) -> str:

@@ -1,0 +1,48 @@
+"""Repeat runs from their records."""
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pipeline.api import use_options
+from pipeline.api.environment import set_variables
+from pipeline.config import check_at_least
+from pipeline.imports import importing
+
+if TYPE_CHECKING:
+    from pipeline.reproduction.reproduce import Reproduced
+
+log = logging.getLogger(__name__)
+
+
+def reproduce(
+    run_id: use_options.RunId,
+    *,
+    epochs: use_options.FirstEpochs = None,
+    data_dir: use_options.OtherDataDir = None,
+) -> "list[Reproduced]":
+    """Train a run again from its record and compare every metric; of a study, one of each variant.
+
+    Returns a comparison for each run that is repeated.
+
+    Raises InputError if it can't be repeated here.
+    """
+    return list(reproduce_each(run_id, epochs, data_dir))
+
+
+def reproduce_each(run_id: str, epochs: int | None, data_dir: str | None) -> "Iterator[Reproduced]":
+    """The same, one by one."""
+    if epochs is not None:
+        check_at_least("epochs", epochs, 1)
+    set_variables()
+    with importing():
+        from pipeline.reproduction.reproduce import describe, records_of, reproduce
+        from pipeline.store.initialization import check_experiment_of, check_store
+
+    check_store()
+    for record in records_of(run_id, epochs):
+        # Which takes the repetition.
+        check_experiment_of(record.run.run_id, record.run.experiment_id)
+        for line in describe(record):
+            log.info(line)
+        yield reproduce(record, epochs, data_dir)

@@ -1,0 +1,159 @@
+"""Train a study, or compare runs that there are."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline import openmp
+from pipeline.api import options, use_options
+from pipeline.api.environment import set_variables
+from pipeline.config import AUTO, Config, check_at_least, check_choice
+from pipeline.errors import InputError
+from pipeline.imports import importing
+from pipeline.interruption import Interrupted
+from pipeline.study.grid import (
+    REGISTER,
+    REUSE,
+    Grid,
+    as_text,
+    check_cluster,
+    check_margin,
+    check_name,
+    parse_jobs,
+    parse_rates,
+    parse_seeds,
+    parse_variants,
+)
+
+if TYPE_CHECKING:
+    from pipeline.report.publish import Published
+
+DEFAULT = options.DEFAULT
+REMEDY = "the same command again, which keeps what is done"
+
+
+def ablate(
+    ablation: options.Ablation = DEFAULT.ablation,
+    *,
+    variants: options.Variants = AUTO,
+    seeds: options.Seeds = "5",
+    margin: options.Margin = 0.5,
+    max_seeds: options.MaxSeeds = 30,
+    dataset: options.Dataset = DEFAULT.dataset,
+    data_dir: options.DataDir = DEFAULT.data_dir,
+    epochs: options.Epochs = DEFAULT.epochs,
+    batch_size: options.BatchSize = DEFAULT.batch_size,
+    lr: options.LearningRates = str(DEFAULT.lr),
+    device: options.Device = DEFAULT.device,
+    precision: options.Precision = DEFAULT.precision,
+    train_images: options.TrainImages = DEFAULT.train_images,
+    validation: options.StudyValidation = AUTO,
+    holdout_seed: options.HoldoutSeed = DEFAULT.holdout_seed,
+    name: options.Name = AUTO,
+    register: options.Register = "median",
+    reuse: options.Reuse = "same",
+    keep_state: options.KeepState = "no",
+    jobs: options.Jobs = AUTO,
+    cluster: options.Cluster = "none",
+    gpu_share: options.GpuShare = 1.0,
+    dry_run: options.DryRun = False,
+) -> "Published | list[str]":
+    """Train several variants with several seeds: a parent run, one child run each, a report.
+
+    In Python, `variants`, `seeds` and `lr` may be lists, too. Returns the report, with `effects`,
+    `runs` and `curves` as tables; with `dry_run`, lines on what would be trained.
+
+    Raises InputError for what can't be trained, and MachineError if the store fails, or if a run
+    has failed (FailedRunsError, with the report of the others).
+    """
+    rates = parse_rates(as_text(lr))
+    seeds = as_text(seeds)
+    margin = check_margin(margin, max_seeds, rates) if seeds == AUTO else 0.0
+    asked_seeds = range(max_seeds) if seeds == AUTO else parse_seeds(seeds)
+    check_name(name)
+    check_choice("register", register, tuple(REGISTER))
+    check_choice("reuse", reuse, REUSE)
+    keeps = options.is_yes(keep_state)
+    asked_jobs = parse_jobs(jobs)
+    check_cluster(cluster, gpu_share)
+    if validation == AUTO:
+        validation = "test" if len(rates) == 1 else "holdout"
+    settings: dict[str, Any] = {
+        "dataset": dataset,
+        "data_dir": data_dir,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "device": device,
+        "precision": precision,
+        "train_images": train_images,
+        "validation": validation,
+        "holdout_seed": holdout_seed,
+    }
+    for rate in rates:
+        Config(**settings, lr=rate)  # which checks it
+    set_variables()
+    if cluster == "none":
+        openmp.spin_if_idle()
+    with importing():
+        from pipeline.ablation.loading import load_ablation, named
+        from pipeline.errors import StoreError
+        from pipeline.execution.engine import Where
+        from pipeline.store.initialization import check_experiment, check_store
+        from pipeline.study.margin import check_effects
+        from pipeline.study.preview import preview_study
+        from pipeline.study.reuse import given_study
+        from pipeline.study.spec import prepare_study
+        from pipeline.study.study import run_study
+        from pipeline.training.device import choose_device, choose_precision
+
+    own = load_ablation(options.absolute(ablation))
+    config = named(Config(ablation=own.source, lr=rates[0], **settings), own)
+    chosen = parse_variants(as_text(variants), own.variants, own.compared)
+    grid = Grid(chosen, asked_seeds, rates, margin)
+    grid.plan.as_json()  # which checks its length
+    check_effects(own, grid)
+    if cluster == "none":
+        choose_precision(config.precision, choose_device(config.device))  # which check both
+    check_store()
+    experiment = check_experiment(models=True)
+    where = Where(cluster, asked_jobs, gpu_share)
+    where.connect(experiment)
+    given = None if dry_run else given_study()
+    choices = {"name": name, "register": register, "reuse": reuse}
+    study = prepare_study(config, own, grid, where, **choices, keep_state=keeps)
+    if dry_run:
+        return list(preview_study(study, experiment))
+    try:
+        return run_study(study, given)
+    except Interrupted as stop:
+        stop.remedy = REMEDY
+        raise
+    except StoreError as error:
+        raise type(error)(f"{error}; continue the study by: {REMEDY}") from None
+
+
+def compare(
+    runs: use_options.RunIds = None,
+    *,
+    last: use_options.LastCompared = None,
+    experiment: use_options.Experiment = None,
+    ablation: use_options.OwnAblation = AUTO,
+) -> "Published":
+    """Write a study's report on finished runs, such as three that were started separately.
+
+    Returns the report, as `ablate` does.
+
+    Raises InputError for runs that can't be compared.
+    """
+    if last is not None:
+        check_at_least("last", last, 2)
+        if runs:
+            raise InputError("last chooses the newest runs; give either last or runs, not both")
+    set_variables()
+    with importing():
+        from pipeline.store.initialization import check_experiment, check_store
+        from pipeline.study.compare import compare_runs
+
+    check_store()
+    experiment = experiment or ("" if runs else check_experiment())
+    references: Sequence[str] = [runs] if isinstance(runs, str) else runs or []
+    return compare_runs(references, experiment, options.absolute(ablation), last)

@@ -1,0 +1,36 @@
+"""A command that calls a function with the options that were typed, and shows what it returns."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import typer
+
+T = TypeVar("T")
+
+
+def command_of(function: Callable[..., T], show: Callable[[T], None]) -> Callable[..., None]:
+    """Return the command of a function, whose parameters are annotated with their options.
+
+    Its help is the first paragraph of the function's docstring.
+    """
+
+    def command(context: typer.Context, **values: Any) -> None:
+        sources = {name: context.get_parameter_source(name) for name in values}
+        typed = {
+            name: value
+            for name, value in values.items()
+            if getattr(sources[name], "name", "") != "DEFAULT"
+        }
+        show(function(**typed))
+
+    signature = inspect.signature(function)
+    given = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    named = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()
+    ]
+    command.__signature__ = inspect.Signature([given, *named])  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in (given, *named)}
+    command.__name__ = function.__name__
+    command.__doc__ = (function.__doc__ or "").partition("\n\n")[0]
+    return command

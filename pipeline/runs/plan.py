@@ -1,0 +1,76 @@
+"""How a study comes to its seeds: decided before its first run, and recorded with it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+
+from pipeline.errors import InputError
+
+MAX_CHARACTERS = 8000  # in a tag; MLflow truncates longer ones
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a report was to contain, whatever the order. Make it with `of`.
+
+    margin: in points; if above 0, only as many of the seeds are used as it needs. chosen_later: no
+    study planned these runs; they were chosen for a comparison.
+    """
+
+    variants: tuple[str, ...]
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    margin: float = 0.0
+    chosen_later: bool = False
+
+    @staticmethod
+    def of(
+        variants: Iterable[str],
+        rates: Iterable[float],
+        seeds: Iterable[int],
+        margin: float = 0.0,
+        chosen_later: bool = False,
+    ) -> "Plan":
+        """Return the plan of these variants, learning rates and seeds."""
+        axes = tuple(sorted(variants)), tuple(sorted(rates)), tuple(sorted(seeds))
+        return Plan(*axes, float(margin), chosen_later)
+
+    def for_comparison(self) -> "Plan":
+        """The same runs, chosen later."""
+        return replace(self, chosen_later=True)
+
+    @property
+    def words(self) -> str:
+        """What is trained, and how it comes to its seeds."""
+        seeds = f"seeds {','.join(map(str, self.seeds))}"
+        if self.margin:
+            most = len(self.seeds)
+            seeds = f"seeds auto, margin {self.margin:g} points, at most {most} of each"
+        rates = ",".join(f"{rate:g}" for rate in self.rates)
+        by = ", by compare" if self.chosen_later else ""
+        return f"{','.join(self.variants)} at lr {rates}, {seeds}{by}"
+
+    def has_all_of(self, other: "Plan") -> bool:
+        """Whether every variant, learning rate and seed of another plan is in this one."""
+        return all(
+            set(getattr(other, axis)) <= set(getattr(self, axis))
+            for axis in ("variants", "rates", "seeds")
+        )
+
+    def as_json(self) -> str:
+        """The plan as JSON. Raises InputError if it is too long for a tag."""
+        text = json.dumps(asdict(self))
+        if len(text) > MAX_CHARACTERS:
+            raise InputError(
+                f"seeds and lr take {len(text)} characters, over the limit of {MAX_CHARACTERS};"
+                " split the study"
+            )
+        return text
+
+    @staticmethod
+    def from_json(text: str) -> "Plan":
+        """Return what `as_json` gave. Raises ValueError for anything else."""
+        try:
+            return Plan.of(**json.loads(text))
+        except TypeError:
+            raise ValueError(f"{text[:40]!r} is no plan") from None

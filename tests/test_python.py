@@ -1,0 +1,157 @@
+"""The functions for Python do what the commands do, return what they print, and print nothing."""
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import typer
+from conftest import ROOT, WHOLE, Answer, environment, forget_stores, runs_in
+from PIL import Image
+
+import pipeline as project
+from pipeline import ablate, compare, evaluate, predict, reproduce, train
+from pipeline.cli import app
+from pipeline.errors import InputError
+from pipeline.study.study import FailedRunsError
+
+Commands = Callable[..., Answer]
+SMALL = {"ablation": str(ROOT / "tests" / "small.py"), "epochs": 1}
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(pipeline: Commands, capfd: pytest.CaptureFixture[str]) -> None:
+    """Studies train here, as in the tests of commands; nothing must be printed."""
+    forget_stores()
+    capfd.readouterr()
+
+
+def test_what_is_trained_is_returned_and_nothing_is_printed(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = train(**SMALL, variant="bn", seed=1)
+    assert run.registered
+    assert run.registered.uri == "models:/synthetic-cnn/1"
+    (found,) = runs_in(tmp_path)
+    assert (run.run_id, run.status) == (found.info.run_id, "FINISHED")
+    assert run.history[-1].val_accuracy == found.data.metrics["val_accuracy"]
+    assert (run.identity.variant, run.identity.seed) == ("bn", 1)
+
+    study = ablate(**SMALL, variants=["base", "bn"], seeds=[0, 1])
+    assert not isinstance(study, list)
+    assert set(study.runs["run"]) == {f"{v}-seed{s}" for v in ("base", "bn") for s in (0, 1)}
+    assert study.runs["reused"].sum() == 1  # bn, seed 1
+    (effect,) = study.effects[study.effects["metric"] == "val_accuracy"].to_dict("records")
+    assert (effect["treatment"], effect["control"], effect["seeds"]) == ("bn", "base", 2)
+    assert len(study.curves) == 4
+    assert study.report.startswith("<!doctype html>")
+    assert "<iframe" in study._repr_html_()
+
+    same = compare(last=4)
+    assert list(same.effects["difference"]) == list(study.effects["difference"])
+    evaluated = evaluate("synthetic-cnn@bn", ablation=SMALL["ablation"])  # type: ignore[arg-type]
+    assert evaluated.metrics["accuracy"] == pytest.approx(
+        study.runs.set_index("model").loc["models:/synthetic-cnn/3", "val_accuracy"], abs=1e-3
+    )
+    Image.new("RGB", (32, 32)).save(tmp_path / "one.png")
+    (tmp_path / "two.png").write_text("no picture")
+    table = predict("synthetic-cnn@bn", [tmp_path / "one.png", "two.png"], top=2)
+    assert list(table["file"]) == [str(tmp_path / "one.png"), "two.png"]
+    assert table["probability"][0] >= table["probability_2"][0]
+    assert table["error"][1]
+    planned = ablate(**SMALL, variants="base,bn", seeds=3, dry_run=True)
+    assert isinstance(planned, list)
+    assert "2 runs to train" in planned[-1]
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
+def test_what_is_wrong_is_raised(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for wrong, function in (
+        ({"variant": "nope"}, train),
+        ({"epochs": 0}, train),
+        ({"keep_state": "maybe"}, train),
+        ({"variants": ["base", "base"]}, ablate),
+        ({"seeds": []}, ablate),
+        ({"seeds": [0, 0.5]}, ablate),
+        ({"lr": [0.001, -1]}, ablate),
+        ({"runs": ["none"]}, compare),
+    ):
+        with pytest.raises(InputError):
+            function(**wrong)  # type: ignore[operator]
+    with pytest.raises(InputError):
+        reproduce("0" * 32)
+    assert runs_in(tmp_path) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_study_whose_runs_fail_in_part_has_a_report_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from conftest import broken_cell
+
+    with (
+        broken_cell("bn", 1, RuntimeError("no luck")),
+        pytest.raises(FailedRunsError, match="1 of 4 runs failed; bn-seed1: no luck") as failed,
+    ):
+        ablate(**SMALL, variants="base,bn", seeds=2)
+    assert len(failed.value.report.runs) == 3
+
+
+def test_a_run_is_continued_by_what_is_given(tmp_path: Path) -> None:
+    first = train(**SMALL, variant="bn")
+    again = train(resume=first.run_id)  # finished
+    assert (again.run_id, again.history) == (first.run_id, first.history)
+    more = train(resume=first.run_id, epochs=2)
+    assert (more.run_id, len(more.history)) == (first.run_id, 2)
+    with pytest.raises(InputError, match=r"has lr 0\.001, not 0\.01"):
+        train(resume=first.run_id, lr=0.01)
+    with pytest.raises(InputError, match="has epochs 2, not 1"):
+        train(resume=first.run_id, epochs=1)
+
+
+def test_functions_and_commands_have_the_same_options() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for name in ("train", "ablate", "compare", "evaluate", "predict", "reproduce"):
+        function = inspect.signature(getattr(project, name)).parameters
+        options = {one.name: one for one in commands[name].params if one.name != "help"}
+        options.pop("output", None)  # `predict` returns a table, which can be written
+        assert function.keys() == options.keys(), name
+        for option, parameter in function.items():
+            if parameter.default is not inspect.Parameter.empty:
+                assert options[option].default == parameter.default, (name, option)
+
+
+def test_a_script_needs_no_guard_and_prints_nothing(tmp_path: Path) -> None:
+    """Its study trains in processes of their own, which must not execute it again."""
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "from pipeline import ablate\n"
+        "open('begun', 'a').write('x')\n"
+        f"study = ablate({SMALL['ablation']!r}, epochs=1, variants='base,bn', seeds=1)\n"
+        "assert len(study.runs) == 2\n"
+    )
+    quiet = {**environment(tmp_path), "TQDM_DISABLE": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=quiet, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "begun").read_text() == "x"
+    assert len(runs_in(tmp_path, "train")) == 2
+
+
+def test_the_tutorials_pieces_are_there_too() -> None:
+    assert {"CNNNetwork", "epoch", "training_transform"} <= set(project.__all__)
+    assert all(getattr(project, name) for name in project.__all__)
+
+
+def test_a_report_is_a_page_in_a_notebook(pipeline: Commands) -> None:
+    assert pipeline("train", *WHOLE, "--variant", "bn").status == 0
+    assert pipeline("train", *WHOLE, "--variant", "base").status == 0
+    study = compare()
+    assert isinstance(study.effects, pd.DataFrame)
+    assert mlflow.get_run(study.run_id).data.tags["kind"] == "comparison"
