@@ -147,6 +147,15 @@ def pytest_configure() -> None:
             os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
+# They take minutes together, and begin first: else the last one keeps a single process busy.
+LONG_FILES = ("test_readme", "test_reproduce", "test_jobs", "test_project", "test_outages")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes that run tests none is to wait long for the others in the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG_FILES)
+
+
 def pytest_collection_finish() -> None:
     """Spare the collector the 700,000 objects of torch and MLflow, 0.7 s each time it looks."""
     gc.collect()
