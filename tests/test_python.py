@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -19,7 +20,7 @@ from pipeline.cli import app
 from pipeline.errors import InputError, PartialError
 
 Commands = Callable[..., Answer]
-SMALL = {"ablation": str(ROOT / "tests" / "small.py"), "epochs": 1}
+SMALL: dict[str, Any] = {"ablation": str(ROOT / "tests" / "small.py"), "epochs": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -52,13 +53,13 @@ def test_what_is_trained_is_returned_and_nothing_is_printed(
 
     same = compare(last=4)
     assert list(same.effects["difference"]) == list(study.effects["difference"])
-    evaluated = evaluate("synthetic-cnn@bn", ablation=SMALL["ablation"])  # type: ignore[arg-type]
+    evaluated = evaluate("synthetic-cnn@bn", ablation=SMALL["ablation"])
     assert evaluated.metrics["accuracy"] == pytest.approx(
         study.runs.set_index("model").loc["models:/synthetic-cnn/3", "val_accuracy"], abs=1e-3
     )
     Image.new("RGB", (32, 32)).save(tmp_path / "one.png")
     (tmp_path / "two.png").write_text("no picture")
-    table = predict("synthetic-cnn@bn", [tmp_path / "one.png", "two.png"], top=2)
+    table = predict("synthetic-cnn@bn", [str(tmp_path / "one.png"), "two.png"], top=2)
     assert list(table["file"]) == [str(tmp_path / "one.png"), "two.png"]
     assert table["probability"][0] >= table["probability_2"][0]
     assert table["error"][1]
@@ -81,7 +82,7 @@ def test_what_is_wrong_is_raised(capfd: pytest.CaptureFixture[str], tmp_path: Pa
         ({"runs": ["none"]}, compare),
     ):
         with pytest.raises(InputError):
-            function(**wrong)  # type: ignore[operator]
+            function(**wrong)
     with pytest.raises(InputError):
         reproduce("0" * 32)
     assert runs_in(tmp_path) == []

@@ -137,11 +137,19 @@ Resume = Annotated[
 ]
 
 # Studies.
+# Python may give a list.
+SEVERAL: dict[str, Any] = {"parser": str, "metavar": "<str>"}
 Variants = Annotated[
-    str, typer.Option(help="Variants to compare, such as a,b; auto: those that the ablation names.")
+    Any,
+    typer.Option(
+        help="Variants to compare, such as a,b; auto: those that the ablation names.", **SEVERAL
+    ),
 ]
 Seeds = Annotated[
-    str, typer.Option(help="A count (5: seeds 0 to 4), a range (0-9), a list (0,3,7), or auto.")
+    Any,
+    typer.Option(
+        help="A count (5: seeds 0 to 4), a range (0-9), a list (0,3,7), or auto.", **SEVERAL
+    ),
 ]
 Margin = Annotated[
     float,
@@ -152,7 +160,7 @@ Margin = Annotated[
 ]
 MaxSeeds = Annotated[int, typer.Option(help="With seeds=auto: the most seeds of a variant.")]
 LearningRates = Annotated[
-    str, typer.Option(help="Learning rate, above 0, or several (0.01,0.001).")
+    Any, typer.Option(help="Learning rate, above 0, or several (0.01,0.001).", **SEVERAL)
 ]
 StudyValidation = Annotated[
     str,

@@ -140,8 +140,10 @@ def _unknown_program() -> Iterator[None]:
 
     A script that calls `ablate` then needs no `if __name__ == "__main__"`.
     """
-    program = vars(sys.modules["__main__"])
-    hidden = {name: program[name] for name in ("__file__", "__spec__") if name in program}
+    program: dict[str, Any] = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {
+        name: program[name] for name in ("__file__", "__spec__") if name in program
+    }
     program.pop("__file__", None)
     program["__spec__"] = None
     try:

@@ -45,14 +45,16 @@ def test_every_setting_is_judged_in_the_identity() -> None:
 def test_runs_are_the_same_in_some_senses(name: str, senses: set[str]) -> None:
     one = record(Config(variant="bn")).identity
     value = getattr(one, name)
-    other = replace(one, **{name: f"{value}x" if isinstance(value, str) else value + 1})
+    changed: dict[str, Any] = {name: f"{value}x" if isinstance(value, str) else value + 1}
+    other = replace(one, **changed)
     assert {sense for sense in SENSES if one.key(sense) != other.key(sense)} == senses
     assert (one.fingerprint == other.fingerprint) == (BITS not in senses)
 
 
 def tags_of(run: RunRecord) -> dict[str, str]:
     packed = pack(to_tags(run))
-    return packed | json.loads(packed.pop(DETAILS))
+    details: dict[str, str] = json.loads(packed.pop(DETAILS))
+    return packed | details
 
 
 def test_a_record_is_read_as_it_was_written() -> None:
