@@ -35,7 +35,7 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))
 CODE = {
     page.name: re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL) for page in PAGES
 }
-(LOAD, PICTURES), (OWN,) = CODE["README.md"], CODE["your-own-ablation.md"]
+(LOAD, PICTURES, NOTEBOOK), (OWN,) = CODE["README.md"], CODE["your-own-ablation.md"]
 (REQUEST, REBUILD), (TUTORIAL,) = CODE["models.md"], CODE["tutorial.md"]
 
 
@@ -141,7 +141,7 @@ def test_mlflows_own_server_takes_the_request_and_still_cuts_floats_off(study: S
 
 
 def test_every_snippet_is_run_by_a_test_here() -> None:
-    assert sum(len(blocks) for blocks in CODE.values()) == 6
+    assert sum(len(blocks) for blocks in CODE.values()) == 7
 
 
 def test_own_pictures_of_any_size_as_in_the_readme(tmp_path: Path) -> None:
@@ -166,6 +166,11 @@ def test_own_pictures_of_any_size_as_in_the_readme(tmp_path: Path) -> None:
     answer = run_forked(tmp_path, *predict.split())
     assert answer.status == 0, answer.err
     assert answer.out.splitlines()[1].split()[1] in ("bird", "cat", "dog")
+    # What the command has trained is used again.
+    code = NOTEBOOK.replace("epochs=20", "epochs=1, seeds=1").rstrip()
+    code = code.replace("ablate(", "print(ablate(", 1).replace("# trains", ".runs['reused'].all())  #")
+    answer = run_forked(tmp_path, "python", "-c", code)
+    assert (answer.status, answer.out) == (0, "True\n"), answer.err
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

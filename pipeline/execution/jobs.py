@@ -149,7 +149,7 @@ def _unknown_program() -> Iterator[None]:
     try:
         yield
     finally:
-        program.update(hidden)
+        program |= {name: hidden[name] for name in ("__file__", "__spec__") if name in hidden}
 
 
 def _stop(jobs: Iterable[_Job]) -> None:
