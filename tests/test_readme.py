@@ -168,7 +168,8 @@ def test_own_pictures_of_any_size_as_in_the_readme(tmp_path: Path) -> None:
     assert answer.out.splitlines()[1].split()[1] in ("bird", "cat", "dog")
     # What the command has trained is used again.
     code = NOTEBOOK.replace("epochs=20", "epochs=1, seeds=1").rstrip()
-    code = code.replace("ablate(", "print(ablate(", 1).replace("# trains", ".runs['reused'].all())  #")
+    code = code.replace("ablate(", "print(ablate(", 1)
+    code = code.replace("# trains", ".runs['reused'].all())  #")
     answer = run_forked(tmp_path, "python", "-c", code)
     assert (answer.status, answer.out) == (0, "True\n"), answer.err
 
