@@ -25,7 +25,11 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
     _first = _other and _other.origin != __file__ and __file__.startswith(_folder)
     sys.path.insert(0 if _first else len(sys.path), _folder)
 
+import logging
 from typing import TYPE_CHECKING, Any
+
+# Without a handler Python would print warnings; `news` shows what happens, in commands.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
     from pipeline.ablation.definition import Ablation

@@ -7,7 +7,6 @@ import logging
 import sys
 
 NEWS = logging.getLogger("pipeline")
-NEWS.addHandler(logging.NullHandler())  # without it, Python would print warnings
 
 
 class _Lines(logging.Handler):
