@@ -81,7 +81,7 @@ def of_study(variants: Sequence[str], reuse: str = "same") -> dict[str, str]:
         recipe=run.identity.recipe,
         code_digest="c",
         data_digest="0",
-        images="",
+        images="8x8 pixels",
         reuse=reuse,
     )
     return pack(to_tags(study))
