@@ -18,6 +18,8 @@ from benchmarks.figures import ROOT
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 # Neither seconds nor batches per second; read by tqdm.
 BAR = {"TQDM_BAR_FORMAT": "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}"}
+# tqdm's, about the bars that it would show with ipywidgets. It names a file of this machine.
+WARNINGS = {"PYTHONWARNINGS": "ignore:IProgress not found"}
 REPORT = "The study's report, which is shown when the cell is run."
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -37,7 +39,7 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
     Raises CellExecutionError, with the cell and its traceback, for the first cell that fails.
     """
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    own = {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(folder / ".ipython"), **BAR}
+    own = {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(folder / ".ipython"), **BAR, **WARNINGS}
     client = NotebookClient(
         notebook,
         timeout=None,  # for a cell; whoever calls this has a patience of their own

@@ -52,10 +52,15 @@ def test_every_cell_runs_and_shows_what_is_committed(
     assert "srcdoc=" in shown(done, "text/html")  # a page of its own, whose style stays inside
     for cell, as_committed in zip(without_chance(done).cells, committed.cells, strict=True):
         assert kinds(cell) == kinds(as_committed), cell.source
-    bars = shown(done, "stderr").splitlines()
-    assert [bar[:11] for bar in bars if bar] == [
-        f"Epoch {n} ({phase})" for n in (1, 2) for phase in "TV"
-    ]
+    bars = re.findall(r"^Epoch (\d \([TV]\)), Loss: .*100%", shown(done, "stderr"), re.MULTILINE)
+    assert bars == [
+        "1 (T)",
+        "1 (V)",
+        "2 (T)",
+        "2 (V)",
+        "1 (T)",
+        "1 (V)",
+    ]  # `epoch`'s, then `train`'s
     assert re.search("BatchNorm .*validation accuracy", shown(done, "stdout"))
     # That of `train` is one of the study's.
     runs = [run.info.run_name for run in runs_in(tmp_path, "train")]
