@@ -141,7 +141,8 @@ def test_mlflows_own_server_takes_the_request_and_still_cuts_floats_off(study: S
 
 
 def test_every_snippet_is_run_by_a_test_here() -> None:
-    assert sum(len(blocks) for blocks in CODE.values()) == 7
+    others = {"python.md"}  # whose snippets tests/test_notebook.py runs
+    assert sum(len(blocks) for page, blocks in CODE.items() if page not in others) == 7
 
 
 def test_own_pictures_of_any_size_as_in_the_readme(tmp_path: Path) -> None:
