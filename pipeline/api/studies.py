@@ -1,7 +1,7 @@
 """Train a study, or compare runs that there are."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import openmp
 from pipeline.api import options, use_options
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.report.publish import Published
 
 DEFAULT = options.DEFAULT
+# The settings that all runs of a study share.
+SHARED = DEFAULT.as_dict().keys() - {"ablation", "variant", "seed", "lr"}
 REMEDY = "the same command again, which keeps what is done"
 
 
@@ -65,6 +67,7 @@ def ablate(
     Raises InputError for what can't be trained, and MachineError if the store fails, or if a run
     has failed (PartialError, with the report of the others).
     """
+    settings = {name: value for name, value in locals().items() if name in SHARED}
     rates = parse_rates(as_text(lr))
     seeds = as_text(seeds)
     margin = check_margin(margin, max_seeds, rates) if seeds == AUTO else 0.0
@@ -76,18 +79,7 @@ def ablate(
     asked_jobs = parse_jobs(jobs)
     check_cluster(cluster, gpu_share)
     if validation == AUTO:
-        validation = "test" if len(rates) == 1 else "holdout"
-    settings: dict[str, Any] = {
-        "dataset": dataset,
-        "data_dir": data_dir,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "device": device,
-        "precision": precision,
-        "train_images": train_images,
-        "validation": validation,
-        "holdout_seed": holdout_seed,
-    }
+        settings["validation"] = "test" if len(rates) == 1 else "holdout"
     for rate in rates:
         Config(**settings, lr=rate)  # which checks it
     set_variables()

@@ -51,21 +51,7 @@ def train(
 
     Raises InputError for what can't be trained, and MachineError if training or the store fails.
     """
-    settings: dict[str, Any] = {
-        "ablation": ablation,
-        "variant": variant,
-        "dataset": dataset,
-        "data_dir": data_dir,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "seed": seed,
-        "device": device,
-        "precision": precision,
-        "train_images": train_images,
-        "validation": validation,
-        "holdout_seed": holdout_seed,
-    }
+    settings = {name: value for name, value in locals().items() if name in DEFAULT.as_dict()}
     Config(**settings)  # which checks them before anything slow is imported
     check_choice("register", register, REGISTRATIONS)
     keeps = options.is_yes(keep_state)

@@ -129,9 +129,11 @@ def test_a_run_of_a_study_is_continued_alone_with_the_threads_that_it_had(tmp_pa
 def test_a_process_that_dies_harms_no_other(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    options = ["ablate", *LONG, *TWO, "--variants", "base", "--seeds", "3", "--register", "none"]
+    """Nor the study, even if it trains one run after the other."""
+    one = ["--jobs", "1", "--variants", "base", "--seeds", "3", "--register", "none"]
+    options = ["ablate", *LONG, *one]
     study = start(tmp_path, *options)
-    victim = training(tmp_path, 2)[0]
+    victim = training(tmp_path, 1)[0]
     os.kill(process_of(victim), signal.SIGKILL)
     out, err = study.communicate()
     assert study.returncode == 1
