@@ -26,7 +26,7 @@ from pipeline.config import AUTO, Config
 from pipeline.report.analysis import analyse
 from pipeline.report.figures import forest_plot
 from pipeline.report.files import DOTS_PER_INCH, effects, report_files
-from pipeline.report.findings import Analysis, Finding, Setting
+from pipeline.report.findings import Analysis, Finding, RateResult
 from pipeline.runs.identity import Identity
 from pipeline.runs.record import RunRecord
 from pipeline.statistics.intervals import Design, Interval
@@ -58,7 +58,7 @@ def published(study: str) -> Analysis:
         (one["setting"], one["metric"], one["treatment"], one["control"]): one["images"]
         for one in stated["effects"]
     }
-    main, *others = (_with_images(one, images) for one in analysis.settings)
+    main, *others = (_with_images(one, images) for one in analysis.at_rates)
     return replace(
         analysis,
         # For each run it was recorded which images it classifies correctly.
@@ -117,21 +117,21 @@ def _result(study: str, run: Any, epochs: pd.DataFrame) -> RunRecord:
     )
 
 
-def _with_images(setting: Setting, images: Images) -> Setting:
+def _with_images(at_rate: RateResult, images: Images) -> RateResult:
     """The setting with the intervals that can't be computed from what is published."""
 
     def complete(finding: Finding) -> Finding:
-        interval = images[setting.title, finding.key, *finding.contrast.sides]
+        interval = images[at_rate.title, finding.key, *finding.contrast.sides]
         if interval is None:
             return finding
         comparison = replace(finding.comparison, images=Interval(*interval))
-        summaries = setting.summaries[finding.key]
+        summaries = at_rate.summaries[finding.key]
         means = [summaries[variant].mean for variant in finding.contrast.variants]
         shown = shown_comparison(comparison, finding.outcome, means)
         return replace(finding, comparison=comparison, shown=shown)
 
-    findings = {key: [complete(one) for one in ones] for key, ones in setting.findings.items()}
-    return replace(setting, findings=findings)
+    findings = {key: [complete(one) for one in ones] for key, ones in at_rate.findings.items()}
+    return replace(at_rate, findings=findings)
 
 
 def _write(study: str) -> None:

@@ -36,7 +36,7 @@ SYSTEM = "system/"  # what MLflow measures of the machine
 SYNTHETIC = ("--dataset", "synthetic", "--train-images", "2000", "--epochs", "2")
 CIFAR100 = ("--dataset", "cifar100", "--epochs", "1")
 SEED = ("--seed", "3")
-MOST_SHOWN = 3  # differences per run
+MAX_SHOWN = 3  # differences per run
 DATA_DIR = Path(os.environ.get("PIPELINE_DATA_DIR", ROOT.parent / "shared" / "data"))
 
 # By name: a metric's number in hexadecimal, or a tensor's type, shape and bytes.
@@ -135,9 +135,9 @@ def compare(before: Values, now: Values) -> Iterator[str]:
 
 
 def _shown(differences: list[str]) -> str:
-    rest = len(differences) - MOST_SHOWN
+    rest = len(differences) - MAX_SHOWN
     more = f" and {rest} more" if rest > 0 else ""
-    return f"differs: {', '.join(differences[:MOST_SHOWN])}{more}"
+    return f"differs: {', '.join(differences[:MAX_SHOWN])}{more}"
 
 
 def _counted(values: Values) -> str:

@@ -21,7 +21,7 @@ VALIDATIONS = ("test", "holdout")
 REGISTRATIONS = ("none", "model", "alias")
 KEEP_STATE = ("yes", "no")  # whether a finished run can go on to more epochs
 MAX_SEED = 2**32 - 1  # a larger one is read as two words, which may be a smaller one's stream
-MOST_CHOICES = 12  # in a message: there are as many as an ablation's file names
+MAX_CHOICES = 12  # in a message: there are as many as an ablation's file names
 MAX_NAME = 250  # characters in a run's name in MLflow's databases
 
 
@@ -85,7 +85,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         guess = get_close_matches(value, choices, n=1)
         hint = f"; did you mean {guess[0]}?" if guess else ""
-        listed = shortlist(choices, MOST_CHOICES)
+        listed = shortlist(choices, MAX_CHOICES)
         raise InputError(f"unknown {name} {value!r}; it must be one of {listed}{hint}")
 
 

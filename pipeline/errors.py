@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-MOST_NAMED = 5  # of a kind in a message: there may be thousands
+MAX_NAMED = 5  # of a kind in a message: there may be thousands
 
 
 def printable(text: str) -> str:
@@ -11,7 +11,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def shortlist(names: Iterable[object], most: int = MOST_NAMED, separator: str = ", ") -> str:
+def shortlist(names: Iterable[object], most: int = MAX_NAMED, separator: str = ", ") -> str:
     """Join names for a message, which must stay readable: `a, b, c and 97 more`."""
     listed = [str(name) for name in names]
     more = f" and {len(listed) - most} more" if len(listed) > most else ""

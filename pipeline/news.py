@@ -24,6 +24,11 @@ class _Lines(logging.Handler):
         stream.flush()
 
 
+def shows_bars() -> bool:
+    """Whether somebody looks on: at a terminal, or at a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
 def show_news() -> None:
     """Show the news in this process, as commands do."""
     if not any(isinstance(handler, _Lines) for handler in NEWS.handlers):

@@ -9,7 +9,7 @@ from pipeline.ablation.definition import Ablation, Value
 from pipeline.config import check_choice
 from pipeline.errors import InputError
 
-MOST_VARIANTS = 8  # that a reader can tell apart by colour and marker
+MAX_VARIANTS = 8  # that a reader can tell apart by colour and marker
 NAME = re.compile(r"[a-z0-9_][\w-]{0,63}", re.ASCII | re.IGNORECASE)  # becomes part of a model's
 # Names that are taken, and what to do. Variants become aliases of models: MLflow reserves some.
 TAKEN = {
@@ -46,9 +46,9 @@ def check_ablation(ablation: Ablation) -> None:
 
 def _check_variants(ablation: Ablation) -> None:
     known: dict[tuple[tuple[str, Value], ...], str] = {}
-    if len(ablation.variants) > MOST_VARIANTS:
+    if len(ablation.variants) > MAX_VARIANTS:
         raise InputError(
-            f"there are {len(ablation.variants)} variants; a reader can tell apart {MOST_VARIANTS}"
+            f"there are {len(ablation.variants)} variants; a reader can tell apart {MAX_VARIANTS}"
             " at most: make several ablations"
         )
     for variant in ablation.variants:

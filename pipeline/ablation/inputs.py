@@ -16,7 +16,7 @@ from pipeline.ablation.syntax import code_digest
 from pipeline.errors import shortlist
 
 RECORDED = ("files", "packages", "made", "places", "guessed")  # of Inputs
-MOST_NAMED = 3  # differences in one line
+MAX_NAMED = 3  # differences in one line
 MISSING = "(not installed)"
 
 
@@ -84,7 +84,7 @@ def differences(then: Inputs, now: Inputs) -> str:
         before, here = then.packages.get(name, MISSING), now.packages.get(name, MISSING)
         if before != here:
             found.append(f"{name} {here} instead of {before}")
-    return shortlist(found, MOST_NAMED)
+    return shortlist(found, MAX_NAMED)
 
 
 def differences_here(then: Inputs, reference: str) -> str:

@@ -34,7 +34,7 @@ from pipeline.randomness import Stream, seed_generators
 
 log = logging.getLogger(__name__)
 MOVED = "; name its place now with --ablation"  # the way out, for that of an earlier run
-MOST_CHARACTERS = 400  # of an error that the user's code raises
+MAX_CHARACTERS = 400  # of an error that the user's code raises
 _FOLDERS: list[str] = []  # of the ablations that were loaded
 
 
@@ -175,7 +175,7 @@ def explain(error: BaseException) -> str:
     others = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
     others += [f"{PACKAGE}{os.sep}", "<"]
     own = [frame for frame in frames if not frame.filename.startswith(tuple(others))]
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_CHARACTERS]
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_CHARACTERS]
     if "source code string cannot contain null bytes" in reason:
         reason += ", as in UTF-16: save the file as UTF-8"
     return f"{reason} ({own[-1].filename}, line {own[-1].lineno})" if own else reason

@@ -22,7 +22,7 @@ UNKNOWN = "\0"  # in a path that code puts together
 PLACEHOLDER = re.compile(r"\0|%s|%\(\w+\)s|\{[^{}]*\}")
 SCHEME = re.compile(r"^\w{2,}:")  # not the drive of a path
 MAKE_PATHS = ("Path", "PurePath", "join", "joinpath", "str", "fspath", "resolve", "absolute")
-MOST_PARTS = 9  # of a path; code that was generated may be nested much deeper
+MAX_PARTS = 9  # of a path; code that was generated may be nested much deeper
 
 
 class Code(NamedTuple):
@@ -206,7 +206,7 @@ def _paths_in(tree: ast.Module) -> Iterator[str]:
                 yield one
 
 
-def _text(node: ast.AST, depth: int = MOST_PARTS) -> str:
+def _text(node: ast.AST, depth: int = MAX_PARTS) -> str:
     """The path that an expression makes, with UNKNOWN for what only running it can tell."""
     parts: list[str] = []
     separator = ""
@@ -221,7 +221,7 @@ def _text(node: ast.AST, depth: int = MOST_PARTS) -> str:
             separator = "/" if isinstance(operator, ast.Div) else ""
             parts = [_text(left, depth - 1), _text(right, depth - 1)]
         case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name), args=nodes) if (
-            depth == MOST_PARTS or name in MAKE_PATHS
+            depth == MAX_PARTS or name in MAKE_PATHS
         ):
             separator = "/"
             parts = [_text(one, depth - 1) for one in nodes]

@@ -1,7 +1,6 @@
 """Train a run."""
 
 import logging
-import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
@@ -14,6 +13,7 @@ from pipeline.api.given import noting_given
 from pipeline.config import REGISTRATIONS, Config, check_choice
 from pipeline.errors import percent, plural
 from pipeline.imports import importing
+from pipeline.news import shows_bars
 
 if TYPE_CHECKING:
     from pipeline.runs.record import RunRecord
@@ -112,7 +112,7 @@ def train(
 
 def _say_epoch(epochs: int, history: "History") -> None:
     """Say what the last epoch has measured, and how long the others take, where no bar does."""
-    if sys.stderr.isatty():
+    if shows_bars():
         return
     last, count = history[-1], len(history)
     seconds = sum(epoch.epoch_seconds for epoch in history) / count * (epochs - count)

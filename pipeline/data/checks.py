@@ -10,7 +10,7 @@ from pipeline.data.dataset import ImageDataset, Split, size_of
 from pipeline.errors import InputError
 from pipeline.machine import GIB, free_memory
 
-MOST_CHANNELS = 4
+MAX_CHANNELS = 4
 
 
 def check_dataset(data: ImageDataset) -> None:
@@ -57,14 +57,10 @@ def check_memory(needed: int) -> None:
 def check_split(name: str, split: Split) -> None:
     """Raise InputError, which calls the split `name`, for what is no images and labels."""
     images, labels = split.images, split.labels
-    if (
-        images.dtype != torch.uint8
-        or images.ndim != 4
-        or not 1 <= images.shape[-1] <= MOST_CHANNELS
-    ):
+    if images.dtype != torch.uint8 or images.ndim != 4 or not 1 <= images.shape[-1] <= MAX_CHANNELS:
         raise InputError(
             f"the {name} images are {_form(images)}; they must be uint8 [N, H, W, C] with 1 to"
-            f" {MOST_CHANNELS} channels C, the channels last"
+            f" {MAX_CHANNELS} channels C, the channels last"
         )
     if not images.numel():
         raise InputError(

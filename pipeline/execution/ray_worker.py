@@ -70,7 +70,7 @@ class Place(NamedTuple):
                 sys.path.append(self.folder)  # it may hold a module with the ablation
 
 
-class Study(NamedTuple):
+class Assignment(NamedTuple):
     """What the tasks of a study share.
 
     versions: that every node must have. before: ids of the runs that the study had when this
@@ -95,7 +95,7 @@ def this_place() -> Place:
     return Place(str(Path.cwd()), {**passed, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()})
 
 
-def train(number: int, task: Task, study: Study, events: Queue) -> "RunRecord | Exception":
+def train(number: int, task: Task, study: Assignment, events: Queue) -> "RunRecord | Exception":
     """Train one run of a study, and return how it ended.
 
     `events` gets its progress and its lines, with the `number`.
@@ -138,7 +138,7 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _train_or_continue(task: Task, study: Study, send: Callable[[Event], None]) -> "RunRecord":
+def _train_or_continue(task: Task, study: Assignment, send: Callable[[Event], None]) -> "RunRecord":
     """Train the task's run, or continue that of an earlier try of the same task.
 
     If Ray has started the task again, the process of the earlier try is gone.
@@ -158,7 +158,7 @@ def _train_or_continue(task: Task, study: Study, send: Callable[[Event], None]) 
     )
 
 
-def earlier_tries(task: Task, study: Study) -> "list[RunRecord]":
+def earlier_tries(task: Task, study: Assignment) -> "list[RunRecord]":
     """The runs that the study has begun or continued for the task, newest first."""
     from pipeline.runs.queries import STATUSES, find_runs
     from pipeline.store.tags import PARENT_TAG
@@ -188,7 +188,7 @@ def end(records: "Iterable[RunRecord | StudyRecord]") -> None:
 class Survivor:
     """An actor that outlives the study's process, and ends its runs if it is killed."""
 
-    def end_runs(self, alive: Queue, study: Study) -> None:
+    def end_runs(self, alive: Queue, study: Assignment) -> None:
         """Wait until the study's process is gone, and end its runs.
 
         `alive` is empty, and ends with that process; Ray ends the workers too.

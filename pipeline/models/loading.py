@@ -15,7 +15,7 @@ from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
 from tqdm import tqdm
 
-from pipeline.data.checks import MOST_CHANNELS
+from pipeline.data.checks import MAX_CHANNELS
 from pipeline.errors import InputError
 from pipeline.models.export import DIGESTS_TAG, file_names, recorded_digests, signature
 from pipeline.models.naming import absent, model_uri
@@ -170,7 +170,7 @@ def _shapes(mlmodel: Model) -> tuple[tuple[int, ...], int]:
         _, height, width, channels = pixels.shape
         _, num_classes = probabilities.shape
         image_shape = height, width, channels
-        right = found == signature(image_shape, num_classes) and channels <= MOST_CHANNELS
+        right = found == signature(image_shape, num_classes) and channels <= MAX_CHANNELS
         if right and min(*image_shape, num_classes) > 0:
             return image_shape, num_classes
     raise InputError(

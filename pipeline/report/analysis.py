@@ -12,10 +12,10 @@ import pandas as pd
 from pipeline.ablation.definition import Ablation
 from pipeline.errors import shortlist
 from pipeline.report.contrasts import Contrast, contrasts
-from pipeline.report.findings import Analysis, Finding, Setting, study_outcomes
+from pipeline.report.findings import Analysis, Finding, RateResult, study_outcomes
 from pipeline.report.learning_rates import chosen_rates, sign_changes, stuck_notes
 from pipeline.runs.record import LEARNED, RunRecord
-from pipeline.statistics.comparisons import Floats, Outcome, Summary, compare, summarize
+from pipeline.statistics.comparisons import Floats, Outcome, Summary, compare_paired, summarize
 from pipeline.statistics.images import with_other_images
 from pipeline.statistics.intervals import PLANNED, Design
 from pipeline.statistics.possible import shown_comparison, with_shown
@@ -61,10 +61,10 @@ def analyse(ablation: Ablation, results: Sequence[RunRecord], design: Design = P
     table = results_table(results, target)
     by_id = {result.run_id: result for result in results}
     family = [(f"{lr:g}", dict.fromkeys(variants, lr)) for lr in rates]
-    by_rate = _settings(family, table, compared, outcomes, design, by_id, notes)
+    by_rate = _at_rates(family, table, compared, outcomes, design, by_id, notes)
     main = by_rate[0] if len(rates) == 1 else None
     if not main and chosen:
-        (main,) = _settings([("best", chosen)], table, compared, outcomes, design, by_id, [])
+        (main,) = _at_rates([("best", chosen)], table, compared, outcomes, design, by_id, [])
     elif not main:
         notes.append(
             "No learning rate was chosen, which takes held-out images (validation=holdout)."
@@ -125,7 +125,7 @@ def time_to(result: RunRecord, target: float) -> tuple[float, float]:
     return math.nan, math.nan
 
 
-def _settings(
+def _at_rates(
     family: Sequence[tuple[str, dict[str, float]]],
     table: pd.DataFrame,
     compared: Sequence[Contrast],
@@ -133,7 +133,7 @@ def _settings(
     design: Design,
     results: Mapping[str, RunRecord],
     notes: list[str],
-) -> list[Setting]:
+) -> list[RateResult]:
     """Summarize and compare runs at the learning rates of each label; `notes` gets omissions.
 
     All comparisons of an outcome in the family hold jointly.
@@ -162,7 +162,7 @@ def _settings(
             for key, runs in usable.items()
         }
         shown = {v: lr for v, lr in rates.items() if v in set(tables[n]["variant"])}
-        settings.append(Setting(title, label, shown, tables[n], summaries, findings))
+        settings.append(RateResult(title, label, shown, tables[n], summaries, findings))
     return settings
 
 
@@ -221,7 +221,7 @@ def _finding(
     where: str,
 ) -> Finding:
     """Compare an outcome, jointly with `comparisons`; `where` ends the subject of the sentence."""
-    result = compare(effect.treatment, effect.control, effect.outcome, design, comparisons)
+    result = compare_paired(effect.treatment, effect.control, effect.outcome, design, comparisons)
     if effect.contrast.effect:  # an interaction has no two variants to pair
         result = replace(result, correlation=None, unpaired=None)
     if effect.key.endswith("_accuracy"):

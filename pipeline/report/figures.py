@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.errors import plural
-from pipeline.report.findings import Analysis, Finding, Setting
+from pipeline.report.findings import Analysis, Finding, RateResult
 from pipeline.report.tables import can_not_tell
 from pipeline.runs.run_figures import label_epochs
 from pipeline.statistics.comparisons import Outcome, Summary
@@ -34,7 +34,7 @@ COSTS = {
     "seconds": Outcome("time of a run", "seconds"),
     "images_per_second": Outcome("training speed", "images/s"),
 }
-MOST_LEVEL = 60  # characters of all variants' names next to each other
+MAX_LEVEL = 60  # characters of all variants' names next to each other
 INK, GREY, PALE = "#222222", "#666666", "#999999"
 
 
@@ -55,10 +55,10 @@ def study_figures(analysis: Analysis) -> dict[str, Figure]:
 def effects_figure(analysis: Analysis) -> Figure:
     """Each effect on the primary outcome, at each learning rate."""
     rows = []
-    for setting in analysis.settings:
-        rate = "best lr" if setting.label == "best" else f"lr\N{NO-BREAK SPACE}{setting.label}"
-        where = f", {rate}" if len(analysis.settings) > 1 else ""
-        rows += [(f"{f.contrast.words}{where}", f) for f in setting.findings[analysis.primary]]
+    for at_rate in analysis.at_rates:
+        rate = "best lr" if at_rate.label == "best" else f"lr\N{NO-BREAK SPACE}{at_rate.label}"
+        where = f", {rate}" if len(analysis.at_rates) > 1 else ""
+        rows += [(f"{f.contrast.words}{where}", f) for f in at_rate.findings[analysis.primary]]
     return forest_plot(rows, analysis.outcomes[analysis.primary])
 
 
@@ -103,21 +103,23 @@ def forest_plot(rows: Sequence[tuple[str, Finding]], outcome: Outcome) -> Figure
     return figure
 
 
-def seeds_figure(analysis: Analysis, setting: Setting) -> Figure:
+def seeds_figure(analysis: Analysis, at_rate: RateResult) -> Figure:
     """The primary outcome of every run, one line per seed, next to each variant's mean."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     outcome = analysis.outcomes[analysis.primary]
-    _dots(axes, analysis, setting, analysis.primary, outcome, joined=True)
+    _dots(axes, analysis, at_rate, analysis.primary, outcome, joined=True)
     return figure
 
 
-def outcome_figure(analysis: Analysis, setting: Setting, outcomes: Mapping[str, Outcome]) -> Figure:
+def outcome_figure(
+    analysis: Analysis, at_rate: RateResult, outcomes: Mapping[str, Outcome]
+) -> Figure:
     """Outcomes or costs of every run, by column, one per panel."""
     figure = Figure(figsize=(5.5 * len(outcomes), 4), layout="constrained")
     panels = figure.subplots(1, len(outcomes), squeeze=False)[0]
     for axes, (key, outcome) in zip(panels, outcomes.items(), strict=True):
-        _dots(axes, analysis, setting, key, outcome, joined=False)
+        _dots(axes, analysis, at_rate, key, outcome, joined=False)
         if key in COSTS:
             axes.set_ylim(bottom=0)  # costs are read as heights
     return figure
@@ -132,9 +134,9 @@ def rates_figure(analysis: Analysis) -> Figure:
     for place, variant in enumerate(v for v in looks if v in set(analysis.table["variant"])):
         shift = 1.02 ** (place - 1)  # so that intervals do not hide each other
         points = [
-            (setting.rates[variant] * shift, setting.summaries[analysis.primary][variant])
-            for setting in analysis.by_rate
-            if variant in setting.summaries[analysis.primary]
+            (at_rate.rates[variant] * shift, at_rate.summaries[analysis.primary][variant])
+            for at_rate in analysis.by_rate
+            if variant in at_rate.summaries[analysis.primary]
         ]
         for rate, summary in points:
             if summary.shown:
@@ -143,7 +145,7 @@ def rates_figure(analysis: Analysis) -> Figure:
         means = [summary.mean * outcome.scale for _, summary in points]
         axes.plot([rate for rate, _ in points], means, **looks[variant], label=variant)
     axes.set_xscale("log")
-    rates = [setting.rates[next(iter(setting.rates))] for setting in analysis.by_rate]
+    rates = [at_rate.rates[next(iter(at_rate.rates))] for at_rate in analysis.by_rate]
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
     axes.minorticks_off()
     axes.set_xlabel("learning rate (log scale)")
@@ -156,15 +158,15 @@ def rates_figure(analysis: Analysis) -> Figure:
     return figure
 
 
-def study_curves(analysis: Analysis, setting: Setting) -> Figure:
+def study_curves(analysis: Analysis, at_rate: RateResult) -> Figure:
     """Training and validation accuracy and loss by epoch: mean and range per variant."""
     figure = Figure(figsize=(10, 7), layout="constrained")
-    chosen, looks = set(setting.table["run_id"]), _looks(analysis)
+    chosen, looks = set(at_rate.table["run_id"]), _looks(analysis)
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
     splits = (("train", "training"), ("val", "validation"))
     for row, metric in zip(panels, ("accuracy", "loss"), strict=True):
         for axes, (prefix, split) in zip(row, splits, strict=True):
-            for variant in setting.rates:
+            for variant in at_rate.rates:
                 runs = np.array(
                     [
                         [getattr(one, f"{prefix}_{metric}") for one in result.history]
@@ -188,11 +190,11 @@ def study_curves(analysis: Analysis, setting: Setting) -> Figure:
 
 
 def _dots(
-    axes: Axes, analysis: Analysis, setting: Setting, key: str, outcome: Outcome, *, joined: bool
+    axes: Axes, analysis: Analysis, at_rate: RateResult, key: str, outcome: Outcome, *, joined: bool
 ) -> None:
     """A column of dots per variant, one per seed, next to the mean with its 95 % interval."""
-    variants, looks = list(setting.rates), _looks(analysis)
-    values = setting.table.pivot(index="seed", columns="variant", values=key)[variants]
+    variants, looks = list(at_rate.rates), _looks(analysis)
+    values = at_rate.table.pivot(index="seed", columns="variant", values=key)[variants]
     values = values * outcome.scale
     if joined:
         for _, row in values.iterrows():
@@ -203,14 +205,14 @@ def _dots(
         axes.scatter(
             [place] * len(seeds), seeds, s=30, color=colour, marker=marker, alpha=0.8, zorder=2
         )
-        summary: Summary | None = setting.summaries.get(key, {}).get(variant)
+        summary: Summary | None = at_rate.summaries.get(key, {}).get(variant)
         if summary and summary.shown:
             beside = place + 0.15
             ends = np.multiply(summary.shown, outcome.scale)
             axes.plot((beside, beside), ends, color=INK, linewidth=2)
             axes.plot(beside, summary.mean * outcome.scale, "_", color=INK, markersize=14)
     axes.set_xticks(range(len(variants)), [fill(variant, LONG_NAME) for variant in variants])
-    if len(variants) * max(map(len, variants)) > MOST_LEVEL:
+    if len(variants) * max(map(len, variants)) > MAX_LEVEL:
         axes.tick_params(axis="x", labelrotation=30)
         for label in axes.get_xticklabels():
             label.set(horizontalalignment="right", rotation_mode="anchor")

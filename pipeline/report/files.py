@@ -68,16 +68,16 @@ def curves(analysis: Analysis) -> pd.DataFrame:
 def effects(analysis: Analysis) -> dict[str, object]:
     """Every summary and comparison, for programs. Numbers are in the metric's own unit."""
     summaries, comparisons = [], []
-    for setting in analysis.settings:
+    for at_rate in analysis.at_rates:
         for key in analysis.outcomes:
             summaries += [
-                {"setting": setting.title, "metric": key, "variant": variant}
-                | {"lr": setting.rates[variant], **asdict(summary)}
-                for variant, summary in setting.summaries[key].items()
+                {"setting": at_rate.title, "metric": key, "variant": variant}
+                | {"lr": at_rate.rates[variant], **asdict(summary)}
+                for variant, summary in at_rate.summaries[key].items()
             ]
             comparisons += [
                 {
-                    "setting": setting.title,
+                    "setting": at_rate.title,
                     "metric": key,
                     "treatment": finding.contrast.sides[0],
                     "control": finding.contrast.sides[1],
@@ -85,7 +85,7 @@ def effects(analysis: Analysis) -> dict[str, object]:
                     **asdict(finding.comparison),
                     "shown": finding.shown.interval,
                 }
-                for finding in setting.findings[key]
+                for finding in at_rate.findings[key]
             ]
     return {
         "primary_metric": analysis.primary,
@@ -105,9 +105,9 @@ def effect_metrics(analysis: Analysis) -> dict[str, float]:
     `…_lr0.01` if no learning rate is the main one.
     """
     metrics = {}
-    for setting in [analysis.main] if analysis.main else analysis.by_rate:
-        suffix = "" if analysis.main else f"_lr{setting.label}"
-        for finding in setting.findings[analysis.primary]:
+    for at_rate in [analysis.main] if analysis.main else analysis.by_rate:
+        suffix = "" if analysis.main else f"_lr{at_rate.label}"
+        for finding in at_rate.findings[analysis.primary]:
             metrics[finding.contrast.name + suffix] = finding.comparison.difference
             if finding.shown.interval:
                 low, high = finding.shown.interval

@@ -1,4 +1,4 @@
-"""The records that a report is made of: each finding, each setting, the whole analysis."""
+"""The records that a report is made of: each finding, each learning rate, the whole analysis."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Setting:
+class RateResult:
     """The compared variants, each at one learning rate.
 
     title: for sentences, such as `learning rate 0.001`. label: for tables, `0.001` or `best`.
@@ -54,8 +54,8 @@ class Analysis:
     design: how the study came to its seeds, which decides how long its intervals are.
     table: a row per run. primary: the outcome named in advance, a table column.
     outcomes: by column. target: epochs and seconds to this accuracy are compared; None if too low.
-    main: the setting that answers the question: the only learning rate, or each variant's best.
-    None if there are several and none could be chosen. by_rate: one setting per learning rate.
+    main: what answers the question: the only learning rate, or each variant's best. None if there
+    are several and none could be chosen. by_rate: one result per learning rate.
     sign_changes: a sentence for each comparison whose direction depends on the learning rate.
     notes: what could not be compared, and why.
     """
@@ -67,8 +67,8 @@ class Analysis:
     primary: str
     outcomes: Mapping[str, Outcome]
     target: float | None
-    main: Setting | None
-    by_rate: Sequence[Setting]
+    main: RateResult | None
+    by_rate: Sequence[RateResult]
     sign_changes: Sequence[str]
     notes: Sequence[str]
 
@@ -128,13 +128,13 @@ class Analysis:
     @property
     def compared(self) -> list[Contrast]:
         """The comparisons that were made."""
-        made = (f.contrast for one in self.settings for f in one.findings[self.primary])
+        made = (f.contrast for one in self.at_rates for f in one.findings[self.primary])
         return list(dict.fromkeys(made))
 
     @property
     def comparisons(self) -> int:
         """How many were made of the primary outcome, with intervals that hold jointly."""
-        return sum(len(setting.findings[self.primary]) for setting in self.by_rate)
+        return sum(len(at_rate.findings[self.primary]) for at_rate in self.by_rate)
 
     @property
     def rates(self) -> str:
@@ -147,10 +147,10 @@ class Analysis:
         return f"each variant at its best learning rate: {chosen}"
 
     @property
-    def settings(self) -> list[Setting]:
-        """The main setting first, then all others in `by_rate`."""
+    def at_rates(self) -> list[RateResult]:
+        """The main one first, then all others in `by_rate`."""
         main = [self.main] if self.main else []
-        return [*main, *(setting for setting in self.by_rate if setting is not self.main)]
+        return [*main, *(at_rate for at_rate in self.by_rate if at_rate is not self.main)]
 
     @property
     def other_weights(self) -> dict[tuple[str, str], list[str]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.report.contrasts import Contrast
-from pipeline.report.findings import Setting
+from pipeline.report.findings import RateResult
 from pipeline.runs.record import STUCK, RunRecord
 from pipeline.statistics.sentences import digits, learned_nothing
 
@@ -43,7 +43,9 @@ def chosen_rates(
     return best
 
 
-def sign_changes(contrasts: Iterable[Contrast], settings: Sequence[Setting], key: str) -> list[str]:
+def sign_changes(
+    contrasts: Iterable[Contrast], settings: Sequence[RateResult], key: str
+) -> list[str]:
     """Name the comparisons that are a gain at one learning rate and a loss at another.
 
     Only if both are settled: estimates of a zero effect can have either sign, too.
@@ -55,11 +57,11 @@ def sign_changes(contrasts: Iterable[Contrast], settings: Sequence[Setting], key
         if not settled or not min(settled) < 0 < max(settled):
             continue
         changes = []
-        for setting, finding in found:
+        for at_rate, finding in found:
             scale, unit = finding.outcome.scale, finding.outcome.unit
             state = "" if finding.comparison.settled else " (not settled)"
             change = f"{digits(finding.comparison.difference * scale, '+.1f')} {unit}"
-            changes.append(f"{change} at {setting.title}{state}")
+            changes.append(f"{change} at {at_rate.title}{state}")
         name = found[0][1].outcome.name
         sentences.append(
             f"The effect of {contrast.subject} on {name} changes its sign with the learning rate:"

@@ -24,7 +24,7 @@ from pipeline.store.interface import link, where_to_look
 from pipeline.store.outages.waiting import in_store
 from pipeline.upstream import local_path, shell_quote
 
-MOST_LINKS = 30  # in a description, which MLflow cuts at 8,000 characters
+MAX_LINKS = 30  # in a description, which MLflow cuts at 8,000 characters
 
 
 def publish(
@@ -56,7 +56,7 @@ def publish(
     return Published(*where, analysis, about, report, place, unused, which)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Published:
     """A report that is logged, and what it rests on.
 
@@ -87,6 +87,9 @@ class Published:
     def curves(self) -> pd.DataFrame:
         """A row for each run and epoch."""
         return curves(self.analysis)
+
+    def __repr__(self) -> str:
+        return f"<report of run {self.run_id}>"
 
     def _repr_html_(self) -> str:
         return f'<iframe srcdoc="{escape(self.report)}" width="100%" height="600"></iframe>'
@@ -127,7 +130,7 @@ def _provenance(analysis: Analysis) -> dict[str, str]:
         **{name: stated for name, stated in settings.items() if stated},
         "images": results[0].identity.images,
         "parts": ", ".join(_part(name, results) for name in parts),
-        "command": f"python -m pipeline {' '.join(map(shell_quote, sys.argv[1:]))}",
+        "command": _command(),
         "recipe": ", ".join(f"{name} {value}" for name, value in recipe.items()),
         "commit of the runs": ", ".join(sorted(commits)) or "unknown: not run from a git checkout",
         "device of the runs": ", ".join(sorted({_device(result) for result in results})),
@@ -138,6 +141,13 @@ def _provenance(analysis: Analysis) -> dict[str, str]:
     }
 
 
+def _command() -> str:
+    """The command that was typed, if one was."""
+    if Path(sys.argv[0]).stem not in ("__main__", "pipeline"):
+        return "none: called from Python"
+    return f"python -m pipeline {' '.join(map(shell_quote, sys.argv[1:]))}"
+
+
 def _links(results: Sequence[RunRecord], study_id: str) -> str:
     """A paragraph of links to the runs that are no children, which MLflow would list."""
     links = []
@@ -146,8 +156,8 @@ def _links(results: Sequence[RunRecord], study_id: str) -> str:
             links.append(f"[{one.config.run_name}]({link(one.experiment_id, one.run_id)})")
     if not links:
         return ""
-    more = f" and {len(links) - MOST_LINKS} more, in the report" if len(links) > MOST_LINKS else ""
-    return f"\n\nRuns from before: {', '.join(links[:MOST_LINKS])}{more}"
+    more = f" and {len(links) - MAX_LINKS} more, in the report" if len(links) > MAX_LINKS else ""
+    return f"\n\nRuns from before: {', '.join(links[:MAX_LINKS])}{more}"
 
 
 @in_store

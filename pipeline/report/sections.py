@@ -47,7 +47,7 @@ def report_sections(
     facts: how it was run. unused: runs that are not in the analysis, with the reason.
     """
     shown = analysis.main or analysis.by_rate[0]
-    at = "" if len(analysis.settings) == 1 else f" at {shown.title}"
+    at = "" if len(analysis.at_rates) == 1 else f" at {shown.title}"
     other = [key for key in analysis.outcomes if key != analysis.primary]
     losses = ""
     if analysis.losses_differ:
@@ -122,7 +122,7 @@ def _effects_section(analysis: Analysis) -> Section:
         " shortens the interval if the correlation is clearly positive; otherwise it lengthens it,"
         " because pairing costs degrees of freedom.",
     ]
-    if len(analysis.settings) > 1:
+    if len(analysis.at_rates) > 1:
         reading.append(
             "The rows of the single learning rates hold jointly, separately from the rows of the"
             " best ones."
@@ -131,7 +131,7 @@ def _effects_section(analysis: Analysis) -> Section:
     return Section(
         "Effects",
         figures=pictures if analysis.compared else [],
-        tables=[effects_table(analysis, analysis.settings, [analysis.primary])],
+        tables=[effects_table(analysis, analysis.at_rates, [analysis.primary])],
         reading=reading,
     )
 
@@ -151,7 +151,7 @@ def _variants_section(analysis: Analysis, at: str) -> Section:
                 " its 95 % interval.",
             )
         ],
-        tables=[variants_table(analysis, analysis.settings)],
+        tables=[variants_table(analysis, analysis.at_rates)],
     )
 
 

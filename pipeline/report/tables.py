@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from pipeline.errors import percent
-from pipeline.report.findings import Analysis, Finding, Setting
+from pipeline.report.findings import Analysis, Finding, RateResult
 from pipeline.runs.record import STUCK
 from pipeline.statistics.comparisons import Outcome, Summary
 from pipeline.statistics.intervals import Interval
@@ -31,21 +31,21 @@ def format_summary(analysis: Analysis) -> str:
     return str(pd.DataFrame(rows, columns=header).to_string(index=False))
 
 
-def variants_table(analysis: Analysis, settings: Sequence[Setting]) -> Table:
+def variants_table(analysis: Analysis, settings: Sequence[RateResult]) -> Table:
     """A row per variant and learning rate."""
     outcome = analysis.outcomes[analysis.primary]
     header = ["variant", "lr", "seeds", outcome.name, "sd", "95 % interval", "loss", "parameters"]
     loss = analysis.primary.replace("accuracy", "loss")
     rows = []
-    for setting in settings:
-        sizes = setting.table.groupby("variant")["parameters"].first()
-        for variant, one in setting.summaries[analysis.primary].items():
-            lost = setting.summaries[loss].get(variant)
-            best = " (best)" if setting.label == "best" else ""
+    for at_rate in settings:
+        sizes = at_rate.table.groupby("variant")["parameters"].first()
+        for variant, one in at_rate.summaries[analysis.primary].items():
+            lost = at_rate.summaries[loss].get(variant)
+            best = " (best)" if at_rate.label == "best" else ""
             rows.append(
                 [
                     variant,
-                    f"{setting.rates[variant]:g}{best}",
+                    f"{at_rate.rates[variant]:g}{best}",
                     str(one.seeds),
                     percent(one.mean),
                     f"{one.sd * outcome.scale:.2f}" if one.sd is not None else "-",
@@ -57,33 +57,33 @@ def variants_table(analysis: Analysis, settings: Sequence[Setting]) -> Table:
     return Table(header, rows)
 
 
-def cost_table(analysis: Analysis, setting: Setting) -> Table:
+def cost_table(analysis: Analysis, at_rate: RateResult) -> Table:
     """A row per variant: parameters, times and speed."""
     columns = {"parameters": "parameters", "seconds": "seconds", "images_per_second": "images/s"}
     if analysis.target:
         goal = f"to {percent(analysis.target, 0)}"
         columns |= {"epochs_to_target": f"epochs {goal}", "seconds_to_target": f"seconds {goal}"}
-    means = setting.table.groupby("variant")[list(columns)].mean()
+    means = at_rate.table.groupby("variant")[list(columns)].mean()
     rows = [
         [variant, *(f"{value:,.{1 if value < 100 else 0}f}" for value in means.loc[variant])]
-        for variant in setting.rates
+        for variant in at_rate.rates
     ]
     return Table(["variant (means)", *columns.values()], rows)
 
 
-def effects_table(analysis: Analysis, settings: Sequence[Setting], keys: Sequence[str]) -> Table:
+def effects_table(analysis: Analysis, settings: Sequence[RateResult], keys: Sequence[str]) -> Table:
     """A row per comparison, outcome and learning rate; one outcome is left to the caption."""
     rates, outcomes = len(analysis.by_rate) > 1, len(keys) > 1
     header = ["effect", *(["on"] if outcomes else []), *(["lr"] if rates else []), "seeds"]
     header += ["difference", "95 % interval", "p", "other images too", "correlation"]
     header += ["without pairing", "variants"]
     rows = []
-    for setting in settings:
+    for at_rate in settings:
         for key in keys:
             name = analysis.outcomes[key].name.removeprefix("the ")
-            for finding in setting.findings[key]:
+            for finding in at_rate.findings[key]:
                 effect = [capitalized(finding.contrast.words), *([name] if outcomes else [])]
-                effect += [setting.label] if rates else []
+                effect += [at_rate.label] if rates else []
                 rows.append([*effect, *_numbers(finding), finding.contrast.label])
     return Table(header, rows)
 

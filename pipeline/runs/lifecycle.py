@@ -35,7 +35,7 @@ from pipeline.store.tags import (
 )
 from pipeline.upstream import is_generated_name, keep_status
 
-THEN, MOST_PLACES = ", then ", 8
+THEN, MAX_PLACES = ", then ", 8
 
 
 @contextmanager
@@ -138,7 +138,7 @@ class _TrueStatus:
 def _both(before: str, now: str) -> str:
     """Where a run was trained before, and where it is now: the last ones, if there are many."""
     places = before.split(THEN) if before else []
-    return THEN.join(places if now in places else [*places, now][-MOST_PLACES:])
+    return THEN.join(places if now in places else [*places, now][-MAX_PLACES:])
 
 
 @contextmanager

@@ -73,11 +73,11 @@ class Outcome:
 
     @property
     def curves(self) -> "pd.DataFrame":
-        """A row for each epoch, by number from 1, with its metrics."""
+        """A row for each epoch, from 1, with its metrics."""
         import pandas as pd
 
-        rows = [epoch.metrics for epoch in self.history]
-        return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="epoch"))
+        rows = enumerate(self.history, 1)
+        return pd.DataFrame({"epoch": n, **epoch.metrics} for n, epoch in rows)
 
     @property
     def seconds(self) -> float:

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.data.dataset import ImageDataset
 from pipeline.training.epochs import History
 
-MOST_LABELS = 60  # on an axis of the confusion matrix; with more, only some are shown
+MAX_LABELS = 60  # on an axis of the confusion matrix; with more, only some are shown
 LABELS = {"loss": "loss (nats per image)", "accuracy": "accuracy (%)"}
 
 
@@ -51,7 +51,7 @@ def confusion_figure(confusion: npt.NDArray[np.int64], data: ImageDataset, title
         for edge in edges:
             line(edge, color="white", linewidth=0.3)
     by = ", by superclass" if data.superclass_of else ""
-    shown = slice(None, None, -(-len(names) // MOST_LABELS))
+    shown = slice(None, None, -(-len(names) // MAX_LABELS))
     axes.set_xticks(centres[shown], names[shown], rotation=90)
     axes.set_yticks(centres[shown], names[shown])
     axes.set_xlabel(f"predicted class{by}")

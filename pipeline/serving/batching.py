@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.models.prediction import Guess, classify
 from pipeline.serving.served import Served
 
-MOST_TOGETHER = 256  # images; more take no less time each
+MAX_TOGETHER = 256  # images; more take no less time each
 
 
 class Waiting(NamedTuple):
@@ -42,7 +42,7 @@ class Batches:
         """Classify what waits, until cancelled."""
         while True:
             batch = [await self.waiting.get()]
-            while not self.waiting.empty() and sum(len(b.pixels) for b in batch) < MOST_TOGETHER:
+            while not self.waiting.empty() and sum(len(b.pixels) for b in batch) < MAX_TOGETHER:
                 batch.append(self.waiting.get_nowait())
             # Several models at once only where an alias has just moved.
             for _, same in groupby(batch, key=lambda one: id(one.served)):

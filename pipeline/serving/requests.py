@@ -12,15 +12,15 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio import multipart
 
-from pipeline.data.pictures.pixels import MOST_PIXELS, read_picture
+from pipeline.data.pictures.pixels import MAX_PIXELS, read_picture
 from pipeline.errors import InputError, printable
 from pipeline.models.pictures import pixel_count
 from pipeline.serving.served import Served
 
 # Not all that Pillow reads: some kinds start other programs.
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-MOST_BYTES = 16 * 2**20
-MOST_IMAGES = 256  # in one request
+MAX_BYTES = 16 * 2**20
+MAX_IMAGES = 256  # in one request
 JSON, FORM = "application/json", "multipart/form-data"
 # What curl says of -d, which removes line breaks, and of --data-binary unless it is told otherwise.
 CURL = "application/x-www-form-urlencoded"
@@ -36,7 +36,7 @@ class Images(BaseModel):
     """The JSON body of a request: image files in base64."""
 
     model_config = ConfigDict(extra="forbid")
-    images: list[str] = Field(min_length=1, max_length=MOST_IMAGES)
+    images: list[str] = Field(min_length=1, max_length=MAX_IMAGES)
 
 
 async def body_of(request: Request) -> bytes:
@@ -44,8 +44,8 @@ async def body_of(request: Request) -> bytes:
     content = bytearray()
     async for part in request.stream():
         content += part
-        if len(content) > MOST_BYTES:
-            limit = f"{MOST_BYTES // 2**20} MiB"
+        if len(content) > MAX_BYTES:
+            limit = f"{MAX_BYTES // 2**20} MiB"
             raise HTTPException(413, f"the body is larger than {limit}; send smaller images")
     if not content:
         raise HTTPException(400, f"the body is empty; {RIGHT}")
@@ -69,8 +69,8 @@ def read_images(body: bytes, content_type: str, served: Served) -> NDArray[np.ui
             raise HTTPException(400, f"the body has no line break: curl -d removes them; {RIGHT}")
     else:
         raise HTTPException(415, f"the content type is {kind}; {RIGHT}")
-    if len(files) > 1 and sum(pixel_count(one, KINDS) for one in files.values()) > MOST_PIXELS:
-        limit = f"{MOST_PIXELS // 1_000_000} million pixels"
+    if len(files) > 1 and sum(pixel_count(one, KINDS) for one in files.values()) > MAX_PIXELS:
+        limit = f"{MAX_PIXELS // 1_000_000} million pixels"
         raise HTTPException(413, f"the images together have more than {limit}; send fewer")
     pixels = []
     for name, file in files.items():
@@ -124,7 +124,7 @@ def _files_of_form(body: bytes, boundary: str) -> Mapping[str, bytes]:
             name = printable(name or "a field without a name")
             files[f"{name} ({number + 1})" if name in files else name] = content
     except RequestEntityTooLarge:
-        raise HTTPException(400, f"the form has more than {MOST_IMAGES} fields; {RIGHT}") from None
+        raise HTTPException(400, f"the form has more than {MAX_IMAGES} fields; {RIGHT}") from None
     except ValueError:
         raise HTTPException(400, f"the form can't be read: it is damaged; {RIGHT}") from None
     if not files:
@@ -135,7 +135,7 @@ def _files_of_form(body: bytes, boundary: str) -> Mapping[str, bytes]:
 def _parts(
     body: bytes, boundary: bytes
 ) -> Iterator[tuple[multipart.Field | multipart.File, bytes]]:
-    decoder = multipart.MultipartDecoder(boundary, max_parts=MOST_IMAGES)
+    decoder = multipart.MultipartDecoder(boundary, max_parts=MAX_IMAGES)
     decoder.receive_data(body)
     decoder.receive_data(None)
     while not isinstance(event := decoder.next_event(), multipart.Epilogue):

@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.float64]
 Values = npt.ArrayLike  # one number per seed
 
 POWER = 0.80  # an effect is detectable if it is detected with this probability
-MOST_SEEDS = 1000  # beyond that, "more" is enough of an answer
+MAX_LOOK_AHEAD = 1000  # beyond that, "more" is enough of an answer
 ROUNDING = 12  # decimals kept: floating-point noise is neither effect nor spread
 
 
@@ -92,7 +92,7 @@ def half_of_mean(sd: float, seeds: int, design: Design) -> float:
     return alone.critical_t(seeds) * sd / float(np.sqrt(seeds))
 
 
-def compare(
+def compare_paired(
     treatment: Values,
     control: Values,
     outcome: Outcome,
@@ -155,9 +155,9 @@ def seeds_to_detect(effect: float, sd: float, comparisons: int, design: Design) 
         critical = design.critical_t(seeds, comparisons)
         return detection_power(effect, sd, seeds, critical) if np.isfinite(critical) else 0.0
 
-    if power(MOST_SEEDS) < POWER:
+    if power(MAX_LOOK_AHEAD) < POWER:
         return None
-    return bisect_left(range(MOST_SEEDS), POWER, lo=2, key=power)
+    return bisect_left(range(MAX_LOOK_AHEAD), POWER, lo=2, key=power)
 
 
 def _welch_ratio(treated: Floats, controls: Floats, alpha: float) -> float:

@@ -11,7 +11,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipeline.statistics.comparisons import MOST_SEEDS, Comparison, Outcome, Summary, half_of_mean
+from pipeline.statistics.comparisons import (
+    MAX_LOOK_AHEAD,
+    Comparison,
+    Outcome,
+    Summary,
+    half_of_mean,
+)
 from pipeline.statistics.intervals import Design, Interval
 
 
@@ -26,8 +32,8 @@ def with_shown(summary: Summary, outcome: Outcome, design: Design) -> Summary:
 
     if summary.interval and is_possible(summary.seeds):
         return replace(summary, shown=_cut(summary.interval, *outcome.bounds))
-    found = bisect_left(range(MOST_SEEDS + 1), True, lo=2, key=is_possible)
-    return replace(summary, seeds_to_show=found if found <= MOST_SEEDS else None)
+    found = bisect_left(range(MAX_LOOK_AHEAD + 1), True, lo=2, key=is_possible)
+    return replace(summary, seeds_to_show=found if found <= MAX_LOOK_AHEAD else None)
 
 
 def shown_comparison(

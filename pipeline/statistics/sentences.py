@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from pipeline.errors import plural
 from pipeline.statistics import FIRST_SEEDS
-from pipeline.statistics.comparisons import MOST_SEEDS, Comparison, Outcome
+from pipeline.statistics.comparisons import MAX_LOOK_AHEAD, Comparison, Outcome
 
 # How long the intervals of a design are.
 INTERVALS = {
@@ -59,7 +59,7 @@ def sentence(
     if comparison.interval and far < outcome.effect_of_interest * scale:
         verdict = f"With 95 % confidence, any effect is smaller than {interest}."
     elif comparison.seeds_to_settle is None:
-        verdict = f"To settle a true effect of {interest} would take over {MOST_SEEDS:,} seeds."
+        verdict = f"To settle a true effect of {interest} would take over {MAX_LOOK_AHEAD:,} seeds."
     elif (more := comparison.seeds_to_settle - seeds) > 0:
         number_of_seeds = f"About {plural(more, 'more seed')}"
         verdict = (

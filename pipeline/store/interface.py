@@ -25,7 +25,7 @@ from pipeline.upstream import is_database
 HOST = "127.0.0.1"
 # MLflow's own default, and the variable by which it takes another.
 PORT, PORT_VARIABLE = 5000, "MLFLOW_PORT"
-MOST_PORT = 2**16 - 1
+MAX_PORT = 2**16 - 1
 # A new visitor's pages are in MLflow's other mode, in which an experiment shows no runs.
 MODE = "?workflowType=machine_learning"
 # On Linux a browser needs one of these. Without, Python would start a text browser in the terminal.
@@ -75,7 +75,7 @@ def where_to_look(experiment_id: str, run_id: str, artifact: str = "") -> str:
 
 def _local() -> str:
     port = os.environ.get(PORT_VARIABLE, "")
-    usable = re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= MOST_PORT
+    usable = re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= MAX_PORT
     return f"http://{HOST}:{int(port) if usable else PORT}"
 
 
@@ -97,8 +97,8 @@ def serve_interface(port: int) -> int:
     Raises InputError if there is no such port, or no interface for this kind of store, and
     MachineError if the port can't be used.
     """
-    if not 1 <= port <= MOST_PORT:
-        raise InputError(f"port is {port}; it must be from 1 to {MOST_PORT}")
+    if not 1 <= port <= MAX_PORT:
+        raise InputError(f"port is {port}; it must be from 1 to {MAX_PORT}")
     uri = mlflow.get_tracking_uri()
     if uri.startswith("http"):
         _show(page(_newest_experiment()))

@@ -23,7 +23,7 @@ from pipeline.store.tags import say_failure
 # be seen from here, is given up after a silence longer than any store outage should last.
 SILENCE_SECONDS = 3600
 HOST, PROCESS = "pipeline.host", "pipeline.process"
-MOST_RUNS = 1000
+MAX_RUNS = 1000
 
 
 def this_process() -> dict[str, str]:
@@ -100,7 +100,7 @@ def mark_dead_runs() -> None:
     for run in mlflow.search_runs(
         search_all_experiments=True,
         filter_string=f"attributes.status = 'RUNNING' and tags.`{PROCESS}` != ''",
-        max_results=MOST_RUNS,
+        max_results=MAX_RUNS,
         output_format="list",
     ):
         # It may just have ended, or been continued by another process.

@@ -14,9 +14,9 @@ from pipeline.store.outages.failures import is_outage
 from pipeline.store.outages.waiting import in_store
 
 SHORT_ID = 8  # characters that are shown of an id; any number that is unique can be typed
-MOST_SHOWN = 3  # runs in a message
+MAX_SHOWN = 3  # runs in a message
 NEWEST = 100  # runs among which those are looked for
-MOST_RUNS = 10_000  # maximum read from a store
+MAX_RUNS = 10_000  # maximum read from a store
 AGES = (("d", 86_400), ("h", 3600), ("min", 60))
 
 Filter = Callable[[Run], bool]
@@ -74,12 +74,12 @@ def get_run(reference: str, is_wanted: Filter = is_any) -> Run:
 def not_found(reference: str, what: str, is_wanted: Filter = is_any) -> InputError:
     """Say that there is no such run, and which are the newest that are wanted."""
     newest = [run for run in search("", most=NEWEST) if is_wanted(run)]
-    hint = f"the newest are: {_described(newest[:MOST_SHOWN])}" if newest else "there is none yet"
+    hint = f"the newest are: {_described(newest[:MAX_SHOWN])}" if newest else "there is none yet"
     return InputError(f"{reference!r} is not the id of a {what}, its beginning or its name; {hint}")
 
 
 @in_store
-def search(condition: str, experiment_id: str | None = None, most: int = MOST_RUNS) -> list[Run]:
+def search(condition: str, experiment_id: str | None = None, most: int = MAX_RUNS) -> list[Run]:
     """Find the runs of an experiment, or of all, that meet MLflow's condition, newest first."""
     return list(
         mlflow.search_runs(
@@ -113,6 +113,6 @@ def _described(runs: list[Run], reference: str = "") -> str:
     shown = [
         f"{run.info.run_id[:length]} ({run.info.run_name}, {age(run)}, in"
         f" {mlflow.get_experiment(run.info.experiment_id).name})"
-        for run in runs[:MOST_SHOWN]
+        for run in runs[:MAX_SHOWN]
     ]
-    return shortlist([*shown, *runs[MOST_SHOWN:]], MOST_SHOWN)
+    return shortlist([*shown, *runs[MAX_SHOWN:]], MAX_SHOWN)

@@ -19,7 +19,7 @@ OURS = ("mlflow.", "pipeline.")  # how the names of tags begin that MLflow or th
 # All others, as JSON: a search returns them with each run, where a file would take a request.
 DETAILS = "pipeline.details"
 RECORD_FILE = "record.json"  # the same for people, with the settings
-MOST_CHARACTERS = 8000  # in a tag; MLflow cuts longer ones, which would leave no JSON
+MAX_CHARACTERS = 8000  # in a tag; MLflow cuts longer ones, which would leave no JSON
 
 FAILURE, DESCRIPTION = "failure", "mlflow.note.content"
 KIND = "kind"
@@ -35,11 +35,11 @@ def pack(values: Mapping[str, object]) -> dict[str, str]:
     shown = {n: text for n, text in texts.items() if n in SHOWN or n.startswith(OURS)}
     rest = {name: text for name, text in texts.items() if name not in shown}
     details = json.dumps(rest, ensure_ascii=False)
-    if len(details) > MOST_CHARACTERS:
+    if len(details) > MAX_CHARACTERS:
         longest = max(rest, key=lambda name: len(rest[name]))
         raise InputError(
             f"what a run records takes {len(details):,} characters, over the limit of"
-            f" {MOST_CHARACTERS:,}; shorten its {longest}, which takes most: {rest[longest][:50]}…"
+            f" {MAX_CHARACTERS:,}; shorten its {longest}, which takes most: {rest[longest][:50]}…"
         )
     return {name: text for name, text in shown.items() if text} | {DETAILS: details}
 
@@ -94,7 +94,7 @@ def _describe_end(run: Run, status: str, reason: str, then: str) -> None:
     # As code: in Markdown, `_` and `*` would be emphasis.
     quoted = reason.replace("`", "'")
     description = "\n\n".join([f"**{status}:** `{quoted}`{then}", *_own_paragraphs(run)])
-    if len(description) <= MOST_CHARACTERS:
+    if len(description) <= MAX_CHARACTERS:
         mlflow.MlflowClient().set_tag(run.info.run_id, DESCRIPTION, description)
 
 

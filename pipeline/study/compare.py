@@ -34,7 +34,7 @@ UNPLANNED = Design(
     "The runs were chosen for this comparison, and no plan says how many there would be.",
     ALPHA,
 )
-MOST_REASONS = 3  # why runs are not compared, on the terminal; the report has all
+MAX_REASONS = 3  # why runs are not compared, on the terminal; the report has all
 OTHERS = (
     "For others: --last N (the newest), --experiment NAME, or their ids or names (python -m"
     " pipeline list)"
@@ -74,7 +74,7 @@ def compare_runs(
     if not analysis.compared:
         names = shortlist(sorted(record.config.run_name for record in results))
         others = [one for one in unused.items() if one[0] not in found.unreadable]
-        reasons = "".join(f"; {run}: {reason}" for run, reason in others[:MOST_REASONS])
+        reasons = "".join(f"; {run}: {reason}" for run, reason in others[:MAX_REASONS])
         raise InputError(
             "nothing to compare: it takes two variants that the ablation compares, with the same"
             f" recipe, seed and learning rate, but the runs are only: {names}{reasons}"
@@ -84,7 +84,7 @@ def compare_runs(
         named = ",".join(record.run_id for record in found.records)
     else:
         log.info(_selection(results, len(found.records), "newest " * bool(last), experiment))
-        for why, count in Counter(unused.values()).most_common(MOST_REASONS):
+        for why, count in Counter(unused.values()).most_common(MAX_REASONS):
             log.info(f"{plural(count, 'run')} not compared: {why}")
         log.info(OTHERS)
     settings = {"runs": named, "experiment": experiment}

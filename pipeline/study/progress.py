@@ -9,6 +9,7 @@ from tqdm import tqdm
 from pipeline.config import Config
 from pipeline.errors import percent
 from pipeline.execution.tasks import Progress
+from pipeline.news import shows_bars
 from pipeline.study.forecast import Forecast, in_words
 from pipeline.study.reuse import Begun
 from pipeline.training.epoch import BAR_INTERVAL
@@ -38,14 +39,13 @@ class StudyProgress:
         self.total, self.ended, self.failed = len(cells) + done, done, 0
         self.running: dict[Config, tqdm[None] | None] = {}
         self.last_line: dict[Config, float] = {}
-        # disable=None: a bar only on a terminal.
         self.study = tqdm(
             desc="Study",
             total=self.total,
             initial=done,
             bar_format=STUDY_BAR,
             mininterval=BAR_INTERVAL,
-            disable=None,
+            disable=not shows_bars(),
         )
 
     def begin(self, cell: Config) -> None:

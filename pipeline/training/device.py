@@ -9,7 +9,7 @@ import torch
 from pipeline.errors import InputError
 
 # glibc's names, from malloc.h, and the maximum it accepts for two of them.
-M_TRIM_THRESHOLD, MOST_KEPT = -1, 2**31 - 1
+M_TRIM_THRESHOLD, MAX_KEPT = -1, 2**31 - 1
 M_TOP_PAD, USUAL_PAD = -2, 2**17
 M_MMAP_THRESHOLD, LARGEST_KEPT = -3, 2**25
 HEAP_BYTES = 2**30  # of addresses; only what is used takes memory
@@ -61,7 +61,7 @@ def _keep_freed_memory() -> None:
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
-        libc.mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
+        libc.mallopt(M_TRIM_THRESHOLD, MAX_KEPT)
         libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
         # A system uses huge pages where it is asked to, and the heap is known once it has grown.
         libc.mallopt(M_TOP_PAD, HEAP_BYTES)

@@ -1,7 +1,6 @@
 """One pass over the data, in training or in validation, as in the tutorial's `epoch()`."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable
 from copy import copy
@@ -13,11 +12,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.errors import DivergedError
+from pipeline.news import shows_bars
 from pipeline.training.cuda_graph import Step
 
 # Seconds between updates of the progress bar. Each one reads two numbers from the device, so it
 # waits for it. If stderr is a file, the bar adds a line every ten seconds.
-BAR_INTERVAL = 0.2 if sys.stderr.isatty() else 10.0
+BAR_INTERVAL = 0.2 if shows_bars() else 10.0
 
 # Devices on which reading a number does not block, so every loss can be checked.
 FREE_LOOKS = ("cpu",)

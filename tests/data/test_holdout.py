@@ -115,6 +115,7 @@ def test_a_study_of_several_learning_rates_holds_out_by_itself(
 
 UNLISTED = {  # they decide no number
     "pipeline.errors",
+    "pipeline.news",
     "pipeline.machine",
     "pipeline.config",  # each setting is recorded
     "pipeline.ablation.checks",

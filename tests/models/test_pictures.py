@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 import pipeline
-from pipeline.data.pictures.pixels import MODES, MOST_PIXELS, read_picture
+from pipeline.data.pictures.pixels import MAX_PIXELS, MODES, read_picture
 from pipeline.errors import InputError
 
 SHAPE = (32, 32, 3)
@@ -272,7 +272,7 @@ DAMAGED = {
     "it is damaged": KINDS["png"][:100],
     "32-bit numbers": saved(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"),
     "it has more than 89 million pixels; make it smaller": png(
-        8, 0, np.zeros((10_000, MOST_PIXELS // 10_000 + 1), int)
+        8, 0, np.zeros((10_000, MAX_PIXELS // 10_000 + 1), int)
     ),
 }
 

@@ -15,7 +15,7 @@ from pipeline.config import Config
 from pipeline.report.analysis import analyse
 from pipeline.report.figures import effects_figure, seeds_figure
 from pipeline.report.files import effect_metrics, effects, report_files
-from pipeline.report.findings import Analysis, Setting
+from pipeline.report.findings import Analysis, RateResult
 from pipeline.report.learning_rates import chosen_rates
 from pipeline.report.publish import machines_of
 from pipeline.report.sections import limits
@@ -27,7 +27,7 @@ from pipeline.study.grid import Grid
 BASE = {"base": [0.40, 0.42, 0.41], "bn": [0.46, 0.485, 0.47], "dropout": [0.48, 0.47, 0.48]}
 
 
-def main(analysis: Analysis) -> Setting:
+def main(analysis: Analysis) -> RateResult:
     assert analysis.main
     return analysis.main
 
@@ -103,8 +103,8 @@ FEW = {
 
 def test_intervals_that_reach_impossible_values_are_shown_nowhere() -> None:
     analysis = analyse(TUTORIAL, study(FEW))
-    setting = main(analysis)
-    raw = [one.comparison.interval for one in setting.findings["val_accuracy"]]
+    at_rate = main(analysis)
+    raw = [one.comparison.interval for one in at_rate.findings["val_accuracy"]]
     assert all(interval and interval.low < -0.1 < 0.1 < interval.high for interval in raw)
     assert all("in 2 seeds, which can't tell. About" in line for line in analysis.headline)
     assert len(analysis.headline) == 5
@@ -121,7 +121,7 @@ def test_intervals_that_reach_impossible_values_are_shown_nowhere() -> None:
     drawn = effects_figure(analysis).axes[0]
     assert [text.get_text() for text in drawn.texts] == ["2 seeds can't tell"] * 5
     assert max(abs(end) for line in drawn.lines for end in line.get_xdata()) < 10  # type: ignore[union-attr,arg-type]
-    seeds = seeds_figure(analysis, setting).axes[0]
+    seeds = seeds_figure(analysis, at_rate).axes[0]
     low, high = seeds.get_ylim()
     assert 0 < low < high < 20
 
@@ -216,7 +216,7 @@ def test_with_several_learning_rates_each_variant_has_its_best_and_signs_are_rep
     analysis = analyse(TUTORIAL, results)
     assert analysis.primary == "test_accuracy"
     assert main(analysis).rates == {"base": 0.001, "bn": 0.001, "dropout": 0.001}
-    assert [setting.label for setting in analysis.settings] == ["best", "0.001", "0.01"]
+    assert [at_rate.label for at_rate in analysis.at_rates] == ["best", "0.001", "0.01"]
     assert analysis.headline[0].startswith("BatchNorm lowers test accuracy by 1.7 points")
     change = analysis.headline[-1]
     assert change == (

@@ -16,7 +16,7 @@ from pipeline.report.figures import study_figures
 from pipeline.report.files import effect_metrics, effects, report_files
 from pipeline.report.findings import Analysis
 from pipeline.report.sections import limits
-from pipeline.statistics.comparisons import Outcome, compare
+from pipeline.statistics.comparisons import Outcome, compare_paired
 from pipeline.statistics.sentences import sentence
 
 WORDS = {
@@ -188,11 +188,11 @@ def test_named_comparisons_replace_those_that_follow_from_the_settings() -> None
 def test_sentences_about_any_change_are_english(subject: str, raises: str, unsettled: str) -> None:
     accuracy = Outcome("validation accuracy", "points", scale=100)
     low = [0.40, 0.41, 0.42, 0.43]
-    settled = sentence(subject, compare([0.50, 0.52, 0.52, 0.54], low, accuracy), accuracy)
+    settled = sentence(subject, compare_paired([0.50, 0.52, 0.52, 0.54], low, accuracy), accuracy)
     assert f"{raises} validation accuracy by" in settled
-    open_ = sentence(subject, compare([0.50, 0.32, 0.52, 0.34], low, accuracy), accuracy)
+    open_ = sentence(subject, compare_paired([0.50, 0.32, 0.52, 0.34], low, accuracy), accuracy)
     assert f"{unsettled} validation accuracy is not settled" in open_
-    equal = sentence(subject, compare(low, low, accuracy), accuracy)
+    equal = sentence(subject, compare_paired(low, low, accuracy), accuracy)
     assert f"{raises.replace('raise', 'leave')} validation accuracy unchanged" in equal
 
 
@@ -233,7 +233,7 @@ def test_figures_name_effects_in_the_words_of_the_sentences_and_the_variants_bel
     assert [label.get_text() for label in small[-1:]] == [
         "(all − bn_mix) − (se_mix − mix), 2 seeds"
     ]
-    for words, finding in zip(said, analysis.settings[0].findings["val_accuracy"], strict=True):
+    for words, finding in zip(said, analysis.at_rates[0].findings["val_accuracy"], strict=True):
         assert words[1:] == finding.contrast.words[1:]
         assert finding.contrast.subject[1:] in finding.sentence
     boxes = [

@@ -21,9 +21,9 @@ def read(study: str) -> tuple[dict[str, Any], pd.DataFrame]:
     return effects, pd.read_csv(RESULTS / study / "results.csv")
 
 
-def of_setting(runs: pd.DataFrame, effects: dict[str, Any], setting: str) -> pd.DataFrame:
+def of_setting(runs: pd.DataFrame, effects: dict[str, Any], at_rate: str) -> pd.DataFrame:
     """The runs at one learning rate, or at each variant's own, as the summaries name them."""
-    summaries = [one for one in effects["summaries"] if one["setting"] == setting]
+    summaries = [one for one in effects["summaries"] if one["setting"] == at_rate]
     rates = {one["variant"]: one["lr"] for one in summaries}
     return runs[runs["lr"] == runs["variant"].map(rates)]
 

@@ -16,7 +16,7 @@ from pipeline.statistics.comparisons import (
     POWER,
     Comparison,
     Outcome,
-    compare,
+    compare_paired,
     detection_power,
     seeds_to_detect,
     summarize,
@@ -44,7 +44,7 @@ DRUG_2 = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 def test_the_paired_comparison_of_r_s_sleep_data() -> None:
     # R: t.test(extra ~ group, data = sleep, paired = TRUE) prints t = -4.0621, df = 9,
     # p-value = 0.002833, -2.4598858 -0.7001142, mean of the differences -1.58.
-    result = compare(DRUG_1, DRUG_2, Outcome("sleep", "hours"), STUDENT)
+    result = compare_paired(DRUG_1, DRUG_2, Outcome("sleep", "hours"), STUDENT)
     assert result.difference == pytest.approx(-1.58)
     assert result.interval == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
     assert result.p_value == pytest.approx(0.002833, abs=5e-7)
@@ -151,7 +151,7 @@ def test_stein_s_interval_keeps_the_margin() -> None:
         first = random.normal(0.4, 0.85, FIRST_SEEDS)
         count = seeds_for_margin(float(first.std(ddof=1)), margin, FIRST_SEEDS, 10**6, 1, TWO_STAGE)
         all_seeds = np.append(first, random.normal(0.4, 0.85, count - FIRST_SEEDS))
-        interval = compare(all_seeds, np.zeros(count), ACCURACY, TWO_STAGE).interval
+        interval = compare_paired(all_seeds, np.zeros(count), ACCURACY, TWO_STAGE).interval
         assert interval
         assert interval.high - interval.low <= 2 * margin + 1e-9
 
@@ -172,7 +172,9 @@ def test_other_images_add_their_own_share_and_never_shorten() -> None:
         by_image = random.normal(0, 0.6, images)
         differences = 0.05 + by_seed + by_image + random.normal(0, 0.5, (seeds, images))
         means = differences.mean(axis=1)
-        result = with_other_images(compare(means, np.zeros(seeds), ACCURACY), differences, 0.04)
+        result = with_other_images(
+            compare_paired(means, np.zeros(seeds), ACCURACY), differences, 0.04
+        )
         assert result.interval
         assert result.images
         assert result.images.low <= result.interval.low
@@ -212,16 +214,16 @@ def test_seeds_to_settle_is_the_smallest_number_that_reaches_the_power() -> None
 
 
 def test_one_seed_and_no_spread_invent_no_interval() -> None:
-    assert compare([0.5], [0.4], ACCURACY) == Comparison(1, 0.1, None)
-    equal = compare([0.5, 0.6, 0.7], [0.4, 0.5, 0.6], ACCURACY)
+    assert compare_paired([0.5], [0.4], ACCURACY) == Comparison(1, 0.1, None)
+    equal = compare_paired([0.5, 0.6, 0.7], [0.4, 0.5, 0.6], ACCURACY)
     assert (equal.sd, equal.interval, equal.settled) == (0.0, None, False)
-    few = compare([0.5, 0.6, 0.65], [0.4, 0.5, 0.6], ACCURACY, ANYTIME)
+    few = compare_paired([0.5, 0.6, 0.65], [0.4, 0.5, 0.6], ACCURACY, ANYTIME)
     assert few.interval is None
     said = sentence("It", few, ACCURACY)
     assert "in 3 seeds, which give no interval yet. About" in said
     assert said.endswith("more seeds would settle a true effect of 1 point with 80 % probability.")
     # Five equal differences, by chance: their spread can't be that of the others.
-    late = compare([0.5] * 5 + [0.6, 0.5], [0.4] * 7, ACCURACY, TWO_STAGE)
+    late = compare_paired([0.5] * 5 + [0.6, 0.5], [0.4] * 7, ACCURACY, TWO_STAGE)
     assert late.interval is None
     assert not late.settled
     assert (
@@ -233,19 +235,19 @@ def test_one_seed_and_no_spread_invent_no_interval() -> None:
 @pytest.mark.parametrize(("bn", "base"), [([], []), ([0.1], [0.1, 0.2]), ([np.nan], [0.1])])
 def test_numbers_that_cannot_be_paired_are_refused(bn: list[float], base: list[float]) -> None:
     with pytest.raises(ValueError, match="seed"):
-        compare(bn, base, ACCURACY)
+        compare_paired(bn, base, ACCURACY)
 
 
 def test_sentences_say_what_is_known() -> None:
-    settled = compare([0.50, 0.51, 0.50], [0.44, 0.445, 0.44], ACCURACY)
+    settled = compare_paired([0.50, 0.51, 0.50], [0.44, 0.445, 0.44], ACCURACY)
     assert sentence("BatchNorm", settled, ACCURACY) == (
         "BatchNorm raises validation accuracy by 6.2 points (95 % CI 5.4 to 7.0, 3 seeds)."
     )
-    small = compare([0.500, 0.502, 0.499, 0.501], [0.500, 0.501, 0.500, 0.500], ACCURACY)
+    small = compare_paired([0.500, 0.502, 0.499, 0.501], [0.500, 0.501, 0.500, 0.500], ACCURACY)
     said = sentence("It", small, ACCURACY)
     assert said.startswith("Whether It changes validation accuracy is not settled: +0.0")
     assert said.endswith("4 seeds). With 95 % confidence, any effect is smaller than 1 point.")
-    wide = compare([0.50, 0.53, 0.48], [0.50, 0.50, 0.50], ACCURACY)
+    wide = compare_paired([0.50, 0.53, 0.48], [0.50, 0.50, 0.50], ACCURACY)
     assert "more seeds would settle a true effect of 1 point" in sentence("It", wide, ACCURACY)
-    diverged = compare([0.50, 1e12, 0.48], [0.50, 0.50, 0.50], ACCURACY)
+    diverged = compare_paired([0.50, 1e12, 0.48], [0.50, 0.50, 0.50], ACCURACY)
     assert sentence("It", diverged, ACCURACY).endswith("would take over 1,000 seeds.")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.statistics.comparisons import Outcome, compare, summarize
+from pipeline.statistics.comparisons import Outcome, compare_paired, summarize
 from pipeline.statistics.intervals import ANYTIME, PLANNED, Design
 from pipeline.statistics.possible import shown_comparison, with_shown
 from pipeline.statistics.sentences import sentence
@@ -64,7 +64,7 @@ BASE, BN = [0.1, 0.067], [0.06, 0.09]
 
 
 def test_an_effect_that_so_few_seeds_can_not_tell_is_told_in_words() -> None:
-    raw = compare(BN, BASE, ACCURACY, PLANNED, comparisons=3)
+    raw = compare_paired(BN, BASE, ACCURACY, PLANNED, comparisons=3)
     raw = replace(raw, images=raw.interval)
     shown = shown_comparison(raw, ACCURACY, [float(np.mean(BN)), float(np.mean(BASE))])
     assert raw.interval
@@ -88,7 +88,7 @@ def test_which_of_two_variants_is_the_control_does_not_matter() -> None:
         both = np.clip(random.normal(mean, 0.03, (2, seeds)), 0, 1)
         means = both.mean(axis=1)
         one, other = (
-            shown_comparison(compare(*pair, ACCURACY), ACCURACY, list(means))  # type: ignore[call-arg]
+            shown_comparison(compare_paired(*pair, ACCURACY), ACCURACY, list(means))  # type: ignore[call-arg]
             for pair in (both, both[::-1])
         )
         assert (one.interval is None) == (other.interval is None)
@@ -100,7 +100,7 @@ def test_which_of_two_variants_is_the_control_does_not_matter() -> None:
 
 def test_a_settled_effect_stays_settled_within_what_is_possible() -> None:
     high, low = [0.99, 0.999, 0.97, 0.995], [0.01, 0.0, 0.02, 0.0]
-    raw = compare(high, low, ACCURACY)
+    raw = compare_paired(high, low, ACCURACY)
     shown = shown_comparison(raw, ACCURACY, [float(np.mean(high)), float(np.mean(low))])
     assert raw.interval
     assert raw.interval.high > 1
@@ -112,7 +112,7 @@ def test_a_settled_effect_stays_settled_within_what_is_possible() -> None:
 
 def test_an_effect_known_to_be_small_is_shown_next_to_a_bound() -> None:
     one, other = [0.998, 0.9995, 0.9985, 0.9995], [0.9985, 0.999, 0.9995, 0.998]
-    shown = shown_comparison(compare(one, other, ACCURACY), ACCURACY, [0.9989, 0.99875])
+    shown = shown_comparison(compare_paired(one, other, ACCURACY), ACCURACY, [0.9989, 0.99875])
     assert shown.interval
     assert "any effect is smaller than 1 point" in sentence("It", shown, ACCURACY)
 
@@ -126,7 +126,7 @@ def test_no_shown_interval_leaves_what_is_possible(seeds: int) -> None:
         for values in both:
             one = with_shown(summarize(values), ACCURACY, PLANNED)
             assert one.shown is None or 0 <= one.shown.low <= one.shown.high <= 1
-        raw = compare(both[0], both[1], ACCURACY, PLANNED, 3)
+        raw = compare_paired(both[0], both[1], ACCURACY, PLANNED, 3)
         shown = shown_comparison(raw, ACCURACY, list(both.mean(axis=1)))
         assert shown.settled == raw.settled
         for interval in (shown.interval, shown.unpaired):

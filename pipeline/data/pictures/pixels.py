@@ -21,7 +21,7 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 GREY = ("1", "L", "LA", "La")
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 # Pillow only warns of a picture that is larger (89 million pixels); twice as many are an error.
-MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 # Large JPEGs are decoded at down to an eighth of their size, but to at least 8 pixels for each that
 # the model takes: a quarter of the time for 9 million pixels, and at most 2 of 255 apart.
 OVERSAMPLING = 8
@@ -141,13 +141,13 @@ def opened(
             raise InputError(f"it is a {kind}; it must be a path, bytes or an open file")
         file = BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, "r", formats or _kinds()) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
+            if picture.width * picture.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             yield picture
     except InputError:
         raise
     except Image.DecompressionBombError:
-        limit = MOST_PIXELS // 1_000_000
+        limit = MAX_PIXELS // 1_000_000
         raise InputError(f"it has more than {limit} million pixels; make it smaller") from None
     except UnidentifiedImageError:
         kinds = (

@@ -13,7 +13,7 @@ from pipeline.data.pictures.folder import Folder
 from pipeline.data.pictures.pairs import Pairs
 from pipeline.errors import InputError, shortlist
 
-MOST_NAMED = 3  # pictures that can't be read, in one line
+MAX_NAMED = 3  # pictures that can't be read, in one line
 
 
 class Arrays(NamedTuple):
@@ -61,7 +61,7 @@ def read(
         images[row] = pixels
     if unreadable:
         what = f"{len(unreadable)} of {count} pictures: " if len(unreadable) > 1 else ""
-        raise InputError(f"cannot read {what}{shortlist(unreadable, MOST_NAMED, '; ')}")
+        raise InputError(f"cannot read {what}{shortlist(unreadable, MAX_NAMED, '; ')}")
     if places:
         labels[first:] = [_in_training(label, places) for label in labels[first:].tolist()]
     names = training.classes or validation.classes
