@@ -36,6 +36,7 @@ NOT_AN_ERROR = "[MLflow] Security middleware enabled"
 ENVIRONMENT = {
     "MLFLOW_WORKERS": "1",  # MLflow starts four, of 240 MB each, which takes 3 times as long
     "PYTHONWARNINGS": "ignore",  # of libraries that MLflow uses
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, which nothing here uses
 }
 
 
