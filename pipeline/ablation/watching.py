@@ -114,10 +114,9 @@ def counts(path: str, folder: str) -> bool:
         return False
     if is_below(path, folder):
         return True
-    if path.startswith(MEDIA):
-        return True
+    system = path.startswith(SYSTEM) and not path.startswith(MEDIA)
     hidden = path.startswith((f"{Path.home()}{os.sep}.", f"{Path.home()}{os.sep}Library"))
-    return not path.startswith(SYSTEM) and (not hidden or one.suffix.lower() in WEIGHTS | {".py"})
+    return not system and (not hidden or one.suffix.lower() in WEIGHTS | {".py"})
 
 
 def place_of(path: str, folder: str) -> str:

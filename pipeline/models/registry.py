@@ -35,18 +35,6 @@ class RegisteredVersion(NamedTuple):
         return f"models:/{self.name}/{self.version}"
 
 
-class TrainedBy(NamedTuple):
-    """How a model was trained, and its validation accuracy, from 0 to 1."""
-
-    run_name: str
-    variant: str
-    seed: int
-    lr: float
-    epochs: int
-    batch_size: int
-    val_accuracy: float
-
-
 def registry_name(ablation: Ablation, data: ImageDataset) -> str:
     """The name under which an ablation's models are registered.
 
@@ -57,31 +45,31 @@ def registry_name(ablation: Ablation, data: ImageDataset) -> str:
 
 @in_store
 def register(
-    model_uri: str, by: TrainedBy, spec: RunSpec, page: str, study: str = ""
+    model_uri: str, spec: RunSpec, val_accuracy: float, page: str, study: str = ""
 ) -> RegisteredVersion:
     """Register a model, unless it already is, and describe it. No alias is moved.
 
-    spec: of ablation and data. page: a link to its run's page. study: the id of the study that
+    spec: of the run that has trained it. page: a link to its run's page. study: the id of the study that
     registers it, if one does.
 
     Raises RegistrationError if the store refuses that, although it takes runs.
     """
-    data = spec.data
+    config, data = spec.config, spec.data
     name = registry_name(spec.ablation, data)
     tags = {
-        "variant": by.variant,
-        "seed": str(by.seed),
-        "val_accuracy": repr(by.val_accuracy),
-        "epochs": str(by.epochs),
+        "variant": config.variant,
+        "seed": str(config.seed),
+        "val_accuracy": repr(val_accuracy),
+        "epochs": str(config.epochs),
         "left_out": str(data.left_out),
         **({} if data.left_out else {"whole_digest": data.whole_digest or data.digest}),
         **data.tags,
         **({"study": study} if study else {}),
     }
-    trained = f"{by.run_name} is trained, but its model {model_uri}"
+    trained = f"{config.run_name} is trained, but its model {model_uri}"
     with refused_as(f"{trained} can't be registered as {name}"):
         version = _version(name, model_uri, tags)
-        _describe(version, by, spec.ablation, data, page)
+        _describe(version, spec, val_accuracy, page)
     return RegisteredVersion(name, str(version.version))
 
 
@@ -142,15 +130,14 @@ def _version(name: str, model_uri: str, tags: Mapping[str, str]) -> ModelVersion
     return newest
 
 
-def _describe(
-    version: ModelVersion, by: TrainedBy, ablation: Ablation, data: ImageDataset, page: str
-) -> None:
+def _describe(version: ModelVersion, spec: RunSpec, val_accuracy: float, page: str) -> None:
     """Describe a version and its registered model, unless somebody has."""
-    client = mlflow.MlflowClient()
+    client, by = mlflow.MlflowClient(), spec.config
+    ablation, data = spec.ablation, spec.data
     if not version.description:
         left_out = f" ({data.left_out:,} left out)" if data.left_out else ""
         text = (
-            f"{percent(by.val_accuracy)} validation accuracy, on the"
+            f"{percent(val_accuracy)} validation accuracy, on the"
             f" {data.validation_scheme}.\n\n"
             f"- Recipe: {by.variant} of the ablation {ablation.name},"
             f" {plural(by.epochs, 'epoch')}, batch size {by.batch_size},"

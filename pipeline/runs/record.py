@@ -106,7 +106,7 @@ class RunRecord(Outcome, Stored):
     augmentation: str
     num_classes: int
     num_parameters: int
-    other_weights: Mapping[str, list[str]]
+    other_weights: Mapping[str, list[str]] = field(default_factory=dict)
     total_images: int
     validation_digest: str
     validation_scheme: str
@@ -186,6 +186,10 @@ def _tagged(kind: type[Any]) -> dict[str, Field[Any]]:
     return {OTHER_NAMES.get(one.name, one.name): one for one in own}
 
 
+def _is_optional(one: "Field[Any]") -> bool:
+    return one.default is not MISSING or one.default_factory is not MISSING
+
+
 def to_tags(record: RunRecord | StudyRecord) -> dict[str, object]:
     """The tags that say what a record says; empty ones are left out."""
     values: dict[str, object] = {}
@@ -193,7 +197,7 @@ def to_tags(record: RunRecord | StudyRecord) -> dict[str, object]:
         values = {name: getattr(record.identity, name) for name in _tagged(Identity)}
     for name, one in _tagged(type(record)).items():
         value = getattr(record, one.name)
-        if value not in ("", None):
+        if value or not _is_optional(one):
             values[name] = _written(value)
     return values
 
@@ -208,7 +212,7 @@ def from_tags(kind: type[T], tags: Mapping[str, str], **known: Any) -> T:
     for name, one in _tagged(kind).items():
         if name in tags:
             known[one.name] = _read(name, tags[name], one.type)
-        elif one.default is MISSING:
+        elif not _is_optional(one):
             raise UnreadableRunError(f"it does not say its {name}")
     return kind(**known)
 

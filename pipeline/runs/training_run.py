@@ -163,17 +163,10 @@ def register_model(record: RunRecord, spec: RunSpec, study_id: str = "") -> RunR
 
     Raises RegistrationError if the store refuses that.
     """
-    page = link(record.experiment_id, record.run_id)
-    version = registry.register(record.model_uri, _trained_by(record), spec, page, study_id)
+    page, accuracy = link(record.experiment_id, record.run_id), record.history[-1].val_accuracy
+    own = replace(spec, config=record.config)
+    version = registry.register(record.model_uri, own, accuracy, page, study_id)
     return replace(record, registered=version)
-
-
-def _trained_by(record: RunRecord) -> registry.TrainedBy:
-    one = record.identity
-    accuracy = record.history[-1].val_accuracy
-    return registry.TrainedBy(
-        record.config.run_name, one.variant, one.seed, one.lr, one.epochs, one.batch_size, accuracy
-    )
 
 
 def _record(training: Training, identity: Identity, how: Beginning, inputs: str) -> RunRecord:

@@ -47,7 +47,7 @@ def test_any_network_and_data_are_trained_registered_loaded_and_evaluated(
     file = mlflow.artifacts.load_text(f"runs:/{trained.info.run_id}/ablation/mine.py")
     assert file == (tmp_path / "mine.py").read_text()
     # Of the shapes that both have; its range depends on the width.
-    assert tags["other_weights"] == "fc.bias"
+    assert json.loads(tags["other_weights"]) == {"plain": ["fc.bias"]}
     model = mlflow.pyfunc.load_model("models:/noise-mine@wide")
     assert model.metadata.metadata["class_names"] == ["dark", "dim", "light"]
     probabilities = model.predict(np.zeros((5, 6, 9, 1), np.uint8))
@@ -193,7 +193,7 @@ def test_the_tutorials_network_fits_other_data_and_one_variant_has_a_schedule(
     assert "schedule none (plain, half, drop) or ExponentialLR (decay)" in report.read_text()
     planned = pipeline("ablate", *small, *variants, "--epochs", "3", "--dry-run").out
     assert f"plain-seed0: to go on after epoch 2 of {runs['plain-seed0'].info.run_id}" in planned
-    assert "decay-seed0: to train again: trained for 2 epochs, and its learning-rate" in planned
+    assert "decay-seed0: to train again: trained for 2 epochs, and has a learning-rate" in planned
     more = pipeline("train", "--resume", runs["decay-seed0"].info.run_id, "--epochs", "3")
     assert "has a learning-rate schedule over 2 epochs" in more.error_lines[0]
     more = pipeline("train", "--resume", runs["drop-seed0"].info.run_id, "--epochs", "3")
@@ -714,7 +714,8 @@ def test_a_variant_whose_layers_an_inserted_one_renumbers_shares_the_initial_wei
     runs = {run.data.tags["variant"]: run for run in runs_in(tmp_path, "train")}
     assert "other_weights" not in runs["drop"].data.tags
     assert "note: variant 'drop'" not in answer.err
-    assert runs["deep"].data.tags["other_weights"] == "2.weight, 2.bias, 4.weight, 4.bias"
+    other = json.loads(runs["deep"].data.tags["other_weights"])
+    assert list(other.values()) == [["2.weight", "2.bias", "4.weight", "4.bias"]]
     assert "note: variant 'deep': 2.weight and 3 more of its parameters" in answer.err
     (report,) = (tmp_path / "mlruns").rglob("report.md")
     assert "in deep, 2.weight and 3 more parameters do not start out" in report.read_text()

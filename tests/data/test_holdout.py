@@ -93,7 +93,7 @@ def test_a_study_of_several_learning_rates_holds_out_by_itself(
     answer = pipeline(*command)
     assert answer.status == 0, answer.err
     names = {run.info.run_name for run in runs_in(tmp_path, "train")}
-    assert names == {f"{v}-seed0-lr{lr}" for v in ("base", "bn") for lr in ("0.001", "0.003")}
+    assert names == {f"{v}-seed0{lr}" for v in ("base", "bn") for lr in ("", "-lr0.003")}
     (parent,) = runs_in(tmp_path, "study")
     assert parent.info.run_name == (
         "cnn on synthetic, 1 seed, 2 learning rates, 200 training images, holdout"

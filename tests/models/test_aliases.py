@@ -13,7 +13,9 @@ import mine
 import mlflow
 import numpy as np
 import pytest
+import torch
 from conftest import Answer, broken_epoch, run_forked, runs_in
+from invented import ablation
 
 from pipeline.config import Config
 from pipeline.data.arrays import from_arrays
@@ -25,6 +27,7 @@ from pipeline.models.registry import register
 from pipeline.store.artifacts import has_file
 from pipeline.store.buffer import STATE_FILE
 from pipeline.store.initialization import check_store
+from pipeline.training.spec import RunSpec
 
 NAME = "noise-mine"
 RECIPE = ["--ablation", "mine.py", "--batch-size", "32", "--epochs", "2"]
@@ -171,6 +174,7 @@ DATA = replace(
 FEWER = replace(DATA, training=DATA.training.first(18))  # other data
 PART = replace(DATA, training=DATA.training.first(18), left_out=6)
 OTHERS = replace(DATA, validation=DATA.validation.first(3))
+OWN = replace(ablation({"plain": {}, "wide": {"width": 2}}), name="mine")
 CONFIG = Config(ablation="mine.py", variant="wide", dataset="noise", epochs=2)
 Adding = Callable[..., tuple[str, ...]]
 
@@ -184,7 +188,9 @@ def add(client: mlflow.MlflowClient, tmp_path: Path) -> Adding:
         folder = tmp_path / "models" / number
         (folder / MODEL_FILE).parent.mkdir(parents=True, exist_ok=True)
         (folder / MODEL_FILE).write_text("weights")
-        one = register(str(folder), replace(CONFIG, **recipe), accuracy, data, "page")  # type: ignore[arg-type]
+        config = replace(CONFIG, **recipe)  # type: ignore[arg-type]
+        spec = RunSpec(config, OWN, data, torch.device("cpu"), "fp32")
+        one = register(str(folder), spec, accuracy, "page")
         assert one.version == number
         (moved,), _ = move_aliases([one], data)
         return moved.notes
