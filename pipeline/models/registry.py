@@ -49,8 +49,8 @@ def register(
 ) -> RegisteredVersion:
     """Register a model, unless it already is, and describe it. No alias is moved.
 
-    spec: of the run that has trained it. page: a link to its run's page. study: the id of the study that
-    registers it, if one does.
+    spec: of the run that has trained it. page: a link to its run's page. study: the id of the
+    study that registers it, if one does.
 
     Raises RegistrationError if the store refuses that, although it takes runs.
     """
