@@ -108,7 +108,7 @@ CASES = {
     "name long": (f"ablate --name {'x' * 251}", ["xxx'", "1 to 250 characters"]),
     "study of long seeds": (
         f"ablate --seeds {','.join(str(10**9 + n) for n in range(1000))}",
-        ["seeds and lr take 120", "split the study"],
+        ["seeds and lr take 121", "split the study"],
     ),
 }
 

@@ -317,7 +317,7 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, 
             cifar100_files.locate(config.data_dir)
         return SimpleNamespace(name=config.dataset, heading=config.dataset)
 
-    def load_cifar100(data_dir: str) -> SimpleNamespace:
+    def load_cifar100(data_dir: str, *_: object, **__: object) -> SimpleNamespace:
         cifar100_files.locate(data_dir)
         done.append(("data",))
         return SimpleNamespace(training=(), validation=(), digest="")

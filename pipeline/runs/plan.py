@@ -77,5 +77,5 @@ class Plan:
         """Return what `as_json` gave. Raises ValueError for anything else."""
         try:
             return Plan.of(**json.loads(text))
-        except TypeError:
+        except (TypeError, ValueError):
             raise ValueError(f"{text[:40]!r} is no plan") from None

@@ -33,9 +33,8 @@ def to_continue(run: Run) -> RunRecord:
         raise InputError(
             f"run {run.info.run_id} is not a training run; only those can be continued"
         )
-    record = check_ours(run)
     check_ended(run)
-    return record
+    return check_ours(run)
 
 
 def configuration(record: RunRecord, given: Mapping[str, Any]) -> Config:

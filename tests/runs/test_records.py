@@ -12,10 +12,11 @@ from conftest import WHOLE, Answer, runs_in
 from invented import record
 
 from pipeline.config import Config
+from pipeline.errors import InputError
 from pipeline.runs.identity import BITS, CELL, CODE, RECIPE, REUSE, Identity
 from pipeline.runs.plan import Plan
 from pipeline.runs.record import RunRecord, UnreadableRunError, from_tags, to_tags
-from pipeline.store.tags import DETAILS, pack
+from pipeline.store.tags import DETAILS, pack, unpack
 
 # Settings that decide nothing by themselves: where data are, and what is recorded as chosen.
 PLACES = {"data_dir"}
@@ -84,6 +85,10 @@ def test_a_record_is_read_as_it_was_written() -> None:
         ("config", '{"epochs": 0}', "epochs is 0; it must be a whole number of at least 1"),
         ("config", '{"colour": 1}', "its config is '{\"colour\": 1}'"),
         ("reported_with", "seeds auto", "its reported_with is 'seeds auto'"),
+        ("reported_with", '{"variants": 5}', "its reported_with is '{\"variants\": 5}'"),
+        ("other_weights", '{"base": 3}', "its other_weights is '{\"base\": 3}'"),
+        ("variant", "base", "its variant is 'base', but it began with 'bn'"),
+        ("epochs", "0", "its epochs is 0, but it began with 30"),
     ],
 )
 def test_a_record_that_was_edited_is_not_understood(
@@ -94,6 +99,27 @@ def test_a_record_that_was_edited_is_not_understood(
     with pytest.raises(UnreadableRunError) as refused:
         from_tags(RunRecord, tags, run_id="")
     assert str(refused.value) == reason
+
+
+@pytest.mark.parametrize("axis", [{"variants": 5}, {"rates": ["x"]}, {"seeds": [None]}])
+def test_a_plan_that_was_edited_is_none(axis: dict[str, Any]) -> None:
+    plan = {"variants": ["bn"], "rates": [0.001], "seeds": [0], **axis}
+    with pytest.raises(ValueError, match="is no plan"):
+        Plan.from_json(json.dumps(plan))
+
+
+@pytest.mark.parametrize("details", ["", "[1]", "null", '{"seed": 1}', "{"])
+def test_details_that_were_edited_say_nothing(details: str) -> None:
+    run = mlflow.start_run()
+    mlflow.end_run()
+    mlflow.MlflowClient().set_tag(run.info.run_id, DETAILS, details)
+    assert "seed" not in unpack(mlflow.get_run(run.info.run_id))
+
+
+def test_what_is_too_long_for_a_tag_is_refused() -> None:
+    for name in ("settings", "inputs_digest"):
+        with pytest.raises(InputError, match=f"shorten its {name}, which takes most"):
+            pack({name: "x" * 8001, "seed": 1})
 
 
 def test_a_run_or_study_whose_tags_were_edited_is_left_out_and_named(

@@ -336,7 +336,7 @@ def test_what_can_not_be_continued_says_so(pipeline: Callable[..., Answer], tmp_
     client.set_terminated(foreign, "KILLED")
     answer = pipeline("train", "--resume", foreign)
     assert answer.status == 2
-    assert "is not of this project: it does not say its ablation" in answer.err
+    assert "is not of this project, or was edited: it does not say its ablation" in answer.err
 
 
 def test_a_damaged_or_foreign_state_is_not_used(

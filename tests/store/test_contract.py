@@ -201,13 +201,13 @@ def test_files_are_replaced_listed_read_and_deleted(
     experiment: str, client: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
     with mlflow.start_run(experiment_id=experiment) as run:
-        assert read_artifact(run, "state.pt") is None
+        assert read_artifact(run.info.artifact_uri, "state.pt") is None
         mlflow.log_text("a,b\n", "results.csv")
         mlflow.log_dict({"lr": 0.1}, "deep/record.json")
         for content in (b"first", b"second"):
             replace_artifact(content, "state.pt")
-            assert read_artifact(run, "state.pt") == content
-            assert read_artifact(run, "state.pt", expected=True) == content
+            assert read_artifact(run.info.artifact_uri, "state.pt") == content
+            assert read_artifact(run.info.artifact_uri, "state.pt", expected=True) == content
         files = {file.path: file for file in client.list_artifacts(run.info.run_id)}
         assert files.keys() == {"results.csv", "deep", "state.pt"}
         assert (files["deep"].is_dir, files["state.pt"].file_size) == (True, 6)
@@ -216,9 +216,9 @@ def test_files_are_replaced_listed_read_and_deleted(
         ]
         got = client.download_artifacts(run.info.run_id, "deep", str(tmp_path))
         assert [path.name for path in Path(got).iterdir()] == ["record.json"]
-        assert has_file(run, "state.pt")
+        assert has_file(run.info.artifact_uri, "state.pt")
         delete_artifact("state.pt")
-        assert not has_file(run, "state.pt")
+        assert not has_file(run.info.artifact_uri, "state.pt")
 
 
 def test_data_sets_and_models_are_linked_to_the_run(

@@ -56,7 +56,8 @@ def test_the_next_command_marks_a_run_whose_process_is_gone(
         recycled = running(f"{os.getpid()} 1.00 1.00")  # another process has its id now
         alive = running()
         elsewhere = running(f"{NOBODY.split()[0]} {time.time()} 1.00", "another machine")
-        edited = running("mine")  # who runs it can't be known any more
+        # Who runs these can't be known any more.
+        edited = [running("mine"), running(f"{os.getpid()} nan nan"), running("-1 1.00 1.00")]
         foreign = mlflow.MlflowClient().create_run("0").info.run_id  # not this project's
         assert pipeline(*command).status == 0
         for run_id in (dead, recycled):
@@ -65,7 +66,7 @@ def test_the_next_command_marks_a_run_whose_process_is_gone(
             assert "ended without reporting it" in run.data.tags["failure"]
             said = run.data.tags["mlflow.note.content"]
             assert said.endswith(f"continue by: `python -m pipeline train --resume {run_id}`")
-        for run_id in (alive, elsewhere, edited, foreign):
+        for run_id in (alive, elsewhere, *edited, foreign):
             assert mlflow.get_run(run_id).info.status == "RUNNING"
             mlflow.MlflowClient().delete_run(run_id)
 
@@ -115,15 +116,17 @@ def test_a_run_on_another_machine_is_given_up_after_an_hour_of_silence(
     client, now = mlflow.MlflowClient(), int(time.time() * 1000)
     begun = now - 3 * 3_600_000
 
-    def elsewhere(last: int) -> str:
-        tags = {"kind": "train", liveness.HOST: "another machine", liveness.PROCESS: NOBODY}
+    def elsewhere(last: int, host: str = "another machine") -> str:
+        tags = {"kind": "train", liveness.HOST: host, liveness.PROCESS: NOBODY}
         run_id = str(client.create_run("0", start_time=begun, tags=tags).info.run_id)
         client.log_batch(run_id, [Metric("system/cpu", 1.0, moment, 0) for moment in (begun, last)])
         return run_id
 
     silent, alive = elsewhere(now - 3_700_000), elsewhere(now - 3_500_000)
+    edited = elsewhere(now - 3_700_000, " ")
     pipeline("train", "--resume", finished)
     assert mlflow.get_run(silent).info.status == "KILLED"
+    assert mlflow.get_run(edited).info.status == "KILLED"
     assert mlflow.get_run(silent).info.end_time == now - 3_700_000
     assert mlflow.get_run(alive).info.status == "RUNNING"
     refused = pipeline("train", "--resume", alive)
