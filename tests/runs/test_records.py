@@ -123,7 +123,7 @@ def test_what_is_too_long_for_a_tag_is_refused() -> None:
 
 
 def test_a_run_or_study_whose_tags_were_edited_is_left_out_and_named(
-    pipeline: Callable[..., Answer], tmp_path: Path
+    pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = ("ablate", *WHOLE, "--variants", "base,bn", "--seeds", "2", "--name", "mine")
     assert pipeline(*study).status == 0
@@ -159,6 +159,11 @@ def test_a_run_or_study_whose_tags_were_edited_is_left_out_and_named(
 
     client.delete_tag(parent.info.run_id, "plan")
     client.set_tag(parent.info.run_id, "study", "mine")
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_RUN_ID", parent.info.run_id)
+        answer = pipeline(*study)
+    assert answer.status == 2
+    assert "can't be continued as a study: it does not say its plan; leave" in answer.err
     answer = pipeline(*study)
     assert answer.status == 0, answer.err
     assert f"1 run left out: mine ({parent.info.run_id[:8]}): it does not say its plan" in (

@@ -256,6 +256,18 @@ def test_more_epochs_may_be_asked_for_and_end_as_if_asked_for_at_once(
     assert check_ours(first).config == check_ours(second).config
 
 
+def test_a_run_whose_origin_can_not_be_read_goes_on_without_it(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    run_id, client = trained(pipeline), mlflow.MlflowClient()
+    foreign = client.create_run("0", tags={"kind": "train"}).info.run_id
+    client.set_tag(run_id, "continued_from", foreign)
+    answer = pipeline("train", "--resume", run_id, "--epochs", "3")
+    assert answer.status == 0, answer.err
+    assert f"note: run {foreign}, with which this one began: it does not say" in answer.err
+    assert len(histories(tmp_path, mlflow.get_run(run_id))["val_loss"]) == 3
+
+
 def test_where_epochs_are_short_not_every_one_has_a_checkpoint_but_a_failed_run_has_its_metrics(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:

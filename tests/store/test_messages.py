@@ -241,7 +241,7 @@ def test_no_server_outlives_the_interface_whatever_ends_it(
                 return super().wait(timeout)
             raise Interrupted(signal.SIGINT, again=True)
 
-    def stop(_: str) -> None:
+    def stop(*_: str) -> None:
         raise Interrupted(signal.SIGINT)
 
     with monkeypatch.context() as patch:
