@@ -24,7 +24,7 @@ RUN_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs"
 class StudyProgress:
     """A bar for the study, and one below it for each run.
 
-    Without a terminal, it prints a line when a run ends, and now and then one for the others.
+    A line goes to `pipeline.news` when a run ends and, without a terminal, now and then for others.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class StudyProgress:
         self.write(f"[{self.ended}/{self.total}] {cell.run_name}: {outcome}{left}")
 
     def write(self, line: str) -> None:
-        """Print a line above the bars."""
+        """Send a line to `pipeline.news`, which shows it above the bars."""
         log.info(line)
 
     def close(self) -> None:
