@@ -183,9 +183,7 @@ def train_on_cluster(
     """
     children = find_runs(parent.experiment_id, {PARENT_TAG: parent.run_id}, *STATUSES)
     before = frozenset(record.run_id for record in children.records)
-    study = ray_worker.Assignment(
-        parent, ray_worker.this_place(), ray_worker.required_versions(), before
-    )
+    study = ray_worker.Assignment(parent, ray_worker.this_place(), ray_worker.versions(), before)
     # They last as long as the study: Ray might also place them on a node that dies.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     events, alive = (

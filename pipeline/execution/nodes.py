@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.ablation.recording import inputs_of
 from pipeline.errors import InputError, printable, shortlist
-from pipeline.execution.ray_worker import required_versions, this_place
+from pipeline.execution.ray_worker import this_place, versions
 from pipeline.runs import provenance
 from pipeline.runs.identity import differences
 from pipeline.training.spec import RunSpec
@@ -82,7 +82,7 @@ def examine(nodes: Sequence[Node], run: RunSpec, device: str) -> set[str]:
         names = shortlist(nodes[answers.index(answer)].name for answer in missing)
         log.info(f"waiting for {names}: loading the data, or busy")
     code = provenance.code_digest(run.ablation)
-    expected = {**required_versions(), "code": code, "data": run.data.digest}
+    expected = {**versions(), "code": code, "data": run.data.digest}
     problems, precisions = [], set()
     for node, answer in zip(nodes, answers, strict=True):
         facts = _facts(answer)

@@ -146,7 +146,7 @@ def _train_or_continue(task: Task, study: Assignment, send: Callable[[Event], No
     from pipeline.runs.identity import differences
     from pipeline.runs.results import read_results
 
-    if now := differences(required_versions(), study.versions):
+    if now := differences(versions(), study.versions):
         raise InputError(f"node {platform.node()} has {now}")
     tries = earlier_tries(task, study)
     end(tries)
@@ -225,7 +225,7 @@ def describe(
     liveness.mark_dead_runs()  # of this machine
     ablation = load_ablation(config.ablation)
     return {
-        **required_versions(),
+        **versions(),
         "code": code_digest(ablation),
         "data": load_data(config, ablation).digest,
         "inputs": differences_here(Inputs.from_dict(recorded), config.ablation),
@@ -233,7 +233,7 @@ def describe(
     }
 
 
-def required_versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """The versions that must be the same everywhere."""
     from pipeline.runs import provenance
 

@@ -7,7 +7,7 @@ import pandas as pd
 from torch import Tensor
 
 from pipeline.errors import plural, shortlist
-from pipeline.reproduction.record import LoggedValues
+from pipeline.reproduction.record import Values
 
 
 class ValueComparison(NamedTuple):
@@ -75,7 +75,7 @@ class ValueComparison(NamedTuple):
 
 
 def compare_values(
-    recorded: LoggedValues, repeated: LoggedValues, epochs: int, same_weights: bool | None = None
+    recorded: Values, repeated: Values, epochs: int, same_weights: bool | None = None
 ) -> ValueComparison:
     """Compare the values of the first `epochs`; one that is missing in the record differs, too."""
     measured = {name for name, _ in repeated}
@@ -99,7 +99,7 @@ def compare_values(
 
 
 def _shown(values: set[str]) -> str:
-    """LoggedValues with all their digits; several if there is more than one."""
+    """Values with all their digits; several if there is more than one."""
     return " and ".join(sorted(repr(float.fromhex(value)) for value in values))
 
 

@@ -26,7 +26,7 @@ DECISIVE = {
     "threads": "unset what limits the threads here",
 }
 # By metric and epoch, with all bits (`float.hex`); several values if one was logged again.
-LoggedValues: TypeAlias = "dict[tuple[str, int], set[str]]"
+Values: TypeAlias = "dict[tuple[str, int], set[str]]"
 
 
 class Measured(NamedTuple):
@@ -37,7 +37,7 @@ class Measured(NamedTuple):
     """
 
     run: RunRecord
-    values: LoggedValues
+    values: Values
     epochs: int
     differences: tuple[str, ...]
 
@@ -78,9 +78,9 @@ def read_measured(run: Run) -> Measured:
 
 
 @in_store
-def read_values(client: mlflow.MlflowClient, run: Run) -> LoggedValues:
+def read_values(client: mlflow.MlflowClient, run: Run) -> Values:
     """Every value that a run has logged for each metric and epoch, except times."""
-    values: LoggedValues = {}
+    values: Values = {}
     for name in run.data.metrics:
         if not name.startswith("system/") and name not in TIMES:
             for metric in client.get_metric_history(run.info.run_id, name):

@@ -18,7 +18,7 @@ from pipeline.ablation.inputs import input_differences
 from pipeline.ablation.source import is_module
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
-from pipeline.reproduction.record import DECISIVE, LOGGED_ONCE, LoggedValues, Measured, read_values
+from pipeline.reproduction.record import DECISIVE, LOGGED_ONCE, Measured, Values, read_values
 from pipeline.runs.identity import shortened
 from pipeline.runs.provenance import read_inputs
 from pipeline.runs.queries import check_ours
@@ -32,7 +32,7 @@ BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} epochs [{elapsed}]"
 class Repetition(NamedTuple):
     """What the repetition measured, and its checkpoint, if it trained to the end."""
 
-    values: LoggedValues
+    values: Values
     checkpoint: bytes | None
 
 

@@ -15,7 +15,7 @@ from mlflow.entities import Metric, Run
 from pipeline.errors import InputError, MachineError, plural, shortlist
 from pipeline.reproduction.code import ablation_of, checkout_of
 from pipeline.reproduction.comparison import ValueComparison, compare_values, same_states
-from pipeline.reproduction.record import LoggedValues, Measured, read_measured
+from pipeline.reproduction.record import Measured, Values, read_measured
 from pipeline.reproduction.repetition import repeat
 from pipeline.runs.lifecycle import track
 from pipeline.runs.queries import is_readable
@@ -130,9 +130,7 @@ def _same_weights(record: Measured, checkpoint: bytes | None) -> bool | None:
     return same_states(*(state["state_dict"] for state in states))
 
 
-def _record(
-    record: Measured, values: LoggedValues, comparison: ValueComparison, epochs: int
-) -> Run:
+def _record(record: Measured, values: Values, comparison: ValueComparison, epochs: int) -> Run:
     """Record the repetition as a run of the same experiment, and link the two."""
     run_id, verdict = record.run.run_id, "identical" if comparison.is_identical else "differs"
     settings = {"reproduced_run": run_id, "compared_epochs": epochs}
@@ -146,7 +144,7 @@ def _record(
 
 
 @in_store
-def _log_values(run: Run, values: LoggedValues, epochs: int) -> None:
+def _log_values(run: Run, values: Values, epochs: int) -> None:
     """Log what was measured, for the interface to compare with the first run."""
     metrics = [
         Metric(name, float.fromhex(value), run.info.start_time, epoch)

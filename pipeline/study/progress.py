@@ -91,7 +91,7 @@ class StudyProgress:
         self.write(f"[{self.ended}/{self.total}] {cell.run_name}: {outcome}{left}")
 
     def write(self, line: str) -> None:
-        """Send a line to `pipeline.news`, which shows it above the bars."""
+        """Print a line above the bars."""
         log.info(line)
 
     def close(self) -> None:

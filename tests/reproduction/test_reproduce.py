@@ -21,7 +21,7 @@ from mlflow.entities import Run
 from pipeline.errors import InputError
 from pipeline.reproduction import reproduce as reproducing
 from pipeline.reproduction.comparison import compare_values
-from pipeline.reproduction.record import LoggedValues
+from pipeline.reproduction.record import Values
 from pipeline.reproduction.reproduce import records_of
 from pipeline.store.moving.relocation import relocate
 
@@ -257,7 +257,7 @@ def test_a_killed_run_is_compared_as_far_as_it_went_and_a_metric_of_ones_own_is_
 
 def test_values_are_compared_bit_by_bit() -> None:
     nan, zero = float("nan").hex(), (0.0).hex()
-    values: LoggedValues = {("loss", 1): {nan}, ("loss", 2): {zero}}
+    values: Values = {("loss", 1): {nan}, ("loss", 2): {zero}}
     assert compare_values(values, {("loss", 1): {nan}, ("loss", 2): {zero}}, 2).is_identical
     other = compare_values(values, {("loss", 1): {nan}, ("loss", 2): {(-0.0).hex()}}, 2)
     assert list(other.table["same"]) == [True, False]
