@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from numbers import Integral
+from numbers import Integral, Real
+from pathlib import PurePath
 
 from pipeline.errors import InputError, shortlist
 
@@ -50,7 +51,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("ablation", "variant", "dataset", "data_dir"):
-            check_text(name, getattr(self, name))
+            object.__setattr__(self, name, text_of(name, getattr(self, name)))
         check_choice("device", self.device, DEVICES)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("validation", self.validation, VALIDATIONS)
@@ -66,8 +67,13 @@ class Config:
         check_at_least("train_images", self.train_images, 0)
         if self.validation == "holdout" and self.train_images == 1:
             raise InputError("train_images is 1; a hold-out split takes at least 2 (0 takes all)")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"lr is {self.lr}; it must be a finite number above 0, such as 0.001")
+        lr = check_number("lr", self.lr)
+        if not (math.isfinite(lr) and lr > 0):
+            raise InputError(f"lr is {lr}; it must be a finite number above 0, such as 0.001")
+        # Python code may give numbers of NumPy, which JSON can't hold.
+        for name in ("epochs", "batch_size", "seed", "train_images", "holdout_seed"):
+            object.__setattr__(self, name, int(getattr(self, name)))
+        object.__setattr__(self, "lr", lr)
 
     @property
     def run_name(self) -> str:
@@ -80,19 +86,26 @@ class Config:
         return asdict(self)
 
 
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Raise InputError unless `value` is one of `choices`."""
-    if value not in choices:
-        guess = get_close_matches(value, choices, n=1)
+    if not isinstance(value, str) or value not in choices:
+        guess = get_close_matches(str(value), choices, n=1)
         hint = f"; did you mean {guess[0]}?" if guess else ""
         listed = shortlist(choices, MAX_CHOICES)
         raise InputError(f"unknown {name} {value!r}; it must be one of {listed}{hint}")
 
 
-def check_text(name: str, value: str) -> None:
-    """Raise InputError unless every database and file system can hold `value`."""
+def text_of(name: str, value: object) -> str:
+    """Return a text or a path as text. Raises InputError unless every database can hold that."""
+    text = str(value) if isinstance(value, PurePath) else value
+    check_text(name, text)
+    return str(text)
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise InputError unless `value` is text that every database and file system can hold."""
     try:
-        storable = b"\0" not in value.encode()
+        storable = isinstance(value, str) and b"\0" not in value.encode()
     except UnicodeEncodeError:  # non-UTF-8 bytes arrive as surrogates
         storable = False
     if not storable:
@@ -106,7 +119,14 @@ def check_seed(name: str, seed: int) -> None:
         raise InputError(f"{name} is {seed}; it must be at most {MAX_SEED}")
 
 
-def check_at_least(name: str, value: int, least: int) -> None:
+def check_number(name: str, value: object) -> float:
+    """Return a number. Raises InputError for anything else, such as text."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}; it must be a number")
+    return float(value)
+
+
+def check_at_least(name: str, value: object, least: int) -> None:
     """Raise InputError unless `value` is a whole number of at least `least`."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")

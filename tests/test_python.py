@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mine
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 import typer
 from conftest import ROOT, WHOLE, Answer, environment, forget_stores, runs_in
 from PIL import Image
@@ -18,6 +21,7 @@ import pipeline as project
 from pipeline import ablate, compare, evaluate, predict, reproduce, train
 from pipeline.cli import app
 from pipeline.errors import InputError, PartialError
+from pipeline.training.device import restoring_torch
 
 Commands = Callable[..., Answer]
 SMALL: dict[str, Any] = {"ablation": str(ROOT / "tests" / "small.py"), "epochs": 1}
@@ -91,6 +95,87 @@ def test_what_is_wrong_is_raised(capfd: pytest.CaptureFixture[str], tmp_path: Pa
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("function", "wrong", "message"),
+    [
+        (train, {"lr": "0.1"}, "lr is '0.1'; it must be a number"),
+        (train, {"epochs": "2"}, "epochs is '2'; it must be a whole number of at least 1"),
+        (train, {"device": 0}, "unknown device 0; it must be one of auto, cpu"),
+        (train, {"variant": None}, "variant is None; it must be UTF-8 text without NUL"),
+        (train, {"ablation": 3}, "ablation is 3; it must be UTF-8 text"),
+        (train, {"keep_state": 1}, "unknown keep_state 1"),
+        (ablate, {"margin": "1", "seeds": "auto"}, "margin is '1'; it must be a number"),
+        (ablate, {"max_seeds": "9", "seeds": "auto"}, "max_seeds is '9'; it must be a whole"),
+        (ablate, {"gpu_share": "1"}, "gpu_share is '1'; it must be a number"),
+        (ablate, {"cluster": 1}, "cluster is 1; it must be UTF-8 text"),
+        (ablate, {"name": 7}, "name is 7; it must be UTF-8 text"),
+        (evaluate, {"model": 5}, "model is 5; it must be UTF-8 text"),
+        (predict, {"model": "m", "images": [1]}, "images is 1; it must be UTF-8 text"),
+        (reproduce, {"run_id": 1}, "run_id is 1; it must be UTF-8 text"),
+        (compare, {"runs": [1]}, "a run is 1; it must be UTF-8 text"),
+    ],
+)
+def test_a_value_of_another_type_is_an_input_error(
+    function: Callable[..., Any], wrong: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as refused:
+        function(**wrong)
+    assert str(refused.value).startswith(message)
+    assert runs_in(tmp_path) == []
+
+
+def test_paths_and_numbers_of_numpy_are_taken(tmp_path: Path) -> None:
+    mine.write(tmp_path)
+    own: dict[str, Any] = {"ablation": tmp_path / "mine.py", "data_dir": tmp_path}
+    settings: dict[str, Any] = {"lr": np.float32(0.5), "seed": np.uint8(3)}
+    run = train(**own, **settings, epochs=np.int64(1))  # type: ignore[arg-type]
+    assert (run.identity.epochs, run.identity.lr, run.identity.seed) == (1, 0.5, 3)
+    assert run.registered
+    model: Any = Path(mlflow.artifacts.download_artifacts(run.registered.uri))
+    evaluated = evaluate(model=model, **own)
+    assert evaluated.metrics["accuracy"] == pytest.approx(run.history[-1].val_accuracy)
+
+
+def test_what_an_edited_ablation_imports_is_imported_anew(tmp_path: Path) -> None:
+    (tmp_path / "sizes.py").write_text("WIDTH = int(open('width.txt').read())\n")
+    (tmp_path / "width.txt").write_text("4")
+    own: dict[str, Any] = {"ablation": tmp_path / "mine.py", "epochs": 1}
+    mine.write(
+        tmp_path,
+        ("import torch\n", "import sizes\nimport torch\n"),
+        ("width=8", "width=sizes.WIDTH"),
+    )
+    first = train(**own)
+    again = train(**own)
+    assert again.identity == first.identity
+    assert again.inputs_digest == first.inputs_digest
+    (tmp_path / "width.txt").write_text("12")
+    read = train(**own)
+    (tmp_path / "sizes.py").write_text("WIDTH = 20\n")
+    edited = train(**own)
+    sizes = [first.num_parameters, read.num_parameters, edited.num_parameters]
+    assert sizes == sorted(set(sizes))
+    assert edited.identity.code_digest != first.identity.code_digest
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "sizes.py").write_text("WIDTH = 40\n")
+    (other / "mine.py").write_text(own["ablation"].read_text())
+    assert train(ablation=str(other / "mine.py"), epochs=1).num_parameters > edited.num_parameters
+
+
+def test_torch_is_left_as_it_was() -> None:
+    with restoring_torch():
+        torch.set_num_threads(3)
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.deterministic = False
+        train(**SMALL)
+        ablate(**SMALL, variants="base,bn", seeds=2, dry_run=True)
+        assert torch.get_num_threads() == 3
+        assert torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cudnn.deterministic
+
+
 def test_a_study_whose_runs_fail_in_part_has_a_report_of_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -108,6 +193,9 @@ def test_a_run_is_continued_by_what_is_given(tmp_path: Path) -> None:
     first = train(**SMALL, variant="bn")
     again = train(resume=first.run_id)  # finished
     assert (again.run_id, again.history) == (first.run_id, first.history)
+    assert first.registered
+    assert again.registered
+    assert again.registered.uri == first.registered.uri
     more = train(resume=first.run_id, epochs=2)
     assert (more.run_id, len(more.history)) == (first.run_id, 2)
     with pytest.raises(InputError, match=r"has lr 0\.001, not 0\.01"):
@@ -144,6 +232,11 @@ def test_a_script_needs_no_guard_and_prints_nothing(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "begun").read_text() == "x"
     assert len(runs_in(tmp_path, "train")) == 2
+    head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+    # MLflow knows only that of the script, which is in no repository.
+    commits = {run.data.tags.get("mlflow.source.git.commit") for run in runs_in(tmp_path)}
+    assert commits == {commit}
 
 
 def test_the_tutorials_pieces_are_there_too() -> None:

@@ -5,6 +5,8 @@ recorded: environment variables, what other processes read, and the names in a f
 files is read.
 """
 
+import importlib
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -24,6 +26,7 @@ class _Record:
         self.started = time.time_ns()
         self.code = Code([], {}, [], [])
         self.parts: dict[str, dict[str, str]] = {}
+        self.modules: dict[str, str] = {}  # that were imported: digests by path
         # What was read once and is kept, so that other variants may use it as well.
         self.kept, self.written, self.seen = set[str](), set[str](), set[str]()
 
@@ -35,7 +38,7 @@ _RECORDS: dict[str, _Record] = {}
 def recording(reference: str, part: str) -> Iterator[Reads]:
     """Record what the ablation opens in this block; `part` is IMPORT, DATA or a variant."""
     if part == IMPORT:
-        _RECORDS[reference] = _Record()
+        _begin(reference)
     record = _RECORDS[reference]
     with watching(part) as reads:
         try:
@@ -44,10 +47,42 @@ def recording(reference: str, part: str) -> Iterator[Reads]:
         finally:
             record.written |= reads.written
             record.seen |= reads.seen
-            digests = record.parts.setdefault(part, {})
-    digests |= {path: file_digest(path) for path in reads.read}
-    if part == IMPORT:
-        record.code = code_of(reference)
+            record.parts.setdefault(part, {}).update((p, file_digest(p)) for p in reads.read)
+            if part == IMPORT:
+                with suppress(OSError, ImportError):  # said by who imports it
+                    _note_code(record, code_of(reference))
+
+
+def _begin(reference: str) -> None:
+    """Begin the record of an ablation that is to be imported, perhaps again.
+
+    Python keeps the modules that it has imported. If they, or files that they have read, are no
+    longer as they were, or if they may be another ablation's, it forgets them.
+    """
+    last = next(reversed(_RECORDS), "")
+    known = list(_RECORDS.values())
+    before, now = _RECORDS.pop(reference, None), _Record()
+    if before and last == reference and _is_unchanged(before):
+        now.parts[IMPORT] = dict(before.parts[IMPORT])  # they won't read these again
+    else:
+        files = {path for record in known for path in record.modules}
+        for name, module in list(sys.modules.items()):
+            if getattr(module, "__file__", None) in files:
+                del sys.modules[name]
+        importlib.invalidate_caches()
+    _RECORDS[reference] = now
+
+
+def _note_code(record: _Record, code: Code) -> None:
+    files = [str(path) for path in (*code.own, *code.elsewhere.values())]
+    record.code = code
+    record.modules = {path: file_digest(path) for path in files if path.endswith(".py")}
+
+
+def _is_unchanged(record: _Record) -> bool:
+    """Whether what an ablation has imported, and read meanwhile, is as it was."""
+    read = {**record.modules, **record.parts[IMPORT]}
+    return all(file_digest(path) == digest for path, digest in read.items())
 
 
 def keep(reference: str, paths: Iterable[str]) -> None:

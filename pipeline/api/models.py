@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.api import options, use_options
 from pipeline.api.environment import set_variables
-from pipeline.config import AUTO, check_at_least
+from pipeline.config import AUTO, check_at_least, text_of
 from pipeline.imports import importing
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def evaluate(
 
     Raises InputError if there is no such model, or if the data are not what it takes.
     """
+    model = text_of("model", model)
     set_variables()
     with importing():
         from pipeline.runs.evaluation_run import evaluate_run
@@ -36,7 +37,7 @@ def evaluate(
 
     check_store()
     check_experiment()
-    return evaluate_run(model, dataset, data_dir, options.absolute(ablation))
+    return evaluate_run(model, dataset, text_of("data_dir", data_dir), options.absolute(ablation))
 
 
 def predict(
@@ -64,6 +65,9 @@ def predictions_of(
 ) -> "list[Prediction]":
     """The same, as records."""
     check_at_least("top", top, 1)
+    model = text_of("model", model)
+    listed = [images] if isinstance(images, str | Path) else images
+    patterns = [text_of("images", one) for one in listed]
     set_variables()
     project_run = os.environ.get("MLFLOW_RUN_ID")
     with importing():
@@ -74,8 +78,7 @@ def predictions_of(
         from pipeline.store.initialization import check_store
         from pipeline.upstream import typed_in
 
-    patterns = [images] if isinstance(images, str | Path) else images
-    pictures = find_pictures([str(one) for one in patterns], typed_in(), recursive)
+    pictures = find_pictures(patterns, typed_in(), recursive)
     check_store()
     if project_run:
         name_project_run(project_run, f"predict-{model.removeprefix('models:/')}")

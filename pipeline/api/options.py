@@ -14,6 +14,7 @@ from pipeline.config import (
     VALIDATIONS,
     Config,
     check_choice,
+    text_of,
 )
 
 DEFAULT = Config()
@@ -238,4 +239,4 @@ def absolute(ablation: str) -> str:
     from pipeline.ablation.loading import absolute
     from pipeline.upstream import typed_in
 
-    return absolute(ablation, typed_in())
+    return absolute(text_of("ablation", ablation), typed_in())

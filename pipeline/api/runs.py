@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.api import use_options
 from pipeline.api.environment import set_variables
-from pipeline.config import check_at_least
+from pipeline.config import check_at_least, text_of
 from pipeline.imports import importing
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def reproduce_each(run_id: str, epochs: int | None, data_dir: str | None) -> "It
     """The same, one by one."""
     if epochs is not None:
         check_at_least("epochs", epochs, 1)
+    run_id = text_of("run_id", run_id)
+    data_dir = None if data_dir is None else text_of("data_dir", data_dir)
     set_variables()
     with importing():
         from pipeline.reproduction.reproduce import describe, records_of, reproduce

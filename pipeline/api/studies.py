@@ -1,12 +1,11 @@
 """Train a study, or compare runs that there are."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline import openmp
 from pipeline.api import options, use_options
 from pipeline.api.environment import set_variables
-from pipeline.config import AUTO, Config, check_at_least, check_choice
+from pipeline.config import AUTO, Config, check_at_least, check_choice, text_of
 from pipeline.errors import InputError
 from pipeline.imports import importing
 from pipeline.interruption import Interrupted
@@ -147,5 +146,6 @@ def compare(
 
     check_store()
     experiment = experiment or ("" if runs else check_experiment())
-    references: Sequence[str] = [runs] if isinstance(runs, str) else runs or []
+    listed = [runs] if isinstance(runs, str) else runs or []
+    references = [text_of("a run", one) for one in listed]
     return compare_runs(references, experiment, options.absolute(ablation), last)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ def train(
     openmp.spin_if_idle()
     with importing():
         from pipeline.ablation.loading import MOVED, load_ablation
-        from pipeline.models.registry import check_may_register
+        from pipeline.models.registry import check_may_register, registered_of
         from pipeline.models.trial.variants import try_variants
         from pipeline.runs.queries import given_run, is_readable
         from pipeline.runs.resolve import resolve
@@ -95,7 +96,7 @@ def train(
                 f"run {continued.run_id} is finished, with {config.epochs} epochs; for more:"
                 f" python -m pipeline train --resume {continued.run_id} --epochs N"
             )
-            return read_results(continued)
+            return replace(read_results(continued), registered=registered_of(continued.run_id))
         spec = resolve(config, load_ablation(config.ablation, MOVED))
         how = Beginning(continued, register=register, keep_state=keeps)
     else:

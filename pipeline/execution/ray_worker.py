@@ -181,8 +181,9 @@ def end(records: "Iterable[RunRecord | StudyRecord]") -> None:
     from pipeline.store.lookup import get_run
 
     for record in records:
-        if record.status == "RUNNING":
-            liveness.mark_dead(get_run(record.run_id))
+        run = get_run(record.run_id)  # which may have ended since
+        if run.info.status == "RUNNING":
+            liveness.mark_dead(run)
 
 
 class Survivor:

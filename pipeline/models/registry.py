@@ -179,6 +179,12 @@ def versions_of(run_id: str) -> list[ModelVersion]:
     return []
 
 
+def registered_of(run_id: str) -> RegisteredVersion | None:
+    """The newest registered version of a run's model, with its aliases."""
+    newest = max(versions_of(run_id), key=lambda one: int(one.version), default=None)
+    return refresh(RegisteredVersion(newest.name, str(newest.version))) if newest else None
+
+
 @in_store
 def tag_versions(versions: Sequence[ModelVersion], key: str, value: str) -> None:
     """Set a tag of registered versions; a note names one that this user may not change."""

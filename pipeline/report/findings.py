@@ -153,13 +153,13 @@ class Analysis:
         return [*main, *(at_rate for at_rate in self.by_rate if at_rate is not self.main)]
 
     @property
-    def other_weights(self) -> dict[tuple[str, str], list[str]]:
-        """By variant and another one, the parameters that do not start out as in that one."""
+    def other_weights(self) -> dict[tuple[str, str], tuple[str, int]]:
+        """By variant and another one: the first parameter that begins otherwise, how many do."""
         known = {one.config.variant: one.other_weights for one in self.results}
         return {
-            (variant, other): names
+            (variant, other): apart
             for variant in self.ablation.variants
-            for other, names in known.get(variant, {}).items()
+            for other, apart in known.get(variant, {}).items()
             if other in known
         }
 

@@ -238,11 +238,12 @@ def limits(analysis: Analysis) -> list[str]:
             " raises both accuracies. That favours a variant with several rates that are about as"
             " good."
         )
-    for (variant, other), (one, *others) in analysis.other_weights.items():
-        more = f" and {plural(len(others), 'more parameter')}" if others else ""
+    for (variant, other), (parameter, count) in analysis.other_weights.items():
+        more = f" and {plural(count - 1, 'more parameter')}" if count > 1 else ""
         unknown.append(
-            f"How much of an effect is due to other initial weights: in {variant}, {one}{more}"
-            f" {'do' if others else 'does'} not start out as in {other}."
+            "How much of an effect is due to other initial weights: in"
+            f" {variant}, {parameter}{more} {'do' if count > 1 else 'does'} not start out as in"
+            f" {other}."
         )
     for name, words in MIXTURES.items():
         if len({getattr(r, name, getattr(r.identity, name, "")) for r in analysis.results}) > 1:

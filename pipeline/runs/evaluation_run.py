@@ -17,10 +17,11 @@ from pipeline.models.loading import LoadedModel, load_model
 from pipeline.models.registry import tag_versions, versions_of
 from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import log_dataset
-from pipeline.runs.queries import check_ours, given_run, is_readable
+from pipeline.runs.queries import check_ours, given_run
 from pipeline.store.artifacts import log_figure, log_table
 from pipeline.store.lookup import find_run
 from pipeline.store.outages.waiting import in_store
+from pipeline.store.tags import kind_of
 from pipeline.training.loop import VALIDATION_BATCH_SIZE
 
 
@@ -61,8 +62,8 @@ def evaluate_run(model: str, dataset: str, data_dir: str, ablation: str) -> Eval
     name = loaded.dataset if dataset == AUTO else dataset
     # From the store, not from the model's files: it names code that is to be run.
     source = find_run(loaded.run_id or "") if ablation == AUTO else None
-    if source and is_readable(source):
-        ablation = check_ours(source).config.ablation
+    if source and kind_of(source) == "train":
+        ablation = check_ours(source, "; name its ablation with --ablation").config.ablation
     found = load_ablation(ablation, MOVED if source else "")
     if name == "unknown":
         example = next(iter(found.datasets))

@@ -16,8 +16,8 @@ from pipeline.config import APPLICATION, MAX_NAME
 from pipeline.errors import DivergedError, InputError, MachineError
 from pipeline.interruption import Interrupted, deferred
 from pipeline.machine import describe_machine, processor
-from pipeline.runs.provenance import environment, git_dirty, versions
-from pipeline.runs.record import StudyRecord
+from pipeline.runs.provenance import code_commit, environment, git_dirty, versions
+from pipeline.runs.record import OTHER_NAMES, StudyRecord
 from pipeline.store import buffer
 from pipeline.store.initialization import check_relative
 from pipeline.store.liveness import PROCESS, is_alive, this_process
@@ -61,6 +61,8 @@ def track(
     project_run = _run_of_project()
     with _claimed(run_id), _TrueStatus() as status:
         values = {**values, **versions(), "git_dirty": git_dirty()}
+        if commit := code_commit():
+            values[OTHER_NAMES["commit"]] = commit
         run = status.begin(name, run_id or project_run, experiment_id, values)
         buffer.open_for(run)
         _describe(run, settings, values)

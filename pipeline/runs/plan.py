@@ -32,8 +32,13 @@ class Plan:
         chosen_later: bool = False,
     ) -> "Plan":
         """Return the plan of these variants, learning rates and seeds."""
-        axes = tuple(sorted(variants)), tuple(sorted(rates)), tuple(sorted(seeds))
-        return Plan(*axes, float(margin), chosen_later)
+        return Plan(
+            tuple(sorted(map(str, variants))),
+            tuple(sorted(map(float, rates))),
+            tuple(sorted(map(int, seeds))),
+            float(margin),
+            bool(chosen_later),
+        )
 
     def for_comparison(self) -> "Plan":
         """The same runs, chosen later."""

@@ -85,14 +85,29 @@ def identity_of(spec: RunSpec) -> Identity:
     )
 
 
+def code_commit() -> str:
+    """The commit of this project's code; empty without git.
+
+    MLflow records that of the script which Python was started with: none in a notebook, or that of
+    the user's own repository.
+    """
+    is_tracked = _git("ls-files", "--error-unmatch", "__init__.py")  # not just below a repository
+    return (_git("rev-parse", "HEAD") or "").strip() if is_tracked else ""
+
+
 def git_dirty() -> str:
-    """Whether the code differs from the commit MLflow records; `unknown` without git."""
-    command = ["git", "-C", str(PACKAGE), "status", "--porcelain", ".", str(DEFAULT_FILE.parent)]
+    """Whether the code differs from its commit; `unknown` without git."""
+    changes = _git("status", "--porcelain", ".", str(DEFAULT_FILE.parent))
+    return "unknown" if changes is None else "true" if changes else "false"
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of this project's code; None without git."""
+    command = ["git", "-C", str(PACKAGE), *arguments]
     try:
-        changes = subprocess.run(command, capture_output=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, check=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return "true" if changes else "false"
+        return None
 
 
 @cache

@@ -91,12 +91,13 @@ def named(run: Run) -> str:
     return f"{run.info.run_name} ({run.info.run_id[:SHORT_ID]})"
 
 
-def check_ours(run: Run) -> RunRecord:
-    """Read a training run. Raises InputError for one that this project has not recorded."""
+def check_ours(run: Run, way_out: str = "") -> RunRecord:
+    """Read a training run. Raises InputError, with the `way_out`, if it can't be understood."""
     try:
         return read_record(RunRecord, run)
     except UnreadableRunError as error:
-        raise InputError(f"run {run.info.run_id} is not of this project: {error}") from None
+        what = f"run {run.info.run_id} is not of this project, or was edited"
+        raise InputError(f"{what}: {error}{way_out}") from None
 
 
 def is_readable(run: Run, kind: type[T] = RunRecord) -> bool:  # type: ignore[assignment]

@@ -28,6 +28,13 @@ STUCK, LEARNED = "stuck", "ok"  # whether a network has learned anything
 # MLflow's own, by field.
 OTHER_NAMES = {"parent": "mlflow.parentRunId", "commit": "mlflow.source.git.commit"}
 
+# What a configuration says of a run's identity: all that it has in common but what may be `auto`.
+AS_TYPED = ({one.name for one in fields(Config)} & {one.name for one in fields(Identity)}) - {
+    "ablation",
+    "device",
+    "precision",
+}
+
 Booleans = npt.NDArray[np.bool_]
 T = TypeVar("T")
 
@@ -92,7 +99,8 @@ class RunRecord(Outcome, Stored):
     Each field of its own is recorded as a tag.
 
     config: as it was typed, with the names of variant and data set. settings: of the variant.
-    other_weights: what does not start out as in an earlier variant, by that one's name.
+    other_weights: by an earlier variant's name, the first parameter that does not start out as in
+    that one, and the number of all of them.
     reported_with: the plan of the first report that contains the run. parent: the study's id.
     """
 
@@ -106,7 +114,7 @@ class RunRecord(Outcome, Stored):
     augmentation: str
     num_classes: int
     num_parameters: int
-    other_weights: Mapping[str, list[str]] = field(default_factory=dict)
+    other_weights: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     total_images: int
     validation_digest: str
     validation_scheme: str
@@ -214,7 +222,13 @@ def from_tags(kind: type[T], tags: Mapping[str, str], **known: Any) -> T:
             known[one.name] = _read(name, tags[name], one.type)
         elif not _is_optional(one):
             raise UnreadableRunError(f"it does not say its {name}")
-    return kind(**known)
+    read = kind(**known)
+    if isinstance(read, RunRecord):
+        for name in AS_TYPED:
+            one, other = getattr(read.config, name), getattr(read.identity, name)
+            if one != other:
+                raise UnreadableRunError(f"its {name} is {other!r}, but it began with {one!r}")
+    return read
 
 
 def _written(value: object) -> object:
@@ -233,6 +247,8 @@ def _read(name: str, text: str, kind: Any) -> Any:
         value = json.loads(text)
         if not isinstance(value, dict):
             raise ValueError
+        if name == "other_weights":
+            return {other: (str(first), int(count)) for other, (first, count) in value.items()}
         return Config(**value) if kind is Config else value
     except InputError as error:
         raise UnreadableRunError(str(error)) from None

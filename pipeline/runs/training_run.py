@@ -20,14 +20,22 @@ from pipeline.runs.checkpoint import Checkpoints
 from pipeline.runs.identity import Identity
 from pipeline.runs.lifecycle import track
 from pipeline.runs.queries import read_record
-from pipeline.runs.record import LEARNED, NO_SCHEDULE, STUCK, RunRecord, StudyRecord, to_tags
+from pipeline.runs.record import (
+    LEARNED,
+    NO_SCHEDULE,
+    STUCK,
+    RunRecord,
+    StudyRecord,
+    UnreadableRunError,
+    to_tags,
+)
 from pipeline.runs.results import RESULT_FILE, pack_results
 from pipeline.store import buffer
 from pipeline.store.artifacts import log_figure, replace_artifact
 from pipeline.store.interface import link
 from pipeline.store.lookup import find_run
 from pipeline.store.outages.waiting import in_store
-from pipeline.training.device import set_up_torch
+from pipeline.training.device import restoring_torch, set_up_torch
 from pipeline.training.epochs import History
 from pipeline.training.loop import Trained, Training, is_stuck, loss_of_guess
 from pipeline.training.spec import RunSpec
@@ -55,6 +63,7 @@ class Beginning:
     keep_state: bool = True
 
 
+@restoring_torch()
 def train_run(
     spec: RunSpec, how: Beginning, show: Callable[[History], None] = lambda _: None
 ) -> RunRecord:
@@ -186,7 +195,10 @@ def _record(training: Training, identity: Identity, how: Beginning, inputs: str)
         augmentation=spec.augmentation.description,
         num_classes=data.num_classes,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        other_weights=spec.unlike_earlier(spec.network()),
+        other_weights={
+            other: (names[0], len(names))
+            for other, names in spec.unlike_earlier(spec.network()).items()
+        },
         total_images=data.total,
         validation_digest=data.validation.digest,
         validation_scheme=data.validation_scheme,
@@ -207,10 +219,7 @@ def _last_state(spec: RunSpec, checkpoints: Checkpoints, begun: RunRecord) -> Tr
         return train_once(replace(spec, device=torch.device("cpu")))[0]
 
     state = checkpoints.read(harmless)
-    start: RunRecord | None = begun
-    if begun.run_id == checkpoints.run_id:
-        origin = find_run(begun.continued_from) if begun.continued_from else None
-        start = read_record(RunRecord, origin) if origin else None
+    start = _origin(begun) if begun.run_id == checkpoints.run_id else begun
     if state is None and start:
         state = checkpoints.read(harmless, of=start)
         if state:
@@ -218,6 +227,16 @@ def _last_state(spec: RunSpec, checkpoints: Checkpoints, begun: RunRecord) -> Tr
     complete, name = len(state.history) if state else 0, spec.config.run_name
     log.info(f"{name} continues after {complete} of {spec.config.epochs} epochs")
     return state
+
+
+def _origin(record: RunRecord) -> RunRecord | None:
+    """The run from whose state this one has gone on, if there is one that can be read."""
+    run = find_run(record.continued_from) if record.continued_from else None
+    try:
+        return read_record(RunRecord, run) if run else None
+    except UnreadableRunError as error:
+        log.warning(f"note: run {record.continued_from}, with which this one began: {error}")
+        return None
 
 
 def _log_learning(spec: RunSpec, history: History, warn: bool) -> str:

@@ -3,6 +3,7 @@
 A process killed with -9, or by a power cut, leaves its run RUNNING.
 """
 
+import math
 import os
 import socket
 import time
@@ -51,8 +52,11 @@ class _Process(NamedTuple):
 
 def _process_of(run: Run) -> _Process:
     with suppress(KeyError, ValueError):
-        number, started, since_boot = run.data.tags[PROCESS].split()
-        return _Process(run.data.tags[HOST], int(number), float(started), float(since_boot))
+        number, *times = run.data.tags[PROCESS].split()
+        started, since_boot = map(float, times)
+        host, known = run.data.tags[HOST].strip(), math.isfinite(started + since_boot)
+        if host and known and 0 < int(number) < 2**31:
+            return _Process(host, int(number), started, since_boot)
     return _Process()
 
 

@@ -32,23 +32,27 @@ def pack(values: Mapping[str, object]) -> dict[str, str]:
     Raises InputError if they are too long.
     """
     texts = {name: v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
-    shown = {n: text for n, text in texts.items() if n in SHOWN or n.startswith(OURS)}
-    rest = {name: text for name, text in texts.items() if name not in shown}
-    details = json.dumps(rest, ensure_ascii=False)
-    if len(details) > MAX_CHARACTERS:
-        longest = max(rest, key=lambda name: len(rest[name]))
-        raise InputError(
-            f"what a run records takes {len(details):,} characters, over the limit of"
-            f" {MAX_CHARACTERS:,}; shorten its {longest}, which takes most: {rest[longest][:50]}…"
-        )
-    return {name: text for name, text in shown.items() if text} | {DETAILS: details}
+    tags = {n: text for n, text in texts.items() if n in SHOWN or n.startswith(OURS)}
+    rest = {name: text for name, text in texts.items() if name not in tags}
+    tags[DETAILS] = json.dumps(rest, ensure_ascii=False)
+    for name, text in tags.items():
+        if len(text) > MAX_CHARACTERS:
+            longest = max(rest, key=lambda one: len(rest[one])) if name == DETAILS else name
+            raise InputError(
+                f"what a run records takes {len(text):,} characters, over the limit of"
+                f" {MAX_CHARACTERS:,}; shorten its {longest}, which takes most:"
+                f" {texts[longest][:50]}…"
+            )
+    return {name: text for name, text in tags.items() if text}
 
 
 def unpack(run: Run) -> dict[str, str]:
     """All that a run's tags say, by name. One that was set later, or by hand, counts."""
-    details = {}
-    with suppress(ValueError):  # somebody has edited it
-        details = dict(json.loads(run.data.tags.get(DETAILS, "{}")))
+    details: object = None
+    with suppress(ValueError):
+        details = json.loads(run.data.tags.get(DETAILS, "{}"))
+    if not isinstance(details, dict) or not all(isinstance(v, str) for v in details.values()):
+        details = {}  # somebody has edited it
     return details | {name: tag for name, tag in run.data.tags.items() if name != DETAILS}
 
 

@@ -21,7 +21,7 @@ from pipeline.study.reuse import Reusable
 from pipeline.study.spec import StudySpec
 from pipeline.training.batches import TrainingBatches, ValidationBatches
 from pipeline.training.cuda_graph import Step
-from pipeline.training.device import release_freed_memory
+from pipeline.training.device import release_freed_memory, restoring_torch
 from pipeline.training.loop import VALIDATION_BATCH_SIZE, fast_step
 from pipeline.training.spec import RunSpec
 
@@ -71,6 +71,7 @@ class Forecast:
         return max(ends)
 
 
+@restoring_torch()
 def make_forecast(
     study: StudySpec, finished: Mapping[Config, RunRecord], device: torch.device
 ) -> Forecast:

@@ -5,7 +5,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from pipeline.config import AUTO, MAX_NAME, MAX_SEED, Config, check_choice
+from pipeline.config import (
+    AUTO,
+    MAX_NAME,
+    MAX_SEED,
+    Config,
+    check_at_least,
+    check_choice,
+    check_number,
+    check_text,
+)
 from pipeline.errors import InputError, plural
 from pipeline.runs.plan import Plan
 from pipeline.statistics import FIRST_SEEDS
@@ -67,7 +76,8 @@ class Grid(NamedTuple):
 
 def check_margin(margin: float, most: int, rates: Sequence[float]) -> float:
     """Return the margin of `seeds=auto`. Raises InputError for what that can't do."""
-    if not 0 < margin < 100:
+    check_at_least("max_seeds", most, 1)
+    if not 0 < check_number("margin", margin) < 100:
         raise InputError(f"margin is {margin:g}; it must be above 0 and below 100 points")
     if not FIRST_SEEDS <= most <= MAX_SEEDS:
         raise InputError(f"max_seeds is {most}; it must be {FIRST_SEEDS} to {MAX_SEEDS}")
@@ -78,6 +88,7 @@ def check_margin(margin: float, most: int, rates: Sequence[float]) -> float:
 
 def check_name(name: str) -> None:
     """Raise InputError unless a study can have that name, and be found by it."""
+    check_text("name", name)
     if not name.strip() or len(name) > MAX_NAME:
         raise InputError(f"name is {name!r}; it must have 1 to {MAX_NAME} characters")
 
@@ -101,12 +112,14 @@ def parse_jobs(given: str | int) -> int:
 
 def check_cluster(address: str, gpu_share: float) -> None:
     """Raise InputError unless these can be a cluster's address, and a share of a GPU."""
+    check_text("cluster", address)
     if address not in ("none", "auto") and not re.fullmatch(r"(ray://)?[^/\s]+:\d{1,5}", address):
         raise InputError(
             f"cluster is {address!r}; it must be none, auto, HOST:PORT such as 10.0.0.1:6379, or"
             " ray://HOST:PORT such as ray://10.0.0.1:10001"
         )
-    if not 0.01 <= gpu_share <= 1 or round(gpu_share, 4) != gpu_share:  # Ray's precision
+    share = check_number("gpu_share", gpu_share)
+    if not 0.01 <= share <= 1 or round(share, 4) != share:  # Ray's precision
         raise InputError(
             f"gpu_share is {gpu_share:g}; it must be 0.01 to 1, with at most 4 decimals"
         )

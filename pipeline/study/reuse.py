@@ -21,7 +21,7 @@ from pipeline.runs.queries import (
     read_record,
     set_parent,
 )
-from pipeline.runs.record import RunRecord, StudyRecord
+from pipeline.runs.record import RunRecord, StudyRecord, UnreadableRunError
 from pipeline.runs.results import IncompleteRunError, read_results
 from pipeline.runs.resume import check_ended, why_no_more_epochs
 from pipeline.store.artifacts import has_file
@@ -218,10 +218,14 @@ def given_study() -> StudyRecord | None:
     run = given_run()
     if run is None:
         return None
-    if kind_of(run) != "study" or not is_readable(run, StudyRecord):
-        raise InputError(f"run {run.info.run_id} is not a study; leave --run-id out to start one")
+    wrong = f"run {run.info.run_id} can't be continued as a study"
+    if kind_of(run) != "study":
+        raise InputError(f"{wrong}: it is none; leave --run-id out to start one")
     check_ended(run)
-    return read_record(StudyRecord, run)
+    try:
+        return read_record(StudyRecord, run)
+    except UnreadableRunError as error:
+        raise InputError(f"{wrong}: {error}; leave --run-id out to start one") from None
 
 
 def check_same_recipe(study: StudySpec) -> None:

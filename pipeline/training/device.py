@@ -3,6 +3,8 @@
 import ctypes
 import mmap
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -35,6 +37,19 @@ def _is_usable(name: str) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+@contextmanager
+def restoring_torch() -> Iterator[None]:
+    """Leave a caller's number of threads, and what `set_up_torch` sets of torch, as they were."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    threads = torch.get_num_threads()
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic = before
+        torch.set_num_threads(threads)
 
 
 def set_up_torch() -> None:

@@ -160,7 +160,7 @@ def test_a_file_may_have_any_encoding_that_python_reads(
     file.write_bytes(content)
     answer = pipeline("train", "--ablation", "mine.py", *SMALL)
     assert answer.status == 0, answer.err
-    record = check_ours(*runs_in(tmp_path))
+    record = check_ours(runs_in(tmp_path)[0])
     copy = mlflow.artifacts.download_artifacts(f"runs:/{record.run_id}/ablation/mine.py")
     assert Path(copy).read_bytes() == content
     # `reproduce` uses the file while it computes the same, and otherwise the run's copy.

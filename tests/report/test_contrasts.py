@@ -292,8 +292,7 @@ def test_what_variants_do_not_share_is_told() -> None:
     of = ablation({"plain": {}, "se": {"se": True}, "smooth": {"label_smoothing": 0.1}})
     results = study({variant: [0.4, 0.5] for variant in ("plain", "se")}, of=of)
     assert not any("initial weights" in line for line in limits(analyse(of, results)))
-    names = ["conv1.weight", "conv2.weight", "fc.weight"]
-    others: dict[str, dict[str, list[str]]] = {"plain": {}, "se": {"plain": names}}
+    others = {"plain": {}, "se": {"plain": ("conv1.weight", 3)}}
     unlike = [replace(one, other_weights=others[one.config.variant]) for one in results]
     (line,) = (line for line in limits(analyse(of, unlike)) if "initial weights" in line)
     assert line == (
@@ -303,8 +302,8 @@ def test_what_variants_do_not_share_is_told() -> None:
 
     both = study({variant: [0.4, 0.5] for variant in ("se", "smooth")}, of=of)
     entries = {
-        "se": {"plain": ["fc.bias"]},
-        "smooth": {"plain": ["conv1.weight"], "se": ["fc.bias"]},
+        "se": {"plain": ("fc.bias", 1)},
+        "smooth": {"plain": ("conv1.weight", 1), "se": ("fc.bias", 1)},
     }
     both = [replace(one, other_weights=entries[one.config.variant]) for one in both]
     (line,) = (line for line in limits(analyse(of, both)) if "initial weights" in line)

@@ -61,7 +61,7 @@ def test_a_record_is_read_as_it_was_written() -> None:
     plan = Plan.of(["bn", "base"], [0.001], [1, 0], margin=0.5)
     run = record(
         Config(variant="bn", lr=3e-4, validation="holdout", holdout_seed=2),
-        other_weights={"base": ["fc.weight, with a comma", "of bias"]},
+        other_weights={"base": ("fc.weight, with a comma", 2)},
         reported_with=plan,
         parent="0" * 32,
         commit="f" * 40,
@@ -124,7 +124,7 @@ def test_a_run_or_study_whose_tags_were_edited_is_left_out_and_named(
             answer = pipeline(*command, run_id)
             assert answer.status == 2
             (line,) = answer.error_lines
-            assert f"run {run_id} is not of this project: " in line
+            assert f"run {run_id} is not of this project, or was edited: " in line
     # What is left out is trained again, and said.
     answer = pipeline(*study)
     assert answer.status == 0, answer.err

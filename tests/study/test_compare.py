@@ -44,7 +44,9 @@ def test_runs_that_were_started_one_by_one(
         for name, value in given.items():
             client.log_param(theirs, name, value)
         client.set_terminated(theirs)
-        foreign[theirs] = f"run {theirs} is not of this project: it does not say its ablation"
+        foreign[theirs] = (
+            f"run {theirs} is not of this project, or was edited: it does not say its ablation"
+        )
 
     answer = pipeline("compare")
     assert answer.status == 0, answer.err

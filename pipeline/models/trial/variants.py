@@ -27,7 +27,7 @@ from pipeline.models.trial.repeating import (
     few,
     train_epochs,
 )
-from pipeline.training.device import set_up_torch
+from pipeline.training.device import restoring_torch, set_up_torch
 from pipeline.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ FEW_STEPS = 3  # per epoch, below which little is learned
 SMALL = 0.01  # below which all parameters of a layer hide what it multiplies
 
 
+@restoring_torch()
 def try_variants(spec: RunSpec, variants: Iterable[str]) -> None:
     """Build, train and export the network of each variant, on up to three images.
 

@@ -1,5 +1,6 @@
 """Rewrite the addresses in a database whose artifacts were moved or copied."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -21,6 +22,7 @@ from pipeline.store.moving.detection import (
     opened_database,
     run_and_model_ids,
 )
+from pipeline.store.tags import DETAILS
 from pipeline.upstream import local_path
 
 # Where MLflow 3.17 keeps addresses of artifacts: table, column, condition. What a run says of its
@@ -132,7 +134,7 @@ def _copy(database: Path) -> Path:
 def _rewrite(connection: sqlite3.Connection, moves: Moves) -> int:
     connection.create_function("relocated", 1, partial(_relocated, moves), deterministic=True)
     connection.create_function("moved", 1, partial(_moved, moves))
-    connection.execute("UPDATE tags SET value = moved(value) WHERE key = 'ablation_source'")
+    connection.execute(f"UPDATE tags SET value = moved(value) WHERE key = '{DETAILS}'")
     return sum(
         connection.execute(
             f"UPDATE {table} SET {column} = relocated({column})"
@@ -152,14 +154,20 @@ def _relocated(moves: Moves, address: str | None) -> str | None:
     return address
 
 
-def _moved(moves: Moves, file: str) -> str:
-    """Where the file of an ablation is, if it was moved or copied together with the artifacts."""
-    for old, new in moves.items():
-        if Path(file).is_relative_to(old):
-            moved = new / Path(file).relative_to(old)
-            if moved.is_file():
-                return str(moved)
-    return file
+def _moved(moves: Moves, details: str) -> str:
+    """What a run says of itself, with its ablation's file where that is now.
+
+    That is, if the file was moved or copied together with the artifacts.
+    """
+    with suppress(ValueError, TypeError, KeyError):  # another kind of run, or edited by hand
+        values = json.loads(details)
+        config = json.loads(values["config"])
+        file = Path(config["ablation"])
+        for old, new in moves.items():
+            if file.is_relative_to(old) and (moved := new / file.relative_to(old)).is_file():
+                config["ablation"] = str(moved)
+                return json.dumps(values | {"config": json.dumps(config)}, ensure_ascii=False)
+    return details
 
 
 def _named(connection: sqlite3.Connection) -> Iterator[Path]:
