@@ -1,4 +1,4 @@
-"""The configuration of a training run, checked once, when it is built.
+"""The settings of a training run, as they were typed, checked once.
 
 Imports neither torch nor MLflow: a wrong value is reported before they load.
 """
@@ -28,7 +28,7 @@ MAX_NAME = 250  # characters in a run's name in MLflow's databases
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that determines a run's result.
+    """What was typed; it may say `auto`. What it comes to is a `training.spec.RunSpec`.
 
     ablation: a file or module, which says what `variant` and `dataset` may be (`ablation.loading`).
 

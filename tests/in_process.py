@@ -46,5 +46,5 @@ def one_by_one(tasks: Sequence[Task], study: StudyRecord, jobs: int, gpus: Seque
 def compute_once() -> None:
     """Compute once what is always the same, and takes each command a part of a second."""
     synthetic.generate = cache(synthetic.generate)  # half of one
-    syntax.code_digest = cache(syntax.code_digest)  # of each of the project's own files
+    syntax.ast_digest = cache(syntax.ast_digest)  # of each of the project's own files
     databases._get_latest_schema_revision = cache(databases._get_latest_schema_revision)

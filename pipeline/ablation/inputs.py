@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.ablation.source import file_of
-from pipeline.ablation.syntax import code_digest
+from pipeline.ablation.syntax import ast_digest
 from pipeline.errors import shortlist
 
 RECORDED = ("files", "packages", "made", "places", "guessed")  # of Inputs
@@ -60,7 +60,7 @@ class Inputs(NamedTuple):
 NOTHING = Inputs({}, {}, {}, {})
 
 
-def differences(then: Inputs, now: Inputs) -> str:
+def input_differences(then: Inputs, now: Inputs) -> str:
     """Say in one line how inputs differ from earlier ones; empty if they do not.
 
     A file of the same name and content is the same, wherever it is. One that was read then and is
@@ -95,7 +95,7 @@ def differences_here(then: Inputs, reference: str) -> str:
     packages = {name: version(name) for name in then.packages}
     folder = str(file_of(reference).parent)
     files = {name: digest for name, digest in then.files.items() if name not in then.guessed}
-    return differences(
+    return input_differences(
         then._replace(files=files), NOTHING._replace(packages=packages, folder=folder)
     )
 
@@ -116,11 +116,11 @@ def file_digest(path: str) -> str:
 def _digest(path: str, *_signature: int) -> str:
     with Path(path).open("rb") as file:
         if path.endswith(".py"):
-            return code_digest(file.read())
+            return ast_digest(file.read())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def versions(modules: Iterable[str]) -> dict[str, str]:
+def package_versions(modules: Iterable[str]) -> dict[str, str]:
     """The versions of the packages that top-level modules belong to, by the packages' names."""
     names = {name for module in modules for name in _packages(module)}
     # Reuse compares torch by itself.

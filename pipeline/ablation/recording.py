@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from pipeline.ablation.inputs import Inputs, file_digest, versions
+from pipeline.ablation.inputs import Inputs, file_digest, package_versions
 from pipeline.ablation.source import Code, code_of, file_of
 from pipeline.ablation.watching import DATA, IMPORT, Reads, counts, is_below, place_of, watching
 
@@ -106,7 +106,7 @@ def inputs_of(reference: str, *variants: str) -> Inputs:
     found = {name: digest for name, digest in digests.items() if digest}
     return Inputs(
         files={name: digest for name, digest in found.items() if names[name] not in made},
-        packages=versions(record.code.packages),
+        packages=package_versions(record.code.packages),
         made={name: digest for name, digest in found.items() if names[name] in made},
         places={name: names[name] for name in found if not is_below(names[name], folder)},
         folder=folder,

@@ -8,11 +8,11 @@ from typing import Any
 
 def combined_digest(files: list[Path]) -> str:
     """sha256 (hex) of what several files of Python code compute, in this order."""
-    digests = "".join(code_digest(path.read_bytes()) for path in files)
+    digests = "".join(ast_digest(path.read_bytes()) for path in files)
     return hashlib.sha256(digests.encode()).hexdigest()
 
 
-def code_digest(source: bytes) -> str:
+def ast_digest(source: bytes) -> str:
     """sha256 (hex) of what Python code computes: comments, docstrings and formatting are left out.
 
     It is the same in all versions of Python from 3.11 to 3.14, unlike `ast.dump`. What can't be

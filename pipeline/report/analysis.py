@@ -15,7 +15,13 @@ from pipeline.report.contrasts import Contrast, contrasts
 from pipeline.report.findings import Analysis, Finding, RateResult, study_outcomes
 from pipeline.report.learning_rates import chosen_rates, sign_changes, stuck_notes
 from pipeline.runs.record import LEARNED, RunRecord
-from pipeline.statistics.comparisons import Floats, Outcome, Summary, compare_paired, summarize
+from pipeline.statistics.comparisons import (
+    Floats,
+    OutcomeMeasure,
+    Summary,
+    compare_paired,
+    summarize,
+)
 from pipeline.statistics.images import with_other_images
 from pipeline.statistics.intervals import PLANNED, Design
 from pipeline.statistics.possible import shown_comparison, with_shown
@@ -31,7 +37,7 @@ class _Effect(NamedTuple):
     """
 
     key: str  # the outcome's column
-    outcome: Outcome
+    outcome: OutcomeMeasure
     contrast: Contrast
     treatment: Floats
     control: Floats
@@ -129,7 +135,7 @@ def _at_rates(
     family: Sequence[tuple[str, dict[str, float]]],
     table: pd.DataFrame,
     compared: Sequence[Contrast],
-    outcomes: Mapping[str, Outcome],
+    outcomes: Mapping[str, OutcomeMeasure],
     design: Design,
     results: Mapping[str, RunRecord],
     notes: list[str],
@@ -166,7 +172,9 @@ def _at_rates(
     return settings
 
 
-def _with_numbers(key: str, outcome: Outcome, runs: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+def _with_numbers(
+    key: str, outcome: OutcomeMeasure, runs: pd.DataFrame, notes: list[str]
+) -> pd.DataFrame:
     """Return the runs if the outcome is a number in all of them, else none, with a note."""
     broken = runs.loc[~np.isfinite(runs[key]), "run"]
     if broken.empty:
@@ -180,7 +188,7 @@ def _with_numbers(key: str, outcome: Outcome, runs: pd.DataFrame, notes: list[st
 
 
 def _summaries(
-    key: str, outcome: Outcome, variants: Iterable[str], runs: pd.DataFrame, design: Design
+    key: str, outcome: OutcomeMeasure, variants: Iterable[str], runs: pd.DataFrame, design: Design
 ) -> dict[str, Summary]:
     """Summarize an outcome of each variant."""
     values = {variant: rows[key] for variant, rows in runs.groupby("variant")}
@@ -192,7 +200,7 @@ def _summaries(
 
 
 def _effects(
-    key: str, outcome: Outcome, compared: Sequence[Contrast], runs: pd.DataFrame
+    key: str, outcome: OutcomeMeasure, compared: Sequence[Contrast], runs: pd.DataFrame
 ) -> list[_Effect]:
     """List every comparison of an outcome that the runs allow."""
     values = runs.pivot(index="seed", columns="variant", values=key)

@@ -13,7 +13,7 @@ from pipeline.errors import plural
 from pipeline.report.findings import Analysis, Finding, RateResult
 from pipeline.report.tables import can_not_tell
 from pipeline.runs.run_figures import label_epochs
-from pipeline.statistics.comparisons import Outcome, Summary
+from pipeline.statistics.comparisons import OutcomeMeasure, Summary
 from pipeline.statistics.sentences import capitalized
 
 # Okabe and Ito's palette (2008), which colour-blind readers can tell apart, with its pale yellow
@@ -31,8 +31,8 @@ MARKERS = "os^DvPX*"
 LONG_LABEL, LONG_SMALL, LONG_NAME = 50, 60, 24
 LINE, SMALL_LINE = 0.17, 0.14  # inches
 COSTS = {
-    "seconds": Outcome("time of a run", "seconds"),
-    "images_per_second": Outcome("training speed", "images/s"),
+    "seconds": OutcomeMeasure("time of a run", "seconds"),
+    "images_per_second": OutcomeMeasure("training speed", "images/s"),
 }
 MAX_LEVEL = 60  # characters of all variants' names next to each other
 INK, GREY, PALE = "#222222", "#666666", "#999999"
@@ -62,7 +62,7 @@ def effects_figure(analysis: Analysis) -> Figure:
     return forest_plot(rows, analysis.outcomes[analysis.primary])
 
 
-def forest_plot(rows: Sequence[tuple[str, Finding]], outcome: Outcome) -> Figure:
+def forest_plot(rows: Sequence[tuple[str, Finding]], outcome: OutcomeMeasure) -> Figure:
     """Effects on an outcome, each with its words and its 95 % interval."""
     big = [_wrapped(capitalized(words), LONG_LABEL) for words, _ in rows]
     names = [f"{f.contrast.label}, {plural(f.shown.seeds, 'seed')}" for _, f in rows]
@@ -113,7 +113,7 @@ def seeds_figure(analysis: Analysis, at_rate: RateResult) -> Figure:
 
 
 def outcome_figure(
-    analysis: Analysis, at_rate: RateResult, outcomes: Mapping[str, Outcome]
+    analysis: Analysis, at_rate: RateResult, outcomes: Mapping[str, OutcomeMeasure]
 ) -> Figure:
     """Outcomes or costs of every run, by column, one per panel."""
     figure = Figure(figsize=(5.5 * len(outcomes), 4), layout="constrained")
@@ -190,7 +190,13 @@ def study_curves(analysis: Analysis, at_rate: RateResult) -> Figure:
 
 
 def _dots(
-    axes: Axes, analysis: Analysis, at_rate: RateResult, key: str, outcome: Outcome, *, joined: bool
+    axes: Axes,
+    analysis: Analysis,
+    at_rate: RateResult,
+    key: str,
+    outcome: OutcomeMeasure,
+    *,
+    joined: bool,
 ) -> None:
     """A column of dots per variant, one per seed, next to the mean with its 95 % interval."""
     variants, looks = list(at_rate.rates), _looks(analysis)

@@ -11,7 +11,7 @@ from pipeline.ablation.wording import Wording
 from pipeline.errors import percent
 from pipeline.report.contrasts import Contrast
 from pipeline.runs.record import RunRecord
-from pipeline.statistics.comparisons import Comparison, Outcome, Summary
+from pipeline.statistics.comparisons import Comparison, OutcomeMeasure, Summary
 from pipeline.statistics.intervals import Design
 
 
@@ -23,7 +23,7 @@ class Finding:
     """
 
     key: str  # the outcome's column
-    outcome: Outcome
+    outcome: OutcomeMeasure
     contrast: Contrast
     comparison: Comparison
     shown: Comparison
@@ -65,7 +65,7 @@ class Analysis:
     design: Design
     table: pd.DataFrame
     primary: str
-    outcomes: Mapping[str, Outcome]
+    outcomes: Mapping[str, OutcomeMeasure]
     target: float | None
     main: RateResult | None
     by_rate: Sequence[RateResult]
@@ -174,21 +174,23 @@ class Analysis:
         return len(settings) > 1 or len(criteria) > 1
 
 
-def study_outcomes(split: str, target: float | None, epochs: int) -> dict[str, Outcome]:
+def study_outcomes(split: str, target: float | None, epochs: int) -> dict[str, OutcomeMeasure]:
     """The outcomes by column, the primary one first."""
     prefix = "test" if split == "test" else "val"
     outcomes = {
-        f"{prefix}_accuracy": Outcome(f"{split} accuracy", "points", scale=100, bounds=(0, 1)),
-        f"{prefix}_loss": Outcome(
+        f"{prefix}_accuracy": OutcomeMeasure(
+            f"{split} accuracy", "points", scale=100, bounds=(0, 1)
+        ),
+        f"{prefix}_loss": OutcomeMeasure(
             f"{split} loss", "nats", decimals=3, effect_of_interest=0.05, bounds=(0, math.inf)
         ),
-        "generalisation_gap": Outcome(
+        "generalisation_gap": OutcomeMeasure(
             "the generalisation gap", "points", scale=100, bounds=(-1, 1)
         ),
     }
     if target:
         name = f"the time to {percent(target, 0)} validation accuracy"
-        outcomes["epochs_to_target"] = Outcome(
+        outcomes["epochs_to_target"] = OutcomeMeasure(
             name, "epochs", effect_of_interest=1.0, bounds=(1, epochs)
         )
     return outcomes

@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.errors import percent
 from pipeline.report.findings import Analysis, Finding, RateResult
 from pipeline.runs.record import STUCK
-from pipeline.statistics.comparisons import Outcome, Summary
+from pipeline.statistics.comparisons import OutcomeMeasure, Summary
 from pipeline.statistics.intervals import Interval
 from pipeline.statistics.sentences import capitalized, digits
 
@@ -133,7 +133,7 @@ def _numbers(finding: Finding) -> list[str]:
     ]
 
 
-def _interval_of_mean(one: Summary, outcome: Outcome) -> str:
+def _interval_of_mean(one: Summary, outcome: OutcomeMeasure) -> str:
     if one.shown:
         return _interval(one.shown, outcome, f"z,.{outcome.decimals}f")
     if not one.sd:
@@ -142,7 +142,7 @@ def _interval_of_mean(one: Summary, outcome: Outcome) -> str:
     return f"{can_not_tell(one.seeds)}{enough}"
 
 
-def _interval(interval: Interval, outcome: Outcome, form: str) -> str:
+def _interval(interval: Interval, outcome: OutcomeMeasure, form: str) -> str:
     return " to ".join(digits(bound * outcome.scale, form) for bound in interval)
 
 

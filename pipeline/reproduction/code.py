@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 
 from pipeline.ablation.source import PACKAGE, source_files
-from pipeline.ablation.syntax import code_digest
+from pipeline.ablation.syntax import ast_digest
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
 from pipeline.runs.provenance import ABLATION_FOLDER, git_dirty
@@ -18,7 +18,7 @@ from pipeline.store.outages.waiting import in_store
 
 
 @contextmanager
-def code_of(run: RunRecord, folder: Path) -> Iterator[Path]:
+def checkout_of(run: RunRecord, folder: Path) -> Iterator[Path]:
     """Find the code of a run's commit: the folder that holds `pipeline`.
 
     That is this checkout's if it has that commit and no changes, else a worktree in `folder`.
@@ -79,4 +79,4 @@ def ablation_of(run: RunRecord, folder: Path) -> str:
 
 
 def _contents(folder: Path, files: Iterator[Path] | list[Path]) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): code_digest(path.read_bytes()) for path in files}
+    return {path.relative_to(folder).as_posix(): ast_digest(path.read_bytes()) for path in files}

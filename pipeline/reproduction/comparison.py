@@ -10,7 +10,7 @@ from pipeline.errors import plural, shortlist
 from pipeline.reproduction.record import Values
 
 
-class Comparison(NamedTuple):
+class ValueComparison(NamedTuple):
     """table: a row for each epoch and metric, with `recorded` values, the `repeated` one, `same`.
 
     same_weights: whether the trained weights are the same; None if they were not compared.
@@ -76,7 +76,7 @@ class Comparison(NamedTuple):
 
 def compare_values(
     recorded: Values, repeated: Values, epochs: int, same_weights: bool | None = None
-) -> Comparison:
+) -> ValueComparison:
     """Compare the values of the first `epochs`; one that is missing in the record differs, too."""
     measured = {name for name, _ in repeated}
     keys = {key for key in (*recorded, *repeated) if key[0] in measured and key[1] <= epochs}
@@ -95,7 +95,7 @@ def compare_values(
             }
         )
     others = tuple(sorted({name for name, _ in recorded} - measured))
-    return Comparison(pd.DataFrame(rows), same_weights, others)
+    return ValueComparison(pd.DataFrame(rows), same_weights, others)
 
 
 def _shown(values: set[str]) -> str:

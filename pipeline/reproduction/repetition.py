@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from sqlalchemy.engine import URL
 from tqdm import tqdm
 
-from pipeline.ablation.inputs import differences
+from pipeline.ablation.inputs import input_differences
 from pipeline.ablation.source import is_module
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
@@ -142,7 +142,7 @@ def check_same(record: Measured, run: Run) -> None:
     then, here = read_inputs(record.run, variant), read_inputs(repeated, variant)
     # Versions of packages are shown, not enforced.
     here = here._replace(packages=then.packages, certain=frozenset(here.files))
-    if changed := differences(then, here):
+    if changed := input_differences(then, here):
         raise InputError(
             f"run {record.run.run_id} can't be repeated: {changed}; restore what its ablation reads"
         )

@@ -13,8 +13,8 @@ import torch
 from mlflow.entities import Metric, Run
 
 from pipeline.errors import InputError, MachineError, plural, shortlist
-from pipeline.reproduction.code import ablation_of, code_of
-from pipeline.reproduction.comparison import Comparison, compare_values, same_states
+from pipeline.reproduction.code import ablation_of, checkout_of
+from pipeline.reproduction.comparison import ValueComparison, compare_values, same_states
 from pipeline.reproduction.record import Measured, Values, read_measured
 from pipeline.reproduction.repetition import repeat
 from pipeline.runs.lifecycle import track
@@ -73,7 +73,7 @@ def describe(record: Measured) -> Iterator[str]:
 class Reproduced(NamedTuple):
     """A repetition: the comparison, and the run that records it. words: what came of it."""
 
-    comparison: Comparison
+    comparison: ValueComparison
     run_id: str
     experiment_id: str
     words: str
@@ -92,7 +92,7 @@ def reproduce(record: Measured, epochs: int | None, data_dir: str | None) -> Rep
     count = epochs or record.epochs
     with TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        with code_of(record.run, folder) as code:
+        with checkout_of(record.run, folder) as code:
             log.info(f"repeated by the code of commit {record.run.commit[:10]} in {code}")
             ablation = ablation_of(record.run, folder)
             try:
@@ -130,7 +130,7 @@ def _same_weights(record: Measured, checkpoint: bytes | None) -> bool | None:
     return same_states(*(state["state_dict"] for state in states))
 
 
-def _record(record: Measured, values: Values, comparison: Comparison, epochs: int) -> Run:
+def _record(record: Measured, values: Values, comparison: ValueComparison, epochs: int) -> Run:
     """Record the repetition as a run of the same experiment, and link the two."""
     run_id, verdict = record.run.run_id, "identical" if comparison.is_identical else "differs"
     settings = {"reproduced_run": run_id, "compared_epochs": epochs}

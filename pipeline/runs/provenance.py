@@ -16,7 +16,7 @@ import torch
 from mlflow.data.numpy_dataset import from_numpy
 
 from pipeline.ablation.definition import Ablation
-from pipeline.ablation.inputs import NOTHING, Inputs, differences, differences_here
+from pipeline.ablation.inputs import NOTHING, Inputs, differences_here, input_differences
 from pipeline.ablation.recording import inputs_of
 from pipeline.ablation.source import (
     DEFAULT_FILE,
@@ -193,4 +193,4 @@ def changed_inputs(record: RunRecord, now: Inputs) -> str:
     """Say in one line what has changed since a run; empty if nothing has."""
     if record.inputs_digest == digest_of(now):
         return ""
-    return differences(read_inputs(record, record.identity.variant), now)
+    return input_differences(read_inputs(record, record.identity.variant), now)

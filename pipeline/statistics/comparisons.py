@@ -18,8 +18,8 @@ ROUNDING = 12  # decimals kept: floating-point noise is neither effect nor sprea
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A metric to compare, and its wording: `Outcome("validation accuracy", "points", 100)`."""
+class OutcomeMeasure:
+    """A metric to compare, in words: `OutcomeMeasure("validation accuracy", "points", 100)`."""
 
     name: str  # as used in a sentence
     unit: str = ""  # in the plural; empty for a bare number
@@ -95,7 +95,7 @@ def half_of_mean(sd: float, seeds: int, design: Design) -> float:
 def compare_paired(
     treatment: Values,
     control: Values,
-    outcome: Outcome,
+    outcome: OutcomeMeasure,
     design: Design = PLANNED,
     comparisons: int = 1,
 ) -> Comparison:

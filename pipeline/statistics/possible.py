@@ -14,14 +14,14 @@ from dataclasses import replace
 from pipeline.statistics.comparisons import (
     MAX_LOOK_AHEAD,
     Comparison,
-    Outcome,
+    OutcomeMeasure,
     Summary,
     half_of_mean,
 )
 from pipeline.statistics.intervals import Design, Interval
 
 
-def with_shown(summary: Summary, outcome: Outcome, design: Design) -> Summary:
+def with_shown(summary: Summary, outcome: OutcomeMeasure, design: Design) -> Summary:
     """Fill in `shown` and `seeds_to_show`."""
     mean, sd = summary.mean, summary.sd
     if not sd:
@@ -37,7 +37,7 @@ def with_shown(summary: Summary, outcome: Outcome, design: Design) -> Summary:
 
 
 def shown_comparison(
-    comparison: Comparison, outcome: Outcome, means: Sequence[float]
+    comparison: Comparison, outcome: OutcomeMeasure, means: Sequence[float]
 ) -> Comparison:
     """The comparison without those of its intervals that are not shown. What is settled stays so.
 
@@ -63,7 +63,7 @@ def shown_comparison(
     )
 
 
-def _is_possible(half: float, means: Sequence[float], outcome: Outcome) -> bool:
+def _is_possible(half: float, means: Sequence[float], outcome: OutcomeMeasure) -> bool:
     """Whether an interval fits around all means, or is as short as an effect that matters."""
     low, high = outcome.bounds
     fits = all(low <= mean - half and mean + half <= high for mean in means)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from pipeline.errors import plural
 from pipeline.statistics import FIRST_SEEDS
-from pipeline.statistics.comparisons import MAX_LOOK_AHEAD, Comparison, Outcome
+from pipeline.statistics.comparisons import MAX_LOOK_AHEAD, Comparison, OutcomeMeasure
 
 # How long the intervals of a design are.
 INTERVALS = {
@@ -20,7 +20,7 @@ INTERVALS = {
 def sentence(
     subject: str,
     comparison: Comparison,
-    outcome: Outcome,
+    outcome: OutcomeMeasure,
     stuck: Mapping[str, int] | None = None,
 ) -> str:
     """Say what `subject` ("mixup") does to the outcome, and how certain that is.

@@ -24,7 +24,7 @@ RUN_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs"
 class StudyProgress:
     """A bar for the study, and one below it for each run.
 
-    Without a terminal, it prints a line when a run ends, and now and then one for the others.
+    A line goes to `pipeline.news` when a run ends and, without a terminal, now and then for others.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from pipeline.randomness import Stream, seed_generators
 from pipeline.training.network import CNNNetwork
 from pipeline.training.weights import build_by_names, stream_names, unlike
 
-Settings = tuple[tuple[str, Fact], ...]
+FrozenArguments = tuple[tuple[str, Fact], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,19 +181,19 @@ class RunSpec:
 
 
 @cache
-def _stream_names(build: Part, *each: Settings, seed: int, stream: Stream) -> list[str]:
+def _stream_names(build: Part, *each: FrozenArguments, seed: int, stream: Stream) -> list[str]:
     """`stream_names` for variants with these settings; equal ones are one."""
     earlier = [one for one in dict.fromkeys(each) if one != each[-1]]
     return stream_names([partial(build, **dict(one)) for one in (*earlier, each[-1])], seed, stream)
 
 
-def _frozen(settings: Arguments) -> Settings:
+def _frozen(settings: Arguments) -> FrozenArguments:
     return tuple(settings.items())
 
 
 @cache
 def _computes_in_channels_last(
-    build: Part, settings: Settings, image_shape: tuple[int, int, int]
+    build: Part, settings: FrozenArguments, image_shape: tuple[int, int, int]
 ) -> bool:
     """Whether a network computes images in channels_last order; a `view` in it may prevent that."""
     network = build(**dict(settings)).to(memory_format=torch.channels_last).eval()

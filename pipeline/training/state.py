@@ -24,7 +24,7 @@ ALLOWED: list[Any] = [
 ]
 
 # The part that an attribute is in, the path of its owner there, and its name.
-Path = tuple[str, str, str]
+AttributePath = tuple[str, str, str]
 
 
 class StateError(ValueError):
@@ -45,7 +45,7 @@ class TrainingState(NamedTuple):
     criterion: dict[str, Any]
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
-    attributes: dict[Path, Any]
+    attributes: dict[AttributePath, Any]
     frozen: tuple[str, ...] = ()
     unsaved: tuple[str, ...] = ()
 

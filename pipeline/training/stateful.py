@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pipeline.errors import InputError, shortlist
-from pipeline.training.state import Path, TrainingState, is_plain
+from pipeline.training.state import AttributePath, TrainingState, is_plain
 
 # Attributes of every module and optimiser, which are neither set by a user nor in need of saving.
 OF_MODULES = vars(nn.Module()).keys()
@@ -141,12 +141,12 @@ class Parts:
         ]
         return pickle.dumps((seen, random.getstate(), np.random.get_state()))
 
-    def _changed(self) -> Iterator[tuple[Path, Any]]:
+    def _changed(self) -> Iterator[tuple[AttributePath, Any]]:
         for path, value in self._attributes():
             if _digest(value) != self.begun.get(path):
                 yield path, value
 
-    def _attributes(self) -> Iterator[tuple[Path, Any]]:
+    def _attributes(self) -> Iterator[tuple[AttributePath, Any]]:
         """All that the parts hold and their state dicts leave out."""
         saved = {
             id(one)
@@ -196,7 +196,7 @@ def _dotted(*names: str) -> str:
 
 
 def _tensors(
-    states: Mapping[str, Mapping[str, Any]], attributes: Mapping[Path, Any]
+    states: Mapping[str, Mapping[str, Any]], attributes: Mapping[AttributePath, Any]
 ) -> dict[tuple[str, ...], Tensor]:
     """The tensors of state dicts, by part and name, and those of attributes."""
     named: dict[tuple[str, ...], Any] = {

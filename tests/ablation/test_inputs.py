@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from trained import spec_of
 
-from pipeline.ablation.inputs import Inputs, differences, differences_here
+from pipeline.ablation.inputs import Inputs, differences_here, input_differences
 from pipeline.ablation.recording import inputs_of
 from pipeline.config import Config
 from pipeline.models.trial.reading import record_inputs
@@ -164,11 +164,11 @@ def test_settings_are_recorded_wherever_they_are_read(place: str, tmp_path: Path
     before = record(tmp_path)
     assert list(before.files) == ["sizes.json"]
     (tmp_path / "sizes.json").write_text("2")
-    assert differences(before, record(tmp_path)) == "sizes.json has changed since"
+    assert input_differences(before, record(tmp_path)) == "sizes.json has changed since"
     assert differences_here(before, str(tmp_path / "mine.py")) == "sizes.json has changed since"
     (tmp_path / "sizes.json").write_text("1")
     os.utime(tmp_path / "sizes.json", (0, 0))
-    assert not differences(before, record(tmp_path))
+    assert not input_differences(before, record(tmp_path))
 
 
 def test_settings_are_recorded_whatever_the_case_of_their_suffix(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_file_from_the_future_is_compared_as_well(read: str, tmp_path: Path) -
         os.utime(tmp_path / "w.json", (ahead, ahead))
         if content == "1":
             before = record(tmp_path)
-    assert differences(before, record(tmp_path)) == "w.json has changed since"
+    assert input_differences(before, record(tmp_path)) == "w.json has changed since"
 
 
 def test_a_file_that_another_library_opens_for_itself_still_counts_if_it_is_named(
@@ -203,7 +203,7 @@ def test_a_file_that_another_library_opens_for_itself_still_counts_if_it_is_name
     before = record(tmp_path)
     assert list(before.files) == ["w.bin"]
     (tmp_path / "w.bin").write_bytes(b"other")
-    assert differences(before, record(tmp_path)) == "w.bin has changed since"
+    assert input_differences(before, record(tmp_path)) == "w.bin has changed since"
     # While a study runs, its own training may write it.
     assert not differences_here(before, str(tmp_path / "mine.py"))
 
@@ -249,8 +249,8 @@ def test_a_file_that_one_variant_reads_is_that_variants(tmp_path: Path) -> None:
     other, plain = record(tmp_path, "other"), record(tmp_path, "plain")
     assert (list(plain.files), list(other.files)) == ([], ["w.pt"])
     torch.save({}, tmp_path / "w.pt")
-    assert differences(other, record(tmp_path, "other")) == "w.pt has changed since"
-    assert not differences(plain, record(tmp_path, "plain"))
+    assert input_differences(other, record(tmp_path, "other")) == "w.pt has changed since"
+    assert not input_differences(plain, record(tmp_path, "plain"))
 
 
 def test_a_file_that_is_read_once_and_kept_may_be_every_variants(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_file_that_is_read_once_and_kept_may_be_every_variants(tmp_path: Path)
         before = record(tmp_path, variant)
         assert list(before.files) == ["w.json"]
         (tmp_path / "w.json").write_text("[]")
-        assert differences(before, record(tmp_path, variant)) == "w.json has changed since"
+        assert input_differences(before, record(tmp_path, variant)) == "w.json has changed since"
 
 
 def test_a_folder_may_move_with_its_files_and_files_may_move_alone(tmp_path: Path) -> None:
@@ -280,9 +280,9 @@ def test_a_folder_may_move_with_its_files_and_files_may_move_alone(tmp_path: Pat
         tmp_path / "two",
         ("both", f"torch.load(HERE / 'w.pt'), open('{tmp_path}/there/sizes.yaml').read()"),
     )
-    assert not differences(before, record(tmp_path / "two"))
+    assert not input_differences(before, record(tmp_path / "two"))
     (tmp_path / "there" / "sizes.yaml").write_text("a: 2")
-    assert differences(before, record(tmp_path / "two")) == "sizes.yaml has changed since"
+    assert input_differences(before, record(tmp_path / "two")) == "sizes.yaml has changed since"
 
 
 def test_files_of_one_name_that_change_places_have_changed(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_files_of_one_name_that_change_places_have_changed(tmp_path: Path) -> No
         if content == "one":
             before = record(tmp_path)
     changes = "a/w.txt has changed since, b/w.txt has changed since"
-    assert differences(before, record(tmp_path)) == changes
+    assert input_differences(before, record(tmp_path)) == changes
 
 
 def test_a_link_counts_by_what_it_leads_to(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_link_counts_by_what_it_leads_to(tmp_path: Path) -> None:
     before = record(tmp_path)
     (tmp_path / "w.json").unlink()
     (tmp_path / "w.json").symlink_to("two")
-    assert differences(before, record(tmp_path)) == "w.json has changed since"
+    assert input_differences(before, record(tmp_path)) == "w.json has changed since"
     # The folder itself may be reached by a link.
     link = tmp_path.parent / f"{tmp_path.name}-link"
     link.symlink_to(tmp_path)
@@ -317,12 +317,14 @@ def test_a_file_that_is_gone_or_new_is_named(tmp_path: Path) -> None:
     without = record(tmp_path)
     (tmp_path / "w.json").write_text("1")
     before = record(tmp_path)
-    assert differences(without, before) == "w.json was not read then"
+    assert input_differences(without, before) == "w.json was not read then"
     (tmp_path / "w.json").unlink()
-    assert differences(before, record(tmp_path)) == "w.json is missing now"
+    assert input_differences(before, record(tmp_path)) == "w.json is missing now"
     for number in range(5):
         (tmp_path / f"{number}.json").write_text("1")
-    assert differences(without, record(tmp_path)).endswith("2.json was not read then and 2 more")
+    assert input_differences(without, record(tmp_path)).endswith(
+        "2.json was not read then and 2 more"
+    )
 
 
 @pytest.mark.parametrize(
@@ -341,11 +343,11 @@ def test_a_cache_that_the_ablation_makes_for_itself_is_no_input(
     read = "(HERE / 'cache.npy').read_bytes() if (HERE / 'cache.npy').exists() else " + write_it
     write(tmp_path, ("both", f"{read}; open(HERE / 'log.csv', 'a').write('x')"))
     first, second, third = record(tmp_path), record(tmp_path), record(tmp_path)
-    assert not differences(first, second)
-    assert not differences(second, third)
+    assert not input_differences(first, second)
+    assert not input_differences(second, third)
     assert not differences_here(first, str(tmp_path / "mine.py"))
     np.save(tmp_path / "cache.npy", np.ones(3))
-    assert differences(first, record(tmp_path)) == "cache.npy has changed since"
+    assert input_differences(first, record(tmp_path)) == "cache.npy has changed since"
 
 
 def test_packages_count_by_their_version_and_other_modules_by_what_they_compute(
@@ -374,13 +376,13 @@ def test_packages_count_by_their_version_and_other_modules_by_what_they_compute(
     assert before.packages["numpy"] == np.__version__
     assert "torch" not in before.packages  # a tag of its own
     (library / "blocks.py").write_text("import fancynets\nwidth = 8  # channels\n")
-    assert not differences(before, record(tmp_path / "mine"))
+    assert not input_differences(before, record(tmp_path / "mine"))
     (library / "blocks.py").write_text("import fancynets\nwidth = 9\n")
     info.rename(installed / "fancy_nets-1.0.9.dist-info")
     metadata = installed / "fancy_nets-1.0.9.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text().replace("1.0.8", "1.0.9"))
     said = "blocks.py has changed since, fancy-nets 1.0.9 instead of 1.0.8"
-    assert differences(before, record(tmp_path / "mine")) == said
+    assert input_differences(before, record(tmp_path / "mine")) == said
     assert differences_here(before, str(tmp_path / "mine" / "mine.py")) == said
 
 

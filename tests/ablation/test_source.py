@@ -11,7 +11,7 @@ from conftest import ROOT, Answer, forget_stores, run, runs_in
 
 from pipeline.ablation.loading import load_ablation
 from pipeline.ablation.source import code_of, hidden_neighbours
-from pipeline.ablation.syntax import code_digest
+from pipeline.ablation.syntax import ast_digest
 from pipeline.config import AUTO
 from pipeline.reproduction.code import ablation_of
 from pipeline.runs import provenance
@@ -53,25 +53,25 @@ OTHER = {
 @pytest.mark.parametrize(("old", "new"), SAME.values(), ids=SAME)
 def test_what_computes_nothing_does_not_count(old: str, new: str) -> None:
     assert old in CODE
-    assert code_digest(CODE.replace(old, new).encode()) == code_digest(CODE.encode())
+    assert ast_digest(CODE.replace(old, new).encode()) == ast_digest(CODE.encode())
 
 
 @pytest.mark.parametrize(("old", "new"), OTHER.values(), ids=OTHER)
 def test_what_computes_counts(old: str, new: str) -> None:
     assert old in CODE
-    assert code_digest(CODE.replace(old, new).encode()) != code_digest(CODE.encode())
+    assert ast_digest(CODE.replace(old, new).encode()) != ast_digest(CODE.encode())
 
 
 def test_the_digest_is_the_same_in_every_version_of_python() -> None:
     # Versions differ in the fields of a node, and in how they divide the text of an f-string.
     expected = "d35cf26751dcbeebf5aedae81062a11f"
-    assert code_digest(CODE.encode())[:32] == expected
+    assert ast_digest(CODE.encode())[:32] == expected
 
 
 def test_what_is_no_python_code_is_digested_as_it_is() -> None:
-    assert code_digest(b"def f(:") != code_digest(b"def g(:")
-    assert code_digest(b"\0") != code_digest(b"\0\0")
-    assert code_digest(b"x = " + b"1+" * 5000 + b"1") != code_digest(b"x = " + b"1+" * 5000 + b"2")
+    assert ast_digest(b"def f(:") != ast_digest(b"def g(:")
+    assert ast_digest(b"\0") != ast_digest(b"\0\0")
+    assert ast_digest(b"x = " + b"1+" * 5000 + b"1") != ast_digest(b"x = " + b"1+" * 5000 + b"2")
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_a_file_may_have_any_encoding_that_python_reads(
     other = ablation_of(record, tmp_path / "copied")
     assert Path(other).read_bytes() == content
     # The digest is of the text, whatever its bytes.
-    assert code_digest(content) == code_digest(TINY.encode())
+    assert ast_digest(content) == ast_digest(TINY.encode())
 
 
 def test_a_file_that_python_can_not_decode_is_refused_in_one_line(

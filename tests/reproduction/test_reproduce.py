@@ -227,7 +227,7 @@ def test_an_ablation_whose_files_are_gone_is_repeated_from_the_runs_own(
     assert "identical: 5 metrics of 1 epoch, bit for bit\n" in answer.out
     # As if it needed more than the run keeps.
     shutil.rmtree(tmp_path / "mlruns" / "0" / made.run.info.run_id / "artifacts" / "ablation/two")
-    monkeypatch.setattr(reproducing, "code_of", lambda *_: nullcontext(made.project))
+    monkeypatch.setattr(reproducing, "checkout_of", lambda *_: nullcontext(made.project))
     (record,) = records_of(made.run.info.run_id, None)
     with pytest.raises(InputError, match=r"No module named 'two'.*put it back") as failure:
         reproducing.reproduce(record, None, None)

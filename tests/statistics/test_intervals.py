@@ -15,7 +15,7 @@ from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.comparisons import (
     POWER,
     Comparison,
-    Outcome,
+    OutcomeMeasure,
     compare_paired,
     detection_power,
     seeds_to_detect,
@@ -34,7 +34,7 @@ from pipeline.statistics.intervals import (
 )
 from pipeline.statistics.sentences import sentence
 
-ACCURACY = Outcome("validation accuracy", "points", scale=100)
+ACCURACY = OutcomeMeasure("validation accuracy", "points", scale=100)
 
 # Hours of extra sleep of ten patients with two drugs (Student 1908), R's data set `sleep`.
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -44,7 +44,7 @@ DRUG_2 = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 def test_the_paired_comparison_of_r_s_sleep_data() -> None:
     # R: t.test(extra ~ group, data = sleep, paired = TRUE) prints t = -4.0621, df = 9,
     # p-value = 0.002833, -2.4598858 -0.7001142, mean of the differences -1.58.
-    result = compare_paired(DRUG_1, DRUG_2, Outcome("sleep", "hours"), STUDENT)
+    result = compare_paired(DRUG_1, DRUG_2, OutcomeMeasure("sleep", "hours"), STUDENT)
     assert result.difference == pytest.approx(-1.58)
     assert result.interval == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
     assert result.p_value == pytest.approx(0.002833, abs=5e-7)

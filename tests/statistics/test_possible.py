@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.statistics.comparisons import Outcome, compare_paired, summarize
+from pipeline.statistics.comparisons import OutcomeMeasure, compare_paired, summarize
 from pipeline.statistics.intervals import ANYTIME, PLANNED, Design
 from pipeline.statistics.possible import shown_comparison, with_shown
 from pipeline.statistics.sentences import sentence
 
-ACCURACY = Outcome("validation accuracy", "points", scale=100, bounds=(0, 1))
-LOSS = Outcome("validation loss", "nats", effect_of_interest=0.05, bounds=(0, np.inf))
+ACCURACY = OutcomeMeasure("validation accuracy", "points", scale=100, bounds=(0, 1))
+LOSS = OutcomeMeasure("validation loss", "nats", effect_of_interest=0.05, bounds=(0, np.inf))
 
 
 @pytest.mark.parametrize("design", [PLANNED, ANYTIME, Design("two-stage", "", 0.04)])
@@ -26,7 +26,7 @@ LOSS = Outcome("validation loss", "nats", effect_of_interest=0.05, bounds=(0, np
     ],
 )
 def test_a_mean_that_so_few_seeds_can_not_tell_names_how_many_would(
-    values: list[float], outcome: Outcome, design: Design
+    values: list[float], outcome: OutcomeMeasure, design: Design
 ) -> None:
     one = with_shown(summarize(values, design), outcome, design)
     assert one.shown is None

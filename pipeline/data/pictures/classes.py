@@ -105,7 +105,7 @@ def class_names(data: object, split: str, named: bool) -> list[str]:
     return [] if changed_by else _as_text(own)
 
 
-class Source(NamedTuple):
+class NamedLabels(NamedTuple):
     """A data set with names of classes: the label of each, as far as it is known.
 
     listed: whether labels are the places in its `classes`.
@@ -115,9 +115,9 @@ class Source(NamedTuple):
     listed: bool
 
 
-def sources(data: object) -> list[Source]:
+def sources(data: object) -> list[NamedLabels]:
     """Return the data sets with names of classes in a data set, also behind a user's own class."""
-    found: list[Source] = []
+    found: list[NamedLabels] = []
     waiting, seen = [data], {id(data)}
     for one in waiting:
         own = _own(one)
@@ -131,7 +131,7 @@ def sources(data: object) -> list[Source]:
         for name, label in zip(_as_text(own), _labels(one, own), strict=True):
             with suppress(Exception):  # whatever it raises for a number, it is not known
                 labels.append((name, operator.index(transform(label))))
-        found.append(Source(labels, listed=not _renumbering(one, own)))
+        found.append(NamedLabels(labels, listed=not _renumbering(one, own)))
     return found
 
 
@@ -151,7 +151,7 @@ def _is_data(one: object) -> bool:
     return hasattr(one, "__dict__") and hasattr(type(one), "__getitem__") and not is_table
 
 
-def check_labels(splits: dict[str, list[Source]]) -> None:
+def check_labels(splits: dict[str, list[NamedLabels]]) -> None:
     """Raise InputError if a class has other labels in one data set than in another.
 
     A `target_transform` may make one class of several, or several of one: such a class must have

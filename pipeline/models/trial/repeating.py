@@ -28,7 +28,7 @@ KEEP = (
 )
 
 
-class Trained(NamedTuple):
+class Snapshots(NamedTuple):
     """The states after the first epoch, as a checkpoint holds it, and after the last one.
 
     None if there was no such epoch: a schedule may be for one epoch only, and so few images may let
@@ -39,7 +39,7 @@ class Trained(NamedTuple):
     last: TrainingState | None
 
 
-def train_epochs(spec: RunSpec, state: TrainingState | None = None) -> Trained:
+def train_epochs(spec: RunSpec, state: TrainingState | None = None) -> Snapshots:
     """Train the first two epochs on a few images, or go on from `state`."""
     middle = last = None
     # A schedule after each batch has no more steps than the run takes.
@@ -61,7 +61,7 @@ def train_epochs(spec: RunSpec, state: TrainingState | None = None) -> Trained:
             if len(training.history) == EPOCHS:
                 break
             middle = _saved(last)
-    return Trained(middle, last)
+    return Snapshots(middle, last)
 
 
 def _saved(state: TrainingState) -> TrainingState:
@@ -83,13 +83,13 @@ def _saved(state: TrainingState) -> TrainingState:
         raise
 
 
-def check_repeated(spec: RunSpec, first: Trained) -> None:
+def check_repeated(spec: RunSpec, first: Snapshots) -> None:
     """Raise InputError, naming the place, unless training again gives the same state."""
     if place := _differs(first.last, train_epochs(spec).last):
         raise InputError(f"{place} differs with the same seed; {DRAW}")
 
 
-def check_continued(spec: RunSpec, first: Trained, unsaved: Sequence[str]) -> None:
+def check_continued(spec: RunSpec, first: Snapshots, unsaved: Sequence[str]) -> None:
     """Raise InputError unless going on from the middle gives the same state.
 
     unsaved: attributes that change in training and are not saved, which may be why.

@@ -43,7 +43,7 @@ def try_variants(spec: RunSpec, variants: Iterable[str]) -> None:
     """Build, train and export the network of each variant, on up to three images.
 
     Raises InputError, naming the variant, if its network can't be built, repeated or exported, if
-    it does not return finite logits `[N, num_classes]`, or if a part of its recipe fails. Prints a
+    it does not return finite logits `[N, num_classes]`, or if a part of its recipe fails. Logs a
     warning if training does not reach a parameter, if an epoch has hardly a step, or if validation
     lacks classes.
     """

@@ -28,7 +28,7 @@ def check_moved() -> None:
     database = sqlite_file(mlflow.get_tracking_uri())
     if database is None:
         return
-    with opened(database) as connection:
+    with opened_database(database) as connection:
         moves = find_moves(connection, database)
     for old, new in moves.items():
         raise InputError(
@@ -49,7 +49,7 @@ def owner_of(folder: Path) -> Path | None:
     other /= database.name
     if is_same(other, database):
         return None
-    with suppress(StoreError), opened(database) as ours, opened(other) as theirs:
+    with suppress(StoreError), opened_database(database) as ours, opened_database(other) as theirs:
         runs = {run for (run,) in ours.execute("SELECT run_uuid FROM runs")}
         if runs.isdisjoint(_listed(folder)):
             return other
@@ -83,7 +83,7 @@ def find_moves(
 
 
 @contextmanager
-def opened(database: Path, mode: str = "ro") -> Iterator[sqlite3.Connection]:
+def opened_database(database: Path, mode: str = "ro") -> Iterator[sqlite3.Connection]:
     """Open a database; changes that are not committed are rolled back. Raises StoreError."""
     address = f"{database.absolute().as_uri()}?mode={mode}"
     try:

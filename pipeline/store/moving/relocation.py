@@ -19,7 +19,7 @@ from pipeline.store.moving.detection import (
     experiments,
     find_moves,
     is_there,
-    opened,
+    opened_database,
     run_and_model_ids,
 )
 from pipeline.store.tags import DETAILS
@@ -62,7 +62,7 @@ def relocate(artifacts: Path | None = None) -> Relocation:
     """
     database = sqlite_file(mlflow.get_tracking_uri())
     assert database
-    with opened(database, "rw") as connection:
+    with opened_database(database, "rw") as connection:
         connection.execute("BEGIN IMMEDIATE")  # from now on only this process writes
         moves = find_moves(connection, database, artifacts)
         moves = moves or _replaced(connection, database, artifacts)
@@ -123,7 +123,7 @@ def _copy(database: Path) -> Path:
             break
     try:
         # A connection that has begun to write would wait for itself.
-        with opened(database) as source, closing(sqlite3.connect(copy)) as target:
+        with opened_database(database) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
     except BaseException:
         copy.unlink()
