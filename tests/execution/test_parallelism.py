@@ -121,7 +121,7 @@ def test_the_reason_stands_on_the_terminal_in_the_run_and_in_the_report(
     expected = "1 job: 1.0 GiB of memory is free, and each takes 0.7"
     monkeypatch.setattr(parallelism, "usable_processors", lambda: 16)
     monkeypatch.setattr(parallelism, "free_memory", lambda: GIB)
-    monkeypatch.setattr("pipeline.execution.local.THREADS", 2)
+    monkeypatch.setattr("pipeline.runs.resolve.THREADS", 2)
     answer = pipeline("ablate", *SMALL, "--device", "cpu", "--variants", "base,bn", "--seeds", "1")
     assert answer.status == 0, answer.err
     assert answer.out.splitlines()[2].startswith(expected)
