@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlflow
 from mlflow.entities import Run
@@ -29,20 +29,14 @@ LOOK_SECONDS = 0.5
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} epochs [{elapsed}]"
 
 
-class Repetition(NamedTuple):
-    """What the repetition measured, and its checkpoint, if it trained to the end."""
-
-    values: Values
-    checkpoint: bytes | None
-
-
 def repeat(
     record: Measured, code: Path, ablation: str, data_dir: str | None, epochs: int, folder: Path
-) -> Repetition:
+) -> tuple[Values, bytes | None]:
     """Train the first `epochs` of a run again, with the code in `code`.
 
-    The run's own number of epochs is asked for, which a learning-rate schedule depends on; after
-    `epochs` the process is stopped. `folder` takes the temporary store.
+    Returns what that measured, and its checkpoint if it trained to the end. The run's own number of
+    epochs is asked for, which a learning-rate schedule depends on; after `epochs` the process is
+    stopped. `folder` takes the temporary store.
 
     Raises InputError if the run can't be repeated, MachineError if its code fails.
     """
@@ -72,7 +66,7 @@ def repeat(
     if whole:
         file = client.download_artifacts(run.info.run_id, "checkpoint.pt", str(folder))
         checkpoint = Path(file).read_bytes()
-    return Repetition(read_values(client, run), checkpoint)
+    return read_values(client, run), checkpoint
 
 
 def _options(record: Measured, ablation: str, data_dir: str | None) -> Iterator[str]:

@@ -96,7 +96,7 @@ def reproduce(record: Measured, epochs: int | None, data_dir: str | None) -> Rep
             log.info(f"repeated by the code of commit {record.run.commit[:10]} in {code}")
             ablation = ablation_of(record.run, folder)
             try:
-                repetition = repeat(record, code, ablation, data_dir, count, folder)
+                repeated, checkpoint = repeat(record, code, ablation, data_dir, count, folder)
             except (InputError, MachineError) as error:
                 source = record.run.config.ablation
                 if ablation == source:
@@ -105,8 +105,7 @@ def reproduce(record: Measured, epochs: int | None, data_dir: str | None) -> Rep
                     f"{error}; this was the run's copy of its ablation, since {source} is gone or"
                     " has changed: if it needs files beside it, put it back there with them"
                 ) from None
-        same_weights = _same_weights(record, repetition.checkpoint)
-    repeated = repetition.values
+        same_weights = _same_weights(record, checkpoint)
     if not record.is_whole:  # some metrics are logged only at the end
         names = {name for name, _ in record.values}
         repeated = {key: found for key, found in repeated.items() if key[0] in names}
