@@ -181,7 +181,7 @@ def _follow(
         match event:
             case str():
                 named = cell.run_name in event
-                progress.write(event if named else f"{cell.run_name}: {event}")
+                log.info(event if named else f"{cell.run_name}: {event}")
             case Progress(epochs=0):
                 progress.begin(cell)
             case Progress():
