@@ -492,7 +492,7 @@ def pipeline(
     """
     monkeypatch.setattr(Figure, "savefig", _save_blank)
     if "child_processes" not in request.fixturenames:
-        monkeypatch.setattr("pipeline.execution.local.in_parallel", one_by_one)
+        monkeypatch.setattr("pipeline.execution.engine.in_parallel", one_by_one)
 
     def command(*arguments: str) -> Answer:
         capfd.readouterr()

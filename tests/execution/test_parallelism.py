@@ -17,7 +17,7 @@ from conftest import REAL_DATA, SMALL, Answer, drawn_data, needs_real_data, runs
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.execution import jobs, parallelism
-from pipeline.execution.local import local_engine
+from pipeline.execution.engine import local_engine
 from pipeline.execution.parallelism import JOB_MEMORY, choose_jobs
 from pipeline.execution.tasks import Progress, Task
 from pipeline.machine import GIB, visible_gpus
