@@ -138,7 +138,9 @@ def _record(record: Measured, values: Values, comparison: Comparison, epochs: in
     with track(name, settings, tags, experiment_id=record.run.experiment_id) as run:
         _log_values(run, values, epochs)
         log_table(comparison.table, TABLE)
-    _link(run_id, {"reproduction": verdict, "reproduction_run": run.info.run_id})
+    set_tag = in_store(mlflow.MlflowClient().set_tag)
+    set_tag(run_id, "reproduction", verdict)
+    set_tag(run_id, "reproduction_run", run.info.run_id)
     return run
 
 
@@ -154,9 +156,3 @@ def _log_values(run: Run, values: Values, epochs: int) -> None:
     client = mlflow.MlflowClient()
     for start in range(0, len(metrics), 1000):  # MLflow's limit
         client.log_batch(run.info.run_id, metrics=metrics[start : start + 1000])
-
-
-@in_store
-def _link(run_id: str, tags: dict[str, str]) -> None:
-    for name, value in tags.items():
-        mlflow.MlflowClient().set_tag(run_id, name, value)
