@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,8 @@ class Trained(NamedTuple):
     correct: Tensor
 
 
-class FastStep(NamedTuple):
+@dataclass(frozen=True)
+class FastStep:
     """A step, and how it is computed, in words."""
 
     take: Step
