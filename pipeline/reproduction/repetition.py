@@ -48,6 +48,7 @@ def repeat(
     command += _options(record, ablation, data_dir)
     environment = _environment(record, code, uri, experiment)
     whole = epochs == record.run.identity.epochs
+    search, history = in_store(client.search_runs), in_store(client.get_metric_history)
     with (
         log.open("wb") as output,
         _process(command, environment, output) as process,
@@ -55,12 +56,13 @@ def repeat(
     ):
         while process.poll() is None and (whole or bar.n < epochs):
             time.sleep(LOOK_SECONDS)
-            for run in _runs(client, experiment):
+            for run in search([experiment]):
                 check_same(record, run)
-                bar.update(_complete(client, run) - bar.n)
+                # All metrics of an epoch are logged at once.
+                bar.update(len(history(run.info.run_id, LOGGED_ONCE)) - bar.n)
         if process.poll():
             raise _failure(process.returncode, log.read_text(errors="replace"))
-    (run,) = _runs(client, experiment)
+    (run,) = search([experiment])
     check_same(record, run)
     checkpoint = None
     if whole:
@@ -109,17 +111,6 @@ def _process(
         if process:
             process.kill()  # its store is temporary: there is nothing to end properly
             process.wait()
-
-
-@in_store
-def _runs(client: mlflow.MlflowClient, experiment: str) -> list[Run]:
-    return list(client.search_runs([experiment]))
-
-
-@in_store
-def _complete(client: mlflow.MlflowClient, run: Run) -> int:
-    """How many epochs the run has completed; all metrics of one are logged at once."""
-    return len(client.get_metric_history(run.info.run_id, LOGGED_ONCE))
 
 
 def check_same(record: Measured, run: Run) -> None:
