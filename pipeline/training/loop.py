@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -133,9 +133,8 @@ class Training:
         if spec.data.test:
             batches = ValidationBatches(spec.data.test, VALIDATION_BATCH_SIZE, spec.device)
             test = self._measure(spec.config.epochs, batches)
-            last = {**self.history[-1].metrics, "test_loss": test.loss}
-            last["test_accuracy"] = test.accuracy
-            self.history = (*self.history[:-1], Epoch(**last))
+            last = replace(self.history[-1], test_loss=test.loss, test_accuracy=test.accuracy)
+            self.history = (*self.history[:-1], last)
         elif not self._noted:  # the state was that of the last epoch
             self._measure(
                 spec.config.epochs,
