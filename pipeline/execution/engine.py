@@ -57,10 +57,6 @@ class Where(NamedTuple):
 
         return cluster_engine(run, cells, self.jobs, self.gpu_share)
 
-    def as_settings(self) -> dict[str, str | int | float]:
-        """The settings, as they are typed."""
-        return {**self._asdict(), "jobs": self.jobs or "auto"}
-
 
 def local_engine(run: RunSpec, cells: int, asked_jobs: int, gpu_share: float) -> Engine:
     """Train on this machine, with `asked_jobs` runs at once (0: as many as there is room for).

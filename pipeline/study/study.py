@@ -125,8 +125,8 @@ def _settings(study: StudySpec) -> dict[str, object]:
     auto = {"seeds": "auto", "margin": grid.margin, "max_seeds": len(grid.seeds)}
     choices = {"name": study.name, "register": study.register, "reuse": study.reuse}
     choices["keep_state"] = "yes" if study.keep_state else "no"
-    in_which = study.where.as_settings()
-    return {**shared, **lists, **(auto if grid.margin else {}), **choices, **in_which}
+    where = {**study.where._asdict(), "jobs": study.where.jobs or "auto"}
+    return {**shared, **lists, **(auto if grid.margin else {}), **choices, **where}
 
 
 def _what_is_reused(found: Reusable) -> list[str]:
