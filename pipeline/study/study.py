@@ -30,13 +30,7 @@ from pipeline.study.grid import REGISTER
 from pipeline.study.margin import Expectation, choose_design
 from pipeline.study.progress import StudyProgress
 from pipeline.study.registration import register_models
-from pipeline.study.reuse import (
-    Reusable,
-    adopt,
-    check_same_recipe,
-    earlier_plans,
-    find_cells,
-)
+from pipeline.study.reuse import Reusable, adopt, check_same_recipe, earlier_plans, find_cells
 from pipeline.study.spec import StudySpec
 
 log = logging.getLogger(__name__)
