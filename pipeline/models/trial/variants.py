@@ -20,7 +20,13 @@ from pipeline.models.export import PixelClassifier, export_network, portable_net
 from pipeline.models.safety import check_archive
 from pipeline.models.trial.reading import record_inputs
 from pipeline.models.trial.recipe import train_once
-from pipeline.models.trial.repeating import DRAW, check_continued, check_repeated, few, train_epochs
+from pipeline.models.trial.repeating import (
+    DRAW,
+    check_continued,
+    check_repeated,
+    few,
+    train_epochs,
+)
 from pipeline.training.device import set_up_torch
 from pipeline.training.spec import RunSpec
 
