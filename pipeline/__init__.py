@@ -32,32 +32,19 @@ from typing import TYPE_CHECKING, Any
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
-    from pipeline.ablation.definition import Ablation
-    from pipeline.api.models import evaluate, predict
-    from pipeline.api.runs import reproduce
-    from pipeline.api.studies import ablate, compare
-    from pipeline.api.training import train
-    from pipeline.data.augmentation import Augmentation
-    from pipeline.data.pictures.pixels import read_picture
-    from pipeline.data.transforms import training_transform, validation_transform
-    from pipeline.runs.epoch import epoch
-    from pipeline.training.network import CNNNetwork
-
-__all__ = [
-    "Ablation",
-    "Augmentation",
-    "CNNNetwork",
-    "ablate",
-    "compare",
-    "epoch",
-    "evaluate",
-    "predict",
-    "read_picture",
-    "reproduce",
-    "train",
-    "training_transform",
-    "validation_transform",
-]
+    from pipeline.ablation.definition import Ablation as Ablation
+    from pipeline.api.models import evaluate as evaluate
+    from pipeline.api.models import predict as predict
+    from pipeline.api.runs import reproduce as reproduce
+    from pipeline.api.studies import ablate as ablate
+    from pipeline.api.studies import compare as compare
+    from pipeline.api.training import train as train
+    from pipeline.data.augmentation import Augmentation as Augmentation
+    from pipeline.data.pictures.pixels import read_picture as read_picture
+    from pipeline.data.transforms import training_transform as training_transform
+    from pipeline.data.transforms import validation_transform as validation_transform
+    from pipeline.runs.epoch import epoch as epoch
+    from pipeline.training.network import CNNNetwork as CNNNetwork
 
 _HOME = {
     "Ablation": "pipeline.ablation.definition",
@@ -74,6 +61,7 @@ _HOME = {
     "training_transform": "pipeline.data.transforms",
     "validation_transform": "pipeline.data.transforms",
 }
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:

@@ -37,12 +37,9 @@ def main() -> NoReturn:
         message = error.format_message().rstrip(".")
         if "extra argument" in message and ".py" in message:
             message += "; an ablation's file is named by --ablation FILE"
-        wrong = InputError(f"{message} (see --help)")
-        _end_project_run(project_run, wrong)
-        _fail(str(wrong), wrong.exit_status)
+        _fail(project_run, InputError(f"{message} (see --help)"))
     except (InputError, MachineError) as error:
-        _end_project_run(project_run, error)
-        _fail(str(error), error.exit_status)
+        _fail(project_run, error)
     except Interrupted as error:
         error.remedy = error.remedy or "the same command again"
         _say(str(error))  # before another Ctrl-C
@@ -61,9 +58,10 @@ def _end_project_run(run_id: str | None, error: BaseException, new: str | None =
         end_project_run(run_id, sys.argv[1], error, new)
 
 
-def _fail(message: str, exit_status: int) -> NoReturn:
-    _say(message)
-    sys.exit(exit_status)
+def _fail(project_run: str | None, error: InputError | MachineError) -> NoReturn:
+    _end_project_run(project_run, error)
+    _say(str(error))
+    sys.exit(error.exit_status)
 
 
 def _say(message: str) -> None:

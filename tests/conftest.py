@@ -42,6 +42,7 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.errors import MachineError
 from pipeline.machine import GIB
 from pipeline.models.trial import variants as trial
+from pipeline.news import NEWS
 from pipeline.runs.resolve import resolve
 from pipeline.store import buffer, initialization
 from pipeline.store.tags import DETAILS
@@ -464,6 +465,7 @@ def run_in_process(patch: pytest.MonkeyPatch, *arguments: str) -> int:
     patch.setattr(sys, "argv", ["pipeline", *arguments])
     patch.setattr(interruption, "install", lambda: None)
     patch.setenv("TQDM_DISABLE", "1")  # which a command sets itself, and no other test must see
+    patch.setattr(NEWS, "handlers", [*NEWS.handlers])  # nor what shows its news
     forget_stores()
     with pytest.raises(SystemExit) as exit_:
         main()
@@ -492,7 +494,7 @@ def pipeline(
     """
     monkeypatch.setattr(Figure, "savefig", _save_blank)
     if "child_processes" not in request.fixturenames:
-        monkeypatch.setattr("pipeline.execution.local.in_parallel", one_by_one)
+        monkeypatch.setattr("pipeline.execution.engine.in_parallel", one_by_one)
 
     def command(*arguments: str) -> Answer:
         capfd.readouterr()

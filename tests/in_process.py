@@ -16,7 +16,7 @@ from pipeline.execution.tasks import (
     Events,
     Progress,
     Task,
-    _load_checked,
+    _specify_checked,
     outcome,
     printing_to,
     train,
@@ -30,7 +30,7 @@ def one_by_one(tasks: Sequence[Task], study: StudyRecord, jobs: int, gpus: Seque
     It stands for `pipeline.execution.jobs.in_parallel`, which tests/execution test. A run's
     progress is told when it has ended.
     """
-    _load_checked.cache_clear()  # as a process that starts
+    _specify_checked.cache_clear()  # as a process that starts
     for task in tasks:
         yield task.cell, Progress()
         told: list[Event] = []

@@ -43,7 +43,7 @@ import pipeline.__main__
 from pipeline.__main__ import main as run_command
 from pipeline.ablation.loading import load_ablation
 from pipeline.data import synthetic
-from pipeline.execution import local
+from pipeline.execution import engine
 from pipeline.runs.provenance import code_digest
 from pipeline.training.batches import ValidationBatches
 
@@ -177,7 +177,7 @@ def start(job: dict[str, Any], name: str) -> int:
         if isinstance(moment, str):
             die_at(moment, job["signal"])
     if not job.get("child_processes"):
-        local.in_parallel = one_by_one  # type: ignore[attr-defined]
+        engine.in_parallel = one_by_one  # type: ignore[attr-defined]
     execute(job.get("program", "pipeline"), arguments)
     sys.exit()
 

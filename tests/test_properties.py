@@ -347,8 +347,16 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, 
         resolve(Config(ablation, dataset=dataset, data_dir=data_dir))
         done.append(("evaluate",))
         confusions = pd.DataFrame([{"class": "bed", "taken_for": "bee", "images": 1}])
-        tables = confusions.to_numpy(), confusions, confusions
-        return Evaluated("0" * 32, "0", model, dataset, {"loss": 1.0}, *tables)
+        return Evaluated(
+            run_id="0" * 32,
+            experiment_id="0",
+            model=model,
+            dataset=dataset,
+            metrics={"loss": 1.0},
+            confusion=confusions.to_numpy(),
+            per_class=confusions,
+            confusions=confusions,
+        )
 
     monkeypatch.setattr(interruption, "install", lambda: None)
     monkeypatch.setattr(resolving, "resolve", resolve)

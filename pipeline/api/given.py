@@ -9,9 +9,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def noting_given(
-    function: Callable[Concatenate[Mapping[str, Any], P], T],
-) -> Callable[P, T]:
+def noting_given(function: Callable[Concatenate[Mapping[str, Any], P], T]) -> Callable[P, T]:
     """Pass what was given, by name, as the first argument, which callers do not see."""
     first, *others = inspect.signature(function).parameters.values()
     signature = inspect.Signature(others)

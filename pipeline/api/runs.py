@@ -1,7 +1,6 @@
 """Repeat runs from their records."""
 
 import logging
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.api import use_options
@@ -27,11 +26,6 @@ def reproduce(
 
     Raises InputError if it can't be repeated here.
     """
-    return list(reproduce_each(run_id, epochs, data_dir))
-
-
-def reproduce_each(run_id: str, epochs: int | None, data_dir: str | None) -> "Iterator[Reproduced]":
-    """The same, one by one."""
     if epochs is not None:
         check_at_least("epochs", epochs, 1)
     run_id = text_of("run_id", run_id)
@@ -40,11 +34,16 @@ def reproduce_each(run_id: str, epochs: int | None, data_dir: str | None) -> "It
     with importing():
         from pipeline.reproduction.reproduce import describe, records_of, reproduce
         from pipeline.store.initialization import check_experiment_of, check_store
+        from pipeline.store.interface import where_to_look
 
     check_store()
+    found = []
     for record in records_of(run_id, epochs):
         # Which takes the repetition.
         check_experiment_of(record.run.run_id, record.run.experiment_id)
         for line in describe(record):
             log.info(line)
-        yield reproduce(record, epochs, data_dir)
+        one = reproduce(record, epochs, data_dir)
+        log.info(f"{one.words}\n{where_to_look(one.experiment_id, one.run_id)}")
+        found.append(one)
+    return found

@@ -67,11 +67,7 @@ def train(
         from pipeline.runs.results import read_results
         from pipeline.runs.resume import configuration, is_complete, to_continue
         from pipeline.runs.training_run import Beginning, train_run
-        from pipeline.store.initialization import (
-            check_experiment,
-            check_experiment_of,
-            check_store,
-        )
+        from pipeline.store.initialization import check_experiment, check_experiment_of, check_store
         from pipeline.store.liveness import mark_dead_runs
         from pipeline.store.lookup import get_run
 

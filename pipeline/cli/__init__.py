@@ -7,14 +7,20 @@ can be imported again after a partial import.
 import typer
 
 from pipeline.api.models import evaluate
+from pipeline.api.runs import reproduce
 from pipeline.api.studies import ablate, compare
 from pipeline.api.training import train
 from pipeline.cli import show
 from pipeline.cli.command import command_of
 from pipeline.cli.models import predict, serve
 from pipeline.cli.program import program
-from pipeline.cli.runs import list_, reproduce
+from pipeline.cli.runs import list_
 from pipeline.cli.stores import data, relocate, ui
+
+REPRODUCE = (
+    "Train a run again from its record and compare every metric; exit status 1 if one differs.\n\n"
+    "Of a study, one run of each variant."
+)
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -28,7 +34,7 @@ for command in (
     command_of(ablate, show.studied),
     command_of(compare, show.studied),
     ui,
-    reproduce,
+    command_of(reproduce, show.reproduced, REPRODUCE),
     command_of(evaluate, show.evaluated),
     predict,
     serve,

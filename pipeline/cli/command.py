@@ -11,13 +11,16 @@ from pipeline.errors import PartialError
 T = TypeVar("T")
 
 
-def command_of(function: Callable[..., T], show: Callable[[T], None]) -> Callable[..., None]:
+def command_of(
+    function: Callable[..., T], show: Callable[[T], int | None], about: str = ""
+) -> Callable[..., int | None]:
     """Return the command of a function, whose parameters are annotated with their options.
 
-    Its help is the first paragraph of the function's docstring.
+    show: gets what the function returns; returns the exit status, if that is not 0. about: the
+    help; by default the first paragraph of the function's docstring.
     """
 
-    def command(context: typer.Context, **values: Any) -> None:
+    def command(context: typer.Context, **values: Any) -> int | None:
         sources = {name: context.get_parameter_source(name) for name in values}
         typed = {
             name: value
@@ -25,7 +28,7 @@ def command_of(function: Callable[..., T], show: Callable[[T], None]) -> Callabl
             if getattr(sources[name], "name", "") != "DEFAULT"
         }
         try:
-            show(function(**typed))
+            return show(function(**typed))
         except PartialError as error:
             show(error.report)
             raise
@@ -38,5 +41,5 @@ def command_of(function: Callable[..., T], show: Callable[[T], None]) -> Callabl
     command.__signature__ = inspect.Signature([given, *named])  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in (given, *named)}
     command.__name__ = function.__name__
-    command.__doc__ = (function.__doc__ or "").partition("\n\n")[0]
+    command.__doc__ = about or (function.__doc__ or "").partition("\n\n")[0]
     return command

@@ -5,7 +5,6 @@ import platform
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -26,18 +25,13 @@ def program_name() -> str | None:
 
 def describe_version() -> str:
     """The version and commit of this code, and the versions of what its results depend on."""
-    own = _version(APPLICATION)
+    from pipeline.ablation.inputs import version
+
+    own = version(APPLICATION)
     if PROJECT.exists():
         own = tomllib.loads(PROJECT.read_text())["project"]["version"] + _commit()
-    packages = ", ".join(f"{name} {_version(name)}" for name in ("torch", "mlflow"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "mlflow"))
     return f"{APPLICATION} {own}, {packages}, Python {platform.python_version()}"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _commit() -> str:

@@ -1,11 +1,10 @@
-"""The commands on runs that are there: list them, repeat them."""
+"""The command that lists runs."""
 
 import shutil
 import sys
 from collections.abc import Sequence
 
 from pipeline.api import use_options
-from pipeline.api.runs import reproduce_each
 from pipeline.config import check_at_least
 from pipeline.errors import percent, printable
 from pipeline.imports import importing
@@ -70,22 +69,3 @@ def _columns(rows: Sequence[Sequence[str]], line_width: int) -> list[str]:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
-def reproduce(
-    run_id: use_options.RunId,
-    epochs: use_options.FirstEpochs = None,
-    data_dir: use_options.OtherDataDir = None,
-) -> int:
-    """Train a run again from its record and compare every metric; exit status 1 if one differs.
-
-    Of a study, one run of each variant.
-    """
-    status = 0
-    for one in reproduce_each(run_id, epochs, data_dir):
-        from pipeline.store.interface import where_to_look
-
-        print(one.words)
-        print(where_to_look(one.experiment_id, one.run_id), flush=True)
-        status = max(status, int(not one.is_identical))
-    return status

@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING
 from pipeline.errors import percent, plural
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.report.publish import Published
+    from pipeline.reproduction.reproduce import Reproduced
     from pipeline.runs.evaluation_run import Evaluated
     from pipeline.runs.record import RunRecord
 
@@ -35,6 +38,11 @@ def trained(run: "RunRecord") -> None:
 def studied(done: "Published | list[str]") -> None:
     """A report's answer and place, or what a study would train."""
     print("\n".join(done) if isinstance(done, list) else done)
+
+
+def reproduced(done: "Sequence[Reproduced]") -> int:
+    """Nothing more: each comparison is told when it is made. Returns the exit status."""
+    return int(not all(one.is_identical for one in done))
 
 
 def evaluated(done: "Evaluated") -> None:

@@ -136,7 +136,7 @@ def _usable_cache() -> Splits | None:
 
 
 def _read_cached(name: str) -> Split:
-    path, remedy = _cache_file(name), "loading the data recreates it"
+    path, remedy = array_folder() / f"{name}.bin", "loading the data recreates it"
     try:
         # "c": a write would change this process's copy only; torch has no read-only tensors.
         content = np.memmap(path, np.uint8, "c")
@@ -173,12 +173,8 @@ def _write_cache(splits: Splits) -> Splits:
                 with path.open("wb") as file:
                     file.write(split.images.numpy().data)
                     file.write(split.labels.numpy().data)
-                path.replace(_cache_file(name))
+                path.replace(folder / f"{name}.bin")
     except OSError as error:
         log.warning(f"not cached in {folder}: {error.strerror}")
         return splits
     return _usable_cache() or splits
-
-
-def _cache_file(name: str) -> Path:
-    return array_folder() / f"{name}.bin"

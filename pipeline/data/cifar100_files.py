@@ -158,17 +158,11 @@ def _from_pickle(content: bytes) -> Split:
 
 def _from_parquet(content: bytes) -> Split:
     """Decode the Hub's layout: `img` is a struct of `bytes`, a PNG, and `path`."""
-    # Rarely needed: the cache holds plain arrays.
-    import pyarrow
-    import pyarrow.parquet
+    import pandas as pd  # rarely needed: the cache holds plain arrays
 
-    columns = ["img", "fine_label"]
-    table = pyarrow.parquet.read_table(pyarrow.BufferReader(content), columns=columns)
-    encoded = table["img"].combine_chunks().field("bytes")
-    images = np.empty((len(encoded), 32, 32, 3), np.uint8)
-    for index, png in enumerate(encoded):
-        images[index] = np.asarray(Image.open(io.BytesIO(png.as_py())))
-    return Split(torch.from_numpy(images), torch.tensor(table["fine_label"].to_pylist()))
+    table = pd.read_parquet(io.BytesIO(content), columns=["img", "fine_label"])
+    images = [np.asarray(Image.open(io.BytesIO(one["bytes"]))) for one in table["img"]]
+    return Split(torch.from_numpy(np.stack(images)), torch.tensor(table["fine_label"].tolist()))
 
 
 FORMS = (

@@ -2,12 +2,15 @@
 
 import os
 import sys
+from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.execution.local import local_engine
+from pipeline.execution.jobs import in_parallel
+from pipeline.execution.parallelism import choose_jobs, share_threads
 from pipeline.execution.tasks import Engine
+from pipeline.machine import visible_gpus
 from pipeline.training.spec import RunSpec
 
 NONE = "none"
@@ -54,6 +57,19 @@ class Where(NamedTuple):
 
         return cluster_engine(run, cells, self.jobs, self.gpu_share)
 
-    def as_settings(self) -> dict[str, str | int | float]:
-        """The settings, as they are typed."""
-        return {**self._asdict(), "jobs": self.jobs or "auto"}
+
+def local_engine(run: RunSpec, cells: int, asked_jobs: int, gpu_share: float) -> Engine:
+    """Train on this machine, with `asked_jobs` runs at once (0: as many as there is room for).
+
+    In processes of their own: a crash of one then never takes the study along, and a process that
+    ends gives all memory back.
+
+    On a machine with several GPUs each run takes one of them, or a share of one.
+    """
+    device = run.device.type
+    gpus = visible_gpus() if device == "cuda" else []
+    count = len(gpus) or int(device == "mps")
+    jobs = choose_jobs(asked_jobs, cells, run.threads, count, gpu_share, run.data.nbytes)
+    threads = share_threads(cells, jobs.number, run.threads)
+    train = partial(in_parallel, jobs=jobs.number, gpus=gpus)
+    return Engine(device, run.precision, jobs, threads, train)

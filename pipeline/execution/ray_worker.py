@@ -217,20 +217,20 @@ def describe(
     """
     place.enter()
     from pipeline.ablation.inputs import Inputs, differences_here
-    from pipeline.ablation.loading import load_ablation, load_data
+    from pipeline.ablation.loading import load_ablation
     from pipeline.runs.provenance import code_digest
+    from pipeline.runs.resolve import specify
     from pipeline.store import liveness
-    from pipeline.training.device import choose_device, choose_precision
 
     config = Config(**settings)  # type: ignore[arg-type]
     liveness.mark_dead_runs()  # of this machine
-    ablation = load_ablation(config.ablation)
+    spec = specify(config, load_ablation(config.ablation))
     return {
         **versions(),
-        "code": code_digest(ablation),
-        "data": load_data(config, ablation).digest,
+        "code": code_digest(spec.ablation),
+        "data": spec.data.digest,
         "inputs": differences_here(Inputs.from_dict(recorded), config.ablation),
-        "precision": choose_precision(config.precision, choose_device(config.device)),
+        "precision": spec.precision,
     }
 
 

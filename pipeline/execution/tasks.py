@@ -16,11 +16,10 @@ from pipeline.config import AUTO, Config
 from pipeline.errors import InputError, MachineError, StoreError
 
 if TYPE_CHECKING:
-    from pipeline.ablation.definition import Ablation
-    from pipeline.data.dataset import ImageDataset
     from pipeline.execution.parallelism import Jobs
     from pipeline.runs.record import RunRecord, StudyRecord
     from pipeline.training.epochs import History
+    from pipeline.training.spec import RunSpec
 
 
 # Seconds without news from its runs after which a study checks its own sign of life.
@@ -89,8 +88,6 @@ def train(task: Task, study: "StudyRecord", send: Callable[[Event], None]) -> "R
     Raises InputError if the data or the code are not those that the study began with.
     """
     from pipeline.runs.training_run import Beginning, train_run
-    from pipeline.training.device import choose_device, choose_precision
-    from pipeline.training.spec import RunSpec
 
     def show(history: "History") -> None:
         last = history[-1]
@@ -99,10 +96,8 @@ def train(task: Task, study: "StudyRecord", send: Callable[[Event], None]) -> "R
     cell = task.cell
     # The same for all cells: they differ in none of the settings that decide about the data.
     shared = replace(cell, variant=AUTO, seed=0, lr=Config.lr)
-    ablation, data = _load_checked(shared, study.data_digest, study.code_digest)
-    device = choose_device(cell.device)
-    precision = choose_precision(cell.precision, device)
-    spec = RunSpec(cell, ablation, data, device, precision, task.threads)
+    checked = _specify_checked(shared, study.data_digest, study.code_digest)
+    spec = replace(checked, config=cell, threads=task.threads)
     how = Beginning(task.continued, task.start, study, "none", task.keep_state)
     return train_run(spec, how, show)
 
@@ -130,21 +125,19 @@ def printing_to(send: Callable[[str], None]) -> Iterator[None]:
 
 
 @cache
-def _load_checked(
-    config: Config, data_digest: str, code_digest: str
-) -> "tuple[Ablation, ImageDataset]":
-    from pipeline.ablation.loading import load_ablation, load_data
+def _specify_checked(config: Config, data_digest: str, code_digest: str) -> "RunSpec":
+    from pipeline.ablation.loading import load_ablation
     from pipeline.runs import provenance
+    from pipeline.runs.resolve import specify
 
-    ablation = load_ablation(config.ablation)
-    data = load_data(config, ablation)
+    spec = specify(config, load_ablation(config.ablation))
     for what, now, begun in (
-        (data.name, data.digest, data_digest),
-        ("the code", provenance.code_digest(ablation), code_digest),
+        (spec.data.name, spec.data.digest, data_digest),
+        ("the code", provenance.code_digest(spec.ablation), code_digest),
     ):
         if now != begun:
             raise InputError(f"{what} has changed since the study began; start the study again")
-    return ablation, data
+    return spec
 
 
 class _Lines(io.TextIOBase):

@@ -1,11 +1,10 @@
 """Evaluate a classifier's probabilities: plain arrays in, metrics and tables out."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
 from pipeline.data.dataset import ImageDataset
 
@@ -16,8 +15,9 @@ CALIBRATION_BINS = 15
 TOP = 5
 
 
-class Evaluation(NamedTuple):
-    """metrics: fractions from 0 to 1, `loss` in nats.
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model is worth. metrics: fractions from 0 to 1, `loss` in nats.
 
     confusion: `[classes, classes]`, images by true class (row) and predicted class (column).
     per_class and confusions: tables, the worst class and the most frequent confusion first; of
@@ -35,6 +35,9 @@ def evaluate(probabilities: Floats, data: ImageDataset) -> Evaluation:
 
     What needs superclasses, or more classes than five, is left out where there are none.
     """
+    # It takes a second to import, which a command that is refused need not wait for.
+    from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
+
     # In double precision each row sums to 1 closely enough for scikit-learn.
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True, dtype=np.float64)
     labels = data.validation.labels.numpy()
@@ -54,10 +57,10 @@ def evaluate(probabilities: Floats, data: ImageDataset) -> Evaluation:
         metrics["superclass_accuracy"] = right
     metrics["calibration_error"] = calibration_error(probabilities, labels)
     return Evaluation(
-        {name: float(value) for name, value in metrics.items()},
-        confusion,
-        _per_class(confusion, data),
-        _confusions(confusion, data),
+        metrics={name: float(value) for name, value in metrics.items()},
+        confusion=confusion,
+        per_class=_per_class(confusion, data),
+        confusions=_confusions(confusion, data),
     )
 
 

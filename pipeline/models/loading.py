@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import mlflow
 import numpy as np
 from mlflow.entities import LoggedModel
-from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
 from tqdm import tqdm
 
 from pipeline.data.checks import MAX_CHANNELS
 from pipeline.errors import InputError
-from pipeline.models.export import DIGESTS_TAG, file_names, recorded_digests, signature
+from pipeline.models.export import DIGESTS_TAG, file_names, find_model, recorded_digests, signature
 from pipeline.models.naming import absent, model_uri
 from pipeline.models.safety import check_harmless, check_unaltered
 from pipeline.store.artifacts import missing_files
@@ -120,12 +119,7 @@ def _look_up(uri: str) -> tuple[str, LoggedModel | None]:
         return uri, models[0] if models else None
     else:
         model_id = Model.load(uri).model_id
-    try:
-        return uri, client.get_logged_model(model_id) if model_id else None
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return uri, None  # it comes from another store
+    return uri, find_model(model_id) if model_id else None  # one of another store is not known
 
 
 def _check_files(reference: str, known: LoggedModel | None) -> None:

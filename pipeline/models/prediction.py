@@ -122,11 +122,6 @@ def as_frame(predictions: Sequence[Prediction]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["file", *guessed, "label", "error"])
 
 
-def as_csv(predictions: Sequence[Prediction]) -> str:
-    """The same as CSV."""
-    return str(as_frame(predictions).to_csv(index=False, lineterminator="\n"))
-
-
 def as_json_lines(predictions: Sequence[Prediction]) -> str:
     """The predictions as one JSON object a line: file, guesses, and label and error if any."""
     lines = []
@@ -138,7 +133,7 @@ def as_json_lines(predictions: Sequence[Prediction]) -> str:
 
 
 FORMATS: dict[str, Callable[[Sequence[Prediction]], str]] = {
-    ".csv": as_csv,
+    ".csv": lambda predictions: as_frame(predictions).to_csv(index=False, lineterminator="\n"),
     ".jsonl": as_json_lines,
 }
 

@@ -27,6 +27,10 @@ DASHES = (
     *((0, (4, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (6, 1, 6, 1, 1, 1))),
 )
 MARKERS = "os^DvPX*"
+LOOKS: list[dict[str, Any]] = [
+    {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 5, "linewidth": 2}
+    for colour, dashes, marker in zip(COLOURS, DASHES, MARKERS, strict=True)
+]
 # Characters in a line: of effects, of their variants in small letters, and of a variant's name.
 LONG_LABEL, LONG_SMALL, LONG_NAME = 50, 60, 24
 LINE, SMALL_LINE = 0.17, 0.14  # inches
@@ -230,18 +234,7 @@ def _dots(
 
 def _looks(analysis: Analysis) -> dict[str, dict[str, Any]]:
     """How each variant's line is drawn; the same in all reports on the ablation."""
-    return {
-        variant: {
-            "color": colour,
-            "linestyle": dashes,
-            "marker": marker,
-            "markersize": 5,
-            "linewidth": 2,
-        }
-        for variant, colour, dashes, marker in zip(
-            analysis.ablation.variants, COLOURS, DASHES, MARKERS, strict=False
-        )
-    }
+    return dict(zip(analysis.ablation.variants, LOOKS, strict=False))
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlflow
 from mlflow.entities import Run
@@ -29,20 +29,14 @@ LOOK_SECONDS = 0.5
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} epochs [{elapsed}]"
 
 
-class Repetition(NamedTuple):
-    """What the repetition measured, and its checkpoint, if it trained to the end."""
-
-    values: Values
-    checkpoint: bytes | None
-
-
 def repeat(
     record: Measured, code: Path, ablation: str, data_dir: str | None, epochs: int, folder: Path
-) -> Repetition:
+) -> tuple[Values, bytes | None]:
     """Train the first `epochs` of a run again, with the code in `code`.
 
-    The run's own number of epochs is asked for, which a learning-rate schedule depends on; after
-    `epochs` the process is stopped. `folder` takes the temporary store.
+    Returns what that measured, and its checkpoint if it trained to the end. The run's own number of
+    epochs is asked for, which a learning-rate schedule depends on; after `epochs` the process is
+    stopped. `folder` takes the temporary store.
 
     Raises InputError if the run can't be repeated, MachineError if its code fails.
     """
@@ -54,6 +48,7 @@ def repeat(
     command += _options(record, ablation, data_dir)
     environment = _environment(record, code, uri, experiment)
     whole = epochs == record.run.identity.epochs
+    search, history = in_store(client.search_runs), in_store(client.get_metric_history)
     with (
         log.open("wb") as output,
         _process(command, environment, output) as process,
@@ -61,18 +56,19 @@ def repeat(
     ):
         while process.poll() is None and (whole or bar.n < epochs):
             time.sleep(LOOK_SECONDS)
-            for run in _runs(client, experiment):
+            for run in search([experiment]):
                 check_same(record, run)
-                bar.update(_complete(client, run) - bar.n)
+                # All metrics of an epoch are logged at once.
+                bar.update(len(history(run.info.run_id, LOGGED_ONCE)) - bar.n)
         if process.poll():
             raise _failure(process.returncode, log.read_text(errors="replace"))
-    (run,) = _runs(client, experiment)
+    (run,) = search([experiment])
     check_same(record, run)
     checkpoint = None
     if whole:
         file = client.download_artifacts(run.info.run_id, "checkpoint.pt", str(folder))
         checkpoint = Path(file).read_bytes()
-    return Repetition(read_values(client, run), checkpoint)
+    return read_values(client, run), checkpoint
 
 
 def _options(record: Measured, ablation: str, data_dir: str | None) -> Iterator[str]:
@@ -115,17 +111,6 @@ def _process(
         if process:
             process.kill()  # its store is temporary: there is nothing to end properly
             process.wait()
-
-
-@in_store
-def _runs(client: mlflow.MlflowClient, experiment: str) -> list[Run]:
-    return list(client.search_runs([experiment]))
-
-
-@in_store
-def _complete(client: mlflow.MlflowClient, run: Run) -> int:
-    """How many epochs the run has completed; all metrics of one are logged at once."""
-    return len(client.get_metric_history(run.info.run_id, LOGGED_ONCE))
 
 
 def check_same(record: Measured, run: Run) -> None:

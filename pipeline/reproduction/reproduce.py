@@ -96,7 +96,7 @@ def reproduce(record: Measured, epochs: int | None, data_dir: str | None) -> Rep
             log.info(f"repeated by the code of commit {record.run.commit[:10]} in {code}")
             ablation = ablation_of(record.run, folder)
             try:
-                repetition = repeat(record, code, ablation, data_dir, count, folder)
+                repeated, checkpoint = repeat(record, code, ablation, data_dir, count, folder)
             except (InputError, MachineError) as error:
                 source = record.run.config.ablation
                 if ablation == source:
@@ -105,8 +105,7 @@ def reproduce(record: Measured, epochs: int | None, data_dir: str | None) -> Rep
                     f"{error}; this was the run's copy of its ablation, since {source} is gone or"
                     " has changed: if it needs files beside it, put it back there with them"
                 ) from None
-        same_weights = _same_weights(record, repetition.checkpoint)
-    repeated = repetition.values
+        same_weights = _same_weights(record, checkpoint)
     if not record.is_whole:  # some metrics are logged only at the end
         names = {name for name, _ in record.values}
         repeated = {key: found for key, found in repeated.items() if key[0] in names}
@@ -139,7 +138,9 @@ def _record(record: Measured, values: Values, comparison: ValueComparison, epoch
     with track(name, settings, tags, experiment_id=record.run.experiment_id) as run:
         _log_values(run, values, epochs)
         log_table(comparison.table, TABLE)
-    _link(run_id, {"reproduction": verdict, "reproduction_run": run.info.run_id})
+    set_tag = in_store(mlflow.MlflowClient().set_tag)
+    set_tag(run_id, "reproduction", verdict)
+    set_tag(run_id, "reproduction_run", run.info.run_id)
     return run
 
 
@@ -155,9 +156,3 @@ def _log_values(run: Run, values: Values, epochs: int) -> None:
     client = mlflow.MlflowClient()
     for start in range(0, len(metrics), 1000):  # MLflow's limit
         client.log_batch(run.info.run_id, metrics=metrics[start : start + 1000])
-
-
-@in_store
-def _link(run_id: str, tags: dict[str, str]) -> None:
-    for name, value in tags.items():
-        mlflow.MlflowClient().set_tag(run_id, name, value)

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import mlflow
 import numpy as np
-import pandas as pd
 from mlflow.entities import LoggedModelInput, Run
-from numpy.typing import NDArray
 
 from pipeline.ablation.loading import MOVED, load_ablation, load_data
 from pipeline.config import AUTO, Config, check_choice
 from pipeline.data.dataset import size_of
 from pipeline.errors import InputError
+from pipeline.models.evaluation import Evaluation, evaluate
 from pipeline.models.loading import LoadedModel, load_model
 from pipeline.models.registry import tag_versions, versions_of
 from pipeline.runs.lifecycle import track
@@ -25,23 +24,17 @@ from pipeline.store.tags import kind_of
 from pipeline.training.loop import VALIDATION_BATCH_SIZE
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """An evaluation, and the run that records it. dataset: the name of that with the images.
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Evaluation):
+    """An evaluation, and the run that records it.
 
-    model: as it was named. metrics: fractions from 0 to 1, `loss` in nats. confusion: `[classes,
-    classes]`, images by true class (row) and predicted class (column). per_class, confusions:
-    tables.
+    model: as it was named. dataset: the name of that with the images.
     """
 
     run_id: str
     experiment_id: str
     model: str
     dataset: str
-    metrics: Mapping[str, float]
-    confusion: NDArray[np.int64]
-    per_class: pd.DataFrame
-    confusions: pd.DataFrame
 
 
 def evaluate_run(model: str, dataset: str, data_dir: str, ablation: str) -> Evaluated:
@@ -52,9 +45,7 @@ def evaluate_run(model: str, dataset: str, data_dir: str, ablation: str) -> Eval
 
     Raises InputError if there is no such model, or if its images or classes differ.
     """
-    # matplotlib and scikit-learn take a second to import: done only when needed.
-    from pipeline.models.evaluation import evaluate
-    from pipeline.runs.run_figures import confusion_figure
+    from pipeline.runs.run_figures import confusion_figure  # slow to import
 
     if given_run():
         raise InputError("evaluate creates its own run; leave --run-id out")
@@ -103,8 +94,8 @@ def evaluate_run(model: str, dataset: str, data_dir: str, ablation: str) -> Eval
         log_table(result.confusions, "confusions.csv")
         title = f"{model} on {name}, {len(images):,} validation images"
         log_figure(confusion_figure(result.confusion, data, title), "confusion_matrix.png")
-    where = run.info.run_id, str(run.info.experiment_id)
-    return Evaluated(*where, model, name, **result._asdict())
+    where = {"run_id": run.info.run_id, "experiment_id": str(run.info.experiment_id)}
+    return Evaluated(**where, model=model, dataset=name, **vars(result))
 
 
 @in_store

@@ -16,7 +16,11 @@ def resolve(config: Config, ablation: Ablation | None = None) -> RunSpec:
     Raises InputError if what was typed can't be used here, MachineError if data can't be had.
     """
     ablation = ablation or load_ablation(config.ablation)
-    config = named(config, ablation)
+    return specify(named(config, ablation), ablation)
+
+
+def specify(config: Config, ablation: Ablation) -> RunSpec:
+    """The same for a configuration that names the data set."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     return RunSpec(config, ablation, load_data(config, ablation), device, precision, THREADS)

@@ -19,7 +19,7 @@ from pipeline.interruption import Interrupted
 from pipeline.machine import bound_socket
 from pipeline.store.address import shell_uri, shown_uri, sqlite_file
 from pipeline.store.initialization import DEFAULT_EXPERIMENT
-from pipeline.store.outages.waiting import in_store
+from pipeline.store.lookup import search
 from pipeline.upstream import is_database
 
 HOST = "127.0.0.1"
@@ -161,14 +161,8 @@ def _show(address: str, until: str = "") -> None:
         subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
 
 
-@in_store
 def _newest_experiment() -> str:
-    newest = mlflow.search_runs(
-        search_all_experiments=True,
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-        output_format="list",
-    )
+    newest = search("", most=1)
     return str(newest[0].info.experiment_id) if newest else DEFAULT_EXPERIMENT
 
 

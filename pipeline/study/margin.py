@@ -2,7 +2,9 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 
 import mlflow
 
@@ -73,41 +75,33 @@ def after_reports(plans: Set[Plan], margin: float = 0.0) -> Design:
     )
 
 
+@dataclass
 class Expectation:
     """How many seeds of each variant the margin needs, judged by the runs in `finished`.
 
     It says so in the study's tag, too, and how long the missing runs take.
     """
 
-    def __init__(
-        self,
-        study: StudySpec,
-        study_id: str,
-        design: Design,
-        forecast: Forecast,
-        finished: Mapping[Config, RunRecord],
-        failures: Mapping[str, str],
-    ) -> None:
-        self.study_id, self.ablation, self.grid = study_id, study.ablation, study.grid
-        self.cells, self.design = study.cells, design
-        self.forecast, self.finished, self.failures = forecast, finished, failures
+    study: StudySpec
+    study_id: str
+    design: Design
+    forecast: Forecast
+    finished: Mapping[Config, RunRecord]
+    failures: Mapping[str, str]
 
     def stages(self) -> Iterator[Sequence[Config]]:
         """Yield the cells to train next, as long as the margin is found to need any.
 
         How many it needs follows from the first ones, so they must be complete.
         """
-        while not self.failures and (missing := self.missing()):
+        while not self.failures and (missing := self.missing(self.needed())):
             yield [cell for cell in missing if cell.seed < FIRST_SEEDS] or missing
 
-    def missing(self) -> list[Config]:
+    def missing(self, needed: Mapping[str, int]) -> list[Config]:
         """The cells that are needed, and neither finished nor failed."""
-        return self._missing(self.needed())
-
-    def _missing(self, needed: Mapping[str, int]) -> list[Config]:
         return [
             cell
-            for cell in self.cells
+            for cell in self.study.cells
             if cell.seed < needed[cell.variant]
             and cell not in self.finished
             and cell.run_name not in self.failures
@@ -115,30 +109,29 @@ class Expectation:
 
     def needed(self) -> dict[str, int]:
         """How many seeds of each variant: never fewer than the first ones."""
-        needed = dict.fromkeys(self.grid.variants, FIRST_SEEDS)
+        needed = dict.fromkeys(self.study.grid.variants, FIRST_SEEDS)
         if not self.finished:
             return needed
-        analysis = analyse(self.ablation, list(self.finished.values()), self.design)
+        analysis = analyse(self.study.ablation, list(self.finished.values()), self.design)
         assert analysis.main  # seeds=auto has one learning rate
         findings = analysis.main.findings[analysis.primary]
         for finding in findings:
-            seeds = _seeds_of_effect(finding, self.grid, self.design, len(findings))
+            seeds = _seeds_of_effect(finding, self.study.grid, self.design, len(findings))
             for variant in finding.contrast.variants:
                 needed[variant] = max(needed[variant], seeds)
         return needed
 
     def say(self) -> None:
         """Say what is expected, and store it."""
-        complete = min(
-            sum(cell.variant == variant for cell in self.finished) for variant in self.grid.variants
-        )
+        trained = Counter(cell.variant for cell in self.finished)
+        complete = min(trained[variant] for variant in self.study.grid.variants)
         about, basis = "", ""
         if complete < 2:  # no spread yet
-            about, basis = "at least ", f" (at most {len(self.grid.seeds)} of each)"
+            about, basis = "at least ", f" (at most {len(self.study.grid.seeds)} of each)"
         elif complete < FIRST_SEEDS:
             about, basis = "about ", f" (estimated from {complete} of each)"
         needed = self.needed()
-        missing = self._missing(needed)
+        missing = self.missing(needed)
         seeds = ", ".join(f"{count} of {variant}" for variant, count in needed.items())
         time = in_words(self.forecast.seconds(dict.fromkeys(missing, 0)))
         more = f"{plural(len(missing), 'more run')}, {time}"

@@ -60,13 +60,13 @@ class StudyProgress:
         self.forecast.note(cell.variant, progress.epoch_seconds)
         self.left[cell] = progress.epochs
         if not known:
-            self.write(f"{self._time_left()}, by the first epoch")
+            log.info(f"{self._time_left()}, by the first epoch")
         state = f"{cell.run_name}, validation accuracy {percent(progress.val_accuracy)}"
         if self.study.disable:
             due = time.monotonic() - self.last_line[cell] > LINE_INTERVAL
             if due and progress.epochs < cell.epochs:
                 self.last_line[cell] = time.monotonic()
-                self.write(f"{state} after {progress.epochs} of {cell.epochs} epochs")
+                log.info(f"{state} after {progress.epochs} of {cell.epochs} epochs")
             return
         bar = self.running[cell]
         if bar is None:
@@ -88,11 +88,7 @@ class StudyProgress:
         self.study.update()
         self._describe()
         left = f"; {self._time_left()}" if self.left else ""
-        self.write(f"[{self.ended}/{self.total}] {cell.run_name}: {outcome}{left}")
-
-    def write(self, line: str) -> None:
-        """Print a line above the bars."""
-        log.info(line)
+        log.info(f"[{self.ended}/{self.total}] {cell.run_name}: {outcome}{left}")
 
     def close(self) -> None:
         """Close all bars."""

@@ -135,7 +135,9 @@ def find_cells(study: StudySpec, experiment_id: str, study_id: str = "") -> Reus
                 found.outdated.setdefault(cell, reason)
     used = found.finished.keys() | found.begun.keys()
     found.outdated = {cell: why for cell, why in found.outdated.items() if cell not in used}
-    _say_incomplete([why for cell, why in incomplete.items() if cell not in found.finished])
+    if again := [why for cell, why in incomplete.items() if cell not in found.finished]:
+        more = f"; and {len(again) - 1} more" if len(again) > 1 else ""
+        log.warning(f"finished, but trained again: {again[0]}{more}")
     begun = [one.record for one in found.begun.values() if not one.is_start]
     found.adopted = [
         one
@@ -192,13 +194,6 @@ def choose_start(
         epochs = plural(record.identity.epochs, "epoch")
         reasons.append(f"trained for {epochs}, and {reason}")
     return None, reasons[0]
-
-
-def _say_incomplete(reasons: Sequence[str]) -> None:
-    """Say which finished runs are trained again, and why."""
-    if reasons:
-        more = f"; and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-        log.warning(f"finished, but trained again: {reasons[0]}{more}")
 
 
 def earlier_plans(study: StudySpec) -> set[Plan]:

@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
-
 from pipeline.ablation.definition import Ablation
-from pipeline.ablation.loading import load_data
 from pipeline.ablation.recording import inputs_of
 from pipeline.config import AUTO, Config
 from pipeline.data.dataset import ImageDataset
@@ -19,9 +16,8 @@ from pipeline.models.trial.variants import try_variants
 from pipeline.runs import provenance
 from pipeline.runs.identity import Identity
 from pipeline.runs.record import StudyRecord
-from pipeline.runs.resolve import THREADS
+from pipeline.runs.resolve import specify
 from pipeline.study.grid import Grid
-from pipeline.training.device import choose_device, choose_precision
 from pipeline.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -113,14 +109,12 @@ def prepare_study(
 
     Raises InputError if a variant can't be trained, or if the cluster can't be used.
     """
-    data = load_data(config, ablation)
-    log.info(f"ablation {ablation.name} on {data.heading}")
-    if register != "none":
-        check_may_register(ablation, data, "give register=none")
     # What trains the runs of a cluster may not be here.
-    device = choose_device(config.device) if where.cluster == NONE else torch.device("cpu")
-    precision = choose_precision(config.precision, device)
-    run = RunSpec(config, ablation, data, device, precision, THREADS)
+    here = config if where.cluster == NONE else replace(config, device="cpu")
+    run = replace(specify(here, ablation), config=config)
+    log.info(f"ablation {ablation.name} on {run.data.heading}")
+    if register != "none":
+        check_may_register(ablation, run.data, "give register=none")
     try_variants(run, grid.variants)
     count = len(grid.variants) * len(grid.seeds) * len(grid.rates)
     engine = where.engine(run, count)

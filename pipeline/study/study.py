@@ -30,13 +30,7 @@ from pipeline.study.grid import REGISTER
 from pipeline.study.margin import Expectation, choose_design
 from pipeline.study.progress import StudyProgress
 from pipeline.study.registration import register_models
-from pipeline.study.reuse import (
-    Reusable,
-    adopt,
-    check_same_recipe,
-    earlier_plans,
-    find_cells,
-)
+from pipeline.study.reuse import Reusable, adopt, check_same_recipe, earlier_plans, find_cells
 from pipeline.study.spec import StudySpec
 
 log = logging.getLogger(__name__)
@@ -125,8 +119,8 @@ def _settings(study: StudySpec) -> dict[str, object]:
     auto = {"seeds": "auto", "margin": grid.margin, "max_seeds": len(grid.seeds)}
     choices = {"name": study.name, "register": study.register, "reuse": study.reuse}
     choices["keep_state"] = "yes" if study.keep_state else "no"
-    in_which = study.where.as_settings()
-    return {**shared, **lists, **(auto if grid.margin else {}), **choices, **in_which}
+    where = {**study.where._asdict(), "jobs": study.where.jobs or "auto"}
+    return {**shared, **lists, **(auto if grid.margin else {}), **choices, **where}
 
 
 def _what_is_reused(found: Reusable) -> list[str]:
@@ -181,7 +175,7 @@ def _follow(
         match event:
             case str():
                 named = cell.run_name in event
-                progress.write(event if named else f"{cell.run_name}: {event}")
+                log.info(event if named else f"{cell.run_name}: {event}")
             case Progress(epochs=0):
                 progress.begin(cell)
             case Progress():

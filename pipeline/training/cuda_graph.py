@@ -25,30 +25,30 @@ class CapturedStep:
     read from the GPU, and its optimiser must be `capturable`. Each call takes one step, with the
     same result as `step`; the next call overwrites what it returns. Batches of a size other than
     `batch_size`, such as an epoch's last one, are not captured. If capturing fails, or if a step
-    changes what `held_by_python` returns, which a graph would not, `report` gets the reason, and
-    all steps are taken as they are.
+    changes what `held_by_python` returns, which a graph would not, all steps are taken as they
+    are; `path` says why.
     """
 
-    def __init__(
-        self,
-        step: Step,
-        batch_size: int,
-        report: Callable[[str], None],
-        held_by_python: Callable[[], bytes],
-    ) -> None:
+    def __init__(self, step: Step, batch_size: int, held_by_python: Callable[[], bytes]) -> None:
         self.step = step
         self.batch_size = batch_size
-        self.report = report
         self.held_by_python = held_by_python
         self.held = b""
-        self.failed = False
+        self.failure = ""  # why it can't be captured
         self.taken = 0
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.graph = torch.cuda.CUDAGraph()
 
+    @property
+    def path(self) -> str:
+        """How steps are computed, in words."""
+        if self.failure:
+            return f"none: a CUDA graph can't capture the step ({self.failure})"
+        return "CUDA graph"
+
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take one step."""
-        if self.failed or len(labels) != self.batch_size:
+        if self.failure or len(labels) != self.batch_size:
             return self.step(images, labels)
         self.taken += 1
         if self.taken <= WARM_UP_STEPS:
@@ -57,8 +57,7 @@ class CapturedStep:
             return results
         if self.taken == WARM_UP_STEPS + 1:
             if self.held_by_python() != self.held:
-                self.failed = True
-                self.report("it changes what Python holds: numbers, tensors or random generators")
+                self.failure = "it changes what Python holds: numbers, tensors or random generators"
                 return self.step(images, labels)
             self.images, self.labels = images.clone(), labels.clone()
             try:
@@ -66,8 +65,7 @@ class CapturedStep:
                 with torch.cuda.graph(self.graph, stream=self.stream):
                     self.results = self.step(self.images, self.labels)
             except (RuntimeError, AssertionError) as error:  # a network that waits for the GPU
-                self.failed = True
-                self.report(str(error).splitlines()[0])
+                self.failure = str(error).splitlines()[0] or type(error).__name__
                 return self.step(images, labels)
         self.images.copy_(images)
         self.labels.copy_(labels)

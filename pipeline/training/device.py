@@ -54,16 +54,12 @@ def restoring_torch() -> Iterator[None]:
 
 def set_up_torch() -> None:
     """Make this process compute exactly, and fast; call it before training, in each process."""
-    _compute_exactly()
-    _keep_freed_memory()
-
-
-def _compute_exactly() -> None:
-    """Make CUDA compute fp32 as fp32, not TF32, and deterministically."""
+    # CUDA computes fp32 as fp32, not TF32, and deterministically.
     torch.backends.cudnn.allow_tf32 = False
     # PyTorch's default, which NVIDIA's containers change; augmentation depends on the last bits.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
+    _keep_freed_memory()
 
 
 def _keep_freed_memory() -> None:

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from enum import Enum
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -44,6 +44,18 @@ class Trained(NamedTuple):
     correct: Tensor
 
 
+@dataclass(frozen=True)
+class FastStep:
+    """A step, and how it is computed, in words."""
+
+    take: Step
+    path: str
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one step."""
+        return self.take(images, labels)
+
+
 class Training:
     """Trains one network by its ablation's recipe; the last epoch counts.
 
@@ -51,6 +63,7 @@ class Training:
     registered. If the data have a test split, it is the reported one: it is read once, at the end.
 
     steps_per_epoch: for a schedule that takes a step after each batch; of the data, by default.
+    fast_path: how the training steps are computed, in words, as far as that is known.
     """
 
     def __init__(self, spec: RunSpec, steps_per_epoch: int = 0) -> None:
@@ -59,20 +72,12 @@ class Training:
         scheduler = spec.schedule(optimizer, steps_per_epoch)
         self.parts = Parts(network, criterion, optimizer, scheduler)
         self.history: History = ()
-        self.path = path_of(network, spec.precision)
-        self.why_not_captured = ""  # if the path is that of a CUDA graph, and it can't be taken
+        self.fast_path = self._step().path
         self._noted: list[Tensor] = []  # whether each prediction of the last pass was correct
         self._cross_entropy = nn.CrossEntropyLoss()
         self._validate = fast_step(
             network, self._cross_entropy, None, "fp32", VALIDATION_BATCH_SIZE
         )
-
-    @property
-    def fast_path(self) -> str:
-        """How the training steps are computed, in words."""
-        if self.why_not_captured:
-            return f"none: a CUDA graph can't capture the step ({self.why_not_captured})"
-        return describe_path(self.path, self.parts.network, self.spec.precision)
 
     def load(self, state: TrainingState) -> None:
         """Go on from a state: the result is, to the last bit, that of training without a break."""
@@ -101,6 +106,7 @@ class Training:
             batches.set_epoch(n)
             seed_generators(seed, Stream.STEPS, n)
             train = run_pass(network, n, True, batches, parts.criterion, optimizer, step=step)
+            self.fast_path = step.path  # capturing may have failed
             trained = time.perf_counter()
             val = self._measure(n, validation)
             done = Epoch(
@@ -127,9 +133,8 @@ class Training:
         if spec.data.test:
             batches = ValidationBatches(spec.data.test, VALIDATION_BATCH_SIZE, spec.device)
             test = self._measure(spec.config.epochs, batches)
-            last = {**self.history[-1].metrics, "test_loss": test.loss}
-            last["test_accuracy"] = test.accuracy
-            self.history = (*self.history[:-1], Epoch(**last))
+            last = replace(self.history[-1], test_loss=test.loss, test_accuracy=test.accuracy)
+            self.history = (*self.history[:-1], last)
         elif not self._noted:  # the state was that of the last epoch
             self._measure(
                 spec.config.epochs,
@@ -150,55 +155,20 @@ class Training:
         network, optimizer = self.parts.network, self.parts.optimizer
         return run_pass(network, n, False, batches, self._cross_entropy, optimizer, step=validate)
 
-    def _step(self) -> Step:
+    def _step(self) -> FastStep | CapturedStep:
         """The step that trains the network, followed by the scheduler's if that is due."""
         spec, scheduler = self.spec, self.parts.scheduler
         trained = (self.parts.network, self.parts.criterion, self.parts.optimizer, spec.precision)
         if scheduler is None or not spec.is_scheduled_by_batch:
-            return fast_step(*trained, spec.config.batch_size, self._note_failed_capture)
-        # Not captured: a graph has the learning rate in it.
-        captures = self.path is Path.CUDA_GRAPH
-        step = plain_step(*trained) if captures else fast_step(*trained, spec.config.batch_size)
+            return fast_step(*trained, spec.config.batch_size)
+        step = fast_step(*trained, batch_size=0)  # a graph would have the learning rate in it
 
         def step_and_schedule(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             result = step(images, labels)
             scheduler.step()
             return result
 
-        return step_and_schedule
-
-    def _note_failed_capture(self, reason: str) -> None:
-        self.why_not_captured = reason
-
-
-class Path(Enum):
-    """How the steps of a network are computed."""
-
-    CUDA_GRAPH = "CUDA graph"
-    ONEDNN = "oneDNN's layout"
-    PLAIN = "none"
-
-
-def path_of(network: nn.Module, precision: str) -> Path:
-    """The fastest way to compute a network's steps on its device."""
-    kind = next(network.parameters()).device.type
-    if kind == "cuda":
-        return Path.CUDA_GRAPH
-    blocked = kind == "cpu" and onednn.fits(network) and onednn.is_available(precision)
-    return Path.ONEDNN if blocked else Path.PLAIN
-
-
-def describe_path(path: Path, network: nn.Module, precision: str) -> str:
-    """Say how the steps are computed, and why not faster."""
-    if path is not Path.PLAIN:
-        return str(path.value)
-    on_cpu = next(network.parameters()).device.type == "cpu"
-    order = "default" if network._forward_pre_hooks else "channels_last"
-    because = ""
-    if on_cpu:
-        of = "this processor" if onednn.fits(network) else "this network's layers"
-        because = f", because of {of}"
-    return f"none{because}: PyTorch's own operators, images in {order} order, {precision}"
+        return FastStep(step_and_schedule, step.path)
 
 
 def fast_step(
@@ -207,19 +177,27 @@ def fast_step(
     optimizer: Optimizer | None,
     precision: str,
     batch_size: int,
-    report: Callable[[str], None] = lambda _: None,
-) -> Step:
-    """Return `plain_step` in its fastest form; `report` gets the reason if it can't be captured."""
-    path = path_of(network, precision)
-    if path is Path.ONEDNN:
-        assert onednn.fits(network)
-        # It handles precision itself; autocast would undo its conversions.
-        return plain_step(BlockedNetwork(network, precision), criterion, optimizer, "fp32")
+) -> FastStep | CapturedStep:
+    """Return `plain_step` in its fastest form on the network's device, which says what that is.
+
+    batch_size: of what a CUDA graph may capture; 0: nothing.
+    """
+    kind, because = next(network.parameters()).device.type, ""
+    if kind == "cpu" and onednn.fits(network):
+        if onednn.is_available(precision):
+            blocked = BlockedNetwork(network, precision)
+            # It handles precision itself; autocast would undo its conversions.
+            return FastStep(plain_step(blocked, criterion, optimizer, "fp32"), "oneDNN's layout")
+        because = ", because of this processor"
+    elif kind == "cpu":
+        because = ", because of this network's layers"
     step = plain_step(network, criterion, optimizer, precision)
-    if path is Path.CUDA_GRAPH and optimizer:
-        held = Parts(network, criterion, optimizer).held_by_python
-        return CapturedStep(step, batch_size, report, held)
-    return step
+    if kind == "cuda" and optimizer and batch_size:
+        return CapturedStep(step, batch_size, Parts(network, criterion, optimizer).held_by_python)
+    order = "default" if network._forward_pre_hooks else "channels_last"
+    return FastStep(
+        step, f"none{because}: PyTorch's own operators, images in {order} order, {precision}"
+    )
 
 
 def loss_of_guess(spec: RunSpec) -> float | None:

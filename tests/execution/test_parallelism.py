@@ -17,7 +17,7 @@ from conftest import REAL_DATA, SMALL, Answer, drawn_data, needs_real_data, runs
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.execution import jobs, parallelism
-from pipeline.execution.local import local_engine
+from pipeline.execution.engine import local_engine
 from pipeline.execution.parallelism import JOB_MEMORY, choose_jobs
 from pipeline.execution.tasks import Progress, Task
 from pipeline.machine import GIB, visible_gpus
@@ -121,7 +121,7 @@ def test_the_reason_stands_on_the_terminal_in_the_run_and_in_the_report(
     expected = "1 job: 1.0 GiB of memory is free, and each takes 0.7"
     monkeypatch.setattr(parallelism, "usable_processors", lambda: 16)
     monkeypatch.setattr(parallelism, "free_memory", lambda: GIB)
-    monkeypatch.setattr("pipeline.execution.local.THREADS", 2)
+    monkeypatch.setattr("pipeline.runs.resolve.THREADS", 2)
     answer = pipeline("ablate", *SMALL, "--device", "cpu", "--variants", "base,bn", "--seeds", "1")
     assert answer.status == 0, answer.err
     assert answer.out.splitlines()[2].startswith(expected)

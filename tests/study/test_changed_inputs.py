@@ -147,7 +147,7 @@ def test_a_file_that_changes_while_a_study_runs_fails_its_runs(
         monkeypatch.setattr(multiprocessing, "parent_process", lambda: "a study")
         return one_by_one(*arguments, **options)
 
-    monkeypatch.setattr("pipeline.execution.local.in_parallel", as_in_a_worker)
+    monkeypatch.setattr("pipeline.execution.engine.in_parallel", as_in_a_worker)
     # A worker finds another file.
     change = (
         "import multiprocessing\nif multiprocessing.parent_process():"

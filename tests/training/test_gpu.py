@@ -16,7 +16,7 @@ from trained import learned, spec_of, train_network
 from pipeline.config import Config
 from pipeline.training.cuda_graph import Step
 from pipeline.training.epochs import History
-from pipeline.training.loop import Training
+from pipeline.training.loop import FastStep, Training
 from pipeline.training.state import TrainingState
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -46,8 +46,8 @@ def test_a_graph_trains_as_the_kernels_one_by_one_do_to_the_last_bit(
         replays += 1
         replay(graph)
 
-    def plain(step: Step, *_: object) -> Step:
-        return step
+    def plain(step: Step, *_: object) -> FastStep:
+        return FastStep(step, "none")
 
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", counted)
     network, history = train(precision)

@@ -58,7 +58,7 @@ def download(sources: Sequence[Source], root: Path, instead: str = "") -> None:
         except SourceError as trouble:
             troubles.append(f"{source.name} {trouble}")
             if not last:
-                _say(f"{source.name} {trouble}; trying the next source")
+                log.warning(f"{source.name} {trouble}; trying the next source")
     remedies = ["put it there by hand (docs/data.md)", "name a source by PIPELINE_DATA_SOURCE"]
     remedies += [f"use {instead}, which needs no download"] if instead else []
     raise MachineError(
@@ -71,7 +71,7 @@ def reachable(sources: Sequence[Source], instead: str = "") -> list[Source]:
     """Return the sources whose server responds within ANSWER_SECONDS, asked in parallel."""
     names = ", ".join(dict.fromkeys(source.name for source in sources))
     hint = f" ({instead} needs no download)" if instead else ""
-    _say(f"looking for CIFAR-100: asking {names}, for up to {ANSWER_SECONDS} s{hint}")
+    log.warning(f"looking for CIFAR-100: asking {names}, for up to {ANSWER_SECONDS} s{hint}")
 
     def ask(source: Source) -> bool:
         if source.address.startswith("file:"):
@@ -138,7 +138,7 @@ def fetch(source: Source, file: File, root: Path, least_speed: float) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        _say(f"another process fetches {target}; waiting for it")
+        log.warning(f"another process fetches {target}; waiting for it")
         lock.acquire()
     with lock:
         if target.exists() and sha256(target) == file.sha256:
@@ -151,10 +151,6 @@ def fetch(source: Source, file: File, root: Path, least_speed: float) -> None:
                 return
             part.unlink()
         raise SourceError("sends different data (wrong sha256)")
-
-
-def _say(line: str) -> None:
-    log.warning(line)
 
 
 def sha256(path: Path) -> str:
@@ -182,7 +178,7 @@ def _transfer(url: str, part: Path, file: File, name: str, least_speed: float) -
         total=file.size, initial=have, unit="B", unit_scale=True, desc=what, disable=None
     ) as bar:
         if bar.disable:  # no terminal
-            _say(f"fetching {what}, {file.size / 1e6:.0f} MB")
+            log.warning(f"fetching {what}, {file.size / 1e6:.0f} MB")
         while have < file.size:
             trouble = _receive(url, part, file, have, bar, least_speed)
             now = part.stat().st_size if part.exists() else 0
@@ -223,7 +219,7 @@ def _receive(url: str, part: Path, file: File, have: int, bar: tqdm, least_speed
                         raise SourceError("sends more bytes than the file has")
                     bar.update(len(chunk))
                     if bar.disable and out.tell() * 10 // file.size > tenths:
-                        _say(f"{out.tell() / 1e6:.0f} of {file.size / 1e6:.0f} MB")
+                        log.warning(f"{out.tell() / 1e6:.0f} of {file.size / 1e6:.0f} MB")
                     received += len(chunk)
                     passed = time.monotonic() - since
                     if passed > SLOW_SECONDS:

@@ -1,7 +1,6 @@
 """Read pictures into the arrays of a data set."""
 
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,20 +15,12 @@ from pipeline.errors import InputError, shortlist
 MAX_NAMED = 3  # pictures that can't be read, in one line
 
 
-class Arrays(NamedTuple):
-    """The first arguments of `from_arrays`."""
-
-    training_images: NDArray[np.uint8]
-    training_labels: NDArray[np.int64]
-    validation_images: NDArray[np.uint8]
-    validation_labels: NDArray[np.int64]
-    class_names: Names | None
-
-
 def read(
     training: Folder | Pairs, validation: Folder | Pairs, resize: str, class_names: Names | None
-) -> Arrays:
-    """Read the pictures of both splits.
+) -> tuple[
+    NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64], Names | None
+]:
+    """Read the pictures of both splits; return the first arguments of `from_arrays`.
 
     resize: the advice if their sizes differ; gets the first one's width and height by these names.
     class_names: the user's; by default those of the splits, if these name each class.
@@ -74,7 +65,7 @@ def read(
                 " number the others from 0 by a target_transform, and pass class_names"
             )
         class_names = names
-    return Arrays(images[:first], labels[:first], images[first:], labels[first:], class_names)
+    return images[:first], labels[:first], images[first:], labels[first:], class_names
 
 
 def _places(training: list[str], validation: list[str]) -> list[int]:

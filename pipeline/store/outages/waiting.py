@@ -53,13 +53,7 @@ def wait_from_the_start() -> None:
     _waits_from_the_start = True
 
 
-class _Thread(threading.local):
-    """Whether this thread is running a function wrapped by `in_store`."""
-
-    is_inside = False
-
-
-_thread = _Thread()
+_thread = threading.local()  # `is_inside`: whether it is running a function of `in_store`
 
 
 def in_store(function: Callable[P, T]) -> Callable[P, T]:
@@ -72,7 +66,7 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def patient(*args: P.args, **kwargs: P.kwargs) -> T:
-        if _thread.is_inside:
+        if getattr(_thread, "is_inside", False):
             return function(*args, **kwargs)  # the outermost call waits: here signals are held
         started, announced = time.monotonic(), False
         while True:
