@@ -73,6 +73,9 @@ def test_the_committed_notebook_is_whole_small_and_of_no_machine(committed: Note
     code = [cell for cell in committed.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert all(cell.outputs for cell in code)
+    bars = shown(committed, "stderr")
+    assert "\x1b" not in bars  # a text that moves up is shown as further lines
+    assert re.search(r"^Study: 100%\|.*\| 9/9 runs$", bars, re.MULTILINE)
     assert not re.search(r"(?<![\w.])/(tmp|home|root|work|usr)/|[A-Z]:\\\\", NOTEBOOK.read_text())
     for cell in committed.cells:
         if cell.cell_type == "markdown":

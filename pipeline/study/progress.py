@@ -1,6 +1,7 @@
 """The progress of a study: bars on a terminal, lines elsewhere."""
 
 import logging
+import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +23,7 @@ RUN_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs"
 
 
 class StudyProgress:
-    """A bar for the study, and one below it for each run.
+    """A bar for the study and, on a terminal, one below it for each run.
 
     A line goes to `pipeline.news` when a run ends and, without a terminal, now and then for others.
     """
@@ -67,6 +68,9 @@ class StudyProgress:
             if due and progress.epochs < cell.epochs:
                 self.last_line[cell] = time.monotonic()
                 log.info(f"{state} after {progress.epochs} of {cell.epochs} epochs")
+            return
+        if not sys.stderr.isatty():  # a notebook shows text that moves up as further lines
+            self._describe()
             return
         bar = self.running[cell]
         if bar is None:
