@@ -32,7 +32,7 @@ from pipeline import openmp
 from pipeline.config import AUTO, DEVICES, PRECISIONS, Config
 
 if TYPE_CHECKING:
-    from pipeline.training.epochs import History
+    from pipeline.training.history import History
     from pipeline.training.spec import RunSpec
 
 # The targets are for a GPU, and for this many images, variants, seeds and epochs.

@@ -31,7 +31,7 @@ from pipeline.runs.identity import Identity
 from pipeline.runs.record import RunRecord
 from pipeline.statistics.intervals import Design, Interval
 from pipeline.statistics.possible import shown_comparison
-from pipeline.training.epochs import Epoch
+from pipeline.training.history import Epoch
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"

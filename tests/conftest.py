@@ -47,7 +47,7 @@ from pipeline.runs.resolve import resolve
 from pipeline.store import buffer, initialization
 from pipeline.store.tags import DETAILS
 from pipeline.study import forecast
-from pipeline.training.epochs import Epoch
+from pipeline.training.history import Epoch
 from pipeline.training.loop import Training
 from pipeline.training.spec import RunSpec
 from pipeline.upstream import create_tables

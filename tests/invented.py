@@ -12,7 +12,7 @@ from pipeline.config import AUTO, Config
 from pipeline.data import synthetic
 from pipeline.runs.identity import Identity
 from pipeline.runs.record import RunRecord
-from pipeline.training.epochs import Epoch
+from pipeline.training.history import Epoch
 
 Accuracies = Mapping[str, Sequence[float]]  # by variant, one for each seed
 

@@ -9,7 +9,7 @@ import torch
 from pipeline.config import Config
 from pipeline.runs.resolve import resolve
 from pipeline.training.device import set_up_torch
-from pipeline.training.epochs import Epoch
+from pipeline.training.history import Epoch
 from pipeline.training.loop import Trained, Training
 from pipeline.training.spec import RunSpec
 from pipeline.training.state import TrainingState

@@ -18,7 +18,7 @@ from pipeline.news import shows_bars
 
 if TYPE_CHECKING:
     from pipeline.runs.record import RunRecord
-    from pipeline.training.epochs import History
+    from pipeline.training.history import History
 
 log = logging.getLogger(__name__)
 DEFAULT = options.DEFAULT

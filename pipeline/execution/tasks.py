@@ -18,7 +18,7 @@ from pipeline.errors import InputError, MachineError, StoreError
 if TYPE_CHECKING:
     from pipeline.execution.parallelism import Jobs
     from pipeline.runs.record import RunRecord, StudyRecord
-    from pipeline.training.epochs import History
+    from pipeline.training.history import History
     from pipeline.training.spec import RunSpec
 
 

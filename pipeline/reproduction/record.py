@@ -14,11 +14,11 @@ from pipeline.runs.queries import check_ours
 from pipeline.runs.record import RunRecord
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import kind_of
-from pipeline.training.epochs import TIMES
+from pipeline.training.history import TIMES
 
 LOGGED_ONCE = "val_accuracy"  # in each epoch
-# What decides the numbers, of an `Identity`; the repetition must have the same. With what to do.
-DECISIVE = {
+# What to do if a repetition has another value of an `Identity` than the run.
+ADVICE = {
     "data_digest": "give the folder of the right data by --data-dir",
     "code_digest": "its ablation's code, or what that imports, is not what it was",
     "device": "repeat it on a machine that has it",

@@ -18,8 +18,8 @@ from pipeline.ablation.inputs import input_differences
 from pipeline.ablation.source import is_module
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
-from pipeline.reproduction.record import DECISIVE, LOGGED_ONCE, Measured, Values, read_values
-from pipeline.runs.identity import shortened
+from pipeline.reproduction.record import ADVICE, LOGGED_ONCE, Measured, Values, read_values
+from pipeline.runs.identity import BITS, shortened
 from pipeline.runs.provenance import read_inputs
 from pipeline.runs.queries import check_ours
 from pipeline.store.lookup import get_run
@@ -116,18 +116,17 @@ def _process(
 def check_same(record: Measured, run: Run) -> None:
     """Raise InputError if a repetition does not have the data, code and files of the record."""
     repeated = check_ours(run)
-    for name, advice in DECISIVE.items():
-        before, now = getattr(record.run.identity, name), getattr(repeated.identity, name)
-        if before != now:
+    here = repeated.identity.only(BITS)
+    for name, before in record.run.identity.only(BITS).items():
+        if before != here[name] and name != "torch":  # versions are shown, not enforced
             raise InputError(
                 f"run {record.run.run_id} was made with {name} {shortened(before)}, here it is"
-                f" {shortened(now)}; {advice}"
+                f" {shortened(here[name])}; {ADVICE.get(name, 'only the same can be compared')}"
             )
     variant = record.run.identity.variant
-    then, here = read_inputs(record.run, variant), read_inputs(repeated, variant)
-    # Versions of packages are shown, not enforced.
-    here = here._replace(packages=then.packages, certain=frozenset(here.files))
-    if changed := input_differences(then, here):
+    then, now = read_inputs(record.run, variant), read_inputs(repeated, variant)
+    now = now._replace(packages=then.packages, certain=frozenset(now.files))
+    if changed := input_differences(then, now):
         raise InputError(
             f"run {record.run.run_id} can't be repeated: {changed}; restore what its ablation reads"
         )

@@ -25,7 +25,8 @@ class Identity:
     A new one is judged here, and nowhere else. ablation: its name, since its file may move.
     images: the data's sizes in words; their digest covers only the bytes. names_digest: of the
     classes. Places (`data_dir`) and what was typed as `auto` decide nothing by themselves; the
-    settings of a variant, and the files that its code reads, are compared by `RunRecord`.
+    settings of a variant are compared by `RunRecord.fits`, the files that its code reads by
+    `provenance.changed_inputs`.
     """
 
     ablation: str = _in(CELL, REUSE, RECIPE)

@@ -15,7 +15,7 @@ from pipeline.config import Config
 from pipeline.errors import InputError, RegistrationError
 from pipeline.runs.identity import Identity, differences
 from pipeline.runs.plan import Plan
-from pipeline.training.epochs import History
+from pipeline.training.history import History
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,7 @@ from pipeline.models.export import is_whole, newest_model
 from pipeline.runs.record import Booleans, RunRecord
 from pipeline.store.artifacts import read_artifact
 from pipeline.store.outages.waiting import in_store
-from pipeline.training.epochs import TIMES, Epoch, History
+from pipeline.training.history import TIMES, Epoch, History
 
 # A run's file: `history`, the metrics of each epoch as JSON, and `correct`, whether each image of
 # the reported split was classified correctly (bool `[N]`). One file takes one request to read; the

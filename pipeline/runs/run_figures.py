@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.data.dataset import ImageDataset
-from pipeline.training.epochs import History
+from pipeline.training.history import History
 
 MAX_LABELS = 60  # on an axis of the confusion matrix; with more, only some are shown
 LABELS = {"loss": "loss (nats per image)", "accuracy": "accuracy (%)"}

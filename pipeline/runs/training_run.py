@@ -36,7 +36,7 @@ from pipeline.store.interface import link
 from pipeline.store.lookup import find_run
 from pipeline.store.outages.waiting import in_store
 from pipeline.training.device import restoring_torch, set_up_torch
-from pipeline.training.epochs import History
+from pipeline.training.history import History
 from pipeline.training.loop import Trained, Training, is_stuck, loss_of_guess
 from pipeline.training.spec import RunSpec
 from pipeline.training.state import TrainingState

@@ -103,7 +103,7 @@ def make_forecast(
     )
 
 
-def describe_plan(
+def describe_work(
     study: StudySpec, cells: Sequence[Config], found: Reusable, forecast: Forecast
 ) -> str:
     """Say how many runs a study has, which are done, and how long the others take.

@@ -11,7 +11,7 @@ from pipeline.execution.engine import NONE
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.store import liveness
 from pipeline.store.outages.waiting import in_store
-from pipeline.study.forecast import describe_plan, in_words, make_forecast
+from pipeline.study.forecast import describe_work, in_words, make_forecast
 from pipeline.study.reuse import Reusable, check_same_recipe, find_cells
 from pipeline.study.spec import StudySpec
 from pipeline.training.device import choose_device
@@ -48,4 +48,4 @@ def preview_study(study: StudySpec, experiment: str) -> Iterator[str]:
             why = found.outdated.get(cell)
             state = f"to train again: {why}" if why else "to train"
         yield f"  {cell.run_name}: {state}"
-    yield describe_plan(study, cells, found, forecast)
+    yield describe_work(study, cells, found, forecast)

@@ -161,16 +161,19 @@ def adopt(found: Reusable, study: StudyRecord) -> None:
             found.finished[cell] = replace(record, parent=study.run_id)
 
 
+CHANGED = {
+    "names_digest": "the names of its classes have changed since",
+    "code_digest": "the code has changed since",
+}
+
+
 def changed_since(record: RunRecord, now: Identity, study: StudySpec) -> str:
     """What decides a run's result and has changed since, in one line; empty if nothing has."""
-    then = record.identity
-    if then.names_digest != now.names_digest:
-        return "the names of its classes have changed since"
-    if then.code_digest != now.code_digest:
-        return "the code has changed since"
-    if then.torch != now.torch:
-        return f"torch {now.torch} instead of {then.torch}"
-    return changed_inputs(record, inputs_of(study.ablation.source, then.variant))
+    then = record.identity.only(CODE)
+    for name, value in now.only(CODE).items():
+        if then[name] != value:
+            return CHANGED.get(name, f"{name} {value} instead of {then[name]}")
+    return changed_inputs(record, inputs_of(study.ablation.source, record.identity.variant))
 
 
 def choose_start(

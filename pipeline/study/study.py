@@ -25,7 +25,7 @@ from pipeline.statistics.intervals import Design
 from pipeline.store import liveness
 from pipeline.store.outages.failures import first_line
 from pipeline.store.outages.waiting import in_store
-from pipeline.study.forecast import Forecast, describe_plan, make_forecast
+from pipeline.study.forecast import Forecast, describe_work, make_forecast
 from pipeline.study.grid import REGISTER
 from pipeline.study.margin import Expectation, choose_design
 from pipeline.study.progress import StudyProgress
@@ -71,7 +71,7 @@ def run_study(study: StudySpec, given: StudyRecord | None = None) -> Published:
             for cell in study.cells
             if not plan.margin or cell.seed < FIRST_SEEDS or cell in found.finished
         ]
-        log.info(describe_plan(study, first, found, forecast))
+        log.info(describe_work(study, first, found, forecast))
         design = choose_design(plan, earlier_plans(study))
         finished, failures = _train(study, parent, found, design, forecast)
         results = [finished[cell] for cell in study.cells if cell in finished]

@@ -17,7 +17,7 @@ from pipeline.training.batches import TrainingBatches, ValidationBatches
 from pipeline.training.cuda_graph import CapturedStep, Step
 from pipeline.training.device import release_freed_memory
 from pipeline.training.epoch import Pass, plain_step, run_pass
-from pipeline.training.epochs import Epoch, History
+from pipeline.training.history import Epoch, History
 from pipeline.training.onednn import BlockedNetwork
 from pipeline.training.spec import RunSpec
 from pipeline.training.state import TrainingState

@@ -45,7 +45,7 @@ from pipeline.runs.record import RunRecord
 from pipeline.runs.resolve import resolve
 from pipeline.runs.results import RESULT_FILE, read_results
 from pipeline.runs.training_run import Beginning, train_run
-from pipeline.training.epochs import Epoch
+from pipeline.training.history import Epoch
 from pipeline.training.loop import Training
 from pipeline.training.network import CNNNetwork
 

@@ -15,7 +15,7 @@ from trained import learned, spec_of, train_network
 
 from pipeline.config import Config
 from pipeline.training.cuda_graph import Step
-from pipeline.training.epochs import History
+from pipeline.training.history import History
 from pipeline.training.loop import FastStep, Training
 from pipeline.training.state import TrainingState
 

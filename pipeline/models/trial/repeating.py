@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.data.dataset import Split
 from pipeline.errors import DivergedError, InputError, shortlist
-from pipeline.training.epochs import TIMES
+from pipeline.training.history import TIMES
 from pipeline.training.loop import Training
 from pipeline.training.spec import RunSpec
 from pipeline.training.state import TrainingState, pack, unpack
