@@ -268,15 +268,22 @@ def run(folder: Path, *command: str) -> Answer:
 @cache
 def project_address() -> str:
     """The checkout as `mlflow run` takes it: MLflow cuts an address at a `#`, hence a link."""
-    link = Path(tempfile.mkdtemp()) / "checkout"
+    link = Path(tempfile.mkdtemp(dir=_scratch().name)) / "checkout"
     link.symlink_to(ROOT)
     return str(link)
+
+
+@cache
+def _scratch() -> "tempfile.TemporaryDirectory[str]":
+    """A folder of this process, deleted when it ends."""
+    return tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 
 
 @cache
 def _killer() -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "killed.py")],
+        cwd=ROOT,  # not the folder of the test that needs it first, which is deleted
         env=environment(ROOT),
         text=True,
         stdin=subprocess.PIPE,
@@ -313,7 +320,7 @@ class Forked:
     returncode: int | None = None
 
     def __init__(self, folder: Path, program: str, *arguments: str, **variables: str) -> None:
-        name = str(Path(tempfile.mkdtemp()) / "job")
+        name = str(Path(tempfile.mkdtemp(dir=_scratch().name)) / "job")
         self.files = [Path(f"{name}.{stream}") for stream in ("out", "err")]
         job = {"program": program, "arguments": arguments, "child_processes": True}
         given = {**environment(folder), **variables}
