@@ -40,17 +40,18 @@ def recording(reference: str, part: str) -> Iterator[Reads]:
     if part == IMPORT:
         _begin(reference)
     record = _RECORDS[reference]
-    with watching(part) as reads:
-        try:
+    reads = Reads(part)
+    try:
+        with watching(reads):
             reads.folder = _folder(reference)  # which may import the packages that a module is in
             yield reads
-        finally:
-            record.written |= reads.written
-            record.seen |= reads.seen
-            record.parts.setdefault(part, {}).update((p, file_digest(p)) for p in reads.read)
-            if part == IMPORT:
-                with suppress(OSError, ImportError):  # said by who imports it
-                    _note_code(record, code_of(reference))
+    finally:
+        record.written |= reads.written
+        record.seen |= reads.seen
+        record.parts.setdefault(part, {}).update({p: file_digest(p) for p in reads.read})
+        if part == IMPORT:
+            with suppress(OSError, ImportError):  # said by who imports it
+                _note_code(record, code_of(reference))
 
 
 def _begin(reference: str) -> None:

@@ -93,14 +93,13 @@ _ACTIVE: list[Reads] = []
 
 
 @contextmanager
-def watching(part: str) -> Iterator[Reads]:
-    """Note what is opened in this block; `part` is IMPORT, DATA or a variant."""
-    reads = Reads(part)
+def watching(reads: Reads) -> Iterator[None]:
+    """Note what is opened in this block."""
     _listen()
     _ACTIVE.append(reads)
     try:
         with _audited_reads():
-            yield reads
+            yield
     finally:
         _ACTIVE.remove(reads)
 
