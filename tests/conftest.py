@@ -42,7 +42,7 @@ from pipeline.data.dataset import ImageDataset
 from pipeline.errors import MachineError
 from pipeline.machine import GIB
 from pipeline.models.trial import variants as trial
-from pipeline.news import NEWS
+from pipeline.news import NEWS, show_news
 from pipeline.runs.resolve import resolve
 from pipeline.store import buffer, initialization
 from pipeline.store.tags import DETAILS
@@ -423,6 +423,25 @@ def forget_stores() -> None:
         store._engine_map.clear()
 
 
+@contextmanager
+def restoring_news() -> Iterator[None]:
+    """Show the news of a command, and of no test after it."""
+    handlers, level, propagate = [*NEWS.handlers], NEWS.level, NEWS.propagate
+    try:
+        yield
+    finally:
+        NEWS.handlers[:], NEWS.propagate = handlers, propagate
+        NEWS.setLevel(level)
+
+
+@pytest.fixture
+def news() -> Iterator[None]:
+    """Show news, as a command does, to a test that calls what tells them."""
+    with restoring_news():
+        show_news()
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test has a folder, and so a tracking store, of its own, and leaves no run active."""
@@ -472,9 +491,8 @@ def run_in_process(patch: pytest.MonkeyPatch, *arguments: str) -> int:
     patch.setattr(sys, "argv", ["pipeline", *arguments])
     patch.setattr(interruption, "install", lambda: None)
     patch.setenv("TQDM_DISABLE", "1")  # which a command sets itself, and no other test must see
-    patch.setattr(NEWS, "handlers", [*NEWS.handlers])  # nor what shows its news
     forget_stores()
-    with pytest.raises(SystemExit) as exit_:
+    with restoring_news(), pytest.raises(SystemExit) as exit_:
         main()
     return int(exit_.value.code or 0)
 

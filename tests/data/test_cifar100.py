@@ -21,6 +21,7 @@ from pipeline.data.fetching import sources
 from pipeline.data.fetching.sources import ARCHIVE, PARQUET, Source
 from pipeline.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("news")
 ARRAYS = lookalike.draw()
 
 

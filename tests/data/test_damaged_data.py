@@ -14,6 +14,7 @@ from numpy.random import PCG64, Generator
 from pipeline.data import cifar100, cifar100_files
 from pipeline.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("news")
 ARRAYS = lookalike.draw()
 # How the data may lie in `data`; flat is without the files' folder, as a browser saves them.
 LAYOUTS = ("unpacked", "flat unpacked", "archive", "parquet", "flat parquet")

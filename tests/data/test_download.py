@@ -14,6 +14,7 @@ from pipeline.data.fetching import download, sources
 from pipeline.data.fetching.sources import Source
 from pipeline.errors import MachineError
 
+pytestmark = pytest.mark.usefixtures("news")
 ARRAYS = lookalike.draw()
 
 
