@@ -26,7 +26,8 @@ class _Lines(logging.Handler):
 
 def shows_bars() -> bool:
     """Whether somebody looks on: at a terminal, or at a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    kernel = sys.modules.get("ipykernel.kernelapp")
+    return sys.stderr.isatty() or bool(kernel and kernel.IPKernelApp.initialized())
 
 
 def show_news() -> None:

@@ -60,10 +60,10 @@ def _begin(reference: str) -> None:
     Python keeps the modules that it has imported. If they, or files that they have read, are no
     longer as they were, or if they may be another ablation's, it forgets them.
     """
-    last = next(reversed(_RECORDS), "")
     known = list(_RECORDS.values())
-    before, now = _RECORDS.pop(reference, None), _Record()
-    if before and last == reference and _is_unchanged(before):
+    last = max(known, key=lambda record: record.started, default=None)
+    before, now = _RECORDS.get(reference), _Record()
+    if before and before is last and _is_unchanged(before):
         now.parts[IMPORT] = dict(before.parts[IMPORT])  # they won't read these again
     else:
         files = {path for record in known for path in record.modules}
