@@ -19,6 +19,7 @@ from pipeline.reproduction.code import ablation_of
 from pipeline.runs.queries import check_ours
 from pipeline.runs.results import RESULT_FILE
 from pipeline.store.initialization import check_store
+from pipeline.store.liveness import this_process
 from pipeline.store.moving import relocation
 
 STUDY = ["ablate", *WHOLE, "--variants", "base,bn", "--seeds", "1", "--jobs", "1"]
@@ -345,7 +346,10 @@ def test_relocate_is_refused_where_it_can_not_help(
     (run, *_) = runs_in(copied, "train")
     forget_stores()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    mlflow.MlflowClient().update_run(run.info.run_id, status="RUNNING")
+    client = mlflow.MlflowClient()
+    for name, value in this_process().items():
+        client.set_tag(run.info.run_id, name, value)
+    client.update_run(run.info.run_id, status="RUNNING")
     assert f"run {run.info.run_id} is still running" in refused()
 
 
