@@ -15,7 +15,7 @@ from typing import Any, cast
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, VARIANTS, Answer, runs_in
+from conftest import ROOT, VARIANTS, Answer, restoring_news, runs_in
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from invented import TUTORIAL, record, result
@@ -297,7 +297,7 @@ def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Answer:
         patch.setattr(sys, "stderr", err)
         patch.delenv("PIPELINE_DATA_SOURCE", raising=False)
         patch.setenv("TQDM_DISABLE", "1")  # which a command sets itself
-        with pytest.raises(SystemExit) as exit_:
+        with restoring_news(), pytest.raises(SystemExit) as exit_:
             main()
     told = []
     for stream in (out, err):

@@ -147,6 +147,7 @@ def test_a_study_registers_nothing_if_asked_so_and_a_question_leaves_nothing(
     assert "@base" not in answer.out
 
 
+@pytest.mark.usefixtures("news")
 def test_a_model_is_used_where_one_may_not_see_or_change_registered_ones(
     client: mlflow.MlflowClient,
     pipeline: Pipeline,

@@ -329,6 +329,7 @@ def test_aliases_point_at_each_variants_version_and_at_the_best(study: Study) ->
 
 LOAD_ELSEWHERE = """
 import sys
+sys.modules["pipeline"] = None  # importing it is an error
 import mlflow, numpy
 pixels, labels = (numpy.load(name + ".npy") for name in ("pixels", "labels"))
 for variant in sys.argv[1:]:
@@ -338,10 +339,6 @@ for variant in sys.argv[1:]:
     assert abs(probabilities.sum(1) - 1).max() < 1e-5
     assert numpy.allclose(model.predict(pixels[:1]), probabilities[:1], atol=1e-5)
     print((probabilities.argmax(1) == labels).mean())
-try:
-    import pipeline
-except ImportError:
-    print("without the project")
 """
 
 
@@ -354,13 +351,12 @@ def test_the_models_give_the_logged_accuracy_where_the_project_is_not_installed(
     answer = subprocess.run(
         [sys.executable, "-c", LOAD_ELSEWHERE, *VARIANTS],
         cwd=study.folder,
-        env={**environment(study.folder), "PYTHONPATH": ""},
+        env=environment(study.folder),
         capture_output=True,
         text=True,
         check=True,
     )
-    *measured, last = answer.stdout.splitlines()
-    assert last == "without the project"
+    measured = answer.stdout.splitlines()
     for variant, value in zip(VARIANTS, measured, strict=True):
         logged = study.children[variant].data.metrics["val_accuracy"]
         assert float(value) == pytest.approx(logged, abs=0.0005)
