@@ -66,6 +66,7 @@ def start(
     """Start a study on the cluster; its runs go to an experiment of their own."""
     folder.mkdir(exist_ok=True)
     settings = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_NAME": experiment}
+    settings["PIPELINE_DATA_DIR"] = str(REAL_DATA)
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", *arguments, "--cluster", cluster.address],
         cwd=folder,
@@ -246,10 +247,11 @@ def test_what_a_cluster_can_not_do_is_said_before_anything_runs(
 @pytest.mark.thorough
 def test_a_node_that_lacks_the_data_is_named(tmp_path: Path, server: Server, cluster: Any) -> None:
     (tmp_path / "empty").mkdir()
-    elsewhere = {"PIPELINE_DATA_DIR": str(tmp_path / "empty"), "PIPELINE_DATA_SOURCE": "file:///no"}
+    elsewhere = dict.fromkeys(("PIPELINE_DATA_DIR", "XDG_CACHE_HOME"), str(tmp_path / "empty"))
+    elsewhere["PIPELINE_DATA_SOURCE"] = "file:///no"
     lacking = cluster.add_node(num_cpus=1, node_name="lacking", env_vars=elsewhere)
     try:
-        options = ["ablate", "--dataset", "cifar100", "--data-dir", str(REAL_DATA)]
+        options = ["ablate", "--dataset", "cifar100"]
         study = start(tmp_path, server, cluster, *options, experiment="lacking")
         _, err = study.communicate(timeout=300)
     finally:
