@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
@@ -75,11 +75,12 @@ def test_what_is_no_python_code_is_digested_as_it_is() -> None:
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the project's code, of which the digest is taken."""
     copy = shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline")
     monkeypatch.setattr(provenance, "PACKAGE", copy)
-    return copy
+    yield copy
+    provenance._result_code_digest.cache_clear()  # no later test has the copy's
 
 
 UNCHANGED = {
