@@ -1,6 +1,7 @@
 """MLproject, the command line and the environments say the same."""
 
 import inspect
+import itertools
 import os
 import re
 import signal
@@ -233,3 +234,11 @@ def test_private_names_of_mlflow_torch_and_tqdm_stand_in_one_module() -> None:
     )
     users = {p.name for p in (ROOT / "pipeline").rglob("*.py") if private.search(p.read_text())}
     assert users == {"upstream.py"}
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "findings").glob("*.sh")), ids=lambda p: p.stem)
+def test_a_finding_can_be_run_and_says_what_was_guessed_and_seen(script: Path) -> None:
+    assert os.access(script, os.X_OK)
+    comments = itertools.takewhile(lambda line: line.startswith("#"), script.open())
+    headings = [line.split(":")[0] for line in comments if re.match("# [A-Z ]+:", line)]
+    assert headings == [f"# {one}" for one in ("GUESS", "REAL", "VERSIONS", "DATE", "OUTPUT SEEN")]

@@ -65,12 +65,16 @@ def start(
 ) -> subprocess.Popen[str]:
     """Start a study on the cluster; its runs go to an experiment of their own."""
     folder.mkdir(exist_ok=True)
-    settings = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_NAME": experiment}
-    settings["PIPELINE_DATA_DIR"] = str(REAL_DATA)
+    settings = {
+        "MLFLOW_TRACKING_URI": server.uri,
+        "MLFLOW_EXPERIMENT_NAME": experiment,
+        "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1",
+        "PIPELINE_DATA_DIR": str(REAL_DATA),
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", *arguments, "--cluster", cluster.address],
         cwd=folder,
-        env=environment(folder) | settings | {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1"},
+        env=environment(folder) | settings,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

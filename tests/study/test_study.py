@@ -356,8 +356,7 @@ def test_the_models_give_the_logged_accuracy_where_the_project_is_not_installed(
         text=True,
         check=True,
     )
-    measured = answer.stdout.splitlines()
-    for variant, value in zip(VARIANTS, measured, strict=True):
+    for variant, value in zip(VARIANTS, answer.stdout.splitlines(), strict=True):
         logged = study.children[variant].data.metrics["val_accuracy"]
         assert float(value) == pytest.approx(logged, abs=0.0005)
 
