@@ -4,13 +4,14 @@ Imports neither torch nor MLflow: a wrong value is reported before they load.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import PurePath
+from typing import Any
 
-from pipeline.errors import InputError, shortlist
+from pipeline.errors import InputError, shortlist, shown
 
 AUTO = "auto"
 APPLICATION = "mlflow-ablation"  # also the folder of what runs keep outside the store
@@ -22,6 +23,7 @@ VALIDATIONS = ("test", "holdout")
 REGISTRATIONS = ("none", "model", "alias")
 KEEP_STATE = ("yes", "no")  # whether a finished run can go on to more epochs
 MAX_SEED = 2**32 - 1  # a larger one is read as two words, which may be a smaller one's stream
+MAX_COUNT = 10**9  # of epochs, images and the like; torch and timedelta overflow at larger numbers
 MAX_CHOICES = 12  # in a message: there are as many as an ablation's file names
 MAX_NAME = 250  # characters in a run's name in MLflow's databases
 
@@ -92,7 +94,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         guess = get_close_matches(str(value), choices, n=1)
         hint = f"; did you mean {guess[0]}?" if guess else ""
         listed = shortlist(choices, MAX_CHOICES)
-        raise InputError(f"unknown {name} {value!r}; it must be one of {listed}{hint}")
+        raise InputError(f"unknown {name} {shown(value)}; it must be one of {listed}{hint}")
 
 
 def text_of(name: str, value: object) -> str:
@@ -102,6 +104,22 @@ def text_of(name: str, value: object) -> str:
     return str(text)
 
 
+def listed(given: Any) -> list[Any] | None:
+    """The values of a list, an array or a column of a table; None for a single value."""
+    if isinstance(given, str | bytes | PurePath | Mapping):
+        return None
+    try:
+        return list(given)
+    except TypeError:
+        return None
+
+
+def texts_of(name: str, given: object) -> list[str]:
+    """Return one text or path, or several, as texts. Raises InputError for anything else."""
+    values = listed(given)
+    return [text_of(name, one) for one in ([given] if values is None else values)]
+
+
 def check_text(name: str, value: object) -> None:
     """Raise InputError unless `value` is text that every database and file system can hold."""
     try:
@@ -109,27 +127,30 @@ def check_text(name: str, value: object) -> None:
     except UnicodeEncodeError:  # non-UTF-8 bytes arrive as surrogates
         storable = False
     if not storable:
-        raise InputError(f"{name} is {value!r}; it must be UTF-8 text without NUL")
+        raise InputError(f"{name} is {shown(value)}; it must be UTF-8 text without NUL")
 
 
 def check_seed(name: str, seed: int) -> None:
     """Raise InputError unless `seed` is a whole number from 0 to MAX_SEED."""
-    check_at_least(name, seed, 0)
-    if seed > MAX_SEED:
-        raise InputError(f"{name} is {seed}; it must be at most {MAX_SEED}")
+    check_at_least(name, seed, 0, MAX_SEED)
 
 
 def check_number(name: str, value: object) -> float:
     """Return a number. Raises InputError for anything else, such as text."""
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise InputError(f"{name} is {value!r}; it must be a number")
-    return float(value)
+        raise InputError(f"{name} is {shown(value)}; it must be a number")
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
-def check_at_least(name: str, value: object, least: int) -> None:
-    """Raise InputError unless `value` is a whole number of at least `least`."""
+def check_at_least(name: str, value: object, least: int, most: int = MAX_COUNT) -> None:
+    """Raise InputError unless `value` is a whole number from `least` to `most`."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        raise InputError(f"{name} is {shown(value)}; it must be a whole number of at least {least}")
+    if int(value) > most:
+        raise InputError(f"{name} is {shown(value)}; it must be at most {most}")
 
 
 def height_and_width(name: str, size: object) -> tuple[int, int]:
@@ -141,7 +162,7 @@ def height_and_width(name: str, size: object) -> tuple[int, int]:
     whole = all(isinstance(one, Integral) and not isinstance(one, bool) for one in pair)
     if len(pair) != 2 or not whole or min(pair) < 1:
         raise InputError(
-            f"{name} is {size!r}; it must be a number of pixels, such as 32, or two, (height,"
+            f"{name} is {shown(size)}; it must be a number of pixels, such as 32, or two, (height,"
             " width)"
         )
     height, width = map(int, pair)

@@ -4,11 +4,21 @@ from collections.abc import Iterable
 from typing import Any
 
 MAX_NAMED = 5  # of a kind in a message: there may be thousands
+MAX_SHOWN = 100  # characters of a value in a message: it may be an array
 
 
 def printable(text: str) -> str:
     """Escape line breaks and terminal control codes, which names given by users may contain."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def shown(value: object) -> str:
+    """A value in a message, on one line, as Python writes it; a long one is cut."""
+    try:
+        text = printable(repr(value))
+    except Exception:  # of a class that can't write itself, or a number of thousands of digits
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
 def shortlist(names: Iterable[object], most: int = MAX_NAMED, separator: str = ", ") -> str:
@@ -28,13 +38,20 @@ def percent(fraction: float, decimals: int = 1) -> str:
     return f"{100 * fraction:.{decimals}f} %"
 
 
-class InputError(ValueError):
+class _OneLineError(Exception):
+    """An error with a message in one line, whatever names and values it quotes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+class InputError(_OneLineError, ValueError):
     """The user's input is wrong; the message says why, and what would be right."""
 
     exit_status = 2
 
 
-class MachineError(RuntimeError):
+class MachineError(_OneLineError, RuntimeError):
     """The machine is at fault (no network, a store that cannot be written), not the input."""
 
     exit_status = 1

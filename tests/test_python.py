@@ -55,8 +55,8 @@ def test_what_is_trained_is_returned_and_nothing_is_printed(
     assert study.report.startswith("<!doctype html>")
     assert "<iframe" in study._repr_html_()
 
-    same = compare(last=4)
-    assert list(same.effects["difference"]) == list(study.effects["difference"])
+    for same in (compare(last=4), compare(study.runs["run_id"])):
+        assert list(same.effects["difference"]) == list(study.effects["difference"])
     evaluated = evaluate("synthetic-cnn@bn", ablation=SMALL["ablation"])
     assert evaluated.metrics["accuracy"] == pytest.approx(
         study.runs.set_index("model").loc["models:/synthetic-cnn/3", "val_accuracy"], abs=1e-3
@@ -113,6 +113,13 @@ def test_what_is_wrong_is_raised(capfd: pytest.CaptureFixture[str], tmp_path: Pa
         (predict, {"model": "m", "images": [1]}, "images is 1; it must be UTF-8 text"),
         (reproduce, {"run_id": 1}, "run_id is 1; it must be UTF-8 text"),
         (compare, {"runs": [1]}, "a run is 1; it must be UTF-8 text"),
+        (compare, {"runs": 5}, "a run is 5; it must be UTF-8 text"),
+        (compare, {"runs": pd.Series(dtype=str)}, "runs is empty; name two or more"),
+        (predict, {"model": "m", "images": np.zeros((2, 8, 8, 3))}, "images is array([[[0., 0.,"),
+        (train, {"seed": np.zeros((9, 9))}, "seed is array([[0., 0., 0.,"),
+        (train, {"epochs": 10**30}, f"epochs is {10**30}; it must be at most 1000000000"),
+        (train, {"epochs": 10**5000}, "epochs is a value of type int; it must be at most"),
+        (train, {"lr": 10**400}, "lr is inf; it must be a finite number"),
     ],
 )
 def test_a_value_of_another_type_is_an_input_error(
@@ -121,7 +128,17 @@ def test_a_value_of_another_type_is_an_input_error(
     with pytest.raises(InputError) as refused:
         function(**wrong)
     assert str(refused.value).startswith(message)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 250
     assert runs_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("several", [tuple, iter, np.array, pd.Series])
+def test_several_values_may_be_a_list_of_any_kind(several: Callable[..., Any]) -> None:
+    asked = {"variants": several(["base", "bn"]), "seeds": several([3, 0])}
+    lines = ablate(**SMALL, **asked, lr=several([0.01, 0.001]), dry_run=True)
+    assert isinstance(lines, list)
+    assert "8 runs to train" in lines[-1]
 
 
 def test_paths_and_numbers_of_numpy_are_taken(tmp_path: Path) -> None:

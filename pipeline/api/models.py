@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.api import options, use_options
 from pipeline.api.environment import set_variables
-from pipeline.config import AUTO, check_at_least, text_of
+from pipeline.config import AUTO, check_at_least, text_of, texts_of
 from pipeline.imports import importing
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def predictions_of(
     """The same, as records."""
     check_at_least("top", top, 1)
     model = text_of("model", model)
-    listed = [images] if isinstance(images, str | Path) else images
-    patterns = [text_of("images", one) for one in listed]
+    patterns = texts_of("images", images)
     set_variables()
     project_run = os.environ.get("MLFLOW_RUN_ID")
     with importing():

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from pipeline import openmp
 from pipeline.api import options, use_options
 from pipeline.api.environment import set_variables
-from pipeline.config import AUTO, Config, check_at_least, check_choice, text_of
+from pipeline.config import AUTO, Config, check_at_least, check_choice, texts_of
 from pipeline.errors import InputError
 from pipeline.imports import importing
 from pipeline.interruption import Interrupted
@@ -135,9 +135,12 @@ def compare(
 
     Raises InputError for runs that can't be compared.
     """
+    references = [] if runs is None else texts_of("a run", runs)
+    if runs is not None and not references:
+        raise InputError("runs is empty; name two or more, or leave it out to compare all")
     if last is not None:
         check_at_least("last", last, 2)
-        if runs:
+        if references:
             raise InputError("last chooses the newest runs; give either last or runs, not both")
     set_variables()
     with importing():
@@ -145,7 +148,5 @@ def compare(
         from pipeline.study.compare import compare_runs
 
     check_store()
-    experiment = experiment or ("" if runs else check_experiment())
-    listed = [runs] if isinstance(runs, str) else runs or []
-    references = [text_of("a run", one) for one in listed]
+    experiment = experiment or ("" if references else check_experiment())
     return compare_runs(references, experiment, options.absolute(ablation), last)

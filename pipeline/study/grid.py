@@ -14,6 +14,7 @@ from pipeline.config import (
     check_choice,
     check_number,
     check_text,
+    listed,
 )
 from pipeline.errors import InputError, plural
 from pipeline.runs.plan import Plan
@@ -95,9 +96,8 @@ def check_name(name: str) -> None:
 
 def as_text(given: object) -> str:
     """What would be typed for a value that Python code gives: `[0, 3]` is `0,3,`."""
-    if isinstance(given, list | tuple | range):
-        return "".join(f"{one}," for one in given)
-    return str(given)
+    values = listed(given)
+    return str(given) if values is None else "".join(f"{one}," for one in values)
 
 
 def parse_jobs(given: str | int) -> int:
