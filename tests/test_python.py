@@ -119,6 +119,8 @@ def test_what_is_wrong_is_raised(capfd: pytest.CaptureFixture[str], tmp_path: Pa
         (train, {"seed": np.zeros((9, 9))}, "seed is array([[0., 0., 0.,"),
         (train, {"epochs": 10**30}, f"epochs is {10**30}; it must be at most 1000000000"),
         (train, {"epochs": 10**5000}, "epochs is a value of type int; it must be at most"),
+        (ablate, {"gpu_share": 10**400}, "gpu_share is inf; it must be 0.01 to 1"),
+        (ablate, {"margin": 10**400, "seeds": "auto"}, "margin is inf; it must be above 0"),
         (train, {"lr": 10**400}, "lr is inf; it must be a finite number"),
     ],
 )
@@ -139,6 +141,14 @@ def test_several_values_may_be_a_list_of_any_kind(several: Callable[..., Any]) -
     lines = ablate(**SMALL, **asked, lr=several([0.01, 0.001]), dry_run=True)
     assert isinstance(lines, list)
     assert "8 runs to train" in lines[-1]
+
+
+def test_the_numbers_of_a_study_may_be_numpys() -> None:
+    margin: Any = {"margin": np.float32(5), "max_seeds": np.int64(6), "gpu_share": np.float64(0.5)}
+    jobs: Any = {"jobs": np.int8(1)}
+    lines = ablate(**SMALL, variants="base,bn", seeds="auto", **margin, **jobs, dry_run=True)
+    assert isinstance(lines, list)
+    assert "10 runs to train" in lines[-1]
 
 
 def test_paths_and_numbers_of_numpy_are_taken(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def ablate(
     check_choice("reuse", reuse, REUSE)
     keeps = options.is_yes(keep_state)
     asked_jobs = parse_jobs(jobs)
-    check_cluster(cluster, gpu_share)
+    gpu_share = check_cluster(cluster, gpu_share)
     if validation == AUTO:
         settings["validation"] = "test" if len(rates) == 1 else "holdout"
     for rate in rates:

@@ -78,7 +78,8 @@ class Grid(NamedTuple):
 def check_margin(margin: float, most: int, rates: Sequence[float]) -> float:
     """Return the margin of `seeds=auto`. Raises InputError for what that can't do."""
     check_at_least("max_seeds", most, 1)
-    if not 0 < check_number("margin", margin) < 100:
+    margin = check_number("margin", margin)
+    if not 0 < margin < 100:
         raise InputError(f"margin is {margin:g}; it must be above 0 and below 100 points")
     if not FIRST_SEEDS <= most <= MAX_SEEDS:
         raise InputError(f"max_seeds is {most}; it must be {FIRST_SEEDS} to {MAX_SEEDS}")
@@ -110,8 +111,8 @@ def parse_jobs(given: str | int) -> int:
     return int(text)
 
 
-def check_cluster(address: str, gpu_share: float) -> None:
-    """Raise InputError unless these can be a cluster's address, and a share of a GPU."""
+def check_cluster(address: str, gpu_share: float) -> float:
+    """Return the share of a GPU. Raises InputError unless it is one, and `address` a cluster's."""
     check_text("cluster", address)
     if address not in ("none", "auto") and not re.fullmatch(r"(ray://)?[^/\s]+:\d{1,5}", address):
         raise InputError(
@@ -120,9 +121,8 @@ def check_cluster(address: str, gpu_share: float) -> None:
         )
     share = check_number("gpu_share", gpu_share)
     if not 0.01 <= share <= 1 or round(share, 4) != share:  # Ray's precision
-        raise InputError(
-            f"gpu_share is {gpu_share:g}; it must be 0.01 to 1, with at most 4 decimals"
-        )
+        raise InputError(f"gpu_share is {share:g}; it must be 0.01 to 1, with at most 4 decimals")
+    return share
 
 
 def parse_variants(text: str, known: Iterable[str], compared: Sequence[str]) -> list[str]:
