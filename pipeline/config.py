@@ -104,7 +104,7 @@ def text_of(name: str, value: object) -> str:
     return str(text)
 
 
-def listed(given: Any) -> list[Any] | None:
+def as_list(given: Any) -> list[Any] | None:
     """The values of a list, an array or a column of a table; None for a single value."""
     if isinstance(given, str | bytes | PurePath | Mapping):
         return None
@@ -116,7 +116,7 @@ def listed(given: Any) -> list[Any] | None:
 
 def texts_of(name: str, given: object) -> list[str]:
     """Return one text or path, or several, as texts. Raises InputError for anything else."""
-    values = listed(given)
+    values = as_list(given)
     return [text_of(name, one) for one in ([given] if values is None else values)]
 
 

@@ -10,11 +10,11 @@ from pipeline.config import (
     MAX_NAME,
     MAX_SEED,
     Config,
+    as_list,
     check_at_least,
     check_choice,
     check_number,
     check_text,
-    listed,
 )
 from pipeline.errors import InputError, plural
 from pipeline.runs.plan import Plan
@@ -97,7 +97,7 @@ def check_name(name: str) -> None:
 
 def as_text(given: object) -> str:
     """What would be typed for a value that Python code gives: `[0, 3]` is `0,3,`."""
-    values = listed(given)
+    values = as_list(given)
     return str(given) if values is None else "".join(f"{one}," for one in values)
 
 
