@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pipeline.data.pictures.pixels import read_picture as read_picture
     from pipeline.data.transforms import training_transform as training_transform
     from pipeline.data.transforms import validation_transform as validation_transform
+    from pipeline.outcome import Outcome as Outcome
     from pipeline.runs.epoch import epoch as epoch
     from pipeline.training.network import CNNNetwork as CNNNetwork
 
@@ -50,6 +51,7 @@ _HOME = {
     "Ablation": "pipeline.ablation.definition",
     "Augmentation": "pipeline.data.augmentation",
     "CNNNetwork": "pipeline.training.network",
+    "Outcome": "pipeline.outcome",
     "ablate": "pipeline.api.studies",
     "compare": "pipeline.api.studies",
     "epoch": "pipeline.runs.epoch",

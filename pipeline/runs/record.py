@@ -63,7 +63,7 @@ class Stored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Results:
     """What came of a finished run, as `results` reads it.
 
     correct: whether each image of the reported split was classified correctly, bool `[N]`.
@@ -93,7 +93,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecord(Outcome, Stored):
+class RunRecord(Results, Stored):
     """A training run: what it is, what it was made of and where, and what came of it.
 
     Each field of its own is recorded as a tag.
@@ -189,7 +189,7 @@ class StudyRecord(Stored):
 
 def _tagged(kind: type[Any]) -> dict[str, Field[Any]]:
     """The fields of a record or an identity that are tags, by the tags' names."""
-    others = {one.name for other in (Stored, Outcome) for one in fields(other)}
+    others = {one.name for other in (Stored, Results) for one in fields(other)}
     own = [one for one in fields(kind) if one.name not in others and one.type is not Identity]
     return {OTHER_NAMES.get(one.name, one.name): one for one in own}
 

@@ -1,0 +1,83 @@
+"""What runs are compared by: a metric that they log, and how it is read."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import check_choice, check_number, text_of
+from pipeline.errors import InputError, shown
+
+BETTER = ("higher", "lower", "")
+# Which of a run's values of the metric counts.
+VALUES = ("last", "max", "min")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A metric to compare: `Outcome("test_rmse", better="lower")`.
+
+    metric: its name in MLflow, or a column of a table.
+    better: higher, lower, or empty if neither is.
+    unit, scale: what it is shown in, and how many of these 1 is: an accuracy of 1 is 100 points.
+    margin: differences up to this one, in `unit`, are as good as none; None if that is not known.
+    value: which value of a run counts: the one of the `last` step, the `max` or the `min` of all
+    steps, or that of a step, by its number.
+
+    Raises InputError for anything else.
+    """
+
+    metric: str
+    better: str = ""
+    unit: str = ""
+    scale: float = 1.0
+    margin: float | None = None
+    value: str | int = "last"
+
+    def __post_init__(self) -> None:
+        metric = text_of("outcome", self.metric).strip()
+        if not metric:
+            raise InputError("outcome is empty; it must be a metric's name, such as val_accuracy")
+        object.__setattr__(self, "metric", metric)
+        check_choice("better", self.better, BETTER)
+        object.__setattr__(self, "unit", text_of("unit", self.unit).strip())
+        for name in ("scale", "margin"):
+            if (given := getattr(self, name)) is not None:
+                number = check_number(name, given)
+                if not 0 < number < math.inf:
+                    raise InputError(f"{name} is {shown(given)}; it must be a number above 0")
+                object.__setattr__(self, name, number)
+        object.__setattr__(self, "value", _value_of(self.value))
+
+    @property
+    def words(self) -> str:
+        """Which value of a run counts, in words."""
+        if isinstance(self.value, int):
+            return f"the value of step {self.value}"
+        words = {"last": "the value of the last step", "max": "the highest", "min": "the lowest"}
+        return f"{words[self.value]}{' value of all steps' * (self.value != 'last')}"
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the best of many values counts, which is better than any one of them is."""
+        return (self.value, self.better) in (("max", "higher"), ("min", "lower"))
+
+
+def _value_of(given: Any) -> str | int:
+    """Read which value counts. Raises InputError."""
+    if isinstance(given, str) and given in VALUES:
+        return given
+    try:
+        if not isinstance(given, bool) and float(given) == int(given):
+            return int(given)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InputError(f"value is {shown(given)}; it must be last, max, min, or the number of a step")
+
+
+def metrics_of(outcomes: Sequence[Outcome]) -> list[str]:
+    """The metrics' names. Raises InputError if one is named twice, or if there is none."""
+    names = [one.metric for one in outcomes]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"outcome is {shown(names)}; name each metric once, the primary one first")
+    return names
