@@ -1,11 +1,10 @@
 """What runs are compared by: a metric that they log, and how it is read."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import check_choice, check_number, text_of
+from pipeline.config import as_list, check_choice, check_number, text_of
 from pipeline.errors import InputError, shown
 
 BETTER = ("higher", "lower", "")
@@ -75,9 +74,42 @@ def _value_of(given: Any) -> str | int:
     raise InputError(f"value is {shown(given)}; it must be last, max, min, or the number of a step")
 
 
-def metrics_of(outcomes: Sequence[Outcome]) -> list[str]:
-    """The metrics' names. Raises InputError if one is named twice, or if there is none."""
+def outcomes_of(
+    given: Any,
+    better: Any = "",
+    unit: str = "",
+    scale: float = 1.0,
+    margin: Any = None,
+    value: Any = "last",
+) -> list[Outcome]:
+    """Read outcomes: a metric's name, several with commas, an `Outcome`, or a list of these.
+
+    better: one word for all, or one for each. The other values are those of the primary outcome;
+    `value` is that of all. Raises InputError.
+    """
+    listed = as_list(given)
+    every = [given] if listed is None else listed
+    if isinstance(given, str):
+        every = [part for part in given.split(",") if part.strip()]
+    if not every:
+        raise InputError("outcome is empty; it must be a metric's name, such as val_accuracy")
+    words = as_list(better)
+    if words is None:
+        words = [part.strip() for part in text_of("better", better).split(",")]
+    if len(words) not in (1, len(every)):
+        raise InputError(f"better has {len(words)} words, but there are {len(every)} outcomes")
+    words = words * len(every) if len(words) == 1 else words
+    typed = better or unit or scale != 1 or margin is not None or value != "last"
+    outcomes = []
+    for place, (one, word) in enumerate(zip(every, words, strict=True)):
+        if isinstance(one, Outcome):
+            if typed:
+                raise InputError("an Outcome says itself what is better, its unit and value")
+            outcomes.append(one)
+            continue
+        own = {"unit": unit, "scale": scale, "margin": margin} if place == 0 else {}
+        outcomes.append(Outcome(one, word, value=value, **own))
     names = [one.metric for one in outcomes]
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"outcome is {shown(names)}; name each metric once, the primary one first")
-    return names
+    if len(set(names)) < len(names):
+        raise InputError(f"outcome is {shown(names)}; name each metric once")
+    return outcomes

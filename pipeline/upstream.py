@@ -8,7 +8,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +18,7 @@ from unittest.mock import patch
 import mlflow
 import psutil
 import torch
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.utils.models import get_model_name_and_version
@@ -30,6 +31,8 @@ from mlflow.utils.string_utils import quote
 from mlflow.utils.uri import is_local_uri
 from sqlalchemy.engine import Engine
 from torch.export import ExportedProgram
+
+MAX_VALUES = 100_000  # of a metric that are read at once
 
 # These log what we report in one line, or repeat a message every few seconds in an outage.
 for _name in ("mlflow.store.db.utils", "mlflow.system_metrics", "urllib3.connectionpool"):
@@ -152,6 +155,26 @@ def is_known_schema(revision: str) -> bool:
         return bool(migrations.get_revision(revision))
     except CommandError:
         return False
+
+
+def metric_histories(run_ids: Sequence[str], metric: str) -> dict[str, list[Metric]] | None:
+    """All that runs have logged of a metric, by one query of a database.
+
+    None if the store is no database, or if there is more than should be in memory at once. The
+    public function reads one run, in five times as long for each.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = mlflow.MlflowClient()._tracking_client.store
+    if not isinstance(store, SqlAlchemyStore):
+        return None
+    found = store.get_metric_history_bulk(list(run_ids), metric, MAX_VALUES + 1)  # type: ignore[no-untyped-call]
+    if len(found) > MAX_VALUES:
+        return None
+    histories: dict[str, list[Metric]] = {}
+    for one in found:
+        histories.setdefault(one.run_id, []).append(one)
+    return histories
 
 
 def unsampled_runs() -> list[str]:

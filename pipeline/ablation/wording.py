@@ -1,29 +1,43 @@
 """Variants, and changes of one setting, in words."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
-from pipeline.ablation.definition import Ablation, Value
+from pipeline.ablation.definition import Ablation, Settings, Value
 
 
 class Wording:
-    """The words of an ablation. values: the settings of each variant."""
+    """How variants are called that differ in their settings.
 
-    def __init__(self, ablation: Ablation) -> None:
-        self.values = {variant: ablation.values(variant) for variant in ablation.variants}
+    values: all settings of each variant, the baseline first. wording: as `words` of `Ablation`.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Settings],
+        wording: Mapping[str, str | Mapping[Value, str]] = MappingProxyType({}),
+    ) -> None:
+        self.values = values
         self.baseline = next(iter(self.values.values()))
         self._names: dict[str, str] = {}
         self._nouns: dict[str, dict[Value, str]] = {}  # of each value at which a setting is on
-        for setting in ablation.setting_names:
-            given = ablation.words.get(setting, {})
+        for setting in self.baseline:
+            given = wording.get(setting, {})
             words = {} if isinstance(given, str) else given
             name = given if isinstance(given, str) else setting.replace("_", " ")
-            values = dict.fromkeys(settings[setting] for settings in self.values.values())
-            on = [value for value in values if value or value in words]
+            every = dict.fromkeys(settings[setting] for settings in self.values.values())
+            on = [value for value in every if value or value in words]
             if len(on) == 1:
                 name = words.get(on[0], name)
                 words = {on[0]: given} if isinstance(given, str) else words
             self._names[setting] = name
             self._nouns[setting] = {value: words.get(value, _at(name, value)) for value in on}
+
+    @staticmethod
+    def of(ablation: Ablation) -> "Wording":
+        """The wording of an ablation."""
+        values = {variant: ablation.values(variant) for variant in ablation.variants}
+        return Wording(values, ablation.words)
 
     def description(self, variant: str) -> str:
         """What a variant is, by the settings in which variants differ: `mixup and width 64`.

@@ -1,14 +1,23 @@
 """Train a study, or compare runs that there are."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import openmp
 from pipeline.api import options, use_options
 from pipeline.api.environment import set_variables
-from pipeline.config import AUTO, Config, check_at_least, check_choice, texts_of
+from pipeline.config import (
+    AUTO,
+    Config,
+    as_list,
+    check_at_least,
+    check_choice,
+    text_of,
+    texts_of,
+)
 from pipeline.errors import InputError
 from pipeline.imports import importing
 from pipeline.interruption import Interrupted
+from pipeline.outcome import outcomes_of
 from pipeline.study.grid import (
     REGISTER,
     REUSE,
@@ -128,13 +137,86 @@ def compare(
     last: use_options.LastCompared = None,
     experiment: use_options.Experiment = None,
     ablation: use_options.OwnAblation = AUTO,
+    outcome: use_options.Outcomes = None,
+    by: use_options.By = None,
+    pair: use_options.Pair = None,
+    where: use_options.Where = "",
+    baseline: use_options.Baseline = None,
+    better: use_options.Better = "",
+    unit: use_options.Unit = "",
+    scale: use_options.Scale = 1.0,
+    margin: use_options.EffectMargin = None,
+    value: use_options.WhichValue = "last",
+    planned: use_options.Planned = None,
 ) -> "Published":
-    """Write a study's report on finished runs, such as three that were started separately.
+    """Write a report on finished runs: this project's own, or anybody's, by --outcome.
+
+    With `outcome`, `by` and `pair`, the runs of an experiment are compared by what they have
+    logged, whoever has made them. In Python, `runs` may be a table instead (pandas), whose columns
+    `outcome`, `by` and `pair` then name; nothing is stored for it. `outcome` may be an `Outcome`,
+    or a list.
 
     Returns the report, as `ablate` does.
 
     Raises InputError for runs that can't be compared.
     """
+    if outcome is None and by is None and pair is None:
+        for name in ("where", "baseline", "better", "unit", "margin", "planned"):
+            if locals()[name]:
+                raise InputError(f"{name} is for anybody's runs: give outcome, by and pair, too")
+        return _compare_own(runs, last, experiment, ablation)
+    for name, given in (("last", last), ("ablation", ablation != AUTO)):
+        if given:
+            raise InputError(f"{name} is for this project's own runs; choose others with where")
+    if outcome is None or by is None or pair is None:
+        raise InputError(
+            "to compare anybody's runs, give outcome, by and pair: --outcome val_auc --by"
+            " params.model --pair params.seed (none: independent samples)"
+        )
+    outcomes = outcomes_of(outcome, better, unit, scale, margin, value)
+    if planned is not None:
+        check_at_least("planned", planned, 2)
+    set_variables()
+    with importing():
+        from pipeline.runs.others import Question, checked_keys, keys_of
+        from pipeline.study.compare_any import compare_any, compare_table
+
+    is_table = hasattr(runs, "columns")
+
+    def keys(name: str, given: Any) -> list[str]:
+        if isinstance(given, str) and given == "none" and name == "pair":
+            return []
+        listed = as_list(given)
+        texts = [text_of(name, one) for one in ([given] if listed is None else listed)]
+        return checked_keys(name, texts if is_table else keys_of(name, texts))
+
+    asked = Question(
+        outcomes,
+        keys("by", by),
+        keys("pair", pair),
+        where,
+        None if baseline is None else str(baseline),
+        int(planned or 0),
+    )
+    if both := [one for one in asked.by if one in asked.pair]:
+        raise InputError(f"{both[0]} can't be in both by and pair")
+    if is_table:
+        if where or experiment:
+            name = "where" if where else "experiment"
+            raise InputError(
+                f"{name} is for runs in a store; choose the rows of a table with pandas"
+            )
+        return compare_table(runs, asked)
+    if runs is not None:
+        raise InputError("runs can't be given with outcome, by and pair; choose them with where")
+    from pipeline.store.initialization import check_experiment, check_store
+
+    check_store()
+    return compare_any(experiment or check_experiment(), asked)
+
+
+def _compare_own(runs: Any, last: int | None, experiment: str | None, ablation: str) -> "Published":
+    """Compare runs that this project has trained."""
     references = [] if runs is None else texts_of("a run", runs)
     if runs is not None and not references:
         raise InputError("runs is empty; name two or more, or leave it out to compare all")

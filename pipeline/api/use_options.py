@@ -1,7 +1,7 @@
 """The options of the commands that use what was trained: runs, models, data."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,7 +9,7 @@ OwnAblation = Annotated[
     str, typer.Option(help="File or module of the ablation; auto: that of the runs.")
 ]
 RunIds = Annotated[
-    list[str] | None,
+    Any,
     typer.Argument(
         help="Finished training runs, by id, the beginning of one, or name; none: all of an"
         " experiment."
@@ -44,6 +44,78 @@ Experiment = Annotated[
         help="The experiment whose runs are compared if no ids are given; by default that of"
         " MLFLOW_EXPERIMENT_NAME or _ID, or Default.",
         show_default=False,
+    ),
+]
+# Of any runs.
+TEXTS: dict[str, Any] = {"parser": str, "metavar": "<str>"}  # Python may give lists
+Outcomes = Annotated[
+    Any,
+    typer.Option(
+        help="Compare anybody's runs, by this metric: one, or several (val_auc,val_loss), the"
+        " primary one first.",
+        show_default=False,
+        **TEXTS,
+    ),
+]
+By = Annotated[
+    Any,
+    typer.Option(
+        help="What tells their variants apart: params.NAME or tags.NAME, or several with commas.",
+        show_default=False,
+        **TEXTS,
+    ),
+]
+Pair = Annotated[
+    Any,
+    typer.Option(
+        help="What makes two runs a pair, such as params.seed or tags.fold; none: they are"
+        " independent samples.",
+        show_default=False,
+        **TEXTS,
+    ),
+]
+Where = Annotated[
+    str, typer.Option(help="Which runs: a filter of MLflow's, such as \"params.data = 'a'\".")
+]
+Baseline = Annotated[
+    Any,
+    typer.Option(
+        help="The variant that others are compared with, by its value; by default the first in"
+        " order.",
+        show_default=False,
+        **TEXTS,
+    ),
+]
+Better = Annotated[
+    Any, typer.Option(help="higher or lower; of several outcomes, one for each.", **TEXTS)
+]
+Unit = Annotated[str, typer.Option(help="What the outcome is shown in, such as points.")]
+Scale = Annotated[
+    float, typer.Option(help="How many of that unit 1 is: 100 shows an accuracy in points.")
+]
+EffectMargin = Annotated[
+    float | None,
+    typer.Option(
+        help="The largest difference, in that unit, that does not matter; it takes one to call"
+        " variants equally good.",
+        show_default="unknown",
+    ),
+]
+WhichValue = Annotated[
+    Any,
+    typer.Option(
+        help="Which of a run's values counts: last (of the highest step), max, min, or a step's"
+        " number.",
+        **TEXTS,
+    ),
+]
+Planned = Annotated[
+    int | None,
+    typer.Option(
+        help="How many pairs were planned before the first look (of independent samples: runs of"
+        " each variant): gives shorter intervals, if exactly these exist and nobody compared a"
+        " part of them.",
+        show_default="no plan",
     ),
 ]
 Model = Annotated[

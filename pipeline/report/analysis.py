@@ -1,51 +1,29 @@
 """Turn finished runs into findings: a table, a summary per variant, an effect per comparison."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from pipeline.ablation.definition import Ablation
 from pipeline.errors import shortlist
 from pipeline.report.contrasts import Contrast, contrasts
-from pipeline.report.findings import Analysis, Finding, RateResult, study_outcomes
+from pipeline.report.effects import find_effects, make_finding, summarize_variants
+from pipeline.report.findings import NetworkAnalysis, RateResult, study_outcomes
 from pipeline.report.learning_rates import chosen_rates, sign_changes, stuck_notes
 from pipeline.runs.record import LEARNED, RunRecord
 from pipeline.statistics.comparisons import (
-    Floats,
     OutcomeMeasure,
-    Summary,
-    compare_paired,
-    summarize,
 )
-from pipeline.statistics.images import with_other_images
 from pipeline.statistics.intervals import PLANNED, Design
-from pipeline.statistics.possible import shown_comparison, with_shown
-from pipeline.statistics.sentences import sentence
 
 TARGET_STEP = 0.05  # the target accuracy is a multiple of this
 
 
-class _Effect(NamedTuple):
-    """What is compared: a treatment and a control, one number for each of `runs`' seeds.
-
-    means: over these seeds, of each of the contrast's variants. runs: ids by seed (row), of these.
-    """
-
-    key: str  # the outcome's column
-    outcome: OutcomeMeasure
-    contrast: Contrast
-    treatment: Floats
-    control: Floats
-    means: Sequence[float]
-    runs: Sequence[Sequence[str]]
-
-
-def analyse(ablation: Ablation, results: Sequence[RunRecord], design: Design = PLANNED) -> Analysis:
+def analyse(
+    ablation: Ablation, results: Sequence[RunRecord], design: Design = PLANNED
+) -> NetworkAnalysis:
     """Compare the ablation's variants by `results`: runs of one recipe, at most one per cell.
 
     Every comparison is paired: it uses the seeds that both variants have.
@@ -77,8 +55,19 @@ def analyse(ablation: Ablation, results: Sequence[RunRecord], design: Design = P
         )
     notes += stuck_notes(table, variants)
     changes = sign_changes(compared, by_rate, primary)
-    return Analysis(
-        ablation, results, design, table, primary, outcomes, target, main, by_rate, changes, notes
+    return NetworkAnalysis(
+        variants=list(ablation.variants),
+        design=design,
+        table=table,
+        primary=primary,
+        outcomes=outcomes,
+        main=main,
+        by_rate=by_rate,
+        notes=notes,
+        ablation=ablation,
+        results=results,
+        target=target,
+        sign_changes=changes,
     )
 
 
@@ -150,7 +139,7 @@ def _at_rates(
         for key, outcome in outcomes.items()
     }
     effects = {
-        key: [_effects(key, outcomes[key], compared, runs) for runs in tables]
+        key: [find_effects(key, outcomes[key], compared, runs) for runs in tables]
         for key, tables in usable.items()
     }
     settings = []
@@ -160,11 +149,11 @@ def _at_rates(
             title = "the best learning rate of each variant"
         where = f" at {title}" if len(family) > 1 else ""
         findings = {
-            key: [_finding(one, design, sum(map(len, each)), results, where) for one in each[n]]
+            key: [make_finding(one, design, sum(map(len, each)), results, where) for one in each[n]]
             for key, each in effects.items()
         }
         summaries = {
-            key: _summaries(key, outcomes[key], rates, runs[n], design)
+            key: summarize_variants(key, outcomes[key], rates, runs[n], design)
             for key, runs in usable.items()
         }
         shown = {v: lr for v, lr in rates.items() if v in set(tables[n]["variant"])}
@@ -185,76 +174,3 @@ def _with_numbers(
             f" {shortlist(broken)}."
         )
     return runs[:0]
-
-
-def _summaries(
-    key: str, outcome: OutcomeMeasure, variants: Iterable[str], runs: pd.DataFrame, design: Design
-) -> dict[str, Summary]:
-    """Summarize an outcome of each variant."""
-    values = {variant: rows[key] for variant, rows in runs.groupby("variant")}
-    return {
-        v: with_shown(summarize(values[v], design), outcome, design)
-        for v in variants
-        if v in values
-    }
-
-
-def _effects(
-    key: str, outcome: OutcomeMeasure, compared: Sequence[Contrast], runs: pd.DataFrame
-) -> list[_Effect]:
-    """List every comparison of an outcome that the runs allow."""
-    values = runs.pivot(index="seed", columns="variant", values=key)
-    run_ids = runs.pivot(index="seed", columns="variant", values="run_id")
-    found = []
-    for one in compared:
-        variants = list(one.variants)
-        if set(variants) <= set(values) and len(known := values[variants].dropna()):
-            ids = run_ids.loc[known.index, variants].to_numpy()
-            treatment, control = (
-                known[first].to_numpy() - sum(known[other].to_numpy() for other in rest)
-                for first, *rest in (one.treatment, one.control)
-            )
-            name = f"{one.effect} on {outcome.name}" if one.effect else outcome.name
-            named = replace(outcome, name=name)
-            means = list(known.mean())
-            found.append(_Effect(key, named, one, treatment, control, means, ids))
-    return found
-
-
-def _finding(
-    effect: _Effect,
-    design: Design,
-    comparisons: int,
-    results: Mapping[str, RunRecord],
-    where: str,
-) -> Finding:
-    """Compare an outcome, jointly with `comparisons`; `where` ends the subject of the sentence."""
-    result = compare_paired(effect.treatment, effect.control, effect.outcome, design, comparisons)
-    if effect.contrast.effect:  # an interaction has no two variants to pair
-        result = replace(result, correlation=None, unpaired=None)
-    if effect.key.endswith("_accuracy"):
-        images = _image_differences(effect, results)
-        if images is not None:
-            result = with_other_images(result, images, design.alpha / comparisons)
-    shown = shown_comparison(result, effect.outcome, effect.means)
-    stuck = _stuck_runs(effect, results)
-    words = sentence(f"{effect.contrast.subject}{where}", shown, effect.outcome, stuck)
-    return Finding(effect.key, effect.outcome, effect.contrast, result, shown, words)
-
-
-def _image_differences(
-    effect: _Effect, results: Mapping[str, RunRecord]
-) -> npt.NDArray[np.int8] | None:
-    """`[seeds, images]`, treatment minus control of correctness; None if a run lacks it."""
-    known = [[results[run_id].correct for run_id in ids] for ids in effect.runs]
-    if len(known) < 2 or any(one is None for row in known for one in row):
-        return None
-    signs = np.array(effect.contrast.signs, dtype=np.int8)[:, None]
-    return np.array([(signs * np.array(row, dtype=np.int8)).sum(axis=0) for row in known])
-
-
-def _stuck_runs(effect: _Effect, results: Mapping[str, RunRecord]) -> dict[str, int]:
-    """How many of an effect's runs have learned nothing, by variant; none that has no such run."""
-    runs = zip(effect.contrast.variants, zip(*effect.runs, strict=True), strict=True)
-    stuck = {v: sum(results[one].is_stuck for one in ids) for v, ids in runs}
-    return {variant: count for variant, count in stuck.items() if count}

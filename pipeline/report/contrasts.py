@@ -1,5 +1,6 @@
 """Which variants are compared, and in which words: what follows from an ablation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -58,15 +59,19 @@ class Contrast:
 
 
 def contrasts(ablation: Ablation) -> list[Contrast]:
-    """The comparisons that an ablation names, or else those that follow from its settings.
+    """The comparisons that an ablation names, or else those that follow from its settings."""
+    return contrasts_of(Wording.of(ablation), ablation.comparisons)
+
+
+def contrasts_of(wording: Wording, comparisons: Sequence[tuple[str, ...]] = ()) -> list[Contrast]:
+    """The `comparisons` that are named, or else those that follow from the variants' settings.
 
     The latter are: each variant with the baseline, and with each earlier one that differs from it
     in one setting and has the baseline's value of that; then the interaction of each complete 2x2
     design.
     """
-    wording = Wording(ablation)
     names, pairs = list(wording.values), []
-    own_words = {(one[0], one[1]): "".join(one[2:]) for one in ablation.comparisons}
+    own_words = {(one[0], one[1]): "".join(one[2:]) for one in comparisons}
     for place, treatment in enumerate(names):
         for control in reversed(names[:place]):
             changed = wording.difference(control, treatment)

@@ -1,6 +1,7 @@
 """Draw a report's figures, without pyplot, which would keep all of them in memory."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from textwrap import fill
 from typing import Any
 
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.errors import plural
-from pipeline.report.findings import Analysis, Finding, RateResult
+from pipeline.report.findings import Analysis, Finding, NetworkAnalysis, RateResult
 from pipeline.report.tables import can_not_tell
 from pipeline.runs.run_figures import label_epochs
 from pipeline.statistics.comparisons import OutcomeMeasure, Summary
@@ -42,9 +43,9 @@ MAX_LEVEL = 60  # characters of all variants' names next to each other
 INK, GREY, PALE = "#222222", "#666666", "#999999"
 
 
-def study_figures(analysis: Analysis) -> dict[str, Figure]:
+def study_figures(analysis: NetworkAnalysis) -> dict[str, Figure]:
     """The figures of a report, by name."""
-    shown = analysis.main or analysis.by_rate[0]
+    shown = analysis.shown
     figures = {"effects": effects_figure(analysis)} if analysis.compared else {}
     figures["seeds"] = seeds_figure(analysis, shown)
     if len(analysis.by_rate) > 1:
@@ -112,7 +113,7 @@ def seeds_figure(analysis: Analysis, at_rate: RateResult) -> Figure:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     outcome = analysis.outcomes[analysis.primary]
-    _dots(axes, analysis, at_rate, analysis.primary, outcome, joined=True)
+    draw_dots(axes, analysis, at_rate, analysis.primary, outcome, joined=True)
     return figure
 
 
@@ -123,18 +124,18 @@ def outcome_figure(
     figure = Figure(figsize=(5.5 * len(outcomes), 4), layout="constrained")
     panels = figure.subplots(1, len(outcomes), squeeze=False)[0]
     for axes, (key, outcome) in zip(panels, outcomes.items(), strict=True):
-        _dots(axes, analysis, at_rate, key, outcome, joined=False)
+        draw_dots(axes, analysis, at_rate, key, outcome, joined=False)
         if key in COSTS:
             axes.set_ylim(bottom=0)  # costs are read as heights
     return figure
 
 
-def rates_figure(analysis: Analysis) -> Figure:
+def rates_figure(analysis: NetworkAnalysis) -> Figure:
     """The primary outcome by learning rate: a line per variant, mean with 95 % interval."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     outcome = analysis.outcomes[analysis.primary]
-    looks = _looks(analysis)
+    looks = looks_of(analysis)
     for place, variant in enumerate(v for v in looks if v in set(analysis.table["variant"])):
         shift = 1.02 ** (place - 1)  # so that intervals do not hide each other
         points = [
@@ -162,10 +163,10 @@ def rates_figure(analysis: Analysis) -> Figure:
     return figure
 
 
-def study_curves(analysis: Analysis, at_rate: RateResult) -> Figure:
+def study_curves(analysis: NetworkAnalysis, at_rate: RateResult) -> Figure:
     """Training and validation accuracy and loss by epoch: mean and range per variant."""
     figure = Figure(figsize=(10, 7), layout="constrained")
-    chosen, looks = set(at_rate.table["run_id"]), _looks(analysis)
+    chosen, looks = set(at_rate.table["run_id"]), looks_of(analysis)
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
     splits = (("train", "training"), ("val", "validation"))
     for row, metric in zip(panels, ("accuracy", "loss"), strict=True):
@@ -193,7 +194,7 @@ def study_curves(analysis: Analysis, at_rate: RateResult) -> Figure:
     return figure
 
 
-def _dots(
+def draw_dots(
     axes: Axes,
     analysis: Analysis,
     at_rate: RateResult,
@@ -202,18 +203,21 @@ def _dots(
     *,
     joined: bool,
 ) -> None:
-    """A column of dots per variant, one per seed, next to the mean with its 95 % interval."""
-    variants, looks = list(at_rate.rates), _looks(analysis)
-    values = at_rate.table.pivot(index="seed", columns="variant", values=key)[variants]
-    values = values * outcome.scale
+    """A column of dots per variant, one per run, next to the mean with its 95 % interval.
+
+    joined: whether a line joins the runs of a pair.
+    """
+    variants, looks = at_rate.variants, looks_of(analysis)
+    runs = at_rate.table
     if joined:
-        for _, row in values.iterrows():
+        pairs = runs.pivot(index=analysis.pair, columns="variant", values=key)[variants]
+        for _, row in (pairs * outcome.scale).iterrows():
             axes.plot(range(len(variants)), row, color=PALE, linewidth=0.8, zorder=1)
     for place, variant in enumerate(variants):
-        seeds = values[variant].dropna()
+        reached = runs.loc[runs["variant"] == variant, key].dropna() * outcome.scale
         colour, marker = looks[variant]["color"], looks[variant]["marker"]
         axes.scatter(
-            [place] * len(seeds), seeds, s=30, color=colour, marker=marker, alpha=0.8, zorder=2
+            [place] * len(reached), reached, s=30, color=colour, marker=marker, alpha=0.8, zorder=2
         )
         summary: Summary | None = at_rate.summaries.get(key, {}).get(variant)
         if summary and summary.shown:
@@ -227,14 +231,15 @@ def _dots(
         for label in axes.get_xticklabels():
             label.set(horizontalalignment="right", rotation_mode="anchor")
     axes.set_xlim(-0.5, len(variants) - 0.5)
-    unit = "%" if key.endswith("accuracy") else outcome.unit
-    axes.set_ylabel(f"{outcome.name.removeprefix('the ')} ({unit})")
+    in_percent = outcome.unit == "points" and key.endswith("accuracy")
+    unit = "%" if in_percent else outcome.unit
+    axes.set_ylabel(outcome.name.removeprefix("the ") + (f" ({unit})" if unit else ""))
     axes.grid(axis="y", alpha=0.3)
 
 
-def _looks(analysis: Analysis) -> dict[str, dict[str, Any]]:
+def looks_of(analysis: Analysis) -> dict[str, dict[str, Any]]:
     """How each variant's line is drawn; the same in all reports on the ablation."""
-    return dict(zip(analysis.ablation.variants, LOOKS, strict=False))
+    return dict(zip(analysis.variants, cycle(LOOKS), strict=False))
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 import jinja2
-import pandas as pd
 
-from pipeline.errors import shortlist
 from pipeline.report.figures import study_figures
-from pipeline.report.findings import Analysis
+from pipeline.report.findings import Analysis, NetworkAnalysis
+from pipeline.report.runs_pages import runs_figures, runs_sections
 from pipeline.report.sections import report_sections
 
 DOTS_PER_INCH = 130
@@ -34,35 +33,30 @@ def report_files(
     facts: how it was run. unused: runs that are not in the analysis, with the reason.
     """
     pictures = {}
-    for name, figure in study_figures(analysis).items():
+    if isinstance(analysis, NetworkAnalysis):
+        figures, sections = study_figures(analysis), report_sections(analysis, facts, unused)
+    else:
+        figures, sections = runs_figures(analysis), runs_sections(analysis, facts, unused)
+    for name, figure in figures.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
         pictures[name] = buffer.getvalue()
     content = {
-        "title": _title(analysis),
+        "title": analysis.title,
         "subtitle": subtitle,
         "variants": analysis.variants_in_words,
         "headline": analysis.headline,
-        "sections": report_sections(analysis, facts, unused),
+        "sections": sections,
         "pictures": {name: b64encode(picture).decode() for name, picture in pictures.items()},
     }
     return {
         "report.html": TEMPLATES.get_template("report.html.j2").render(content).encode(),
         "report.md": TEMPLATES.get_template("report.md.j2").render(content).encode(),
         "results.csv": analysis.table.to_csv(index=False).encode(),
-        "curves.csv": curves(analysis).to_csv(index=False).encode(),
+        "curves.csv": analysis.curves.to_csv(index=False).encode(),
         "effects.json": json.dumps(effects(analysis), indent=2).encode(),
         **{f"figures/{name}.png": picture for name, picture in pictures.items()},
     }
-
-
-def curves(analysis: Analysis) -> pd.DataFrame:
-    """One row per run and epoch, with all metrics of that epoch."""
-    return pd.DataFrame(
-        {"run": result.config.run_name, "run_id": result.run_id, "epoch": n, **epoch.metrics}
-        for result in analysis.results
-        for n, epoch in enumerate(result.history, start=1)
-    )
 
 
 def effects(analysis: Analysis) -> dict[str, object]:
@@ -72,7 +66,8 @@ def effects(analysis: Analysis) -> dict[str, object]:
         for key in analysis.outcomes:
             summaries += [
                 {"setting": at_rate.title, "metric": key, "variant": variant}
-                | {"lr": at_rate.rates[variant], **asdict(summary)}
+                | ({"lr": at_rate.rates[variant]} if at_rate.label else {})
+                | asdict(summary)
                 for variant, summary in at_rate.summaries[key].items()
             ]
             comparisons += [
@@ -90,7 +85,7 @@ def effects(analysis: Analysis) -> dict[str, object]:
     return {
         "primary_metric": analysis.primary,
         "headline": analysis.headline,
-        "target_accuracy": analysis.target,
+        **analysis.for_programs,
         "design": asdict(analysis.design),
         "summaries": summaries,
         "effects": comparisons,
@@ -114,10 +109,3 @@ def effect_metrics(analysis: Analysis) -> dict[str, float]:
                 metrics[f"{finding.contrast.name}{suffix}_low"] = low
                 metrics[f"{finding.contrast.name}{suffix}_high"] = high
     return metrics
-
-
-def _title(analysis: Analysis) -> str:
-    """Name the ablation, and the variants that were trained: `own: plain, wide`."""
-    trained = {result.config.variant for result in analysis.results}
-    variants = [variant for variant in analysis.ablation.variants if variant in trained]
-    return f"{analysis.ablation.name}: {shortlist(variants)}"

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.ablation.definition import Ablation
 from pipeline.ablation.wording import Wording
-from pipeline.errors import percent
+from pipeline.errors import percent, shortlist
 from pipeline.report.contrasts import Contrast
 from pipeline.runs.record import RunRecord
 from pipeline.statistics.comparisons import Comparison, OutcomeMeasure, Summary
@@ -46,41 +46,136 @@ class RateResult:
     summaries: Mapping[str, Mapping[str, Summary]]
     findings: Mapping[str, Sequence[Finding]]
 
+    @property
+    def variants(self) -> list[str]:
+        """The variants that have runs."""
+        return list(self.rates)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """What a report says about a study.
+    """What a report says, whatever its runs are.
 
-    design: how the study came to its seeds, which decides how long its intervals are.
+    variants: all that there are; each is drawn alike in all reports. pair: the column of `table`
+    by which runs are paired; empty if they are not. noun: what a pair has in common, such as seed.
+    design: how the runs came about, which decides how long intervals are.
     table: a row per run. primary: the outcome named in advance, a table column.
-    outcomes: by column. target: epochs and seconds to this accuracy are compared; None if too low.
+    outcomes: by column.
     main: what answers the question: the only learning rate, or each variant's best. None if there
     are several and none could be chosen. by_rate: one result per learning rate.
-    sign_changes: a sentence for each comparison whose direction depends on the learning rate.
     notes: what could not be compared, and why.
     """
 
-    ablation: Ablation
-    results: Sequence[RunRecord]
+    variants: Sequence[str]
+    pair: str = "seed"
+    noun: str = "seed"
     design: Design
     table: pd.DataFrame
     primary: str
     outcomes: Mapping[str, OutcomeMeasure]
-    target: float | None
     main: RateResult | None
     by_rate: Sequence[RateResult]
-    sign_changes: Sequence[str]
     notes: Sequence[str]
+
+    @property
+    def compared(self) -> list[Contrast]:
+        """The comparisons that were made."""
+        made = (f.contrast for one in self.at_rates for f in one.findings[self.primary])
+        return list(dict.fromkeys(made))
+
+    @property
+    def comparisons(self) -> int:
+        """How many were made of the primary outcome, with intervals that hold jointly."""
+        return sum(len(at_rate.findings[self.primary]) for at_rate in self.by_rate)
+
+    @property
+    def at_rates(self) -> list[RateResult]:
+        """The main one first, then all others in `by_rate`."""
+        main = [self.main] if self.main else []
+        return [*main, *(at_rate for at_rate in self.by_rate if at_rate is not self.main)]
+
+    @property
+    def shown(self) -> RateResult:
+        """The result that figures of runs show."""
+        return self.main or self.by_rate[0]
+
+    @property
+    def effects(self) -> list[str]:
+        """A sentence for each effect on the primary outcome."""
+        settings = [self.main] if self.main else self.by_rate
+        return [finding.sentence for one in settings for finding in one.findings[self.primary]]
+
+    @property
+    def headline(self) -> list[str]:
+        """The answer: each effect on the primary outcome, and what limits them."""
+        return self.effects
+
+    @property
+    def title(self) -> str:
+        """What is compared, and its variants: `own: plain, wide`."""
+        trained = set(self.table["variant"])
+        variants = shortlist(variant for variant in self.variants if variant in trained)
+        return f"{self.about}: {variants}"
+
+    @property
+    def about(self) -> str:
+        """What is compared."""
+        raise NotImplementedError
+
+    @property
+    def variants_in_words(self) -> str:
+        """What each variant is: `Variants: plain (without mixup), mix (mixup).`; or empty."""
+        return ""
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """A row for each run and step, with the metrics of that step."""
+        raise NotImplementedError
+
+    @property
+    def for_programs(self) -> dict[str, object]:
+        """What programs may want to know beside effects and summaries."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkAnalysis(Analysis):
+    """What a report says about networks that this project has trained.
+
+    target: epochs and seconds to this accuracy are compared; None if too low.
+    sign_changes: a sentence for each comparison whose direction depends on the learning rate.
+    """
+
+    ablation: Ablation
+    results: Sequence[RunRecord]
+    target: float | None
+    sign_changes: Sequence[str]
+
+    @property
+    def about(self) -> str:
+        """The ablation's name."""
+        return self.ablation.name
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """One row per run and epoch, with all metrics of that epoch."""
+        return pd.DataFrame(
+            {"run": result.config.run_name, "run_id": result.run_id, "epoch": n, **epoch.metrics}
+            for result in self.results
+            for n, epoch in enumerate(result.history, start=1)
+        )
+
+    @property
+    def for_programs(self) -> dict[str, object]:
+        """The accuracy to which times are compared."""
+        return {"target_accuracy": self.target}
 
     @property
     def headline(self) -> list[str]:
         """A sentence for each effect on the primary outcome, and what limits them."""
-        settings = [self.main] if self.main else self.by_rate
-        effects = [finding.sentence for one in settings for finding in one.findings[self.primary]]
-        if not effects:
-            effects = [
-                "Nothing is compared: no two variants that the ablation compares share a seed."
-            ]
+        effects = self.effects or [
+            "Nothing is compared: no two variants that the ablation compares share a seed."
+        ]
         failed = [
             note for note in self.notes if "not a number" in note or "learned nothing" in note
         ]
@@ -103,7 +198,7 @@ class Analysis:
     @property
     def variants_in_words(self) -> str:
         """What each variant is: `Variants: plain (without mixup), mix (mixup).`; or empty."""
-        wording = Wording(self.ablation)
+        wording = Wording.of(self.ablation)
         trained = {result.config.variant for result in self.results}
         told = {v: wording.description(v) for v in self.ablation.variants if v in trained}
         words = ", ".join(f"{variant} ({text})" for variant, text in told.items() if text)
@@ -126,17 +221,6 @@ class Analysis:
         return missed
 
     @property
-    def compared(self) -> list[Contrast]:
-        """The comparisons that were made."""
-        made = (f.contrast for one in self.at_rates for f in one.findings[self.primary])
-        return list(dict.fromkeys(made))
-
-    @property
-    def comparisons(self) -> int:
-        """How many were made of the primary outcome, with intervals that hold jointly."""
-        return sum(len(at_rate.findings[self.primary]) for at_rate in self.by_rate)
-
-    @property
     def rates(self) -> str:
         """The learning rates in words, for a headline."""
         if not self.main:
@@ -145,12 +229,6 @@ class Analysis:
             return self.main.title
         chosen = ", ".join(f"{lr:g} ({v})" for v, lr in self.main.rates.items())
         return f"each variant at its best learning rate: {chosen}"
-
-    @property
-    def at_rates(self) -> list[RateResult]:
-        """The main one first, then all others in `by_rate`."""
-        main = [self.main] if self.main else []
-        return [*main, *(at_rate for at_rate in self.by_rate if at_rate is not self.main)]
 
     @property
     def other_weights(self) -> dict[tuple[str, str], tuple[str, int]]:

@@ -15,8 +15,8 @@ import pandas as pd
 
 from pipeline.errors import plural
 from pipeline.machine import describe_machine
-from pipeline.report.files import curves, effect_metrics, effects, report_files
-from pipeline.report.findings import Analysis
+from pipeline.report.files import effect_metrics, effects, report_files
+from pipeline.report.findings import Analysis, NetworkAnalysis
 from pipeline.report.tables import format_summary
 from pipeline.runs.plan import Plan
 from pipeline.runs.record import RunRecord
@@ -28,50 +28,46 @@ MAX_LINKS = 30  # in a description, which MLflow cuts at 8,000 characters
 
 
 def publish(
-    analysis: Analysis, unused: Mapping[str, str], facts: Mapping[str, str], plan: Plan
+    analysis: Analysis,
+    subtitle: str,
+    unused: Mapping[str, str],
+    facts: Mapping[str, str],
+    elsewhere: Mapping[str, tuple[str, str]],
+    told: Sequence[str] = (),
 ) -> "Published":
     """Log the report of `analysis` to the active run.
 
-    unused: runs that are not counted, with the reason. facts: how it was run, beyond what every
-    report says about it. plan: how the study came to its seeds; each run keeps that of its first
-    report, because a later one with more seeds needs other intervals.
+    subtitle: what the runs are. unused: runs that are not counted, with the reason. facts: how it
+    was run. elsewhere: experiment and id of the runs that are no children of this one, by name.
+    told: lines that follow the answer on a terminal.
     """
     run = mlflow.active_run()
     assert run
-    first, seeds = analysis.results[0], analysis.table["seed"].nunique()
-    few = f"{analysis.few_images}, " if analysis.few_images else ""
-    subtitle = (
-        f"{first.config.dataset}, {few}{plural(first.config.epochs, 'epoch')},"
-        f" {plural(len(analysis.results), 'run')} with {plural(seeds, 'seed')}, {analysis.rates}."
-    )
+    files = report_files(analysis, subtitle, facts, unused)
     about = "\n".join(filter(None, [subtitle, analysis.variants_in_words]))
-    files = report_files(analysis, subtitle, {**_provenance(analysis), **facts}, unused)
     description = "\n".join([about, "", *(f"- {line}" for line in analysis.headline)])
-    description += _links(analysis.results, run.info.run_id)
-    _mark_reported(analysis, plan)
-    place = _log_report(files, description, effect_metrics(analysis))
+    place = _log_report(files, description + _links(elsewhere), effect_metrics(analysis))
     where = str(run.info.experiment_id), run.info.run_id
-    report = files["report.html"].decode()
-    which = facts.get("registered models", "before")
-    return Published(*where, analysis, about, report, place, unused, which)
+    return Published(analysis, about, files["report.html"].decode(), unused, told, *where, place)
 
 
 @dataclass(frozen=True, repr=False)
 class Published:
-    """A report that is logged, and what it rests on.
+    """A report, and what it rests on.
 
-    effects, runs, curves: as tables. report: as HTML, shown by itself in a notebook. place: of the
-    file. unused: runs that are not counted, with the reason. registered: which models, in words.
+    effects, runs, curves: as tables. report: as HTML, shown by itself in a notebook. unused: runs
+    that are not counted, with the reason. place: of the file, if it is logged; the ids are those of
+    the run that has it.
     """
 
-    experiment_id: str
-    run_id: str
     analysis: Analysis
     about: str
     report: str
-    place: str
     unused: Mapping[str, str]
-    registered: str
+    told: Sequence[str] = ()
+    experiment_id: str = ""
+    run_id: str = ""
+    place: str = ""
 
     @property
     def effects(self) -> pd.DataFrame:
@@ -86,10 +82,10 @@ class Published:
     @property
     def curves(self) -> pd.DataFrame:
         """A row for each run and epoch."""
-        return curves(self.analysis)
+        return self.analysis.curves
 
     def __repr__(self) -> str:
-        return f"<report of run {self.run_id}>"
+        return f"<report of run {self.run_id}>" if self.run_id else "<report>"
 
     def _repr_html_(self) -> str:
         return f'<iframe srcdoc="{escape(self.report)}" width="100%" height="600"></iframe>'
@@ -97,24 +93,54 @@ class Published:
     def __str__(self) -> str:
         """The answer, for a terminal."""
         lines = [f"\n{self.about}\n\n{format_summary(self.analysis)}\n"]
-        lines += [*self.analysis.headline, ""]
-        registered = [one.registered for one in self.analysis.results if one.registered]
-        if registered:
-            lines.append(f"Registered {self.registered}:")
-        for one in self.analysis.results:
-            if one.registered:
-                name = one.registered.name
-                aliases = "".join(f", models:/{name}@{alias}" for alias in one.registered.aliases)
-                lines.append(f"  {one.config.run_name} as {one.registered.uri}{aliases}")
-        lines += [f"  {note}" for one in registered for note in one.notes]
+        lines += [*self.analysis.headline, "", *self.told]
         if self.unused:
             count = plural(len(self.unused), "run")
             lines.append(f"Not counted: {count}, with the reasons in the report")
-        lines.append(f"Report: {self.place}")
-        return "\n".join([*lines, where_to_look(self.experiment_id, self.run_id, "report.html")])
+        if self.place:
+            lines.append(f"Report: {self.place}")
+            lines.append(where_to_look(self.experiment_id, self.run_id, "report.html"))
+        return "\n".join(lines)
 
 
-def _provenance(analysis: Analysis) -> dict[str, str]:
+def publish_study(
+    analysis: NetworkAnalysis, unused: Mapping[str, str], facts: Mapping[str, str], plan: Plan
+) -> Published:
+    """Log the report on networks to the active run.
+
+    unused: runs that are not counted, with the reason. facts: how it was run, beyond what every
+    report says about it. plan: how the study came to its seeds; each run keeps that of its first
+    report, because a later one with more seeds needs other intervals.
+    """
+    first, seeds = analysis.results[0], analysis.table["seed"].nunique()
+    few = f"{analysis.few_images}, " if analysis.few_images else ""
+    subtitle = (
+        f"{first.config.dataset}, {few}{plural(first.config.epochs, 'epoch')},"
+        f" {plural(len(analysis.results), 'run')} with {plural(seeds, 'seed')}, {analysis.rates}."
+    )
+    run = mlflow.active_run()
+    assert run
+    runs = {
+        one.config.run_name: (one.experiment_id, one.run_id)
+        for one in analysis.results
+        if one.parent != run.info.run_id
+    }
+    _mark_reported(analysis.results, plan)
+    told = _registered(analysis.results, facts.get("registered models", "before"))
+    return publish(analysis, subtitle, unused, {**_provenance(analysis), **facts}, runs, told)
+
+
+def _registered(results: Sequence[RunRecord], which: str) -> list[str]:
+    """A line for each model that is registered, and its notes."""
+    models = [(one.config.run_name, one.registered) for one in results if one.registered]
+    lines = [f"Registered {which}:"] if models else []
+    for run, model in models:
+        aliases = "".join(f", models:/{model.name}@{alias}" for alias in model.aliases)
+        lines.append(f"  {run} as {model.uri}{aliases}")
+    return lines + [f"  {note}" for _, model in models for note in model.notes]
+
+
+def _provenance(analysis: NetworkAnalysis) -> dict[str, str]:
     """What every report says about how it was run."""
     results = analysis.results
     seconds = sum(result.seconds for result in results)
@@ -130,7 +156,7 @@ def _provenance(analysis: Analysis) -> dict[str, str]:
         **{name: stated for name, stated in settings.items() if stated},
         "images": results[0].identity.images,
         "parts": ", ".join(_part(name, results) for name in parts),
-        "command": _command(),
+        "command": command(),
         "recipe": ", ".join(f"{name} {value}" for name, value in recipe.items()),
         "commit of the runs": ", ".join(sorted(commits)) or "unknown: not run from a git checkout",
         "device of the runs": ", ".join(sorted({_device(result) for result in results})),
@@ -141,19 +167,16 @@ def _provenance(analysis: Analysis) -> dict[str, str]:
     }
 
 
-def _command() -> str:
+def command() -> str:
     """The command that was typed, if one was."""
     if Path(sys.argv[0]).stem not in ("__main__", "pipeline"):
         return "none: called from Python"
     return f"python -m pipeline {' '.join(map(shell_quote, sys.argv[1:]))}"
 
 
-def _links(results: Sequence[RunRecord], study_id: str) -> str:
+def _links(elsewhere: Mapping[str, tuple[str, str]]) -> str:
     """A paragraph of links to the runs that are no children, which MLflow would list."""
-    links = []
-    for one in results:
-        if one.parent != study_id:
-            links.append(f"[{one.config.run_name}]({link(one.experiment_id, one.run_id)})")
+    links = [f"[{name}]({link(*place)})" for name, place in elsewhere.items()]
     if not links:
         return ""
     more = f" and {len(links) - MAX_LINKS} more, in the report" if len(links) > MAX_LINKS else ""
@@ -161,8 +184,8 @@ def _links(results: Sequence[RunRecord], study_id: str) -> str:
 
 
 @in_store
-def _mark_reported(analysis: Analysis, plan: Plan) -> None:
-    for result in analysis.results:
+def _mark_reported(results: Sequence[RunRecord], plan: Plan) -> None:
+    for result in results:
         if result.reported_with is None:
             mlflow.MlflowClient().set_tag(result.run_id, "reported_with", plan.as_json())
 

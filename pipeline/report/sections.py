@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from pipeline.errors import plural
-from pipeline.report.findings import Analysis
+from pipeline.report.findings import Analysis, NetworkAnalysis
 from pipeline.report.tables import Table, cost_table, effects_table, runs_table, variants_table
 from pipeline.runs.record import STUCK
 from pipeline.statistics.intervals import LATER_ALPHA, PLANNED_ALPHA
@@ -40,21 +42,34 @@ class Section(NamedTuple):
 
 
 def report_sections(
-    analysis: Analysis, facts: Mapping[str, str], unused: Mapping[str, str]
+    analysis: NetworkAnalysis, facts: Mapping[str, str], unused: Mapping[str, str]
 ) -> list[Section]:
     """Write the sections of a report: the effects first, then what they rest on.
 
     facts: how it was run. unused: runs that are not in the analysis, with the reason.
     """
-    shown = analysis.main or analysis.by_rate[0]
+    shown = analysis.shown
     at = "" if len(analysis.at_rates) == 1 else f" at {shown.title}"
     other = [key for key in analysis.outcomes if key != analysis.primary]
+    primary = analysis.outcomes[analysis.primary].name
     losses = ""
     if analysis.losses_differ:
         losses = " The variants were trained with different losses, which can't be compared."
-    not_counted = [Table(["run", "reason"], list(unused.items()), words=True)] if unused else []
     return [
-        _effects_section(analysis),
+        effects_section(
+            analysis,
+            f"The primary outcome, chosen in advance, is {primary} after the last epoch."
+            " Comparisons are paired: a seed decides the initial weights, image order and"
+            " augmentation of all variants alike, and differences are taken seed by seed.",
+            [
+                "The interval accounts for the variation between seeds, on these test images."
+                " “Other images too” also allows for the choice of test images. “Correlation” is"
+                " that of the two variants over the seeds, and “without pairing” the interval if"
+                " they had not shared seeds. Pairing shortens the interval if the correlation is"
+                " clearly positive; otherwise it lengthens it, because pairing costs degrees of"
+                " freedom."
+            ],
+        ),
         _variants_section(analysis, at),
         *([_rates_section(analysis)] if len(analysis.by_rate) > 1 else []),
         Section(
@@ -96,31 +111,27 @@ def report_sections(
             folded=True,
         ),
         _runs_section(analysis),
-        Section("Runs that are not counted", [] if unused else ["None."], tables=not_counted),
+        not_counted_section(unused),
         Section("How it was run", tables=[Table(["what", "value"], list(facts.items()), True)]),
         Section("What this study can't say", bullets=[*limits(analysis), *analysis.notes]),
     ]
 
 
-def _effects_section(analysis: Analysis) -> Section:
+def effects_section(analysis: Analysis, how: str, more: Sequence[str] = ()) -> Section:
+    """The section on effects. how: what is compared. more: on how to read the table."""
     outcome, design = analysis.outcomes[analysis.primary], analysis.design
+    nouns = f"{analysis.noun}s" if analysis.pair else "runs"
+    impossible = ", or would include what is impossible, such as an accuracy below 0 %"
     reading = [
-        f"The primary outcome, chosen in advance, is {outcome.name} after the last epoch."
-        " Comparisons are paired: a seed decides the initial weights, image order and augmentation"
-        " of all variants alike, and differences are taken seed by seed.",
+        how,
         f"{design.reason} {INTERVALS[design.name]} The intervals of all comparisons of an outcome"
         " hold jointly, in this and all other reports on these variants, with a probability of at"
         f" least 95 %: of the 5 % of errors, {100 * PLANNED_ALPHA:.0f} % are allowed in a planned"
         f" report, and {100 * LATER_ALPHA:.0f} % in all later ones together (5 % if none was"
         " planned). P values include these corrections. An effect is settled exactly if its"
-        " interval excludes 0, which is the same as p < 0.05. Where seeds “can't tell”, the"
-        " interval has no end yet, or would include what is impossible, such as an accuracy below"
-        " 0 %.",
-        "The interval accounts for the variation between seeds, on these test images. “Other images"
-        " too” also allows for the choice of test images. “Correlation” is that of the two variants"
-        " over the seeds, and “without pairing” the interval if they had not shared seeds. Pairing"
-        " shortens the interval if the correlation is clearly positive; otherwise it lengthens it,"
-        " because pairing costs degrees of freedom.",
+        f" interval excludes 0, which is the same as p < 0.05. Where {nouns} “can't tell”, the"
+        f" interval has no end yet{impossible if np.isfinite(outcome.bounds).any() else ''}.",
+        *more,
     ]
     if len(analysis.at_rates) > 1:
         reading.append(
@@ -136,7 +147,13 @@ def _effects_section(analysis: Analysis) -> Section:
     )
 
 
-def _variants_section(analysis: Analysis, at: str) -> Section:
+def not_counted_section(unused: Mapping[str, str]) -> Section:
+    """The section that names the runs which are left out, with the reasons."""
+    tables = [Table(["run", "reason"], list(unused.items()), words=True)] if unused else []
+    return Section("Runs that are not counted", [] if unused else ["None."], tables=tables)
+
+
+def _variants_section(analysis: NetworkAnalysis, at: str) -> Section:
     outcome = analysis.outcomes[analysis.primary]
     return Section(
         "Variants",
@@ -155,7 +172,7 @@ def _variants_section(analysis: Analysis, at: str) -> Section:
     )
 
 
-def _rates_section(analysis: Analysis) -> Section:
+def _rates_section(analysis: NetworkAnalysis) -> Section:
     outcome = analysis.outcomes[analysis.primary]
     text = []
     if analysis.main:
@@ -180,7 +197,7 @@ def _rates_section(analysis: Analysis) -> Section:
     return Section("Learning rates", text, figures=[("learning_rates", caption)])
 
 
-def _runs_section(analysis: Analysis) -> Section:
+def _runs_section(analysis: NetworkAnalysis) -> Section:
     text = []
     if analysis.table["reused"].any():
         text.append(
@@ -192,7 +209,7 @@ def _runs_section(analysis: Analysis) -> Section:
     return Section("Runs", text, tables=[runs_table(analysis)])
 
 
-def limits(analysis: Analysis) -> list[str]:
+def limits(analysis: NetworkAnalysis) -> list[str]:
     """What the study can't say, and what a reader may wrongly conclude from it."""
     first, seeds = analysis.results[0], analysis.table["seed"].nunique()
     config, caveat = first.config, first.data_caveat

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from pipeline.errors import percent
-from pipeline.report.findings import Analysis, Finding, RateResult
+from pipeline.report.findings import Analysis, Finding, NetworkAnalysis, RateResult
 from pipeline.runs.record import STUCK
 from pipeline.statistics.comparisons import OutcomeMeasure, Summary
 from pipeline.statistics.intervals import Interval
@@ -31,7 +31,7 @@ def format_summary(analysis: Analysis) -> str:
     return str(pd.DataFrame(rows, columns=header).to_string(index=False))
 
 
-def variants_table(analysis: Analysis, settings: Sequence[RateResult]) -> Table:
+def variants_table(analysis: NetworkAnalysis, settings: Sequence[RateResult]) -> Table:
     """A row per variant and learning rate."""
     outcome = analysis.outcomes[analysis.primary]
     header = ["variant", "lr", "seeds", outcome.name, "sd", "95 % interval", "loss", "parameters"]
@@ -57,7 +57,7 @@ def variants_table(analysis: Analysis, settings: Sequence[RateResult]) -> Table:
     return Table(header, rows)
 
 
-def cost_table(analysis: Analysis, at_rate: RateResult) -> Table:
+def cost_table(analysis: NetworkAnalysis, at_rate: RateResult) -> Table:
     """A row per variant: parameters, times and speed."""
     columns = {"parameters": "parameters", "seconds": "seconds", "images_per_second": "images/s"}
     if analysis.target:
@@ -88,7 +88,7 @@ def effects_table(analysis: Analysis, settings: Sequence[RateResult], keys: Sequ
     return Table(header, rows)
 
 
-def runs_table(analysis: Analysis) -> Table:
+def runs_table(analysis: NetworkAnalysis) -> Table:
     """A row per run."""
     table, outcome = analysis.table, analysis.outcomes[analysis.primary]
     header = ["run", outcome.name, "loss", "seconds", "run id", "commit", "model"]

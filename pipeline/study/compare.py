@@ -11,7 +11,7 @@ from pipeline.config import AUTO, Config
 from pipeline.errors import InputError, plural, shortlist
 from pipeline.report.analysis import analyse
 from pipeline.report.contrasts import contrasts
-from pipeline.report.publish import Published, publish
+from pipeline.report.publish import Published, publish_study
 from pipeline.runs.identity import differences
 from pipeline.runs.lifecycle import track
 from pipeline.runs.queries import Found, experiment_id, find_runs, get_runs
@@ -92,7 +92,7 @@ def compare_runs(
     values = {"kind": "comparison", "ablation": definition.name, "dataset": dataset}
     name = f"comparison of {grid.title(definition.name, results[0].config)}"
     with track(name, settings, values, results[0].experiment_id):
-        return publish(analysis, unused, {}, grid.plan.for_comparison())
+        return publish_study(analysis, unused, {}, grid.plan.for_comparison())
 
 
 def _selection(results: Sequence[RunRecord], count: int, which: str, experiment: str) -> str:

@@ -15,7 +15,7 @@ from pipeline.config import Config
 from pipeline.errors import MachineError, PartialError, percent, plural
 from pipeline.execution.tasks import Events, Progress, Task
 from pipeline.report.analysis import analyse
-from pipeline.report.publish import Published, publish
+from pipeline.report.publish import Published, publish_study
 from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import log_ablation, log_dataset, log_inputs
 from pipeline.runs.queries import read_record
@@ -92,7 +92,7 @@ def run_study(study: StudySpec, given: StudyRecord | None = None) -> Published:
         # Another study may have reported some of these runs meanwhile.
         design = choose_design(plan, earlier_plans(study))
         in_store(mlflow.set_tag)("design", design.name)
-        report = publish(analyse(study.ablation, results, design), failures, facts, plan)
+        report = publish_study(analyse(study.ablation, results, design), failures, facts, plan)
         if failures:
             raise PartialError(
                 f"{len(failures)} of {count} runs failed; {_first(failures)}; run the same command"

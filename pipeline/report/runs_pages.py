@@ -1,0 +1,227 @@
+"""The figures and sections of a report on anybody's runs."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.errors import plural
+from pipeline.report.figures import draw_dots, effects_figure, looks_of
+from pipeline.report.runs_analysis import RunsAnalysis
+from pipeline.report.sections import NORMAL_SEEDS, Section, effects_section, not_counted_section
+from pipeline.report.tables import Table, effects_table, interval_of_mean
+from pipeline.statistics.skewness import skewed_alarms
+
+MAX_OPEN = 40  # runs that are listed without a click
+GRID = 200  # steps at which a mean curve is computed
+
+
+def runs_figures(analysis: RunsAnalysis) -> dict[str, Figure]:
+    """The figures of a report, by name."""
+    figures = {"effects": effects_figure(analysis)} if analysis.compared else {}
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    outcome = analysis.outcomes[analysis.primary]
+    paired = bool(analysis.pair)
+    draw_dots(figure.subplots(), analysis, analysis.shown, analysis.primary, outcome, joined=paired)
+    figures["runs"] = figure
+    if metrics := _with_curves(analysis):
+        figures["curves"] = _curves_figure(analysis, metrics)
+    return figures
+
+
+def _with_curves(analysis: RunsAnalysis) -> list[str]:
+    """The outcomes that some run has measured more than once."""
+    return [
+        one.metric
+        for one in analysis.what.outcomes
+        if any(len(run.curves.get(one.metric, ())) > 1 for run in analysis.runs)
+    ]
+
+
+def _curves_figure(analysis: RunsAnalysis, metrics: Sequence[str]) -> Figure:
+    """Each outcome by step: of each variant the mean, and the range of its runs."""
+    figure = Figure(figsize=(7, 0.8 + 3.4 * len(metrics)), layout="constrained")
+    panels = figure.subplots(len(metrics), 1, squeeze=False)[:, 0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        _draw_curves(axes, analysis, metric)
+    handles, labels = panels[0].get_legend_handles_labels()
+    columns = max(1, min(4, 90 // (max(map(len, labels), default=1) + 8)))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+    return figure
+
+
+def _draw_curves(axes: Axes, analysis: RunsAnalysis, metric: str) -> None:
+    key = next(k for k in analysis.outcomes if k.removeprefix("metrics.") == metric)
+    outcome, looks = analysis.outcomes[key], looks_of(analysis)
+    for variant in analysis.shown.variants:
+        curves = [
+            np.array([point for point in run.curves[metric] if np.isfinite(point[1])])
+            for run in analysis.runs
+            if run.variant == variant and len(run.curves.get(metric, ()))
+        ]
+        curves = [curve for curve in curves if len(curve)]
+        if not curves:
+            continue
+        steps = np.unique(np.concatenate([curve[:, 0] for curve in curves]))
+        if len(steps) > GRID:
+            steps = np.linspace(steps[0], steps[-1], GRID)
+        # A run counts from its first step to its last one.
+        values = np.array(
+            [np.interp(steps, curve[:, 0], curve[:, 1], np.nan, np.nan) for curve in curves]
+        )
+        values *= outcome.scale
+        counted = np.isfinite(values).sum(axis=0)
+        mean = np.nansum(values, axis=0) / np.maximum(counted, 1)
+        mean[counted == 0] = np.nan
+        look = looks[variant] | {"markevery": max(1, len(steps) // 10)}
+        axes.plot(steps, mean, **look, label=f"{variant} ({plural(len(curves), 'run')})")
+        if len(curves) > 1:
+            low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+            axes.fill_between(steps, low, high, color=look["color"], alpha=0.2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"{outcome.name} ({outcome.unit})" if outcome.unit else outcome.name)
+    axes.grid(alpha=0.3)
+
+
+def runs_sections(
+    analysis: RunsAnalysis, facts: Mapping[str, str], unused: Mapping[str, str]
+) -> list[Section]:
+    """Write the sections of a report: the effects first, then what they rest on.
+
+    facts: how the comparison was made. unused: runs that are not in it, with the reason.
+    """
+    primary = analysis.what.outcomes[0]
+    outcome = analysis.outcomes[analysis.primary]
+    others = [key for key in analysis.outcomes if key != analysis.primary]
+    how = (
+        f"Comparisons are paired: the difference is taken for each {analysis.noun} that both"
+        " variants have, so that whatever it does to both alike cancels out."
+        if analysis.pair
+        else "The runs are taken as independent samples, and the variants may have different"
+        " variances: Welch's interval, or its counterpart that is valid at every look."
+    )
+    best = ""
+    if primary.is_best:
+        best = (
+            " It is the best of many noisy values, which is better than what the run's model has"
+            " on new data; it flatters most the variant whose curve is noisiest or longest."
+        )
+    joined = f"; a line joins the runs of one {analysis.noun}" if analysis.pair else ""
+    sections = [
+        effects_section(
+            analysis,
+            f"The primary outcome is {outcome.name}: {primary.words} counts.{best} {how}",
+        ),
+        Section(
+            "Variants",
+            [
+                f"{outcome.name} of each variant: mean, standard deviation and 95 % interval of"
+                " the mean over its runs. These intervals hold one by one, not jointly."
+            ],
+            figures=[
+                (
+                    "runs",
+                    f"Every run that is counted{joined}. Next to the dots, the mean with its 95 %"
+                    " interval.",
+                )
+            ],
+            tables=[variants_table(analysis)],
+        ),
+    ]
+    if _with_curves(analysis):
+        caption = "By step: mean over the runs of a variant, with the range from lowest to highest."
+        sections.append(Section("Curves", figures=[("curves", caption)]))
+    if others:
+        text = (
+            "These outcomes were not named first, and nothing is corrected for testing several of"
+            " them: treat them as exploratory."
+        )
+        table = effects_table(analysis, [analysis.shown], others)
+        sections.append(Section("All other outcomes", [text], tables=[table], folded=True))
+    how_compared = Table(["what", "value"], list(facts.items()), words=True)
+    return [
+        *sections,
+        Section("Settings", tables=[_settings_table(analysis)]),
+        Section("Runs", tables=[_runs_table(analysis)], folded=len(analysis.runs) > MAX_OPEN),
+        not_counted_section(unused),
+        Section("How it was compared", tables=[how_compared]),
+        Section("What this comparison can't say", bullets=[*_limits(analysis), *analysis.notes]),
+    ]
+
+
+def variants_table(analysis: RunsAnalysis) -> Table:
+    """A row per variant, with the primary outcome, and the means of the others."""
+    outcome, primary = analysis.outcomes[analysis.primary], analysis.primary
+    others = [key for key in analysis.outcomes if key != primary]
+    header = ["variant", "runs", outcome.name, "sd", "95 % interval"]
+    rows = []
+    for variant, one in analysis.shown.summaries[primary].items():
+        sd = "-" if one.sd is None else outcome.text(one.sd, more=1)
+        row = [variant, str(one.seeds), outcome.text(one.mean), sd, interval_of_mean(one, outcome)]
+        for key in others:
+            summary = analysis.shown.summaries[key].get(variant)
+            row.append(analysis.outcomes[key].text(summary.mean) if summary else "-")
+        rows.append(row)
+    return Table([*header, *(analysis.outcomes[key].name for key in others)], rows)
+
+
+def _settings_table(analysis: RunsAnalysis) -> Table:
+    """A row per variant, with the values that make it one, and what else differs."""
+    settings = analysis.what.settings
+    names = list(dict.fromkeys(name for own in settings.values() for name in own))
+    rows = [
+        [variant, *(str(settings[variant].get(name, "-")) for name in names)]
+        for variant in analysis.shown.variants
+    ]
+    return Table(["variant", *names], rows, words=True)
+
+
+def _runs_table(analysis: RunsAnalysis) -> Table:
+    """A row per run."""
+    pair = [analysis.noun] if analysis.pair else []
+    names = [outcome.name for outcome in analysis.outcomes.values()]
+    rows = [
+        [
+            row["run"],
+            row["variant"],
+            *([row["pair"]] if pair else []),
+            *(
+                outcome.text(row[key], more=1) if np.isfinite(row[key]) else "-"
+                for key, outcome in analysis.outcomes.items()
+            ),
+            row["run_id"] or "-",
+        ]
+        for row in analysis.table.to_dict("records")
+    ]
+    return Table(["run", "variant", *pair, *names, "run id"], rows)
+
+
+def _limits(analysis: RunsAnalysis) -> list[str]:
+    """What the comparison can't say, and what a reader may wrongly conclude from it."""
+    noun = analysis.noun if analysis.pair else "run"
+    counts = [one.seeds for one in analysis.shown.summaries[analysis.primary].values()]
+    limits = [
+        "Whether the settings of a variant are what makes the difference: what else differs is"
+        " named as far as the runs have recorded it, as parameters, commits and digests of data.",
+        "Whether the runs used the same data: MLflow's digest of a data set covers a sample of its"
+        " rows, and leaves out some types of columns. Equal digests are no proof.",
+        f"Whether {noun}s are independent of each other, as the intervals assume: folds of one"
+        " cross-validation share training data, and vary less than new data would.",
+    ]
+    if counts and min(counts) < NORMAL_SEEDS:
+        alarms = ""
+        if min(counts) > 1 and analysis.comparisons and analysis.pair:
+            alarms = " " + skewed_alarms(analysis.design, min(counts), analysis.comparisons)
+        limits.append(
+            "Whether the values are normally distributed, as the intervals assume:"
+            f" {plural(min(counts), noun)} can't show it.{alarms}"
+        )
+    if any(one.margin is None for one in analysis.what.outcomes[:1]):
+        limits.append(
+            "Whether variants are equally good: that takes a margin, the largest difference that"
+            " does not matter."
+        )
+    return limits

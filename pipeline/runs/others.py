@@ -1,0 +1,240 @@
+"""Runs that somebody else has tracked, or rows of a table, as what a comparison can use."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import mlflow
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from pipeline.config import check_text
+from pipeline.errors import InputError, shown
+from pipeline.outcome import Outcome
+from pipeline.runs.histories import Measured, read_histories
+from pipeline.runs.queries import named
+from pipeline.store.lookup import MAX_RUNS
+from pipeline.store.outages.failures import first_line
+from pipeline.store.outages.waiting import in_store
+from pipeline.store.tags import kind_of
+
+# A name of MLflow's: `params.lr`, or "tags.`my fold`".
+KEY = re.compile(r"(params|tags)\.(?:`([^`]+)`|\"([^\"]+)\"|([^`\",]+))")
+KEYS = re.compile(rf"\s*{KEY.pattern}\s*(?:,|$)")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+MAX_DIGITS = 300
+NOTHING = ("", "None", "nan", "NaN")  # how a value that is missing is written
+UNFINISHED = ("RUNNING", "SCHEDULED")
+COMMIT, DATA = "commit", "data"  # what a run says of itself beside parameters and tags
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a comparison asks of runs.
+
+    outcomes: the primary one first. by: what tells variants apart, such as `params.model`. pair:
+    what makes two runs a pair; none for independent samples. where: MLflow's filter. baseline: of
+    the variants, by its value; None for the first in order. planned: how many pairs, or runs of
+    each variant, there were to be; 0 if nothing was planned.
+    """
+
+    outcomes: Sequence[Outcome]
+    by: Sequence[str]
+    pair: Sequence[str]
+    where: str = ""
+    baseline: str | None = None
+    planned: int = 0
+
+    def as_dict(self) -> dict[str, object]:
+        """All that it asks, as JSON can hold it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A run, or a row of a table, that may be compared.
+
+    name: for people. problem: why it can't be compared. started: in milliseconds since 1970; of
+    rows, their place. by, pair: what the keys of a comparison say of it, as text; without those
+    that it lacks. others: all its other parameters. measured: by metric.
+    """
+
+    name: str
+    run_id: str = ""
+    experiment_id: str = ""
+    started: int = 0
+    problem: str = ""
+    by: Mapping[str, str] = field(default_factory=dict)
+    pair: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    logged: Sequence[str] = ()  # names of all metrics
+    reported_with: str = ""  # the plan of a study's report that contains it, as JSON
+    parent: str = ""
+
+
+def keys_of(name: str, texts: Iterable[str]) -> list[str]:
+    """Read what `by` or `pair` names: `params.model`, or several with commas.
+
+    Returns them without quotes. Raises InputError.
+    """
+    found: list[str] = []
+    for text in texts:
+        place = 0
+        while place < len(text) or not text:
+            match = KEYS.match(text, place)
+            if not match:
+                plain = text[place:].partition(",")[0].strip()
+                example = f"params.{plain}" if re.fullmatch(r"[\w-]+", plain) else "params.model"
+                raise InputError(
+                    f"{name} is {shown(text)}; it must be params.NAME or tags.NAME, such as"
+                    f" {example}, or several with commas; `…` quotes a name"
+                )
+            kind, *names = match.groups()
+            found.append(f"{kind}.{next(filter(None, names)).strip()}")
+            place = match.end()
+    return found
+
+
+def checked_keys(name: str, keys: list[str]) -> list[str]:
+    """Return names. Raises InputError if there is none, or one is named twice."""
+    if not keys or len(set(keys)) < len(keys):
+        raise InputError(f"{name} is {shown(keys)}; name one or more, each once")
+    return keys
+
+
+def search_candidates(
+    experiment_id: str, where: str, by: Sequence[str], pair: Sequence[str]
+) -> list[Candidate]:
+    """Find the runs of an experiment that meet MLflow's filter `where`, deleted ones too.
+
+    Comparisons themselves are left out. Raises InputError if MLflow can't read the filter, or if
+    there are more runs than can be compared.
+    """
+    check_text("where", where)
+    runs = _search(experiment_id, where)
+    if len(runs) > MAX_RUNS:
+        raise InputError(f"over {MAX_RUNS:,} runs; choose some of them with --where")
+    return [_candidate(run, by, pair) for run in runs if kind_of(run) != "comparison"]
+
+
+@in_store
+def _search(experiment_id: str, where: str) -> list[Run]:
+    try:
+        return list(
+            mlflow.search_runs(
+                [experiment_id],
+                filter_string=where,
+                run_view_type=ViewType.ALL,
+                max_results=MAX_RUNS + 1,
+                output_format="list",
+            )
+        )
+    except MlflowException as error:
+        if error.error_code == "INVALID_PARAMETER_VALUE":
+            raise InputError(f"where is {shown(where)}: {first_line(error)}") from None
+        raise
+
+
+def measure(candidates: Sequence[Candidate], outcomes: Sequence[Outcome]) -> list[Candidate]:
+    """Read what each of the runs has measured; those with a problem keep that."""
+    usable = [one.run_id for one in candidates if not one.problem]
+    known = {one.metric: read_histories(usable, one) for one in outcomes}
+    primary = outcomes[0].metric
+    return [
+        one
+        if one.problem
+        else with_problem(
+            replace(one, measured={name: found[one.run_id] for name, found in known.items()}),
+            primary,
+        )
+        for one in candidates
+    ]
+
+
+def with_problem(one: Candidate, primary: str) -> Candidate:
+    """The candidate, with what is wrong with its primary outcome."""
+    value, problem = one.measured[primary].value, one.measured[primary].problem
+    if value is not None and not math.isfinite(value):
+        problem = f"diverged: its {primary} is {value}"
+    return replace(one, problem=problem)
+
+
+def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
+    tags, info = run.data.tags, run.info
+    known = {
+        **{f"params.{name}": value for name, value in run.data.params.items()},
+        **{f"tags.{name}": value for name, value in tags.items()},
+    }
+    problem = ""
+    if info.lifecycle_stage == "deleted":
+        problem = "was deleted"
+    elif info.status in UNFINISHED:
+        problem = f"has not ended ({info.status})"
+    elif info.status != "FINISHED":
+        problem = f"did not end well ({info.status})"
+    others = {n: v for n, v in known.items() if n.startswith("params.") and n not in (*by, *pair)}
+    if commit := tags.get("mlflow.source.git.commit"):
+        others[COMMIT] = commit
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    if inputs:
+        others[DATA] = ", ".join(sorted(f"{o.dataset.name} {o.dataset.digest}" for o in inputs))
+    return with_keys(
+        Candidate(
+            name=named(run),
+            run_id=info.run_id,
+            experiment_id=str(info.experiment_id),
+            started=info.start_time,
+            problem=problem,
+            others=others,
+            logged=tuple(run.data.metrics),
+            reported_with=tags.get("reported_with", ""),
+            parent=tags.get("mlflow.parentRunId", ""),
+        ),
+        known,
+        by,
+        pair,
+    )
+
+
+def with_keys(
+    one: Candidate, known: Mapping[str, str], by: Sequence[str], pair: Sequence[str]
+) -> Candidate:
+    """The candidate, with what it says of these keys, and what it lacks as its problem."""
+    problem = one.problem
+    missing = [key for key in by if not known.get(key)]
+    missing += [key for key in pair if known.get(key, "") in NOTHING]
+    if missing and not problem:
+        problem = f"has no {' and no '.join(missing)}"
+    return replace(
+        one,
+        problem=problem,
+        by={key: known[key] for key in by if key in known},
+        pair={key: known[key] for key in pair if key in known},
+    )
+
+
+def as_values(texts: Iterable[str]) -> dict[str, Value]:
+    """What texts mean: numbers if all are numbers, True and False if all are these; else text.
+
+    So `0.1` and `1e-1` are the same, and 9 comes before 10.
+    """
+    stripped = {text: text.strip() for text in texts}
+    numbers = {text: _number(one) for text, one in stripped.items()}
+    if None not in numbers.values():
+        return {**numbers}
+    if all(one in ("True", "False") for one in stripped.values()):
+        return {text: one == "True" for text, one in stripped.items()}
+    return {**stripped}
+
+
+def _number(text: str) -> int | float | None:
+    if not NUMBER.fullmatch(text) or len(text) > MAX_DIGITS:
+        return None
+    if text.lstrip("+-").isdigit():
+        return int(text)
+    number = float(text)
+    return None if math.isinf(number) else int(number) if number.is_integer() else number
