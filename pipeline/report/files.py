@@ -10,6 +10,7 @@ import jinja2
 
 from pipeline.report.figures import study_figures
 from pipeline.report.findings import Analysis, NetworkAnalysis
+from pipeline.report.runs_analysis import AnyAnalysis
 from pipeline.report.runs_pages import runs_figures, runs_sections
 from pipeline.report.sections import report_sections
 
@@ -23,7 +24,7 @@ TEMPLATES = jinja2.Environment(
 
 
 def report_files(
-    analysis: Analysis,
+    analysis: AnyAnalysis,
     subtitle: str,
     facts: Mapping[str, str],
     unused: Mapping[str, str],

@@ -16,7 +16,8 @@ import pandas as pd
 from pipeline.errors import plural
 from pipeline.machine import describe_machine
 from pipeline.report.files import effect_metrics, effects, report_files
-from pipeline.report.findings import Analysis, NetworkAnalysis
+from pipeline.report.findings import NetworkAnalysis
+from pipeline.report.runs_analysis import AnyAnalysis
 from pipeline.report.tables import format_summary
 from pipeline.runs.plan import Plan
 from pipeline.runs.record import RunRecord
@@ -28,7 +29,7 @@ MAX_LINKS = 30  # in a description, which MLflow cuts at 8,000 characters
 
 
 def publish(
-    analysis: Analysis,
+    analysis: AnyAnalysis,
     subtitle: str,
     unused: Mapping[str, str],
     facts: Mapping[str, str],
@@ -60,7 +61,7 @@ class Published:
     the run that has it.
     """
 
-    analysis: Analysis
+    analysis: AnyAnalysis
     about: str
     report: str
     unused: Mapping[str, str]

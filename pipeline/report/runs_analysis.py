@@ -11,7 +11,7 @@ from pipeline.errors import plural, shortlist
 from pipeline.outcome import Outcome
 from pipeline.report.contrasts import Contrast
 from pipeline.report.effects import find_effects, make_finding, summarize_variants
-from pipeline.report.findings import Analysis, RateResult
+from pipeline.report.findings import Analysis, NetworkAnalysis, RateResult
 from pipeline.statistics.comparisons import OutcomeMeasure
 from pipeline.statistics.intervals import Design
 
@@ -136,6 +136,9 @@ class RunsAnalysis(Analysis):
         ]
 
 
+AnyAnalysis = NetworkAnalysis | RunsAnalysis
+
+
 def analyse_runs(runs: Sequence[MeasuredRun], what: Compared, design: Design) -> RunsAnalysis:
     """Compare the variants of `runs`: by pair, with the pairs that both have, or all runs."""
     keys = {one.metric: _column(one.metric) for one in what.outcomes}
@@ -202,3 +205,8 @@ def _odd(runs: Sequence[MeasuredRun]) -> list[str]:
         for note in run.notes:
             told.setdefault(note, []).append(run.name)
     return [f"{shortlist(names, 3)}: {note}." for note, names in told.items()]
+
+
+def measure_of(outcome: Outcome, runs: pd.DataFrame, key: str) -> OutcomeMeasure:
+    """How numbers of an outcome are shown."""
+    return OutcomeMeasure(outcome.metric, outcome.unit, outcome.scale, decimals=4)

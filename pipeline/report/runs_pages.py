@@ -11,7 +11,13 @@ from pipeline.errors import plural
 from pipeline.report.figures import draw_dots, effects_figure, looks_of
 from pipeline.report.runs_analysis import RunsAnalysis
 from pipeline.report.sections import NORMAL_SEEDS, Section, effects_section, not_counted_section
-from pipeline.report.tables import Table, effects_table, interval_of_mean
+from pipeline.report.tables import (
+    Table,
+    effects_table,
+    measured_runs_table,
+    measured_table,
+    settings_table,
+)
 from pipeline.statistics.skewness import skewed_alarms
 
 MAX_OPEN = 40  # runs that are listed without a click
@@ -128,7 +134,7 @@ def runs_sections(
                     " interval.",
                 )
             ],
-            tables=[variants_table(analysis)],
+            tables=[measured_table(analysis)],
         ),
     ]
     if _with_curves(analysis):
@@ -144,59 +150,14 @@ def runs_sections(
     how_compared = Table(["what", "value"], list(facts.items()), words=True)
     return [
         *sections,
-        Section("Settings", tables=[_settings_table(analysis)]),
-        Section("Runs", tables=[_runs_table(analysis)], folded=len(analysis.runs) > MAX_OPEN),
+        Section("Settings", tables=[settings_table(analysis)]),
+        Section(
+            "Runs", tables=[measured_runs_table(analysis)], folded=len(analysis.runs) > MAX_OPEN
+        ),
         not_counted_section(unused),
         Section("How it was compared", tables=[how_compared]),
         Section("What this comparison can't say", bullets=[*_limits(analysis), *analysis.notes]),
     ]
-
-
-def variants_table(analysis: RunsAnalysis) -> Table:
-    """A row per variant, with the primary outcome, and the means of the others."""
-    outcome, primary = analysis.outcomes[analysis.primary], analysis.primary
-    others = [key for key in analysis.outcomes if key != primary]
-    header = ["variant", "runs", outcome.name, "sd", "95 % interval"]
-    rows = []
-    for variant, one in analysis.shown.summaries[primary].items():
-        sd = "-" if one.sd is None else outcome.text(one.sd, more=1)
-        row = [variant, str(one.seeds), outcome.text(one.mean), sd, interval_of_mean(one, outcome)]
-        for key in others:
-            summary = analysis.shown.summaries[key].get(variant)
-            row.append(analysis.outcomes[key].text(summary.mean) if summary else "-")
-        rows.append(row)
-    return Table([*header, *(analysis.outcomes[key].name for key in others)], rows)
-
-
-def _settings_table(analysis: RunsAnalysis) -> Table:
-    """A row per variant, with the values that make it one, and what else differs."""
-    settings = analysis.what.settings
-    names = list(dict.fromkeys(name for own in settings.values() for name in own))
-    rows = [
-        [variant, *(str(settings[variant].get(name, "-")) for name in names)]
-        for variant in analysis.shown.variants
-    ]
-    return Table(["variant", *names], rows, words=True)
-
-
-def _runs_table(analysis: RunsAnalysis) -> Table:
-    """A row per run."""
-    pair = [analysis.noun] if analysis.pair else []
-    names = [outcome.name for outcome in analysis.outcomes.values()]
-    rows = [
-        [
-            row["run"],
-            row["variant"],
-            *([row["pair"]] if pair else []),
-            *(
-                outcome.text(row[key], more=1) if np.isfinite(row[key]) else "-"
-                for key, outcome in analysis.outcomes.items()
-            ),
-            row["run_id"] or "-",
-        ]
-        for row in analysis.table.to_dict("records")
-    ]
-    return Table(["run", "variant", *pair, *names, "run id"], rows)
 
 
 def _limits(analysis: RunsAnalysis) -> list[str]:

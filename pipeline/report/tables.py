@@ -4,10 +4,12 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from pipeline.errors import percent
+from pipeline.errors import percent, plural
 from pipeline.report.findings import Analysis, Finding, NetworkAnalysis, RateResult
+from pipeline.report.runs_analysis import AnyAnalysis, RunsAnalysis
 from pipeline.runs.record import STUCK
 from pipeline.statistics.comparisons import OutcomeMeasure, Summary
 from pipeline.statistics.intervals import Interval
@@ -24,10 +26,13 @@ class Table(NamedTuple):
     words: bool = False
 
 
-def format_summary(analysis: Analysis) -> str:
+def format_summary(analysis: AnyAnalysis) -> str:
     """A table of the variants for a terminal."""
-    settings = [analysis.main] if analysis.main else analysis.by_rate
-    header, rows, _ = variants_table(analysis, settings)
+    if isinstance(analysis, NetworkAnalysis):
+        settings = [analysis.main] if analysis.main else analysis.by_rate
+        header, rows, _ = variants_table(analysis, settings)
+    else:
+        header, rows, _ = measured_table(analysis)
     return str(pd.DataFrame(rows, columns=header).to_string(index=False))
 
 
@@ -49,7 +54,7 @@ def variants_table(analysis: NetworkAnalysis, settings: Sequence[RateResult]) ->
                     str(one.seeds),
                     percent(one.mean),
                     f"{one.sd * outcome.scale:.2f}" if one.sd is not None else "-",
-                    _interval_of_mean(one, outcome),
+                    interval_of_mean(one, outcome),
                     f"{lost.mean:.3f}" if lost else "-",
                     f"{sizes[variant]:,}",
                 ]
@@ -74,9 +79,11 @@ def cost_table(analysis: NetworkAnalysis, at_rate: RateResult) -> Table:
 def effects_table(analysis: Analysis, settings: Sequence[RateResult], keys: Sequence[str]) -> Table:
     """A row per comparison, outcome and learning rate; one outcome is left to the caption."""
     rates, outcomes = len(analysis.by_rate) > 1, len(keys) > 1
-    header = ["effect", *(["on"] if outcomes else []), *(["lr"] if rates else []), "seeds"]
-    header += ["difference", "95 % interval", "p", "other images too", "correlation"]
-    header += ["without pairing", "variants"]
+    images, paired = isinstance(analysis, NetworkAnalysis), bool(analysis.pair)
+    header = ["effect", *(["on"] if outcomes else []), *(["lr"] if rates else [])]
+    header += [f"{analysis.noun}s", "difference", "95 % interval", "p"]
+    header += [*(["other images too"] if images else [])]
+    header += [*(["correlation", "without pairing"] if paired else []), "variants"]
     rows = []
     for at_rate in settings:
         for key in keys:
@@ -84,7 +91,13 @@ def effects_table(analysis: Analysis, settings: Sequence[RateResult], keys: Sequ
             for finding in at_rate.findings[key]:
                 effect = [capitalized(finding.contrast.words), *([name] if outcomes else [])]
                 effect += [at_rate.label] if rates else []
-                rows.append([*effect, *_numbers(finding), finding.contrast.label])
+                cells = _numbers(finding, analysis.noun)
+                shown = [
+                    *cells[:4],
+                    *(cells[4:5] if images else []),
+                    *(cells[5:] if paired else []),
+                ]
+                rows.append([*effect, *shown, finding.contrast.label])
     return Table(header, rows)
 
 
@@ -107,19 +120,66 @@ def runs_table(analysis: NetworkAnalysis) -> Table:
     return Table(header, rows)
 
 
-def can_not_tell(seeds: int) -> str:
+def measured_table(analysis: RunsAnalysis) -> Table:
+    """A row per variant, with the primary outcome, and the means of the others."""
+    outcome, primary = analysis.outcomes[analysis.primary], analysis.primary
+    others = [key for key in analysis.outcomes if key != primary]
+    header = ["variant", "runs", outcome.name, "sd", "95 % interval"]
+    rows = []
+    for variant, one in analysis.shown.summaries[primary].items():
+        sd = "-" if one.sd is None else outcome.text(one.sd, more=1)
+        row = [variant, str(one.seeds), outcome.text(one.mean), sd, interval_of_mean(one, outcome)]
+        for key in others:
+            summary = analysis.shown.summaries[key].get(variant)
+            row.append(analysis.outcomes[key].text(summary.mean) if summary else "-")
+        rows.append(row)
+    return Table([*header, *(analysis.outcomes[key].name for key in others)], rows)
+
+
+def settings_table(analysis: RunsAnalysis) -> Table:
+    """A row per variant, with the values that make it one, and what else differs."""
+    settings = analysis.what.settings
+    names = list(dict.fromkeys(name for own in settings.values() for name in own))
+    rows = [
+        [variant, *(str(settings[variant].get(name, "-")) for name in names)]
+        for variant in analysis.shown.variants
+    ]
+    return Table(["variant", *names], rows, words=True)
+
+
+def measured_runs_table(analysis: RunsAnalysis) -> Table:
+    """A row per run."""
+    pair = [analysis.noun] if analysis.pair else []
+    names = [outcome.name for outcome in analysis.outcomes.values()]
+    rows = [
+        [
+            row["run"],
+            row["variant"],
+            *([row["pair"]] if pair else []),
+            *(
+                outcome.text(row[key], more=1) if np.isfinite(row[key]) else "-"
+                for key, outcome in analysis.outcomes.items()
+            ),
+            row["run_id"] or "-",
+        ]
+        for row in analysis.table.to_dict("records")
+    ]
+    return Table(["run", "variant", *pair, *names, "run id"], rows)
+
+
+def can_not_tell(count: int, noun: str = "seed") -> str:
     """What is shown instead of an interval that reaches impossible values, or has no end."""
-    return f"{seeds} seeds can't tell"
+    return f"{plural(count, noun)} can't tell"
 
 
-def _numbers(finding: Finding) -> list[str]:
+def _numbers(finding: Finding, noun: str) -> list[str]:
     one, shown, outcome = finding.comparison, finding.shown, finding.outcome
     # One decimal more than means have: whether an interval includes 0 must be visible.
     form = f"+z,.{outcome.decimals + 1}f"
 
     def cell(interval: Interval | None, is_known: object) -> str:
         if interval is None:
-            return can_not_tell(one.seeds) if is_known else "-"
+            return can_not_tell(one.seeds, noun) if is_known else "-"
         return _interval(interval, outcome, form)
 
     return [
@@ -133,7 +193,8 @@ def _numbers(finding: Finding) -> list[str]:
     ]
 
 
-def _interval_of_mean(one: Summary, outcome: OutcomeMeasure) -> str:
+def interval_of_mean(one: Summary, outcome: OutcomeMeasure) -> str:
+    """The interval of a mean, or how many seeds would tell."""
     if one.shown:
         return _interval(one.shown, outcome, f"z,.{outcome.decimals}f")
     if not one.sd:

@@ -57,7 +57,8 @@ class Question:
 class Candidate:
     """A run, or a row of a table, that may be compared.
 
-    name: for people. problem: why it can't be compared. started: in milliseconds since 1970; of
+    name: for people. problem: why it can't be compared. is_lost: that is, since it has failed,
+    diverged or measured nothing, which may depend on its variant. started: in milliseconds since 1970; of
     rows, their place. by, pair: what the keys of a comparison say of it, as text; without those
     that it lacks. others: all its other parameters. measured: by metric.
     """
@@ -67,6 +68,7 @@ class Candidate:
     experiment_id: str = ""
     started: int = 0
     problem: str = ""
+    is_lost: bool = False
     by: Mapping[str, str] = field(default_factory=dict)
     pair: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=dict)
@@ -160,7 +162,7 @@ def with_problem(one: Candidate, primary: str) -> Candidate:
     value, problem = one.measured[primary].value, one.measured[primary].problem
     if value is not None and not math.isfinite(value):
         problem = f"diverged: its {primary} is {value}"
-    return replace(one, problem=problem)
+    return replace(one, problem=problem, is_lost=bool(problem))
 
 
 def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
@@ -189,6 +191,7 @@ def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
             experiment_id=str(info.experiment_id),
             started=info.start_time,
             problem=problem,
+            is_lost=problem.startswith("did not"),
             others=others,
             logged=tuple(run.data.metrics),
             reported_with=tags.get("reported_with", ""),

@@ -56,6 +56,7 @@ def _candidate(place: int, row: Mapping[Any, Any], question: Question) -> Candid
         run_id=run_id,
         started=place if not is_run else -place,  # the newest runs come first in MLflow's
         problem="" if status == "FINISHED" else f"did not end well ({status})",
+        is_lost=status != "FINISHED",
         others={key: text for key, text in texts.items() if _is_setting(key, row[key], question)},
         measured=measured,
     )

@@ -28,6 +28,12 @@ class OutcomeMeasure:
     effect_of_interest: float = 0.01  # smallest worth settling, above 0, in the metric's own unit
     bounds: tuple[float, float] = (-np.inf, np.inf)  # what it can be in one run
 
+    def text(self, value: float, sign: bool = False, more: int = 0) -> str:
+        """STUB."""
+        return format(value * self.scale, f"{'+' if sign else ''}.{self.decimals + more}f").replace(
+            "-", "−"
+        )
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -136,6 +142,27 @@ def compare_paired(
         unpaired=_around(
             difference, half * _welch_ratio(treated, controls, design.alpha / comparisons)
         ),
+    )
+
+
+def compare_unpaired(
+    treatment: Values,
+    control: Values,
+    outcome: OutcomeMeasure,
+    design: Design = PLANNED,
+    comparisons: int = 1,
+) -> Comparison:
+    """STUB."""
+    treated, controls = _numbers(treatment), _numbers(control)
+    r = stats.ttest_ind(treated, controls, equal_var=False).confidence_interval(
+        1 - design.alpha / comparisons
+    )
+    return Comparison(
+        len(treated),
+        treated.mean() - controls.mean(),
+        float(treated.std()),
+        Interval(r.low, r.high),
+        0.5,
     )
 
 

@@ -22,6 +22,7 @@ def sentence(
     comparison: Comparison,
     outcome: OutcomeMeasure,
     stuck: Mapping[str, int] | None = None,
+    noun: str = "seed",
 ) -> str:
     """Say what `subject` ("mixup") does to the outcome, and how certain that is.
 
@@ -46,11 +47,11 @@ def sentence(
     if comparison.sd == 0:
         return f"{effect} in each of {seeds} seeds, without any spread{also}."
     if comparison.settled:
-        return f"{effect} (95 % CI {near:{number}} to {far:{number}}, {seeds} seeds){also}."
+        return f"{effect} (95 % CI {near:{number}} to {far:{number}}, {seeds} {noun}s){also}."
     size = f"{digits(difference, f'+{number}')} {outcome.unit}".rstrip()
     unsettled = f"Whether {subject} change{ending} {name} is not settled: {size}"
     bounds = " to ".join(digits(bound, f"+{number}") for bound in (low, high))
-    known = f"(95 % CI {bounds}, {seeds} seeds)"
+    known = f"(95 % CI {bounds}, {seeds} {noun}s)"
     if comparison.interval is None:
         no_interval = "can't tell" if comparison.p_value else "give no interval yet"
         known = f"in {seeds} seeds, which {no_interval}"

@@ -156,7 +156,7 @@ def _check_planned(selection: Selection, question: Question) -> None:
     wrong += [f"{name}: {selection.unused[name]}" for name in selection.unexpected]
     if wrong:
         raise InputError(
-            f"planned is {question.planned}, but there is {shortlist(wrong, 3, '; ')}; leave it"
+            f"planned is {question.planned}, but found: {shortlist(wrong, 3, '; ')}; leave it"
             " out: the intervals are then valid whatever was planned, and longer"
         )
 

@@ -100,7 +100,7 @@ def select(
             shown_pair = ", ".join(f"{key} {one.pair[key]}" for key in pair)
             unused[one.name] = f"without partner: no variant to compare it with has {shown_pair}"
         else:
-            chosen.append(Chosen(one, variant, ", ".join(one.pair.values())))
+            chosen.append(Chosen(one, variant, ", ".join(map(_written, pair_of(one)))))
     if not chosen:
         raise InputError(
             f"nothing to compare: no two variants share a value of {' and '.join(pair)}"
@@ -116,7 +116,7 @@ def select(
         unused,
     )
     selection.unexpected = [n for n, why in unused.items() if not why.startswith(ENDINGS)]
-    _count_lost(candidates, meaning, by, names, selection)
+    selection.lost = _lost(candidates, meaning, names)
     _name_differences(selection)
     return selection
 
@@ -203,7 +203,7 @@ def _names_of(
         parts = []
         for key, name, value in zip(by, short, variant_of(one), strict=True):
             text = one.by[key].strip()
-            parts.append(text if isinstance(value, str) else f"{name}={text}")
+            parts.append(text if isinstance(value, str) else f"{name}={_written(value)}")
         name = _cut(", ".join(parts))
         known = names.get(variant_of(one))
         if known is None or (len(name), name) < (len(known), known):
@@ -213,6 +213,12 @@ def _names_of(
         setting: f"{name} ({number})" if name in same else name
         for number, (setting, name) in enumerate(names.items(), 1)
     }
+
+
+def _written(value: Value) -> str:
+    """A value as people write it: 10 for 10.0."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def _ordered(
@@ -230,14 +236,15 @@ def _ordered(
     words = defaultdict[Setting, set[str]](set)
     for one in usable:
         for key, short in zip(by, _short(by), strict=True):
-            text = one.by[key].strip()
-            words[variant_of(one)] |= {text, f"{short}={text}", f"{key}={text}"}
+            for text in (one.by[key].strip(), _written(variant_of(one)[by.index(key)])):
+                words[variant_of(one)] |= {text, f"{short}={text}", f"{key}={text}"}
     for parts in ([baseline.strip()], [part.strip() for part in baseline.split(",")]):
         found = [one for one in order if names[one] == parts[0] or set(parts) <= words[one]]
         if found:
             return [found[0], *(one for one in order if one != found[0])]
     raise InputError(
-        f"no variant is {shown(baseline)}; baseline must be one of {shortlist(names.values(), 12)}"
+        f"no variant is {shown(baseline)}; baseline must be one of"
+        f" {shortlist((names[one] for one in order), 12)}"
     )
 
 
@@ -245,20 +252,18 @@ def _has_partner(variant: str, here: Mapping[str, Candidate], compared: Sequence
     return any(variant in one.variants and set(one.variants) <= here.keys() for one in compared)
 
 
-def _count_lost(
+def _lost(
     candidates: Sequence[Candidate],
     meaning: Mapping[str, Mapping[str, Value]],
-    by: Sequence[str],
     names: Mapping[Setting, str],
-    selection: Selection,
-) -> None:
-    """Count the runs of each variant that have diverged, or ended without the outcome."""
+) -> dict[str, int]:
+    """How many runs of each variant have diverged, or ended without the outcome."""
+    lost = Counter[str]()
     for one in candidates:
-        lost = one.problem.startswith(("diverged", "did not end well", "has no "))
-        if lost and all(key in one.by for key in by):
-            setting = tuple(meaning[key].get(one.by[key]) for key in by)
-            if name := names.get(setting):
-                selection.lost[name] = selection.lost.get(name, 0) + 1
+        if one.is_lost and one.by.keys() == meaning.keys():
+            setting = tuple(meaning[key].get(one.by[key]) for key in meaning)
+            lost.update([names[setting]] if setting in names else [])
+    return dict(lost)
 
 
 def _name_differences(selection: Selection) -> None:

@@ -119,10 +119,20 @@ def test_without_a_plan_intervals_are_valid_at_every_look(
 
 def test_independent_samples_get_welchs_interval() -> None:
     table = frame(A[:6], B)
-    report = of_frame(table, pair="none", planned=10)
-    with pytest.raises(InputError, match="planned is 10, but there is 6 runs of a"):
+    with pytest.raises(InputError, match="planned is 10, but found: 6 runs of a"):
         of_frame(table, pair="none", planned=10)
-    assert report
+    report = of_frame(frame(), pair="none", planned=10)
+    by_hand = stats.ttest_ind(B, A, equal_var=False)
+    low, high = by_hand.confidence_interval(0.96)
+    assert report.effects["interval"][0] == pytest.approx([low, high], rel=1e-9)
+    assert report.effects["p_value"][0] == pytest.approx(by_hand.pvalue / 0.8, rel=1e-9)
+    assert "10 and 10 runs" in report.analysis.headline[0]
+    # Without a plan, of unequal samples: longer, and around the difference of the means.
+    later = of_frame(table, pair="none").effects
+    low, high = later["interval"][0]
+    assert (low + high) / 2 == pytest.approx(np.mean(B) - np.mean(A[:6]))
+    welch = stats.ttest_ind(B, A[:6], equal_var=False).confidence_interval(0.95)
+    assert high - low > welch.high - welch.low
 
 
 def test_lower_is_better_and_other_outcomes(pipeline: Callable[..., Answer]) -> None:
@@ -147,3 +157,216 @@ def test_lower_is_better_and_other_outcomes(pipeline: Callable[..., Answer]) -> 
     assert "lower is better" in report.about
     assert "All other outcomes" in report.report
     assert report.analysis.headline[1].startswith("Lr 10 instead of 0.01 raises loss by")
+
+
+def test_every_run_that_is_not_counted_is_named_with_the_reason(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    make_pairs(A[:5], B[:5])
+    model = {"model": "a", "seed": 7}
+    expected = {
+        make_run(model, {"auc": 0.9}, status="RUNNING"): r"has not ended \(RUNNING\)",
+        make_run(model, {"auc": 0.9}, status="FAILED"): r"did not end well \(FAILED\)",
+        make_run(model, {"auc": 0.9}, status="KILLED"): r"did not end well \(KILLED\)",
+        make_run(model, {"loss": 0.9}): "has no auc",
+        make_run(model, {"auc": math.nan}): "diverged: its auc is nan",
+        make_run(model, {"auc": math.inf}): "diverged: its auc is inf",
+        make_run(model, {"auc": 0.9}): "without partner: .* params.seed 7",
+        make_run({"model": "a"}, {"auc": 0.9}): "has no params.seed",
+        make_run({"model": "a", "seed": "None"}, {"auc": 0.9}): "has no params.seed",
+        make_run({"seed": 7}, {"auc": 0.9}): "has no params.model",
+    }
+    gone = make_run(model, {"auc": 0.9})
+    mlflow.MlflowClient().delete_run(gone)
+    expected[gone] = "was deleted"
+    old = [run.info.run_id for run in runs_in_order() if run.data.params.get("seed") == "0"]
+    newest = make_run({"model": "a", "seed": "0.0"}, {"auc": 0.8})
+    expected[old[0]] = rf"repeated by .*\({newest[:8]}\)"
+    before = {run.info.run_id: run for run in runs_in_order()}
+
+    answer = pipeline("compare", *ASK)
+    assert answer.status == 0, answer.err
+    reasons = not_counted(tmp_path)
+    for run_id, why in expected.items():
+        assert re.fullmatch(why, reasons.pop(run_id[:8])[: len(why) + 60]), why
+    assert not reasons
+    assert "Not counted: 12 runs" in answer.out
+    assert "5 of 10 runs of a" in answer.out, answer.out
+    table = pd.read_csv(runs_file(tmp_path, "results.csv"))
+    assert list(table["run_id"]).count(newest) == 1
+    assert len(table) == 10
+    # Others' runs are as they were.
+    after = {run.info.run_id: run for run in runs_in_order()}
+    for run_id, run in before.items():
+        assert after[run_id].to_dictionary() == run.to_dictionary()
+
+
+def runs_in_order() -> list[Any]:
+    found = mlflow.search_runs(["0"], output_format="list", order_by=["start_time"])
+    return [run for run in found if "kind" not in run.data.tags]
+
+
+def runs_file(folder: Path, name: str) -> Path:
+    run = runs_in(folder, "comparison")[0]
+    return Path(mlflow.MlflowClient().download_artifacts(run.info.run_id, name))
+
+
+VALUES = {
+    "last": [((0, 0.1), (1, 0.9), (2, 0.5)), 0.5],
+    # A run that was resumed has logged steps twice: of a step, the latest value counts.
+    "last, resumed": [((0, 0.1), (1, 0.9), (2, 0.8), (1, 0.7), (2, 0.6)), 0.6],
+    "last, logged out of order": [((5, 0.5), (9, 0.9), (1, 0.1)), 0.9],
+    "last, without steps": [((0, 0.9), (0, 0.3)), 0.3],
+    "max": [((0, 0.1), (1, 0.9), (2, 0.5)), 0.9],
+    "min": [((0, 0.1), (1, 0.9), (2, 0.5)), 0.1],
+    "1": [((0, 0.1), (1, 0.9), (2, 0.5)), 0.9],
+    "max, with NaN before": [((0, math.nan), (1, 0.9), (2, 0.5)), 0.9],
+    "last, with steps of NumPy": [tuple((np.int64(s), s / 10) for s in range(4)), 0.3],
+}
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_which_value_of_a_run_counts(case: str, tmp_path: Path) -> None:
+    logged, expected = VALUES[case]
+    for seed in range(2):
+        make_run({"model": "a", "seed": seed}, {"auc": logged})  # type: ignore[dict-item]
+        make_run({"model": "b", "seed": seed}, {"auc": [(step, 0.0) for step in range(3)]})
+    value = case.partition(",")[0]
+    report = compare(
+        experiment="Default",
+        outcome="auc",
+        by="params.model",
+        pair="params.seed",
+        value=value,
+    )
+    table = report.runs.set_index("variant")
+    assert table.loc["a", "auc"].tolist() == [expected, expected]
+    for _, curve in report.curves.groupby("run"):
+        assert curve["step"].is_monotonic_increasing
+
+
+def test_two_values_of_one_millisecond_are_not_guessed(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    make_pairs(A[:5], B[:5])
+    odd = make_run({"model": "a", "seed": 9}, {"auc": ((0, 0.2), (0, 0.9))}, same_time=True)
+    make_run({"model": "b", "seed": 9}, {"auc": 0.5})
+    assert pipeline("compare", *ASK).status == 0
+    assert re.match(
+        "logged auc 0.2 and 0.9 in the same millisecond", not_counted(tmp_path)[odd[:8]]
+    )
+
+
+def test_the_best_of_more_steps_is_said_to_be_better_by_chance() -> None:
+    for seed in range(5):
+        make_run({"model": "a", "seed": seed}, {"auc": [(n, n / 10 + seed) for n in range(4)]})
+        make_run({"model": "b", "seed": seed}, {"auc": [(n, n / 10 - seed) for n in range(9)]})
+    asked = {"outcome": "auc", "by": "params.model", "pair": "params.seed", "better": "higher"}
+    report = compare(experiment="Default", value="max", **asked)
+    assert any(
+        "different numbers of steps: 4 (a), 9 (b)" in one for one in report.analysis.headline
+    )
+    assert "best of many noisy values" in report.report
+    assert not any("numbers of steps" in one for one in compare(**asked).analysis.headline)
+
+
+def test_what_differs_beside_the_variant_is_named() -> None:
+    # With the variant, so that it may be the cause:
+    follows = of_frame(frame(batch=[32] * 10 + [64] * 10))
+    assert any("batch: 32 (a), 64 (b)" in line for line in follows.analysis.headline)
+    # For a few runs, which are left out:
+    few = of_frame(frame(batch=[32] * 18 + [64] * 2))
+    assert set(few.unused.values()) >= {"also differ in batch: 32, 64; only 32 is compared"}
+    assert len(few.runs) == 16
+    # From pair to pair, or in every run, which is no matter:
+    for values in ([*range(10)] * 2, [f"folder{n}" for n in range(20)]):
+        same = of_frame(frame(place=values))
+        assert len(same.runs) == 20
+        assert len(same.analysis.headline) == 1
+    # All combinations: one is compared.
+    every = pd.concat([frame(batch=32), frame([v - 0.1 for v in A], B, batch=64)])
+    report = of_frame(every)
+    assert len(report.runs) == 20
+    assert report.effects["difference"][0] == pytest.approx(np.mean(np.subtract(B, A)) + 0.1)
+    assert len(report.unused) == 20
+
+
+def test_variants_by_several_settings_are_a_design_of_their_own() -> None:
+    rng = np.random.default_rng(1)
+    rows = [
+        {"opt": opt, "warm": warm, "seed": seed}
+        | {"loss": seed + (opt == "sgd") - warm / 100 + rng.normal(0, 0.01)}
+        for seed in range(6)
+        for opt in ("sgd", "adam")
+        for warm in (0, 100)
+    ]
+    report = compare(pd.DataFrame(rows), outcome="loss", by=["opt", "warm"], pair="seed")
+    assert report.analysis.variants == [
+        "adam, warm=0",
+        "adam, warm=100",
+        "sgd, warm=0",
+        "sgd, warm=100",
+    ]
+    effects = report.effects.set_index(["treatment", "control"])["difference"]
+    assert effects["sgd, warm=0", "adam, warm=0"] == pytest.approx(1, abs=0.05)
+    assert effects["adam, warm=100", "adam, warm=0"] == pytest.approx(-1, abs=0.05)
+    assert effects["(sgd, warm=100 − adam, warm=100)", "(sgd, warm=0 − adam, warm=0)"] == (
+        pytest.approx(0, abs=0.05)
+    )
+    other = compare(
+        pd.DataFrame(rows), outcome="loss", by=["opt", "warm"], pair="seed", baseline="sgd"
+    )
+    assert other.analysis.variants[0] == "sgd, warm=0"
+
+
+def test_a_plan_counts_only_before_the_first_look(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    make_pairs(A[:5], B[:5])
+    assert (
+        "planned is 10, but found: 5 seeds of a" in pipeline("compare", *ASK, "--planned", "10").err
+    )
+    assert not runs_in(tmp_path, "comparison")
+    for _ in range(2):  # the same look again is no other one
+        assert pipeline("compare", *ASK, "--planned", "5").status == 0
+        assert json.loads(artifact(tmp_path, "effects.json"))["design"]["name"] == "planned"
+    for seed in range(5, 10):
+        make_run({"model": "a", "seed": seed}, {"auc": A[seed]})
+        make_run({"model": "b", "seed": seed}, {"auc": B[seed]})
+    answer = pipeline("compare", *ASK, "--planned", "10")
+    assert answer.status == 2
+    assert "an earlier comparison" in answer.err
+    assert "has seen 10 of these 20 runs" in answer.err
+    assert pipeline("compare", *ASK).status == 0
+    later = json.loads(artifact(tmp_path, "effects.json"))["design"]
+    assert (later["name"], later["alpha"]) == ("anytime", 0.01)
+
+
+WRONG = {
+    "by is 'model'; it must be params.NAME or tags.NAME, such as params.model": {"--by": "model"},
+    "none of 4 runs has a metric 'acu'; the metrics are: auc; did you mean auc?": {
+        "--outcome": "acu"
+    },
+    "where is 'foo': ": {"--where": "foo"},
+    "experiment 'Default' has no runs that where chooses": {"--where": "params.model = 'z'"},
+    "no variant is 'z'; baseline must be one of a, b": {"--baseline": "z"},
+    "unknown better 'more'; it must be one of higher, lower": {"--better": "more"},
+    "value is 'best'; it must be last, max, min, or the number of a step": {"--value": "best"},
+    "scale is 0.0; it must be a number above 0": {"--scale": "0"},
+    "params.model can't be in both by and pair": {"--pair": "params.model"},
+    "no experiment is named 'none'": {"--experiment": "none"},
+    "nothing to compare: 2 runs of one variant, a": {"--where": "params.model = 'a'"},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_is_wrong_is_said_in_one_line_and_nothing_is_stored(
+    pipeline: Callable[..., Answer], tmp_path: Path, message: str
+) -> None:
+    make_pairs(A[:2], B[:2])
+    asked = dict(zip(ASK[::2], ASK[1::2], strict=True)) | WRONG[message]
+    answer = pipeline("compare", *(word for pair in asked.items() for word in pair))
+    assert answer.status == 2, answer
+    assert answer.err.startswith(f"error: {message}"), answer.err
+    assert answer.err.count("\n") == 1
+    assert not runs_in(tmp_path, "comparison")
