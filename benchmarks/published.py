@@ -26,7 +26,7 @@ from pipeline.config import AUTO, Config
 from pipeline.report.analysis import analyse
 from pipeline.report.figures import forest_plot
 from pipeline.report.files import DOTS_PER_INCH, effects, report_files
-from pipeline.report.findings import Analysis, Finding, RateResult
+from pipeline.report.findings import Finding, NetworkAnalysis, RateResult
 from pipeline.runs.identity import Identity
 from pipeline.runs.record import RunRecord
 from pipeline.statistics.intervals import Design, Interval
@@ -44,7 +44,7 @@ NEVER_PUBLISHED = np.array([], dtype=bool)
 Images = Mapping[tuple[str, ...], list[float] | None]
 
 
-def published(study: str) -> Analysis:
+def published(study: str) -> NetworkAnalysis:
     """Analyse the published results of a study again."""
     folder = RESULTS / study
     runs = pd.read_csv(folder / "results.csv", dtype={"model": str})

@@ -29,7 +29,7 @@ import requests
 
 from benchmarks.figures import Figures, Target, judge, origin, target_lines
 from pipeline.config import Config
-from pipeline.execution.tasks import Progress, Task
+from pipeline.execution.tasks import NetworkTask, Progress
 
 EPOCHS = 30
 SAMPLE_SECONDS = 5  # between MLflow's samples of CPU and memory, as the commands set it
@@ -138,7 +138,7 @@ def _record() -> list[Exchange]:
     return [one for one in sent if one not in samples[1:]]
 
 
-def sleeping_run(number: int, _task: Task, study: Any, events: Any) -> Any:
+def sleeping_run(number: int, _task: NetworkTask, study: Any, events: Any) -> Any:
     """Stand in for `ray_worker.train`: send what a run sends, and sleep before each checkpoint."""
     study.place.enter()
     events.put((number, Progress()))
@@ -191,7 +191,7 @@ def _study(workers: int, options: argparse.Namespace, requests_of_run: int) -> F
     try:
         cluster.connect(nodes.address, "Default")
         cells = [replace(CONFIG, seed=seed) for seed in range(options.runs)]
-        tasks = [Task(cell, 1) for cell in cells]
+        tasks = [NetworkTask(cell, 1) for cell in cells]
         driver, before = psutil.Process(), _processor_seconds()
         started, begun = time.perf_counter(), sum(driver.cpu_times()[:2])
         parent = SimpleNamespace(experiment_id="0", run_id="0" * 32)

@@ -19,7 +19,6 @@ from pipeline.execution.tasks import (
     _specify_checked,
     outcome,
     printing_to,
-    train,
 )
 from pipeline.runs.record import StudyRecord
 
@@ -35,7 +34,7 @@ def one_by_one(tasks: Sequence[Task], study: StudyRecord, jobs: int, gpus: Seque
         yield task.cell, Progress()
         told: list[Event] = []
         with printing_to(told.append):
-            ended = outcome(partial(train, task, study, told.append))
+            ended = outcome(partial(task.make, study, told.append))
         for event in told:
             yield task.cell, event
         if isinstance(ended, StoreError):

@@ -340,7 +340,8 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, 
         return SimpleNamespace(config=config, grid=grid, choices=choices)
 
     def run_study(study: Any, _: object) -> str:
-        done.append(("ablate", study.config, study.grid, study.choices))
+        of = study.spec
+        done.append(("ablate", of.config, of.grid, of.choices))
         return ""
 
     def evaluate_run(model: str, dataset: str, data_dir: str, ablation: str) -> Evaluated:

@@ -99,6 +99,7 @@ def ablate(
         from pipeline.execution.engine import Where
         from pipeline.store.initialization import check_experiment, check_store
         from pipeline.study.margin import check_effects
+        from pipeline.study.networks import Networks
         from pipeline.study.preview import preview_study
         from pipeline.study.reuse import given_study
         from pipeline.study.spec import prepare_study
@@ -121,9 +122,9 @@ def ablate(
     choices = {"name": name, "register": register, "reuse": reuse}
     study = prepare_study(config, own, grid, where, **choices, keep_state=keeps)
     if dry_run:
-        return list(preview_study(study, experiment))
+        return list(preview_study(Networks(study), experiment))
     try:
-        return run_study(study, given)
+        return run_study(Networks(study), given)
     except Interrupted as stop:
         stop.remedy = REMEDY
         raise

@@ -13,7 +13,6 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -203,7 +202,7 @@ def train_on_cluster(
         while waiting or running:
             while waiting and len(running) < at_once:
                 number = waiting.popleft()
-                task = tasks[number]._replace(cell=replace(tasks[number].cell, **settings))
+                task = tasks[number].on(settings)
                 running[train.remote(number, task, study, events)] = number
             buffer.sample_again()
             ready, _ = ray.wait([news, *running], timeout=LOOK_SECONDS)
@@ -217,7 +216,7 @@ def train_on_cluster(
                     number = running.pop(ref)
                     event = _outcome(ref)
                     if isinstance(event, LostError):
-                        ray_worker.end(ray_worker.earlier_tries(tasks[number], study))
+                        ray_worker.end(tasks[number].tries(parent, before))
                 if isinstance(event, StoreError):
                     raise event
                 yield tasks[number].cell, event

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context, resource_tracker
@@ -31,7 +31,6 @@ from pipeline.execution.tasks import (
     outcome,
     printing_to,
     set_up,
-    train,
 )
 from pipeline.imports import importing
 
@@ -63,7 +62,9 @@ def in_parallel(
             while waiting and len(team) < jobs:
                 with interruption.deferred():  # once started, a process is also ended
                     taken = Counter(job.gpu for job in team.values())
-                    job = _Job(study, min(gpus, key=lambda gpu: taken[gpu], default=""))
+                    job = _Job(
+                        study, tasks[0].set_up, min(gpus, key=lambda gpu: taken[gpu], default="")
+                    )
                     team[job.connection] = job
                 yield job.begin(waiting.popleft())
             buffer.sample_again()
@@ -95,14 +96,16 @@ class _Job:
 
     cell: Config
 
-    def __init__(self, study: "StudyRecord", gpu: str) -> None:
+    def __init__(self, study: "StudyRecord", imports: Callable[[], None], gpu: str) -> None:
         self.gpu = gpu
         context = get_context("spawn")  # a fork would inherit the locks of torch's threads
         self.connection, theirs = context.Pipe()
         # Closing it asks the process to end its run.
         # (On Windows, terminating a process kills it.)
         not_ours, self.go_on = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(theirs, not_ours, gpu), daemon=True)
+        self.process = context.Process(
+            target=_work, args=(theirs, not_ours, imports, gpu), daemon=True
+        )
         safe = os.environ.get(SAFE_PATH) or FOR_THE_START
         with patch.dict(os.environ, {SAFE_PATH: safe}):
             if sys.platform != "win32":
@@ -161,7 +164,7 @@ def _stop(jobs: Iterable[_Job]) -> None:
         job.process.join()
 
 
-def _work(connection: Connection, go_on: Connection, gpu: str) -> None:
+def _work(connection: Connection, go_on: Connection, imports: Callable[[], None], gpu: str) -> None:
     """Train the cells received over the connection until `go_on` is closed."""
     if os.environ.get(SAFE_PATH) == FOR_THE_START:
         del os.environ[SAFE_PATH]  # not for what the user's code starts
@@ -187,12 +190,12 @@ def _work(connection: Connection, go_on: Connection, gpu: str) -> None:
         with importing():
             interruption.unblock()
             following.start()
-            set_up()
+            set_up(imports)
         with printing_to(send):
             study = receive()
             while True:
                 task = receive()
-                send(outcome(partial(train, task, study, send)))
+                send(outcome(partial(task.make, study, send)))
 
 
 def _follow_study(go_on: Connection) -> None:

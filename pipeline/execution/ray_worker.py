@@ -21,7 +21,6 @@ from ray.util.queue import Queue
 from pipeline import interruption
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.execution import tasks
 from pipeline.execution.tasks import (
     LOOK_SECONDS,
     Event,
@@ -116,7 +115,7 @@ def train(number: int, task: Task, study: Assignment, events: Queue) -> "RunReco
     with _interruptible():
         send(Progress())
         with importing():
-            set_up()
+            set_up(task.set_up)
             from pipeline.store import buffer
         with printing_to(send):
             return outcome(partial(_train_or_continue, task, study, send))
@@ -148,31 +147,12 @@ def _train_or_continue(task: Task, study: Assignment, send: Callable[[Event], No
 
     if now := differences(versions(), study.versions):
         raise InputError(f"node {platform.node()} has {now}")
-    tries = earlier_tries(task, study)
+    tries = task.tries(study.parent, study.before)
     end(tries)
     for record in tries:
         if record.status == "FINISHED":
             return read_results(record)
-    return tasks.train(
-        task._replace(continued=next(iter(tries), task.continued)), study.parent, send
-    )
-
-
-def earlier_tries(task: Task, study: Assignment) -> "list[RunRecord]":
-    """The runs that the study has begun or continued for the task, newest first."""
-    from pipeline.runs.queries import STATUSES, find_runs
-    from pipeline.store.tags import PARENT_TAG
-
-    cell, continued = task.cell, task.continued
-    tags = {PARENT_TAG: study.parent.run_id, "variant": cell.variant}
-    found = find_runs(study.parent.experiment_id, tags, *STATUSES)
-    others = study.before - {continued.run_id if continued else ""}
-    return [
-        record
-        for record in found.records
-        if record.run_id not in others
-        and (record.identity.seed, record.identity.lr) == (cell.seed, cell.lr)
-    ]
+    return task.after(tries).make(study.parent, send)
 
 
 def end(records: "Iterable[RunRecord | StudyRecord]") -> None:

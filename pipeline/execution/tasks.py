@@ -6,11 +6,11 @@ Slow imports are left to the functions, for processes that set up signal handler
 import io
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from pipeline.config import AUTO, Config
 from pipeline.errors import InputError, MachineError, StoreError
@@ -34,13 +34,41 @@ class Progress(NamedTuple):
     epoch_seconds: float = 0.0
 
 
+Made: TypeAlias = "RunRecord"  # what is known of a run that has ended well
 # What is reported about a cell: its progress, a line it prints, or how it ended.
-Event: TypeAlias = "Progress | str | RunRecord | Exception"
+Event: TypeAlias = "Progress | str | Made | Exception"
 Events: TypeAlias = Generator[tuple[Config, Event]]
 
 
-class Task(NamedTuple):
-    """A cell to train, and with how many threads.
+class Task(Protocol):
+    """A run of a study, to be made in another process; it can be sent there.
+
+    What makes it is the task's own affair: this project's training, or somebody's program.
+    """
+
+    @property
+    def cell(self) -> Config:
+        """Which run it is."""
+
+    @staticmethod
+    def set_up() -> None:
+        """Import what making it needs."""
+
+    def make(self, study: "StudyRecord", send: Callable[[Event], None]) -> "Made":
+        """Make the run, as a child of the study's; `send` gets its progress."""
+
+    def on(self, settings: Mapping[str, str]) -> "Task":
+        """The same task, for the hardware that a cluster's engine has chosen."""
+
+    def tries(self, study: "StudyRecord", others: Collection[str]) -> "list[Made]":
+        """The runs that the study has begun for it, newest first; without those of these ids."""
+
+    def after(self, tries: "Sequence[Made]") -> "Task":
+        """The same task, after tries that did not end."""
+
+
+class NetworkTask(NamedTuple):
+    """A network to train, and with how many threads.
 
     continued: an earlier study's run to continue. start: a finished run of fewer epochs to go on
     from. keep_state: also once the run is finished.
@@ -51,6 +79,52 @@ class Task(NamedTuple):
     continued: "RunRecord | None" = None
     start: "RunRecord | None" = None
     keep_state: bool = False
+
+    @staticmethod
+    def set_up() -> None:
+        """Import what training needs."""
+        from pipeline.runs import training_run  # noqa: F401
+
+    def make(self, study: "StudyRecord", send: Callable[[Event], None]) -> "RunRecord":
+        """Train the network.
+
+        Raises InputError if the data or the code are not those that the study began with.
+        """
+        from pipeline.runs.training_run import Beginning, train_run
+
+        def show(history: "History") -> None:
+            last = history[-1]
+            send(Progress(len(history), last.val_accuracy, last.epoch_seconds))
+
+        # The same for all cells: they differ in none of the settings that decide about the data.
+        shared = replace(self.cell, variant=AUTO, seed=0, lr=Config.lr)
+        checked = _specify_checked(shared, study.data_digest, study.code_digest)
+        spec = replace(checked, config=self.cell, threads=self.threads)
+        how = Beginning(self.continued, self.start, study, "none", self.keep_state)
+        return train_run(spec, how, show)
+
+    def on(self, settings: Mapping[str, str]) -> "NetworkTask":
+        """The same, on this device and in this precision."""
+        return self._replace(cell=replace(self.cell, **settings))  # type: ignore[arg-type]
+
+    def tries(self, study: "StudyRecord", others: Collection[str]) -> "list[RunRecord]":
+        """The runs that the study has begun or continued for it."""
+        from pipeline.runs.queries import STATUSES, find_runs
+        from pipeline.store.tags import PARENT_TAG
+
+        tags = {PARENT_TAG: study.run_id, "variant": self.cell.variant}
+        found = find_runs(study.experiment_id, tags, *STATUSES)
+        own = self.continued.run_id if self.continued else ""
+        return [
+            record
+            for record in found.records
+            if (record.run_id not in others or record.run_id == own)
+            and (record.identity.seed, record.identity.lr) == (self.cell.seed, self.cell.lr)
+        ]
+
+    def after(self, tries: "Sequence[RunRecord]") -> "NetworkTask":
+        """The same, as what continues the newest of the tries."""
+        return self._replace(continued=next(iter(tries), self.continued))
 
 
 class Engine(NamedTuple):
@@ -67,42 +141,22 @@ class Engine(NamedTuple):
     train: Callable[[Sequence[Task], "StudyRecord"], Events]
 
 
-def set_up() -> None:
-    """Import what training needs, and leave the display of progress to the study."""
+def set_up(imports: Callable[[], None]) -> None:
+    """Import what a process of a study needs, and leave the display of progress to the study."""
     os.environ["TQDM_DISABLE"] = "1"
     from tqdm import tqdm
 
     # Not a multiprocessing lock, which would leak if this process is killed.
     tqdm.set_lock(threading.RLock())
     from pipeline.news import show_news
-    from pipeline.runs import training_run  # noqa: F401
     from pipeline.store.outages import waiting
 
+    imports()
     show_news()
     waiting.wait_from_the_start()
 
 
-def train(task: Task, study: "StudyRecord", send: Callable[[Event], None]) -> "RunRecord":
-    """Train one cell of a study; `send` gets its progress.
-
-    Raises InputError if the data or the code are not those that the study began with.
-    """
-    from pipeline.runs.training_run import Beginning, train_run
-
-    def show(history: "History") -> None:
-        last = history[-1]
-        send(Progress(len(history), last.val_accuracy, last.epoch_seconds))
-
-    cell = task.cell
-    # The same for all cells: they differ in none of the settings that decide about the data.
-    shared = replace(cell, variant=AUTO, seed=0, lr=Config.lr)
-    checked = _specify_checked(shared, study.data_digest, study.code_digest)
-    spec = replace(checked, config=cell, threads=task.threads)
-    how = Beginning(task.continued, task.start, study, "none", task.keep_state)
-    return train_run(spec, how, show)
-
-
-def outcome(training: Callable[[], "RunRecord"]) -> "RunRecord | Exception":
+def outcome(training: Callable[[], "Made"]) -> "Made | Exception":
     """Run a training; return its record, or an error that can be sent."""
     from pipeline.store.outages.failures import first_line
 

@@ -57,10 +57,11 @@ class Question:
 class Candidate:
     """A run, or a row of a table, that may be compared.
 
-    name: for people. problem: why it can't be compared. is_lost: that is, since it has failed,
-    diverged or measured nothing, which may depend on its variant. started: in milliseconds since 1970; of
-    rows, their place. by, pair: what the keys of a comparison say of it, as text; without those
-    that it lacks. others: all its other parameters. measured: by metric.
+    name: for people. problem: why it can't be compared. is_lost: because it has failed, diverged or
+    measured nothing, which may depend on its variant. started: in milliseconds since 1970; of rows,
+    their place. by, pair: what the keys of a comparison say of it, as text; without those that it
+    lacks. others: all its other parameters. measured, logged: by metric; names of all metrics.
+    reported_with: the plan of a study's report that contains it, as JSON.
     """
 
     name: str
@@ -73,9 +74,8 @@ class Candidate:
     pair: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Measured] = field(default_factory=dict)
-    logged: Sequence[str] = ()  # names of all metrics
-    reported_with: str = ""  # the plan of a study's report that contains it, as JSON
-    parent: str = ""
+    logged: Sequence[str] = ()
+    reported_with: str = ""
 
 
 def keys_of(name: str, texts: Iterable[str]) -> list[str]:
@@ -195,7 +195,6 @@ def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
             others=others,
             logged=tuple(run.data.metrics),
             reported_with=tags.get("reported_with", ""),
-            parent=tags.get("mlflow.parentRunId", ""),
         ),
         known,
         by,

@@ -252,7 +252,7 @@ def _settings(question: Question) -> dict[str, object]:
 
 def _facts(question: Question, selection: Selection, read: int) -> dict[str, str]:
     """How the comparison was made."""
-    first, *others = selection.settings
+    first = next(iter(selection.settings))
     return {
         "outcome": "; ".join(f"{one.metric}: {one.words}" for one in question.outcomes),
         "variants by": ", ".join(question.by),

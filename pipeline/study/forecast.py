@@ -3,7 +3,7 @@
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from itertools import cycle
@@ -13,11 +13,7 @@ import torch
 from torch import nn
 
 from pipeline.config import Config
-from pipeline.errors import plural
-from pipeline.execution.parallelism import job_memory
-from pipeline.machine import GIB
 from pipeline.runs.record import RunRecord
-from pipeline.study.reuse import Reusable
 from pipeline.study.spec import StudySpec
 from pipeline.training.batches import TrainingBatches, ValidationBatches
 from pipeline.training.cuda_graph import Step
@@ -101,31 +97,6 @@ def make_forecast(
     return Forecast(
         engine.jobs.number, estimates, "from a few steps of each variant on this machine"
     )
-
-
-def describe_work(
-    study: StudySpec, cells: Sequence[Config], found: Reusable, forecast: Forecast
-) -> str:
-    """Say how many runs a study has, which are done, and how long the others take.
-
-    cells: those that it trains in any case; with a margin it may find that it needs more.
-    """
-    finished, begun, at_least = found.finished, found.begun, study.grid.margin > 0
-    lines = []
-    if finished:
-        of_all = f"{len(finished)} of " * (not at_least)
-        count = plural(len(finished) if at_least else len(cells), "run")
-        be = "is" if len(finished) == 1 else "are"
-        lines.append(f"{of_all}{count} {be} finished already and {be} reused")
-    epochs = {cell: begun[cell].epochs if cell in begun else 0 for cell in cells}
-    if left := {cell: done for cell, done in epochs.items() if cell not in finished}:
-        count = f"{'at least ' * at_least}{plural(len(left), 'run')} to train"
-        if begun:
-            count += f" ({f'{len(begun)} of them ' * (len(left) > 1)}continued)"
-        memory = job_memory(study.data.nbytes) / GIB
-        lines.append(f"{count}, {in_words(forecast.seconds(left, starting=True), forecast.basis)}")
-        lines.append(f"{study.engine.jobs.reason}; about {memory:.1f} GiB of memory each")
-    return "\n".join(lines)
 
 
 def in_words(seconds: float | None, basis: str = "") -> str:

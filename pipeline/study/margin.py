@@ -11,7 +11,6 @@ import mlflow
 from pipeline.ablation.definition import Ablation
 from pipeline.config import Config
 from pipeline.errors import InputError, plural
-from pipeline.report.analysis import analyse
 from pipeline.report.contrasts import contrasts
 from pipeline.report.findings import Finding
 from pipeline.runs.plan import Plan
@@ -28,7 +27,7 @@ from pipeline.statistics.intervals import (
 from pipeline.store.outages.waiting import in_store
 from pipeline.study.forecast import Forecast, in_words
 from pipeline.study.grid import Grid
-from pipeline.study.spec import StudySpec
+from pipeline.study.subject import Subject
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ class Expectation:
     It says so in the study's tag, too, and how long the missing runs take.
     """
 
-    study: StudySpec
+    study: Subject
     study_id: str
     design: Design
     forecast: Forecast
@@ -112,9 +111,8 @@ class Expectation:
         needed = dict.fromkeys(self.study.grid.variants, FIRST_SEEDS)
         if not self.finished:
             return needed
-        analysis = analyse(self.study.ablation, list(self.finished.values()), self.design)
-        assert analysis.main  # seeds=auto has one learning rate
-        findings = analysis.main.findings[analysis.primary]
+        analysis = self.study.analyse(list(self.finished.values()), self.design)
+        findings = analysis.shown.findings[analysis.primary]
         for finding in findings:
             seeds = _seeds_of_effect(finding, self.study.grid, self.design, len(findings))
             for variant in finding.contrast.variants:

@@ -1,42 +1,32 @@
-"""What a study would train, before it does."""
+"""What a study is about to train."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import mlflow
-import torch
 
-from pipeline.config import AUTO
+from pipeline.config import Config
 from pipeline.errors import plural
-from pipeline.execution.engine import NONE
+from pipeline.machine import GIB
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.store import liveness
 from pipeline.store.outages.waiting import in_store
-from pipeline.study.forecast import describe_work, in_words, make_forecast
-from pipeline.study.reuse import Reusable, check_same_recipe, find_cells
-from pipeline.study.spec import StudySpec
-from pipeline.training.device import choose_device
+from pipeline.study.forecast import Forecast, in_words
+from pipeline.study.reuse import Reusable, check_same_recipe
+from pipeline.study.subject import Subject
 
 
-def preview_study(study: StudySpec, experiment: str) -> Iterator[str]:
+def preview_study(study: Subject, experiment: str) -> Iterator[str]:
     """Say what `run_study` would train, and how long that takes; store nothing."""
-    check_same_recipe(study)
+    check_same_recipe(study.name, study.record.recipe)
     liveness.mark_dead_runs()  # which a study would continue
     known = in_store(mlflow.get_experiment_by_name)(experiment)
-    found = find_cells(study, known.experiment_id) if known else Reusable()
+    found = study.find(known.experiment_id) if known else Reusable()
     cells = study.cells
     if study.grid.margin:  # the spread of the first seeds decides about the others
         begun = found.finished.keys() | found.begun.keys()
         cells = [cell for cell in cells if cell.seed < FIRST_SEEDS or cell in begun]
-    # What trains here, or would if a cluster has the same.
-    is_here = study.where.cluster == NONE
-    device = torch.device(study.engine.device) if is_here else choose_device(AUTO)
-    forecast = make_forecast(study, found.finished, device)
-    for cell in study.cells[: len(study.grid.variants)]:
-        network = study.run.changed(variant=cell.variant).network()
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        alone = forecast.seconds_of(cell)
-        time_of_run = "" if alone is None else f", {in_words(alone)} a run"
-        yield f"  {cell.variant}: {plural(parameters, 'parameter')}{time_of_run}"
+    forecast = study.forecast(found.finished, is_preview=True)
+    yield from study.describe_variants(forecast)
     for cell in cells:
         if cell in found.finished:
             state = f"finished, {found.finished[cell].run_id}"
@@ -49,3 +39,28 @@ def preview_study(study: StudySpec, experiment: str) -> Iterator[str]:
             state = f"to train again: {why}" if why else "to train"
         yield f"  {cell.run_name}: {state}"
     yield describe_work(study, cells, found, forecast)
+
+
+def describe_work(
+    study: Subject, cells: Sequence[Config], found: Reusable, forecast: Forecast
+) -> str:
+    """Say how many runs a study has, which are done, and how long the others take.
+
+    cells: those that it trains in any case; with a margin it may find that it needs more.
+    """
+    finished, begun, at_least = found.finished, found.begun, study.grid.margin > 0
+    lines = []
+    if finished:
+        of_all = f"{len(finished)} of " * (not at_least)
+        count = plural(len(finished) if at_least else len(cells), "run")
+        be = "is" if len(finished) == 1 else "are"
+        lines.append(f"{of_all}{count} {be} finished already and {be} reused")
+    epochs = {cell: begun[cell].epochs if cell in begun else 0 for cell in cells}
+    if left := {cell: done for cell, done in epochs.items() if cell not in finished}:
+        count = f"{'at least ' * at_least}{plural(len(left), 'run')} to train"
+        if begun:
+            count += f" ({f'{len(begun)} of them ' * (len(left) > 1)}continued)"
+        lines.append(f"{count}, {in_words(forecast.seconds(left, starting=True), forecast.basis)}")
+        memory = f"; about {study.memory / GIB:.1f} GiB of memory each" if study.memory else ""
+        lines.append(f"{study.engine.jobs.reason}{memory}")
+    return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import NamedTuple
@@ -226,18 +226,17 @@ def given_study() -> StudyRecord | None:
         raise InputError(f"{wrong}: {error}; leave --run-id out to start one") from None
 
 
-def check_same_recipe(study: StudySpec) -> None:
+def check_same_recipe(name: str, recipe: Mapping[str, object]) -> None:
     """Raise InputError if a study of that name has another recipe; `auto` is not a name."""
-    if study.name == AUTO:
+    if name == AUTO:
         return
     studies = find_studies()
     if studies.note:
         log.warning(studies.note)
     for record in studies.records:
-        recipe = study.identity.recipe
-        if record.study == study.name and record.recipe != recipe:
+        if record.study == name and record.recipe != recipe:
             raise InputError(
-                f"a study named {study.name!r} exists with {differences(record.recipe, recipe)};"
+                f"a study named {name!r} exists with {differences(record.recipe, recipe)};"
                 " give this one another name"
             )
 

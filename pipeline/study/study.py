@@ -8,36 +8,32 @@ from contextlib import closing
 from datetime import timedelta
 
 import mlflow
-import torch
 
-from pipeline.ablation.recording import inputs_of
 from pipeline.config import Config
-from pipeline.errors import MachineError, PartialError, percent, plural
-from pipeline.execution.tasks import Events, Progress, Task
-from pipeline.report.analysis import analyse
-from pipeline.report.publish import Published, publish_study
+from pipeline.errors import MachineError, PartialError, plural
+from pipeline.execution.tasks import Events, Made, Progress, Task
+from pipeline.report.publish import Published
 from pipeline.runs.lifecycle import track
-from pipeline.runs.provenance import log_ablation, log_dataset, log_inputs
 from pipeline.runs.queries import read_record
-from pipeline.runs.record import RunRecord, StudyRecord, to_tags
+from pipeline.runs.record import Stored, StudyRecord, to_tags
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.intervals import Design
 from pipeline.store import liveness
 from pipeline.store.outages.failures import first_line
 from pipeline.store.outages.waiting import in_store
-from pipeline.study.forecast import Forecast, describe_work, make_forecast
+from pipeline.study.forecast import Forecast
 from pipeline.study.grid import REGISTER
 from pipeline.study.margin import Expectation, choose_design
+from pipeline.study.preview import describe_work
 from pipeline.study.progress import StudyProgress
-from pipeline.study.registration import register_models
-from pipeline.study.reuse import Reusable, adopt, check_same_recipe, earlier_plans, find_cells
-from pipeline.study.spec import StudySpec
+from pipeline.study.reuse import Reusable, adopt, check_same_recipe
+from pipeline.study.subject import Subject
 
 log = logging.getLogger(__name__)
 Failures = dict[str, str]  # the reason, by run name
 
 
-def run_study(study: StudySpec, given: StudyRecord | None = None) -> Published:
+def run_study(study: Subject, given: StudyRecord | None = None) -> Published:
     """Train every cell of the study that is not finished yet, and publish the report.
 
     One parent run, with a child run for each cell. A child that fails is listed, and the others
@@ -47,37 +43,32 @@ def run_study(study: StudySpec, given: StudyRecord | None = None) -> Published:
     at the end, if a child has failed or a model is refused.
     """
     started = time.monotonic()
-    check_same_recipe(study)
+    check_same_recipe(study.name, study.record.recipe)
     liveness.mark_dead_runs()  # so that they can be continued
     record, plan = study.record, study.grid.plan
     if given:
         given.check_same(plan, study.name, record.recipe)
     values = {"kind": "study", **to_tags(record)}
-    inputs = {one: inputs_of(study.ablation.source, one) for one in study.grid.variants}
-    with track(study.title, _settings(study), values) as run:
+    with track(study.title, study.settings, values) as run:
         parent = read_record(StudyRecord, run)
-        log_dataset(study.data)
-        log_ablation(study.ablation)
-        log_inputs(inputs)
-        found = find_cells(study, parent.experiment_id, parent.run_id)
+        study.log()
+        found = study.find(parent.experiment_id, parent.run_id)
         adopt(found, parent)
         for line in _what_is_reused(found):
             log.info(line)
-        # Not on a GPU, of which a process that waits for its jobs would hold hundreds of MB; the
-        # first epoch takes seconds there.
-        forecast = make_forecast(study, found.finished, torch.device("cpu"))
+        forecast = study.forecast(found.finished, is_preview=False)
         first = [
             cell
             for cell in study.cells
             if not plan.margin or cell.seed < FIRST_SEEDS or cell in found.finished
         ]
         log.info(describe_work(study, first, found, forecast))
-        design = choose_design(plan, earlier_plans(study))
+        design = choose_design(plan, study.earlier_plans())
         finished, failures = _train(study, parent, found, design, forecast)
-        results = [finished[cell] for cell in study.cells if cell in finished]
+        results: Sequence[Made] = [finished[cell] for cell in study.cells if cell in finished]
         if not results:
             raise MachineError(f"all {len(failures)} runs failed; {_first(failures)}")
-        results, refusal = register_models(results, study, parent.run_id)
+        results, refusal = study.register_models(results, parent.run_id)
         count, again = len(results) + len(failures), sum(one.reused for one in results)
         reused_runs = f", {again} of {count} runs reused from before" if again else ""
         jobs = study.engine.jobs
@@ -90,9 +81,9 @@ def run_study(study: StudySpec, given: StudyRecord | None = None) -> Published:
             **({"not registered": str(refusal)} if refusal else {}),
         }
         # Another study may have reported some of these runs meanwhile.
-        design = choose_design(plan, earlier_plans(study))
+        design = choose_design(plan, study.earlier_plans())
         in_store(mlflow.set_tag)("design", design.name)
-        report = publish_study(analyse(study.ablation, results, design), failures, facts, plan)
+        report = study.publish(results, design, failures, facts)
         if failures:
             raise PartialError(
                 f"{len(failures)} of {count} runs failed; {_first(failures)}; run the same command"
@@ -108,21 +99,6 @@ def run_study(study: StudySpec, given: StudyRecord | None = None) -> Published:
         return report
 
 
-def _settings(study: StudySpec) -> dict[str, object]:
-    """The study's parameters: the shared settings, the axes of its runs, and how they are run."""
-    grid = study.grid
-    shared = study.run.config.as_dict()
-    for axis in ("variant", "seed", "lr"):
-        del shared[axis]
-    axes = {"variants": grid.variants, "seeds": grid.seeds, "lr": grid.rates}
-    lists = {axis: ",".join(map(str, values)) for axis, values in axes.items()}
-    auto = {"seeds": "auto", "margin": grid.margin, "max_seeds": len(grid.seeds)}
-    choices = {"name": study.name, "register": study.register, "reuse": study.reuse}
-    choices["keep_state"] = "yes" if study.keep_state else "no"
-    where = {**study.where._asdict(), "jobs": study.where.jobs or "auto"}
-    return {**shared, **lists, **(auto if grid.margin else {}), **choices, **where}
-
-
 def _what_is_reused(found: Reusable) -> list[str]:
     lines = []
     for why, count in Counter(found.outdated.values()).items():
@@ -135,8 +111,8 @@ def _what_is_reused(found: Reusable) -> list[str]:
 
 
 def _train(
-    study: StudySpec, parent: StudyRecord, found: Reusable, design: Design, forecast: Forecast
-) -> tuple[dict[Config, RunRecord], Failures]:
+    study: Subject, parent: StudyRecord, found: Reusable, design: Design, forecast: Forecast
+) -> tuple[dict[Config, Made], Failures]:
     """Train the cells that are not done, with `seeds=auto` as many as it takes.
 
     Returns all results, and the reasons of the failures.
@@ -148,10 +124,7 @@ def _train(
     threads = dict(zip(study.cells, study.engine.threads, strict=True))
 
     def task(cell: Config) -> Task:
-        begun = found.begun.get(cell)
-        start = begun.record if begun and begun.is_start else None
-        continued = begun.record if begun and not begun.is_start else None
-        return Task(cell, threads[cell], continued, start, study.keep_state)
+        return study.task(cell, threads[cell], found.begun.get(cell))
 
     stages: Sequence[Sequence[Config]] = [[one for one in study.cells if one not in finished]]
     for stage in expected.stages() if expected else stages:
@@ -159,14 +132,15 @@ def _train(
             closing(StudyProgress(stage, len(finished), found.begun, forecast)) as progress,
             closing(study.engine.train([task(cell) for cell in stage], parent)) as events,
         ):
-            _follow(events, progress, finished, failures, expected)
+            _follow(study, events, progress, finished, failures, expected)
     return finished, failures
 
 
 def _follow(
+    study: Subject,
     events: Events,
     progress: StudyProgress,
-    results: dict[Config, RunRecord],
+    results: dict[Config, Made],
     failures: Failures,
     expected: Expectation | None,
 ) -> None:
@@ -180,10 +154,9 @@ def _follow(
                 progress.begin(cell)
             case Progress():
                 progress.show(cell, event)
-            case RunRecord():
+            case Stored():
                 results[cell] = event
-                accuracy = percent(event.history[-1].val_accuracy)
-                progress.end(cell, f"validation accuracy {accuracy}, {event.seconds:.0f} s")
+                progress.end(cell, study.describe_result(event))
                 if expected:
                     expected.say()
             case Exception():

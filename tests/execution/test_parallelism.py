@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.execution import jobs, parallelism
 from pipeline.execution.engine import local_engine
 from pipeline.execution.parallelism import JOB_MEMORY, choose_jobs
-from pipeline.execution.tasks import Progress, Task
+from pipeline.execution.tasks import NetworkTask, Progress
 from pipeline.machine import GIB, visible_gpus
 from pipeline.store.tags import unpack
 from pipeline.training import batches
@@ -86,18 +86,18 @@ def test_each_process_sees_one_gpu_and_all_have_as_many(monkeypatch: pytest.Monk
     seen: list[str] = []
 
     class Job:
-        def __init__(self, _parent: object, gpu: str) -> None:
+        def __init__(self, _parent: object, _imports: object, gpu: str) -> None:
             self.gpu = gpu
             seen.append(gpu)
             self.connection, self.theirs = Pipe()
 
-        def begin(self, task: Task) -> tuple[Config, Progress]:
+        def begin(self, task: NetworkTask) -> tuple[Config, Progress]:
             self.cell = task.cell
             return task.cell, Progress()
 
     monkeypatch.setattr(jobs, "_Job", Job)
     monkeypatch.setattr(jobs, "_stop", lambda _: None)
-    tasks = [Task(Config(seed=seed), 1) for seed in range(4)]
+    tasks = [NetworkTask(Config(seed=seed), 1) for seed in range(4)]
     events = jobs.in_parallel(tasks, None, 4, ["3", "5"])  # type: ignore[arg-type]
     for _ in tasks:
         next(events)

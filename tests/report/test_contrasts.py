@@ -14,7 +14,7 @@ from pipeline.report.analysis import analyse
 from pipeline.report.contrasts import contrasts
 from pipeline.report.figures import study_figures
 from pipeline.report.files import effect_metrics, effects, report_files
-from pipeline.report.findings import Analysis
+from pipeline.report.findings import NetworkAnalysis
 from pipeline.report.sections import limits
 from pipeline.statistics.comparisons import OutcomeMeasure, compare_paired
 from pipeline.statistics.sentences import sentence
@@ -46,7 +46,7 @@ def said(variants: Mapping[str, Mapping[str, object]], **others: object) -> dict
     return {one.label: one.words for one in made}
 
 
-def report(of: Ablation, *variants: str) -> Analysis:
+def report(of: Ablation, *variants: str) -> NetworkAnalysis:
     return analyse(of, study({variant: [0.4, 0.5] for variant in variants or of.variants}, of=of))
 
 

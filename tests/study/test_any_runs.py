@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Answer, runs_in
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param
 from scipy import stats
 
-from pipeline import Outcome, compare
+from pipeline import compare
 from pipeline.errors import InputError
 
 A = [0.71, 0.74, 0.69, 0.77, 0.72, 0.75, 0.70, 0.73, 0.76, 0.68]
@@ -36,7 +36,7 @@ def make_run(
     tags: Mapping[str, str] | None = None,
     same_time: bool = False,
 ) -> str:
-    """Log a run as somebody's program would; metrics: a value, or (step, value) one after another."""
+    """Log a run as somebody's program would. metrics: a value, or steps and values in order."""
     client, now = mlflow.MlflowClient(), next(_clock)
     run = client.create_run(experiment, start_time=now, tags=dict(tags or {}))
     points = [
@@ -198,7 +198,7 @@ def test_every_run_that_is_not_counted_is_named_with_the_reason(
     # Others' runs are as they were.
     after = {run.info.run_id: run for run in runs_in_order()}
     for run_id, run in before.items():
-        assert after[run_id].to_dictionary() == run.to_dictionary()
+        assert repr(after[run_id].to_dictionary()) == repr(run.to_dictionary())  # NaN is not NaN
 
 
 def runs_in_order() -> list[Any]:
@@ -261,7 +261,8 @@ def test_the_best_of_more_steps_is_said_to_be_better_by_chance() -> None:
     for seed in range(5):
         make_run({"model": "a", "seed": seed}, {"auc": [(n, n / 10 + seed) for n in range(4)]})
         make_run({"model": "b", "seed": seed}, {"auc": [(n, n / 10 - seed) for n in range(9)]})
-    asked = {"outcome": "auc", "by": "params.model", "pair": "params.seed", "better": "higher"}
+    asked: dict[str, Any] = {"outcome": "auc", "by": "params.model", "pair": "params.seed"}
+    asked["better"] = "higher"
     report = compare(experiment="Default", value="max", **asked)
     assert any(
         "different numbers of steps: 4 (a), 9 (b)" in one for one in report.analysis.headline

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,10 +17,11 @@ from scipy import stats
 
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.report.analysis import analyse
 from pipeline.study.forecast import Forecast
 from pipeline.study.grid import Grid
 from pipeline.study.margin import Expectation, check_effects, choose_design
-from pipeline.study.spec import StudySpec
+from pipeline.study.subject import Subject
 
 AUTO = ["ablate", *TINY, "--variants", "base,bn", "--seeds", "auto", "--jobs", "1"]
 
@@ -130,8 +132,10 @@ def test_only_the_variants_of_uncertain_effects_get_more_seeds() -> None:
     }
     grid = Grid(["base", "bn", "base_dropout"], range(40), [0.001], margin=1.2)
     design = choose_design(grid.plan, set())
-    study = SimpleNamespace(ablation=TUTORIAL, grid=grid, cells=grid.cells(Config()))
-    expected = Expectation(cast(StudySpec, study), "", design, Forecast(1, {}), finished, {})
+    study = SimpleNamespace(
+        analyse=partial(analyse, TUTORIAL), grid=grid, cells=grid.cells(Config())
+    )
+    expected = Expectation(cast(Subject, study), "", design, Forecast(1, {}), finished, {})
     # Stein: (t * sd / margin) ** 2, with t for 1 - 0.04 / 2 comparisons / 2 sides.
     critical = stats.t.ppf(1 - 0.04 / 2 / 2, 4)
     seeds = int(np.ceil((critical * 100 * spread.std(ddof=1) / 1.2) ** 2))
