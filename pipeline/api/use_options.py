@@ -1,20 +1,23 @@
 """The options of the commands that use what was trained: runs, models, data."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 OwnAblation = Annotated[
     str, typer.Option(help="File or module of the ablation; auto: that of the runs.")
 ]
-RunIds = Annotated[
-    Any,
-    typer.Argument(
-        help="Finished training runs, by id, the beginning of one, or name; none: all of an"
-        " experiment."
-    ),
-]
+if TYPE_CHECKING:
+    RunIds = Any  # in Python also a table
+else:
+    RunIds = Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Finished training runs, by id, the beginning of one, or name; none: all of an"
+            " experiment."
+        ),
+    ]
 LastCompared = Annotated[
     int | None,
     typer.Option(
