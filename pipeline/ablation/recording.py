@@ -105,9 +105,11 @@ def inputs_of(reference: str, *variants: str) -> Inputs:
     names = _names(paths - {str(path) for path in record.code.own}, folder, record.code)
     digests = {name: read.get(path) or file_digest(path) for name, path in names.items()}
     found = {name: digest for name, digest in digests.items() if digest}
+    packages = package_versions(record.code.packages)
+    packages.pop("torch", None)  # which reuse compares by itself
     return Inputs(
         files={name: digest for name, digest in found.items() if names[name] not in made},
-        packages=package_versions(record.code.packages),
+        packages=packages,
         made={name: digest for name, digest in found.items() if names[name] in made},
         places={name: names[name] for name in found if not is_below(names[name], folder)},
         folder=folder,
