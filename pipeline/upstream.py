@@ -13,11 +13,11 @@ from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import mlflow
 import psutil
-import torch
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -30,7 +30,11 @@ from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 from mlflow.utils.string_utils import quote
 from mlflow.utils.uri import is_local_uri
 from sqlalchemy.engine import Engine
-from torch.export import ExportedProgram
+
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 MAX_VALUES = 100_000  # of a metric that are read at once
 
@@ -105,6 +109,27 @@ def list_files(artifact_uri: str) -> list[str]:
     """
     listed = get_artifact_repository(artifact_uri).list_artifacts()
     return [str(one.path) for one in listed if one.is_dir or one.file_size != 0]
+
+
+def project_defaults(folder: Path) -> dict[str, dict[str, str | None]]:
+    """The entry points of an MLproject, each with its parameters and their defaults, or None.
+
+    Not documented; the file's format is, except for what MLflow makes of it. Raises InputError.
+    """
+    from mlflow.projects._project_spec import load_project
+
+    try:
+        project = load_project(str(folder))  # type: ignore[no-untyped-call]
+        return {
+            str(name): {
+                str(key): None if one.default is None else str(one.default)
+                for key, one in point.parameters.items()
+            }
+            for name, point in project._entry_points.items()
+        }
+    except Exception as error:  # of YAML, of MLflow, or of what is no mapping
+        reason = " ".join(str(error).split())
+        raise InputError(f"the MLproject in {folder} can't be read: {reason}") from None
 
 
 def is_database(tracking_uri: str) -> bool:
@@ -194,15 +219,17 @@ def restart_system_metrics(run_id: str) -> None:
 
 
 @contextmanager
-def storing(program: ExportedProgram) -> Iterator[None]:
+def storing(program: "ExportedProgram") -> Iterator[None]:
     """Let MLflow store a program that is exported already, and write its file at once.
 
     MLflow exports whatever it stores. On a full disk torch's own writer raises an error that does
     not say so, or ends the process.
     """
+    import torch  # not above: what runs somebody's program needs the store, and no torch
+
     save = torch.export.save
 
-    def save_from_memory(program: ExportedProgram, path: str) -> None:
+    def save_from_memory(program: "ExportedProgram", path: str) -> None:
         content = BytesIO()
         save(program, content)
         Path(path).write_bytes(content.getvalue())

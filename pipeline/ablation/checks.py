@@ -3,9 +3,8 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from torch import nn
-
 from pipeline.ablation.definition import Ablation, Value
+from pipeline.ablation.programs import check_kind, check_program
 from pipeline.config import check_choice
 from pipeline.errors import InputError
 
@@ -27,14 +26,14 @@ def check_ablation(ablation: Ablation) -> None:
     for name in ("variants", "datasets", "words"):
         if not isinstance(getattr(ablation, name), Mapping):
             raise InputError(f"{name} must be a dictionary by name")
+    check_kind(ablation)
     _check_names("variant", ablation.variants)
-    _check_names("data set", ablation.datasets)
     _check_names("ablation", [ablation.name])
-    for part in (*ablation.parts, *ablation.datasets.values()):
-        if isinstance(part, nn.Module) or not callable(part):
-            kind = type(part).__name__
-            raise InputError(f"{kind} object found where a class or a function is expected")
+    if not ablation.is_program:
+        _check_parts(ablation)
     _check_variants(ablation)
+    if ablation.is_program:
+        check_program(ablation)
     for name, words in ablation.words.items():
         if name not in ablation.setting_names:
             raise InputError(f"words has {name!r}, which is not a setting of any variant")
@@ -42,6 +41,16 @@ def check_ablation(ablation: Ablation) -> None:
         if not all(isinstance(word, str) for word in every):
             raise InputError(f"words of {name!r} must be a string, or one for each of its values")
     _check_comparisons(ablation)
+
+
+def _check_parts(ablation: Ablation) -> None:
+    from torch import nn  # not above: a program is checked without it
+
+    _check_names("data set", ablation.datasets)
+    for part in (*ablation.parts, *ablation.datasets.values()):
+        if isinstance(part, nn.Module) or not callable(part):
+            kind = type(part).__name__
+            raise InputError(f"{kind} object found where a class or a function is expected")
 
 
 def _check_variants(ablation: Ablation) -> None:
@@ -52,7 +61,8 @@ def _check_variants(ablation: Ablation) -> None:
             " at most: make several ablations"
         )
     for variant in ablation.variants:
-        for name in ablation.variants[variant]:
+        # What takes a program's settings, `check_program` says.
+        for name in () if ablation.is_program else ablation.variants[variant]:
             if name == "lr":
                 raise InputError("lr can't be a setting of a variant: give it to train or ablate")
             if not any(ablation.takes(part, name) for part in ablation.parts):

@@ -1,16 +1,20 @@
-"""What an ablation states: a network, its variants, their words, the data and the recipe."""
+"""What an ablation states: a network or a program, its variants, and their words.
+
+Imports no torch until a network needs it: what runs a program does without.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-from pipeline.data.augmentation import Augmentation
-from pipeline.data.dataset import ImageDataset
+    from pipeline.data.dataset import ImageDataset
+    from pipeline.outcome import Outcome
 
 Value = str | int | float | bool | None
 Settings = Mapping[str, Value]
@@ -18,11 +22,17 @@ Fact = Value | tuple[int, int]
 Arguments = Mapping[str, Fact]  # what a part is called with
 Part = Callable[..., Any]
 
+# What nobody has given, unlike None, which says that there is none. It is the same object in every
+# process.
+USUAL: Any = ...
+
 
 def adam(
-    parameters: Sequence[nn.Parameter], lr: float, weight_decay: float = 0.0
-) -> torch.optim.Optimizer:
+    parameters: "Sequence[nn.Parameter]", lr: float, weight_decay: float = 0.0
+) -> "torch.optim.Optimizer":
     """Adam in its fastest form, whose steps a CUDA graph can capture; on MPS in its plain one."""
+    import torch
+
     kind = parameters[0].device.type
     return torch.optim.Adam(
         parameters, lr, weight_decay=weight_decay, fused=kind != "mps", capturable=kind == "cuda"
@@ -31,10 +41,11 @@ def adam(
 
 @dataclass(frozen=True)
 class Ablation:
-    """A question about changes of a network, or of its training, and what answers it.
+    """A question about changes of a network, of its training, or of a program, and what answers it.
 
-    Each setting of a variant reaches every part (network, criterion, optimizer, schedule,
-    augmentation) that has a parameter of its name; if there is none, those with `**settings`.
+    Exactly one of `network`, `program` and `project` says what a variant's settings change. For a
+    network, each setting reaches every part (network, criterion, optimizer, schedule, augmentation)
+    that has a parameter of its name; if there is none, those with `**settings`.
 
     network: builds a variant's network: images in, float `[N, C, H, W]` from -1 to 1; logits out,
     `[N, num_classes]`. In training it may return several outputs, the logits first or as `logits`,
@@ -57,6 +68,15 @@ class Ablation:
     schedule has a parameter `steps_per_epoch`; or None for a variant that has no schedule.
     ReduceLROnPlateau follows the validation loss.
     augmentation: builds the `Augmentation` of the training images; None leaves them as they are.
+    program: a command, as text or as a list of its arguments, in which `{name}` stands for the
+    variant's setting of that name and `{seed}` for the seed; or a function of the settings, a
+    dictionary, and the seed, which may return its metrics. It runs in the folder of the ablation's
+    file, and logs to the MLflow run that it is given (docs/any-program.md).
+    project, entry_point: a folder with an MLproject, relative to the ablation's file, and which of
+    its entry points to run. Settings and seed are its parameters.
+    outcome: the metric of a program that variants are compared by, or several, the first of which
+    is the primary one.
+    adopt: if a program logs the outcome to a run of its own, take it from there.
     name: ends the names of registered models; by default the name of the file.
     source, source_digest: what it was loaded from, and the sha256 (hex) of what that code computes;
     `loading` sets them.
@@ -64,23 +84,53 @@ class Ablation:
     `checks` says whether this fits together.
     """
 
-    network: Part
-    variants: Mapping[str, Settings]
-    datasets: Mapping[str, Callable[..., ImageDataset]]
+    network: Part = USUAL
+    variants: Mapping[str, Settings] = field(default_factory=dict)
+    datasets: "Mapping[str, Callable[..., ImageDataset]]" = field(default_factory=dict)
     compared: Sequence[str] = ()
     words: Mapping[str, str | Mapping[Value, str]] = field(default_factory=dict)
     comparisons: Sequence[tuple[str, ...]] = ()
-    criterion: Part = nn.CrossEntropyLoss
-    optimizer: Part = adam
+    criterion: Part = USUAL
+    optimizer: Part = USUAL
     schedule: Part | None = None
-    augmentation: Part | None = Augmentation
+    augmentation: Part | None = USUAL
     name: str = ""
+    program: str | Sequence[str] | Callable[..., Any] = field(default="", kw_only=True)
+    project: str = field(default="", kw_only=True)
+    entry_point: str = field(default="main", kw_only=True)
+    outcome: "Outcome | Sequence[Outcome]" = field(default=(), kw_only=True)
+    adopt: bool = field(default=False, kw_only=True)
     source: str = field(default="", kw_only=True)
     source_digest: str = field(default="", kw_only=True)
 
+    def __post_init__(self) -> None:
+        if self.is_program:
+            return
+        from torch import nn
+
+        from pipeline.data.augmentation import Augmentation
+
+        usual = {"criterion": nn.CrossEntropyLoss, "optimizer": adam, "augmentation": Augmentation}
+        for name, part in usual.items():
+            if getattr(self, name) is USUAL:
+                object.__setattr__(self, name, part)
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it is about somebody's program, which trains as it likes, and not a network."""
+        return self.network is USUAL
+
+    @property
+    def outcomes(self) -> "tuple[Outcome, ...]":
+        """What a program's variants are compared by, the primary one first."""
+        given: Any = self.outcome
+        return tuple(given) if isinstance(given, list | tuple) else (given,)
+
     @property
     def parts(self) -> list[Part]:
-        """What takes settings."""
+        """What takes settings; a program takes them by itself."""
+        if self.is_program:
+            return []
         optional = (self.schedule, self.augmentation)
         return [self.network, self.criterion, self.optimizer, *filter(None, optional)]
 

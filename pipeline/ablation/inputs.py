@@ -15,6 +15,7 @@ from pipeline.ablation.source import file_of
 from pipeline.ablation.syntax import ast_digest
 from pipeline.errors import shortlist
 
+INPUTS_FILE = "inputs.json"  # of a run: by variant, what its numbers depend on
 RECORDED = ("files", "packages", "made", "places", "guessed")  # of Inputs
 MAX_NAMED = 3  # differences in one line
 MISSING = "(not installed)"
@@ -58,6 +59,12 @@ class Inputs(NamedTuple):
 
 
 NOTHING = Inputs({}, {}, {}, {})
+
+
+def digest_of(*inputs: Inputs) -> str:
+    """One digest of what variants depend on; the list may be too long for a tag. Or empty."""
+    digests = sorted({one.digest for one in inputs} - {""})
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
 
 
 def input_differences(then: Inputs, now: Inputs) -> str:
@@ -123,8 +130,7 @@ def _digest(path: str, *_signature: int) -> str:
 def package_versions(modules: Iterable[str]) -> dict[str, str]:
     """The versions of the packages that top-level modules belong to, by the packages' names."""
     names = {name for module in modules for name in _packages(module)}
-    # Reuse compares torch by itself.
-    return {name: version(name) for name in names - {"torch"}}
+    return {name: version(name) for name in names}
 
 
 def version(package: str) -> str:

@@ -1,21 +1,19 @@
 """Load an ablation's file, and the data that it names."""
 
 import importlib
-import importlib.util
 import inspect
 import logging
 import os
 import re
-import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 from pipeline.ablation.checks import check_ablation
 from pipeline.ablation.definition import Ablation
+from pipeline.ablation.importing import import_file
 from pipeline.ablation.recording import recording
 from pipeline.ablation.source import (
     DEFAULT_FILE,
@@ -35,7 +33,6 @@ from pipeline.randomness import Stream, seed_generators
 log = logging.getLogger(__name__)
 MOVED = "; name its place now with --ablation"  # the way out, for that of an earlier run
 MAX_CHARACTERS = 400  # of an error that the user's code raises
-_FOLDERS: list[str] = []  # of the ablations that were loaded
 
 
 def absolute(reference: str, folder: Path) -> str:
@@ -58,7 +55,9 @@ def load_ablation(reference: str, way_out: str = "") -> Ablation:
     seed_generators(0, Stream.DATA)  # the same numbers in each process that loads it
     try:
         with recording(reference, IMPORT):
-            module = importlib.import_module(reference) if is_module(reference) else _execute(file)
+            module = (
+                importlib.import_module(reference) if is_module(reference) else import_file(file)
+            )
         ablation = getattr(module, "ablation", None)
         if not isinstance(ablation, Ablation):
             raise InputError("it defines no `ablation = Ablation(...)`")
@@ -134,27 +133,6 @@ def load_data(config: Config, ablation: Ablation) -> ImageDataset:
         left_out = len(data.training) - config.train_images
         data = replace(data, training=training, left_out=left_out)
     return data.hold_out(config.holdout_seed) if config.validation == "holdout" else data
-
-
-def _execute(file: Path) -> ModuleType:
-    """Execute a file as a module; like a script it may import its neighbours."""
-    if not file.is_file():
-        raise InputError("there is no such file")
-    if str(file.parent) not in sys.path:
-        # After what is installed, unlike a script's: a `random.py` there would replace Python's own
-        # module for all that is imported later, and for all in a worker, which gets this path.
-        # Before the current folder, though, which may have helpers of the same names.
-        _FOLDERS.insert(0, str(file.parent))
-        last = [*_FOLDERS, "", str(Path.cwd())]
-        found = {one for one in last if one in sys.path} | {str(file.parent)}
-        sys.path[:] = [one for one in sys.path if one not in last] + [o for o in last if o in found]
-    spec = importlib.util.spec_from_file_location(f"ablation:{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise InputError("the name of its file must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
 
 
 def _hidden(reference: str) -> Iterator[tuple[str, str]]:

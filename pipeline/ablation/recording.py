@@ -102,12 +102,14 @@ def inputs_of(reference: str, *variants: str) -> Inputs:
     made = {path for path in (*read, *any_ones) if _is_new(path, record)} | record.written
     sure = (own - record.kept | modules) - made
     paths = sure | any_ones | made
-    names = _names(paths - {str(path) for path in record.code.own}, folder, record.code)
+    names = names_of(paths - {str(path) for path in record.code.own}, folder, record.code)
     digests = {name: read.get(path) or file_digest(path) for name, path in names.items()}
     found = {name: digest for name, digest in digests.items() if digest}
+    packages = package_versions(record.code.packages)
+    packages.pop("torch", None)  # which reuse compares by itself
     return Inputs(
         files={name: digest for name, digest in found.items() if names[name] not in made},
-        packages=package_versions(record.code.packages),
+        packages=packages,
         made={name: digest for name, digest in found.items() if names[name] in made},
         places={name: names[name] for name in found if not is_below(names[name], folder)},
         folder=folder,
@@ -142,7 +144,7 @@ def _is_new(path: str, record: _Record) -> bool:
     return False
 
 
-def _names(paths: Iterable[str], folder: str, code: Code) -> dict[str, str]:
+def names_of(paths: Iterable[str], folder: str, code: Code) -> dict[str, str]:
     """Name files such that a folder may move: relative to the ablation's, else as short as can be.
 
     A module elsewhere is named after its package.

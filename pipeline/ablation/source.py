@@ -5,9 +5,9 @@ import importlib.util
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,31 +59,43 @@ def file_of(reference: str) -> Path:
 def code_of(reference: str) -> Code:
     """Follow the imports of an ablation, wherever in its code they are."""
     file = file_of(reference)
-    code = Code([], {}, [], [])
     parents = reference.count(".") if is_module(reference) else 0
     inits = [folder / "__init__.py" for folder in file.parents[:parents]]
-    waiting = [file, *filter(Path.is_file, inits)]
-    found, packages = set(waiting), set[str]()
     if is_installed(file):
-        code.own.append(file)
-        packages.add(reference.split(".")[0])
-        waiting.clear()
+        return Code([file], {}, [reference.split(".")[0]], [])
+    return code_of_files([file, *filter(Path.is_file, inits)], file.parent, {Path.cwd()})
+
+
+def code_of_files(
+    files: Iterable[Path],
+    folder: Path,
+    named_in: Collection[Path] = (),
+    first: Collection[Path] = (),
+) -> Code:
+    """Follow the imports of files of Python code, whose own folder is `folder`.
+
+    named_in: where the files that the code names may be, too, beside that folder and the code's.
+    first: where Python looks for modules before all else, such as the folder of a script.
+    """
+    waiting = list(files)
+    code = Code([], {}, [], [])
+    found, packages = set(waiting), set[str]()
     while waiting:
         one = waiting.pop()
-        if one.is_relative_to(file.parent):
+        if one.is_relative_to(folder):
             code.own.append(one)
         else:
             code.elsewhere[_module_path(one)] = one
         tree = parse(one.read_bytes())
-        for name, path in _imported(tree, one) if tree else ():
+        for name, path in _imported(tree, one, first) if tree else ():
             if path is None:
                 packages.add(name)
             elif path not in found:
                 found.add(path)
                 waiting.append(path)
-        folders = {file.parent, one.parent, Path.cwd()}
+        folders = {folder, one.parent, *named_in}
         texts = set(_paths_in(tree)) if tree else set[str]()
-        code.named.extend((text, folder) for text in sorted(texts) for folder in sorted(folders))
+        code.named.extend((text, place) for text in sorted(texts) for place in sorted(folders))
     code.own.sort()
     code.packages.extend(sorted(packages))
     return code
@@ -129,13 +141,17 @@ def hidden_neighbours(reference: str) -> list[tuple[str, Path]]:
     ]
 
 
-def _imported(tree: ast.Module, file: Path) -> Iterator[tuple[str, Path | None]]:
+def _imported(
+    tree: ast.Module, file: Path, first: Collection[Path]
+) -> Iterator[tuple[str, Path | None]]:
     """What a file imports: each file of Python code, or the name of a package and None."""
     for parts, level in _statements(tree):
-        base = file.parents[level - 1] if level else _folder_of(parts[0])
+        before = None if level else _folder_among(first, parts[0])
+        base = file.parents[level - 1] if level else before or _folder_of(parts[0])
         if level and (base / "__init__.py").is_file():  # type: ignore[operator]
             yield parts[0], base / "__init__.py"  # type: ignore[operator]
-        if not level and (parts[0] in sys.stdlib_module_names or parts[0] == PACKAGE.name):
+        known = parts[0] in sys.stdlib_module_names or parts[0] == PACKAGE.name
+        if known and not level and not before:
             continue
         if base is None or is_installed(base / parts[0]):
             yield parts[0], None
@@ -177,6 +193,14 @@ def _module_path(file: Path) -> str:
     while (top / "__init__.py").is_file():
         top = top.parent
     return file.relative_to(top).as_posix()
+
+
+def _folder_among(folders: Collection[Path], module: str) -> Path | None:
+    """The first of these folders that has a top-level module, other than a mere folder."""
+    spec = PathFinder.find_spec(module, [str(folder) for folder in folders])
+    if spec is None or spec.loader is None or not spec.origin:
+        return None
+    return Path(spec.origin).parents[1 if spec.submodule_search_locations else 0]
 
 
 def _folder_of(module: str) -> Path | None:

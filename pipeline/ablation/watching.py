@@ -16,8 +16,6 @@ from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
-import torch
-
 from pipeline.ablation.source import PACKAGE, is_installed
 
 IMPORT, DATA = "import", "data"  # when files are read, beside the names of variants
@@ -155,6 +153,8 @@ def _audited_reads() -> Iterator[None]:
 
     safetensors reads tensors by `UntypedStorage.from_file`, too.
     """
+    import torch  # not above: a program's inputs are found without it
+
     image = sys.modules.get("torchvision.io.image")
     functions: list[tuple[Any, str]] = [
         (torch, "from_file"),

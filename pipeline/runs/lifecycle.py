@@ -22,7 +22,7 @@ from pipeline.store import buffer
 from pipeline.store.initialization import check_relative
 from pipeline.store.liveness import PROCESS, is_alive, this_process
 from pipeline.store.lookup import get_run
-from pipeline.store.outages.failures import STORE_ERRORS, first_line
+from pipeline.store.outages.failures import STORE_ERRORS, reason_of
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import (
     PARENT_TAG,
@@ -172,13 +172,6 @@ def _claimed(run_id: str | None) -> Iterator[None]:
 def _run_of_project() -> str | None:
     """Take the id of the run that `mlflow run` created; MLflow loses it if its first try fails."""
     return None if mlflow.active_run() else os.environ.pop("MLFLOW_RUN_ID", None)
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a run has ended, in one line."""
-    if isinstance(error, Interrupted):
-        return str(error.args[0])  # without a command: each run has its own
-    return "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else first_line(error)
 
 
 @in_store

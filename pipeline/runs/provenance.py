@@ -16,7 +16,14 @@ import torch
 from mlflow.data.numpy_dataset import from_numpy
 
 from pipeline.ablation.definition import Ablation
-from pipeline.ablation.inputs import NOTHING, Inputs, differences_here, input_differences
+from pipeline.ablation.inputs import (
+    INPUTS_FILE,
+    NOTHING,
+    Inputs,
+    differences_here,
+    digest_of,
+    input_differences,
+)
 from pipeline.ablation.recording import inputs_of
 from pipeline.ablation.source import (
     DEFAULT_FILE,
@@ -48,7 +55,6 @@ RESULT_CODE = (
 # MLflow limits a digest to 36 characters; tags hold all 64 of the sha256.
 DIGEST_CHARACTERS = 32
 ABLATION_FOLDER = "ablation"  # of a run's files
-INPUTS_FILE = "inputs.json"  # by variant, what its numbers depend on beside code and data
 
 
 @cache
@@ -166,12 +172,6 @@ def inputs_of_run(spec: RunSpec, study: StudyRecord | None) -> Inputs:
     if now := differences_here(recorded, source):
         raise InputError(f"not as when the study began: {now}; start the study again")
     return recorded._replace(folder=str(file_of(source).parent))
-
-
-def digest_of(*inputs: Inputs) -> str:
-    """One digest of what variants depend on; the list may be too long for a tag. Or empty."""
-    digests = sorted({one.digest for one in inputs} - {""})
-    return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
 
 
 @in_store

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import mlflow
 import torch
 
+from pipeline.ablation.inputs import digest_of
 from pipeline.errors import RegistrationError
 from pipeline.models import registry
 from pipeline.models.aliases import move_aliases
@@ -85,7 +86,7 @@ def train_run(
     set_up_torch()
     torch.set_num_threads(spec.threads)
     training = Training(spec)
-    begins = _record(training, identity, how, provenance.digest_of(inputs))
+    begins = _record(training, identity, how, digest_of(inputs))
     run_id = how.continued.run_id if how.continued else None
     checkpoints = Checkpoints(identity.fingerprint, run_id or "")
     settings: dict[str, object] = {**spec.config.as_dict(), "keep_state": begins.keep_state}

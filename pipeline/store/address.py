@@ -26,6 +26,19 @@ def shell_uri() -> str:
     return shell_quote(uri) if uri == shown_uri() else '"$MLFLOW_TRACKING_URI"'
 
 
+def absolute_uri(uri: str) -> str:
+    """A store's address for a process in another folder: of a database's file the whole path."""
+    if "://" not in uri and not uri.startswith("file:"):  # a folder
+        return str(Path(uri).absolute())
+    database = sqlite_file(uri)
+    if database is None or database.is_absolute():
+        return uri
+    start, _, rest = uri.partition("///")
+    # SQLAlchemy decodes percent signs, and ends a path at a question mark.
+    folder = str(Path.cwd()).replace("%", "%25").replace("?", "%3F")
+    return f"{start}///{folder}/{rest}"
+
+
 def sqlite_file(uri: str) -> Path | None:
     """The file of a SQLite store, as SQLAlchemy parses it; None if there is none."""
     database = make_url(uri).database if uri.startswith("sqlite") else None

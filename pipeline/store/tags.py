@@ -1,7 +1,7 @@
 """What a run says of itself: tags for people and searches, one tag for the rest, a description."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import mlflow
@@ -72,10 +72,13 @@ def resume_command(run_id: str) -> str:
     return f"python -m pipeline train --resume {run_id}"
 
 
-def say_failure(run_id: str, status: str, reason: str, to_continue: bool = True) -> None:
+def say_failure(
+    run_id: str, status: str, reason: str, to_continue: bool = True, output: Sequence[str] = ()
+) -> None:
     """Record why a run has ended, as a tag and at the beginning of its description.
 
-    With how `to_continue` it, if it can be. The rest of a description, such as a user's, stays.
+    With how `to_continue` it, if it can be, and the last lines of its output, none of them empty.
+    The rest of a description, such as a user's, stays.
     """
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)
@@ -85,7 +88,10 @@ def say_failure(run_id: str, status: str, reason: str, to_continue: bool = True)
     ways = {"train": resume, "study": "the same command again"}
     way = ways.get(kind_of(run)) if to_continue else None
     client.set_tag(run_id, FAILURE, reason)
-    _describe_end(run, status, reason, f"; continue by: {way}" if way else "")
+    then = f"; continue by: {way}" if way else ""
+    if output:  # in the same paragraph, which ends at an empty line
+        then += "\n".join(["\n````", *output, "````"])
+    _describe_end(run, status, reason, then)
 
 
 def say_continued(run: Run, by: str) -> None:
@@ -117,4 +123,5 @@ def forget_failure(run: Run) -> None:
 def _own_paragraphs(run: Run) -> list[str]:
     """The paragraphs of a description without the one of `say_failure`."""
     paragraphs = run.data.tags.get(DESCRIPTION, "").split("\n\n")
-    return [one for one in paragraphs if one and not one.startswith(("**FAILED:**", "**KILLED:**"))]
+    ours = tuple(f"**{status}:**" for status in ("FAILED", "KILLED", "FINISHED"))
+    return [one for one in paragraphs if one and not one.startswith(ours)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pipeline.ablation.definition import Ablation
+from pipeline.ablation.inputs import digest_of
 from pipeline.ablation.recording import inputs_of
 from pipeline.config import AUTO, Config
 from pipeline.data.dataset import ImageDataset
@@ -86,7 +87,7 @@ class StudySpec:
             code_digest=self.identity.code_digest,
             data_digest=self.data.digest,
             images=self.data.description,
-            inputs_digest=provenance.digest_of(*inputs),
+            inputs_digest=digest_of(*inputs),
             jobs_chosen=self.engine.jobs.reason,
             reuse=self.reuse,
         )

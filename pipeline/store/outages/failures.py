@@ -14,6 +14,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.interruption import Interrupted
 from pipeline.store.address import shown_uri
 
 log = logging.getLogger(__name__)
@@ -78,3 +79,10 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     message = AUTOFLUSH.sub("", str(error)).strip()
     return (message or type(error).__name__).splitlines()[0]
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a run has ended, in one line."""
+    if isinstance(error, Interrupted):
+        return str(error.args[0])  # without a command: each run has its own
+    return "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else first_line(error)

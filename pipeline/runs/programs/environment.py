@@ -1,0 +1,64 @@
+"""The environment of a program: how it finds its run, and its share of the threads."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Run
+
+from pipeline.openmp import SPINS, WHY
+from pipeline.store.address import absolute_uri
+from pipeline.store.variables import VARIABLES
+
+# A run's id, as a tag of other runs: its program has begun them. MLflow gives the tags in this
+# variable to each run that is begun through `mlflow.start_run`, autologging or Lightning's logger.
+BEGUN_BY = "pipeline.begun_by"
+CONTEXT = "MLFLOW_RUN_CONTEXT"
+# What numerical libraries and their pools of processes look at.
+THREADS = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
+    *("NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS", "LOKY_MAX_CPU_COUNT"),
+)
+# A name beside the experiment's id makes Transformers raise, and a bar that is switched off doesn't
+# count, which a program may rely on.
+NOT_PASSED_ON = ("MLFLOW_EXPERIMENT_NAME", "TQDM_DISABLE", "PYTEST_CURRENT_TEST", "PYTEST_VERSION")
+
+
+def environment_of(run: Run, threads: int, is_project: bool) -> dict[str, str]:
+    """The variables for a program that is to join a run, and to compute with so many threads.
+
+    The user's own, without what this project sets for itself. `mlflow run` finds this `python`.
+    """
+    here = {n: value for n, value in os.environ.items() if value != VARIABLES.get(n)}
+    if WHY in here:  # how threads wait was chosen for training here
+        here = {n: value for n, value in here.items() if n not in (SPINS, WHY)}
+    addresses = {"MLFLOW_TRACKING_URI": absolute_uri(mlflow.get_tracking_uri())}
+    if registry := here.get("MLFLOW_REGISTRY_URI"):
+        addresses["MLFLOW_REGISTRY_URI"] = absolute_uri(registry)
+    if is_project:
+        addresses["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{here.get('PATH', '')}"
+    return {
+        **{name: value for name, value in here.items() if name not in NOT_PASSED_ON},
+        **addresses,
+        **dict.fromkeys(THREADS, str(threads)),
+        "MLFLOW_RUN_ID": run.info.run_id,
+        "MLFLOW_EXPERIMENT_ID": str(run.info.experiment_id),
+        # It drops calls that the store refuses, and the run is FINISHED all the same.
+        "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+        CONTEXT: json.dumps({**_context(here), BEGUN_BY: run.info.run_id}),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": here.get("PYTHONIOENCODING", "utf-8"),
+    }
+
+
+def _context(variables: Mapping[str, str]) -> dict[str, str]:
+    """The tags that the user gives to every run."""
+    with suppress(ValueError):
+        given = json.loads(variables.get(CONTEXT, "{}"))
+        if isinstance(given, dict):
+            return given
+    return {}
