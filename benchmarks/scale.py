@@ -172,7 +172,7 @@ def sleeping_run(number: int, _task: NetworkTask, study: Any, events: Any) -> An
             while sampled + SAMPLE_SECONDS <= slept:
                 sampled += SAMPLE_SECONDS
                 send(sample)
-            events.put((number, Progress(epochs, 0.5, seconds / EPOCHS)))
+            events.put((number, Progress(epochs, "", seconds / EPOCHS)))
         send(one)
     return SimpleNamespace()  # where the engine expects a result
 

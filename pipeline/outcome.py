@@ -1,6 +1,7 @@
 """What runs are compared by: a metric that they log, and how it is read."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +110,12 @@ def outcomes_of(
             continue
         own = {"unit": unit, "scale": scale, "margin": margin} if place == 0 else {}
         outcomes.append(Outcome(one, word, value=value, **own))
+    check_different(outcomes)
+    return outcomes
+
+
+def check_different(outcomes: Sequence[Outcome]) -> None:
+    """Raise InputError if a metric is named twice."""
     names = [one.metric for one in outcomes]
     if len(set(names)) < len(names):
         raise InputError(f"outcome is {shown(names)}; name each metric once")
-    return outcomes

@@ -18,7 +18,7 @@ from pipeline.ablation.command import (
 from pipeline.ablation.definition import USUAL, Ablation, Value
 from pipeline.config import check_choice, check_text, text_of
 from pipeline.errors import InputError, shortlist, shown
-from pipeline.outcome import Outcome, metrics_of
+from pipeline.outcome import Outcome, check_different
 
 # What belongs to networks alone, and to programs alone, with what says that it is not given.
 OF_NETWORKS: Mapping[str, object] = {
@@ -65,7 +65,7 @@ def check_program(ablation: Ablation) -> None:
             'there is no outcome, which variants are compared by; give outcome=Outcome("test_rmse",'
             ' better="lower")'
         )
-    metrics_of(ablation.outcomes)
+    check_different(ablation.outcomes)
     for variant, settings in ablation.variants.items():
         for name, value in settings.items():
             if name == SEED:

@@ -8,9 +8,15 @@ from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.execution.jobs import in_parallel
-from pipeline.execution.parallelism import choose_jobs, share_threads
+from pipeline.execution.parallelism import (
+    choose_jobs,
+    for_each,
+    on_gpus,
+    share_threads,
+    smallest,
+)
 from pipeline.execution.tasks import Engine
-from pipeline.machine import visible_gpus
+from pipeline.machine import usable_processors, visible_gpus
 from pipeline.training.spec import RunSpec
 
 NONE = "none"
@@ -56,6 +62,24 @@ class Where(NamedTuple):
         from pipeline.execution.cluster import cluster_engine
 
         return cluster_engine(run, cells, self.jobs, self.gpu_share)
+
+
+def program_engine(where: Where, cells: int) -> Engine:
+    """Return what runs so many programs there; call `connect` first.
+
+    How much memory a program takes is not known, and its device is its own affair.
+    """
+    if where.cluster != NONE:
+        from pipeline.execution.cluster import cluster_programs
+
+        return cluster_programs(cells, where.jobs, where.gpu_share)
+    gpus, processors = visible_gpus(), usable_processors()
+    limits = [(processors, for_each(processors, "processor"))]
+    if gpus:
+        limits.append(on_gpus(len(gpus), where.gpu_share))
+    jobs = smallest(limits, where.jobs, cells)
+    train = partial(in_parallel, jobs=jobs.number, gpus=gpus)
+    return Engine("", "", jobs, share_threads(cells, jobs.number, processors), train)
 
 
 def local_engine(run: RunSpec, cells: int, asked_jobs: int, gpu_share: float) -> Engine:

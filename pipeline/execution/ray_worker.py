@@ -24,6 +24,7 @@ from pipeline.errors import InputError
 from pipeline.execution.tasks import (
     LOOK_SECONDS,
     Event,
+    Made,
     Progress,
     Task,
     outcome,
@@ -33,7 +34,7 @@ from pipeline.execution.tasks import (
 from pipeline.imports import importing
 
 if TYPE_CHECKING:
-    from pipeline.runs.record import RunRecord, StudyRecord
+    from pipeline.runs.record import Stored, StudyRecord
 
 # Variables that a run needs wherever it trains: this project's own, the tracking store's with its
 # credentials, and how torch's threads wait.
@@ -94,7 +95,7 @@ def this_place() -> Place:
     return Place(str(Path.cwd()), {**passed, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()})
 
 
-def train(number: int, task: Task, study: Assignment, events: Queue) -> "RunRecord | Exception":
+def train(number: int, task: Task, study: Assignment, events: Queue) -> "Made | Exception":
     """Train one run of a study, and return how it ended.
 
     `events` gets its progress and its lines, with the `number`.
@@ -137,13 +138,12 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _train_or_continue(task: Task, study: Assignment, send: Callable[[Event], None]) -> "RunRecord":
+def _train_or_continue(task: Task, study: Assignment, send: Callable[[Event], None]) -> Made:
     """Train the task's run, or continue that of an earlier try of the same task.
 
     If Ray has started the task again, the process of the earlier try is gone.
     """
     from pipeline.runs.identity import differences
-    from pipeline.runs.results import read_results
 
     if now := differences(versions(), study.versions):
         raise InputError(f"node {platform.node()} has {now}")
@@ -151,11 +151,11 @@ def _train_or_continue(task: Task, study: Assignment, send: Callable[[Event], No
     end(tries)
     for record in tries:
         if record.status == "FINISHED":
-            return read_results(record)
+            return task.complete(record)
     return task.after(tries).make(study.parent, send)
 
 
-def end(records: "Iterable[RunRecord | StudyRecord]") -> None:
+def end(records: "Iterable[Stored]") -> None:
     """End those runs that are RUNNING, because their processes are known to be gone."""
     from pipeline.store import liveness
     from pipeline.store.lookup import get_run

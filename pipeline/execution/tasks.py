@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from pipeline.config import AUTO, Config
-from pipeline.errors import InputError, MachineError, StoreError
+from pipeline.errors import InputError, MachineError, StoreError, percent
 
 if TYPE_CHECKING:
     from pipeline.execution.parallelism import Jobs
-    from pipeline.runs.record import RunRecord, StudyRecord
+    from pipeline.runs.record import ProgramRecord, RunRecord, StudyRecord
     from pipeline.training.history import History
     from pipeline.training.spec import RunSpec
 
@@ -27,14 +27,16 @@ LOOK_SECONDS = 60
 
 
 class Progress(NamedTuple):
-    """A run's progress: complete epochs, the last one's validation accuracy, and its seconds."""
+    """A run's progress: complete epochs, what it has reached, and the last epoch's seconds."""
 
     epochs: int = 0
-    val_accuracy: float = 0.0
+    reached: str = ""
     epoch_seconds: float = 0.0
 
 
-Made: TypeAlias = "RunRecord"  # what is known of a run that has ended well
+# What is known of a run that has ended well: a `RunRecord` or a `ProgramRecord`. Studies don't know
+# which.
+Made: TypeAlias = Any
 # What is reported about a cell: its progress, a line it prints, or how it ended.
 Event: TypeAlias = "Progress | str | Made | Exception"
 Events: TypeAlias = Generator[tuple[Config, Event]]
@@ -62,6 +64,9 @@ class Task(Protocol):
 
     def tries(self, study: "StudyRecord", others: Collection[str]) -> "list[Made]":
         """The runs that the study has begun for it, newest first; without those of these ids."""
+
+    def complete(self, finished: "Made") -> "Made":
+        """The record of a try that has finished, with what came of it."""
 
     def after(self, tries: "Sequence[Made]") -> "Task":
         """The same task, after tries that did not end."""
@@ -94,7 +99,8 @@ class NetworkTask(NamedTuple):
 
         def show(history: "History") -> None:
             last = history[-1]
-            send(Progress(len(history), last.val_accuracy, last.epoch_seconds))
+            reached = f"validation accuracy {percent(last.val_accuracy)}"
+            send(Progress(len(history), reached, last.epoch_seconds))
 
         # The same for all cells: they differ in none of the settings that decide about the data.
         shared = replace(self.cell, variant=AUTO, seed=0, lr=Config.lr)
@@ -122,9 +128,61 @@ class NetworkTask(NamedTuple):
             and (record.identity.seed, record.identity.lr) == (self.cell.seed, self.cell.lr)
         ]
 
+    def complete(self, finished: "RunRecord") -> "RunRecord":
+        """The record with its history."""
+        from pipeline.runs.results import read_results
+
+        return read_results(finished)
+
     def after(self, tries: "Sequence[RunRecord]") -> "NetworkTask":
         """The same, as what continues the newest of the tries."""
         return self._replace(continued=next(iter(tries), self.continued))
+
+
+class ProgramTask(NamedTuple):
+    """A program to run, in a process of its own with so many threads."""
+
+    cell: Config
+    threads: int
+
+    @staticmethod
+    def set_up() -> None:
+        """Import what it needs to be started."""
+        from pipeline.runs.programs import run  # noqa: F401
+
+    def make(self, study: "StudyRecord", send: Callable[[Event], None]) -> "ProgramRecord":
+        """Run the program.
+
+        Raises InputError if its code is not as it was when the study began, and MachineError if
+        it fails, or measures nothing.
+        """
+        from pipeline.ablation.loading import load_ablation
+        from pipeline.runs.programs.study import run_cell
+
+        ablation = load_ablation(self.cell.ablation)
+        record, notes = run_cell(ablation, self.cell, study, self.threads)
+        for note in notes:
+            send(note)
+        send(Progress(1, "", record.seconds))
+        return record
+
+    def on(self, settings: Mapping[str, str]) -> "ProgramTask":
+        """The same: a program chooses for itself."""
+        return self
+
+    def tries(self, study: "StudyRecord", others: Collection[str]) -> "list[ProgramRecord]":
+        """The runs that the study has begun for it."""
+        from pipeline.runs.programs.study import tries_of
+
+        return [one for one in tries_of(self.cell, study) if one.run_id not in others]
+
+    def complete(self, finished: "ProgramRecord") -> "ProgramRecord":
+        """The same record: what it has measured is read when runs are compared."""
+        return finished
+
+    def after(self, tries: "Sequence[ProgramRecord]") -> "ProgramTask":
+        """The same: a program begins anew."""
+        return self
 
 
 class Engine(NamedTuple):

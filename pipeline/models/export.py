@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import mlflow
 import numpy as np
 import torch
-from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -23,6 +23,7 @@ from pipeline.ablation.definition import Arguments
 from pipeline.data.dataset import ImageDataset
 from pipeline.models.safety import digests
 from pipeline.store.artifacts import missing_files
+from pipeline.store.lookup import outputs_of
 from pipeline.store.outages.waiting import in_store
 from pipeline.upstream import storing
 
@@ -190,11 +191,6 @@ def recorded_digests(tags: Mapping[str, str]) -> dict[str, str]:
     with suppress(KeyError, ValueError, TypeError):
         return {str(path): digest for path, digest in dict(json.loads(tags[DIGESTS_TAG])).items()}
     return {}
-
-
-def outputs_of(run: Run) -> list[LoggedModelOutput]:
-    """The models that a run has logged, the newest first."""
-    return sorted(run.outputs.model_outputs if run.outputs else [], key=lambda one: -one.step)
 
 
 @in_store

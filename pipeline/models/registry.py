@@ -68,7 +68,7 @@ def register(
     }
     trained = f"{config.run_name} is trained, but its model {model_uri}"
     with refused_as(f"{trained} can't be registered as {name}"):
-        version = _version(name, model_uri, tags)
+        version = register_version(name, model_uri, tags)
         _describe(version, spec, val_accuracy, page)
     return RegisteredVersion(name, str(version.version))
 
@@ -116,7 +116,7 @@ def _may_register(name: str) -> bool:
     return True
 
 
-def _version(name: str, model_uri: str, tags: Mapping[str, str]) -> ModelVersion:
+def register_version(name: str, model_uri: str, tags: Mapping[str, str]) -> ModelVersion:
     """The newest version of a model with these tags, which is registered if there is none."""
     client = mlflow.MlflowClient()
     versions = client.search_model_versions(f"name = '{name}'")

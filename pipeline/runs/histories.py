@@ -22,6 +22,7 @@ from pipeline.upstream import metric_histories
 MAX_POINTS = 200  # of a curve
 RUNS_AT_ONCE = 50
 REQUESTS_AT_ONCE = 8  # to a server
+INT64 = 8  # bytes
 
 
 class Measured(NamedTuple):
@@ -68,12 +69,15 @@ def read_histories(run_ids: Sequence[str], outcome: Outcome) -> dict[str, Measur
 
 def measured(history: Iterable[Metric], outcome: Outcome) -> Measured:
     """Choose the value of a history that counts, and thin its curve out."""
-    points, odd = [], False
+    points = []
     for one in history:
         step = _step(one.step)
-        odd = odd or not isinstance(one.step, int)
         if step is None:
-            return Measured(None, f"its step {one.step!r} of {outcome.metric} is no whole number")
+            return Measured(
+                None,
+                f"logged {outcome.metric} with a step {one.step!r}, which is no whole number; log"
+                " step=int(step)",
+            )
         points.append(_Point(step, one.timestamp, as_number(one.value)))
     if not points:
         return Measured(None, f"has no {outcome.metric}")
@@ -90,8 +94,6 @@ def measured(history: Iterable[Metric], outcome: Outcome) -> Measured:
     elif problem := _ambiguity(points, wanted, outcome.metric):
         return Measured(None, problem, length=len(newest))
     notes = _notes(points, wanted, outcome)
-    if odd:
-        notes.append("its steps are NumPy's, which SQLite keeps as bytes: log int(step)")
     return Measured(value, "", _thinned(list(newest.items())), len(newest), "; ".join(notes))
 
 
@@ -102,8 +104,12 @@ def as_number(value: float) -> float:
 
 
 def _step(step: Any) -> int | None:
-    """A step as a number: SQLite keeps NumPy's numbers as their bytes."""
-    if isinstance(step, bytes):
+    """A step as a number; None if it is none.
+
+    SQLite keeps a number of NumPy's as its bytes. Eight are one of `np.int64`; four may be those of
+    a fraction.
+    """
+    if isinstance(step, bytes) and len(step) == INT64:
         return int.from_bytes(step, sys.byteorder, signed=True)
     return int(step) if isinstance(step, int | float) and step == int(step) else None
 

@@ -50,10 +50,11 @@ class Plan:
         seeds = f"seeds {','.join(map(str, self.seeds))}"
         if self.margin:
             most = len(self.seeds)
-            seeds = f"seeds auto, margin {self.margin:g} points, at most {most} of each"
-        rates = ",".join(f"{rate:g}" for rate in self.rates)
+            unit = " points" * bool(self.rates)
+            seeds = f"seeds auto, margin {self.margin:g}{unit}, at most {most} of each"
+        rates = f" at lr {','.join(f'{rate:g}' for rate in self.rates)}" if self.rates else ""
         by = ", by compare" if self.chosen_later else ""
-        return f"{','.join(self.variants)} at lr {rates}, {seeds}{by}"
+        return f"{','.join(self.variants)}{rates}, {seeds}{by}"
 
     def has_all_of(self, other: "Plan") -> bool:
         """Whether every variant, learning rate and seed of another plan is in this one."""

@@ -36,7 +36,7 @@ from pipeline.config import APPLICATION, Config
 from pipeline.data.dataset import ImageDataset, Split
 from pipeline.errors import InputError
 from pipeline.runs.identity import Identity
-from pipeline.runs.record import RunRecord, StudyRecord
+from pipeline.runs.record import ProgramRecord, RunRecord, StudyRecord
 from pipeline.store.artifacts import read_artifact
 from pipeline.store.outages.waiting import in_store
 from pipeline.training.spec import RunSpec
@@ -181,7 +181,7 @@ def log_inputs(inputs: Mapping[str, Inputs]) -> None:
         mlflow.log_dict({name: one.as_dict() for name, one in inputs.items()}, INPUTS_FILE)
 
 
-def read_inputs(record: RunRecord | StudyRecord, variant: str) -> Inputs:
+def read_inputs(record: RunRecord | ProgramRecord | StudyRecord, variant: str) -> Inputs:
     """What a run has recorded for a variant."""
     if not record.inputs_digest:
         return NOTHING
@@ -189,8 +189,8 @@ def read_inputs(record: RunRecord | StudyRecord, variant: str) -> Inputs:
     return Inputs.from_dict(recorded[variant]) if variant in recorded else NOTHING
 
 
-def changed_inputs(record: RunRecord, now: Inputs) -> str:
-    """Say in one line what has changed since a run; empty if nothing has."""
+def changed_inputs(record: RunRecord | ProgramRecord, variant: str, now: Inputs) -> str:
+    """Say in one line what has changed since a run of a variant; empty if nothing has."""
     if record.inputs_digest == digest_of(now):
         return ""
-    return input_differences(read_inputs(record, record.identity.variant), now)
+    return input_differences(read_inputs(record, variant), now)

@@ -9,17 +9,22 @@ import mlflow
 from mlflow.entities import Run
 
 from pipeline.errors import InputError, plural, shortlist
-from pipeline.models.export import outputs_of
-from pipeline.runs.record import RunRecord, StudyRecord, UnreadableRunError, from_tags
+from pipeline.runs.record import (
+    ProgramRecord,
+    RunRecord,
+    StudyRecord,
+    UnreadableRunError,
+    from_tags,
+)
 from pipeline.store.initialization import deleted_experiment
-from pipeline.store.lookup import SHORT_ID, get_run, match_run, not_found, search
+from pipeline.store.lookup import SHORT_ID, get_run, match_run, not_found, outputs_of, search
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import KIND, PARENT_TAG, kind_of, unpack
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
-KINDS = {RunRecord: "train", StudyRecord: "study"}
+KINDS = {RunRecord: "train", ProgramRecord: "program", StudyRecord: "study"}
 
-T = TypeVar("T", RunRecord, StudyRecord)
+T = TypeVar("T", RunRecord, ProgramRecord, StudyRecord)
 
 
 @dataclass
@@ -47,6 +52,13 @@ def find_runs(
     Filtered by `statuses`; by default, the finished ones.
     """
     return _find(RunRecord, experiment_id, tags, statuses or ("FINISHED",))
+
+
+def find_program_runs(
+    experiment_id: str | None, tags: Mapping[str, str], *statuses: str
+) -> Found[ProgramRecord]:
+    """Find the runs of programs in an experiment, or in all, that have these tags, newest first."""
+    return _find(ProgramRecord, experiment_id, tags, statuses or ("FINISHED",))
 
 
 def find_studies(experiment_id: str | None = None) -> Found[StudyRecord]:

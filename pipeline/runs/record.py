@@ -26,7 +26,12 @@ NO_SCHEDULE = "none"  # the schedule of a run whose learning rate stays as it is
 STUCK, LEARNED = "stuck", "ok"  # whether a network has learned anything
 
 # MLflow's own, by field.
-OTHER_NAMES = {"parent": "mlflow.parentRunId", "commit": "mlflow.source.git.commit"}
+OTHER_NAMES = {
+    "parent": "mlflow.parentRunId",
+    "commit": "mlflow.source.git.commit",
+    "adopted": "pipeline.adopted",
+    "exit_status": "pipeline.exit_status",
+}
 
 # What a configuration says of a run's identity: all that it has in common but what may be `auto`.
 AS_TYPED = ({one.name for one in fields(Config)} & {one.name for one in fields(Identity)}) - {
@@ -161,6 +166,38 @@ class RunRecord(Results, Stored):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProgramRecord(Stored):
+    """A run of somebody's program, as a study began and ended it.
+
+    statement: what was run, without settings and seed. exit_status: of its process, once that has
+    ended. adopted: the id of the run that has the outcome instead. reused: made before the study.
+    """
+
+    ablation: str
+    variant: str
+    seed: int
+    settings: Mapping[str, Any]
+    statement: str
+    inputs_digest: str = ""
+    exit_status: str = ""
+    adopted: str = ""
+    failure: str = ""
+    reported_with: Plan | None = None
+    parent: str = ""
+    reused: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return ((self.ended or self.started) - self.started) / 1000
+
+    @property
+    def measured_in(self) -> str:
+        """The id of the run that has the outcome."""
+        return self.adopted or self.run_id
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyRecord(Stored):
     """A study: what its runs have in common, and how it comes to them.
 
@@ -169,12 +206,13 @@ class StudyRecord(Stored):
 
     study: str
     ablation: str
-    dataset: str
     plan: Plan
     recipe: Mapping[str, Any]
     code_digest: str
-    data_digest: str
-    images: str
+    # Of networks.
+    dataset: str = ""
+    data_digest: str = ""
+    images: str = ""
     inputs_digest: str = ""
     jobs_chosen: str = ""
     reuse: str = "same"
@@ -198,7 +236,7 @@ def _is_optional(one: "Field[Any]") -> bool:
     return one.default is not MISSING or one.default_factory is not MISSING
 
 
-def to_tags(record: RunRecord | StudyRecord) -> dict[str, object]:
+def to_tags(record: RunRecord | ProgramRecord | StudyRecord) -> dict[str, object]:
     """The tags that say what a record says; empty ones are left out."""
     values: dict[str, object] = {}
     if isinstance(record, RunRecord):

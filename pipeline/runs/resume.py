@@ -96,7 +96,7 @@ def check(record: RunRecord, now: Identity, inputs: Inputs) -> None:
                 f"run {record.run_id} began with {name} {shortened(before)}{at}, here it is"
                 f" {shortened(here[name])}; it continues only with the same"
             )
-    if changed := changed_inputs(record, inputs):
+    if changed := changed_inputs(record, record.identity.variant, inputs):
         raise InputError(
             f"run {record.run_id} can't be continued: {changed}; it continues only with the same"
         )

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 import mlflow
-from mlflow.entities import Run
+from mlflow.entities import LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError, shortlist
@@ -116,3 +116,8 @@ def _described(runs: list[Run], reference: str = "") -> str:
         for run in runs[:MAX_SHOWN]
     ]
     return shortlist([*shown, *runs[MAX_SHOWN:]], MAX_SHOWN)
+
+
+def outputs_of(run: Run) -> list[LoggedModelOutput]:
+    """The models that a run has logged, the newest first."""
+    return sorted(run.outputs.model_outputs if run.outputs else [], key=lambda one: -one.step)

@@ -35,7 +35,8 @@ REUSE = ("same", "any", "none")
 class Grid(NamedTuple):
     """The axes of a study; all other settings are the same for all its runs.
 
-    margin: in points; if above 0, only as many seeds are used as it needs.
+    rates: none for programs, which have no learning rate of ours. margin: in points, or the unit of
+    a program's outcome; if above 0, only as many seeds are used as it needs.
     """
 
     variants: Sequence[str]
@@ -66,7 +67,7 @@ class Grid(NamedTuple):
         Each seed is completed before the next, so that a study stopped early is fair. The variants
         take turns to go first: a machine that slows down or warms up favours none.
         """
-        blocks = [(seed, lr) for seed in self.seeds for lr in self.rates]
+        blocks = [(seed, lr) for seed in self.seeds for lr in self.rates or [config.lr]]
         count = len(self.variants)
         return [
             replace(config, variant=self.variants[(turn + place) % count], seed=seed, lr=lr)

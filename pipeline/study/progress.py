@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from tqdm import tqdm
 
 from pipeline.config import Config
-from pipeline.errors import percent
 from pipeline.execution.tasks import Progress
 from pipeline.news import shows_bars
 from pipeline.study.forecast import Forecast, in_words
@@ -62,7 +61,7 @@ class StudyProgress:
         self.left[cell] = progress.epochs
         if not known:
             log.info(f"{self._time_left()}, by the first epoch")
-        state = f"{cell.run_name}, validation accuracy {percent(progress.val_accuracy)}"
+        state = f"{cell.run_name}, {progress.reached}" if progress.reached else cell.run_name
         if self.study.disable:
             due = time.monotonic() - self.last_line[cell] > LINE_INTERVAL
             if due and progress.epochs < cell.epochs:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pipeline.ablation.recording import inputs_of
 from pipeline.config import AUTO, Config
 from pipeline.errors import InputError, plural
+from pipeline.execution.tasks import Made
 from pipeline.runs.identity import CELL, CODE, REUSE, Identity, differences
 from pipeline.runs.plan import Plan
 from pipeline.runs.provenance import changed_inputs
@@ -58,10 +59,10 @@ class Reusable:
     adopted: finished or begun runs of other studies, which this one continues.
     """
 
-    finished: dict[Config, RunRecord] = field(default_factory=dict)
+    finished: dict[Config, Made] = field(default_factory=dict)
     begun: dict[Config, Begun] = field(default_factory=dict)
     outdated: dict[Config, str] = field(default_factory=dict)
-    adopted: list[RunRecord] = field(default_factory=list)
+    adopted: list[Made] = field(default_factory=list)
 
 
 def find_cells(study: StudySpec, experiment_id: str, study_id: str = "") -> Reusable:
@@ -83,7 +84,7 @@ def find_cells(study: StudySpec, experiment_id: str, study_id: str = "") -> Reus
 
     @cache  # a request for each study, not for each of its runs
     def is_continued(maker_id: str) -> bool:
-        return bool(maker_id) and _is_continued(maker_id, study, study_id)
+        return bool(maker_id) and is_continued_by(study.grid.plan, maker_id, study_id)
 
     known: dict[tuple[str, ...], str] = {}  # runs of one study have recorded the same
 
@@ -173,7 +174,8 @@ def changed_since(record: RunRecord, now: Identity, study: StudySpec) -> str:
     for name, value in now.only(CODE).items():
         if then[name] != value:
             return CHANGED.get(name, f"{name} {value} instead of {then[name]}")
-    return changed_inputs(record, inputs_of(study.ablation.source, record.identity.variant))
+    variant = record.identity.variant
+    return changed_inputs(record, variant, inputs_of(study.ablation.source, variant))
 
 
 def choose_start(
@@ -241,7 +243,7 @@ def check_same_recipe(name: str, recipe: Mapping[str, object]) -> None:
             )
 
 
-def _is_continued(maker_id: str, study: StudySpec, study_id: str) -> bool:
+def is_continued_by(plan: Plan, maker_id: str, study_id: str) -> bool:
     """Whether the study that made a run is this one, or is continued by it.
 
     It is continued if deleted, or if it was stopped or failed and this one has all its cells.
@@ -251,4 +253,4 @@ def _is_continued(maker_id: str, study: StudySpec, study_id: str) -> bool:
         return True
     if maker.info.status not in ("FAILED", "KILLED") or not is_readable(maker, StudyRecord):
         return False
-    return study.grid.plan.has_all_of(read_record(StudyRecord, maker).plan)
+    return plan.has_all_of(read_record(StudyRecord, maker).plan)
