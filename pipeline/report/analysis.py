@@ -15,15 +15,10 @@ from pipeline.report.contrasts import Contrast, contrasts
 from pipeline.report.findings import Analysis, Finding, RateResult, study_outcomes
 from pipeline.report.learning_rates import chosen_rates, sign_changes, stuck_notes
 from pipeline.runs.record import LEARNED, RunRecord
-from pipeline.statistics.comparisons import (
-    Floats,
-    OutcomeMeasure,
-    Summary,
-    compare_paired,
-    summarize,
-)
+from pipeline.statistics.comparisons import Floats, Summary, compare_paired, summarize
 from pipeline.statistics.images import with_other_images
 from pipeline.statistics.intervals import PLANNED, Design
+from pipeline.statistics.outcomes import OutcomeMeasure
 from pipeline.statistics.possible import shown_comparison, with_shown
 from pipeline.statistics.sentences import sentence
 

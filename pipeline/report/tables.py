@@ -9,9 +9,10 @@ import pandas as pd
 from pipeline.errors import percent
 from pipeline.report.findings import Analysis, Finding, RateResult
 from pipeline.runs.record import STUCK
-from pipeline.statistics.comparisons import OutcomeMeasure, Summary
+from pipeline.statistics.comparisons import Summary
 from pipeline.statistics.intervals import Interval
-from pipeline.statistics.sentences import capitalized, digits
+from pipeline.statistics.outcomes import OutcomeMeasure, digits
+from pipeline.statistics.sentences import capitalized
 
 SMALLEST_P = 0.0001  # below it, digits say nothing more
 
@@ -48,7 +49,7 @@ def variants_table(analysis: Analysis, settings: Sequence[RateResult]) -> Table:
                     f"{at_rate.rates[variant]:g}{best}",
                     str(one.seeds),
                     percent(one.mean),
-                    f"{one.sd * outcome.scale:.2f}" if one.sd is not None else "-",
+                    "-" if one.sd is None else outcome.show(one.sd, extra=1),
                     _interval_of_mean(one, outcome),
                     f"{lost.mean:.3f}" if lost else "-",
                     f"{sizes[variant]:,}",
@@ -114,17 +115,19 @@ def can_not_tell(seeds: int) -> str:
 
 def _numbers(finding: Finding) -> list[str]:
     one, shown, outcome = finding.comparison, finding.shown, finding.outcome
-    # One decimal more than means have: whether an interval includes 0 must be visible.
-    form = f"+z,.{outcome.decimals + 1}f"
+
+    def show(*numbers: float) -> str:
+        # One decimal more than means have: whether an interval includes 0 must be visible.
+        return outcome.show(*numbers, sign=True, extra=1)
 
     def cell(interval: Interval | None, is_known: object) -> str:
         if interval is None:
             return can_not_tell(one.seeds) if is_known else "-"
-        return _interval(interval, outcome, form)
+        return show(*interval)
 
     return [
         str(one.seeds),
-        f"{digits(one.difference * outcome.scale, form)} {outcome.unit}",
+        f"{show(one.difference)} {outcome.unit}",
         cell(shown.interval, one.sd),
         _p_value(one.p_value),
         cell(shown.images, one.images),
@@ -135,15 +138,11 @@ def _numbers(finding: Finding) -> list[str]:
 
 def _interval_of_mean(one: Summary, outcome: OutcomeMeasure) -> str:
     if one.shown:
-        return _interval(one.shown, outcome, f"z,.{outcome.decimals}f")
+        return outcome.show(*one.shown)
     if not one.sd:
         return "-"
     enough = f", about {one.seeds_to_show} would" if one.seeds_to_show else ""
     return f"{can_not_tell(one.seeds)}{enough}"
-
-
-def _interval(interval: Interval, outcome: OutcomeMeasure, form: str) -> str:
-    return " to ".join(digits(bound * outcome.scale, form) for bound in interval)
 
 
 def _p_value(p: float | None) -> str:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from pipeline.statistics.intervals import ALPHA, ANYTIME, LATER, PLANNED, Design, Interval
+from pipeline.statistics.outcomes import OutcomeMeasure
 
 Floats = npt.NDArray[np.float64]
 Values = npt.ArrayLike  # one number per seed
@@ -15,18 +16,6 @@ Values = npt.ArrayLike  # one number per seed
 POWER = 0.80  # an effect is detectable if it is detected with this probability
 MAX_LOOK_AHEAD = 1000  # beyond that, "more" is enough of an answer
 ROUNDING = 12  # decimals kept: floating-point noise is neither effect nor spread
-
-
-@dataclass(frozen=True)
-class OutcomeMeasure:
-    """A metric to compare, in words: `OutcomeMeasure("validation accuracy", "points", 100)`."""
-
-    name: str  # as used in a sentence
-    unit: str = ""  # in the plural; empty for a bare number
-    scale: float = 1.0  # `unit`s per 1 of the metric: an accuracy of 1 is 100 points
-    decimals: int = 1  # shown in `unit`
-    effect_of_interest: float = 0.01  # smallest worth settling, above 0, in the metric's own unit
-    bounds: tuple[float, float] = (-np.inf, np.inf)  # what it can be in one run
 
 
 @dataclass(frozen=True)
@@ -54,9 +43,10 @@ class Comparison:
     design has no bounded interval for so few seeds.
 
     seeds_to_settle: in total, for the effect of interest with a power of 80 %; None if more than
-    1,000. correlation: of treatment and control over the seeds; None for an interaction.
-    unpaired: the interval if the seeds were not paired: its length is to the paired one's as
-    Welch's interval is to Student's. images: the interval that also covers other test images.
+    1,000, or if no effect is of interest. correlation: of treatment and control over the seeds;
+    None for an interaction. unpaired: the interval if the seeds were not paired: its length is to
+    the paired one's as Welch's interval is to Student's. images: the interval that also covers
+    other test images.
     """
 
     seeds: int
@@ -114,12 +104,10 @@ def compare_paired(
         return Comparison(seeds, difference, sd=None if seeds == 1 else 0.0)
     sd, error = float(differences.std(ddof=1)), design.sd(differences) / np.sqrt(seeds)
     later = design if design.name == "anytime" else LATER  # seeds are added after a look
-    result = Comparison(
-        seeds,
-        difference,
-        sd,
-        seeds_to_settle=seeds_to_detect(outcome.effect_of_interest, sd, comparisons, later),
-    )
+    result = Comparison(seeds, difference, sd)
+    if outcome.effect_of_interest is not None:
+        enough = seeds_to_detect(outcome.effect_of_interest, sd, comparisons, later)
+        result = replace(result, seeds_to_settle=enough)
     half = design.critical_t(seeds, comparisons) * error
     if not error or not np.isfinite(half):
         return result
