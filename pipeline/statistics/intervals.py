@@ -58,10 +58,9 @@ class Design:
     alpha: float
     margin: float = 0.0
 
-    def sd(self, differences: np.ndarray) -> float:
-        """The standard deviation that the interval rests on."""
-        first = differences[:FIRST_SEEDS] if self.name == "two-stage" else differences
-        return float(first.std(ddof=1))
+    def basis(self, differences: np.ndarray) -> np.ndarray:
+        """Those of the differences whose standard deviation the interval rests on."""
+        return differences[:FIRST_SEEDS] if self.name == "two-stage" else differences
 
     def critical_t(self, seeds: int, comparisons: int = 1) -> float:
         """How many standard errors the interval reaches to each side; may be infinite."""

@@ -214,7 +214,7 @@ def test_seeds_to_settle_is_the_smallest_number_that_reaches_the_power() -> None
 
 
 def test_one_seed_and_no_spread_invent_no_interval() -> None:
-    assert compare_paired([0.5], [0.4], ACCURACY) == Comparison(1, 0.1, None)
+    assert compare_paired([0.5], [0.4], ACCURACY) == Comparison(1, 0.5 - 0.4, None)
     equal = compare_paired([0.5, 0.6, 0.7], [0.4, 0.5, 0.6], ACCURACY)
     assert (equal.sd, equal.interval, equal.settled) == (0.0, None, False)
     few = compare_paired([0.5, 0.6, 0.65], [0.4, 0.5, 0.6], ACCURACY, ANYTIME)
