@@ -5,6 +5,7 @@ import json
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -13,6 +14,7 @@ from pipeline.errors import shortlist
 from pipeline.report.figures import study_figures
 from pipeline.report.findings import Analysis
 from pipeline.report.sections import report_sections
+from pipeline.statistics.comparisons import Comparison
 
 DOTS_PER_INCH = 130
 TEMPLATES = jinja2.Environment(
@@ -82,7 +84,7 @@ def effects(analysis: Analysis) -> dict[str, object]:
                     "treatment": finding.contrast.sides[0],
                     "control": finding.contrast.sides[1],
                     "sentence": finding.sentence,
-                    **asdict(finding.comparison),
+                    **_paired(finding.comparison),
                     "shown": finding.shown.interval,
                 }
                 for finding in at_rate.findings[key]
@@ -114,6 +116,11 @@ def effect_metrics(analysis: Analysis) -> dict[str, float]:
                 metrics[f"{finding.contrast.name}{suffix}_low"] = low
                 metrics[f"{finding.contrast.name}{suffix}_high"] = high
     return metrics
+
+
+def _paired(comparison: Comparison) -> dict[str, Any]:
+    """The fields of a comparison; all of a study's are paired."""
+    return {name: value for name, value in asdict(comparison).items() if name != "sizes"}
 
 
 def _title(analysis: Analysis) -> str:

@@ -2,7 +2,7 @@
 
 `outcomes` says what is compared and how its numbers are shown. `intervals` says how long an
 interval must be and how many seeds a margin needs, `comparisons` compares two variants over their
-seeds, and `images` adds what other test images would change. `possible`
+seeds, or by independent runs, and `images` adds what other test images would change. `possible`
 says which intervals are shown as numbers, `sentences` puts a comparison into words, and `skewness`
 says what skewed differences would do.
 

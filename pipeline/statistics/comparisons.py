@@ -1,4 +1,4 @@
-"""Effects of variants, paired by seed: what a seed does to all variants alike cancels out."""
+"""Effects of variants: paired by seed, so that what it does to all alike cancels out, or not."""
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
@@ -15,6 +15,7 @@ from pipeline.statistics.intervals import (
     PLANNED,
     Design,
     Interval,
+    anytime_freedom,
 )
 from pipeline.statistics.outcomes import OutcomeMeasure
 
@@ -52,7 +53,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference between two variants over the same seeds, in the unit of the metric.
+    """The difference between two variants, in the unit of the metric.
 
     With one seed, all fields after `sd` are None. With equal differences too, but `sd` is 0:
     without spread there is nothing to infer from. `interval` and `p_value` are also None if the
@@ -63,6 +64,10 @@ class Comparison:
     None for an interaction. unpaired: the interval if the seeds were not paired: its length is to
     the paired one's as Welch's interval is to Student's. images: the interval that also covers
     other test images.
+
+    sizes: how many runs of treatment and control, if they are independent samples; None if paired.
+    Then `seeds` are those of the smaller sample, `sd` is that of the difference of a run of each,
+    and `seeds_to_settle` the runs of each, at equal numbers.
     """
 
     seeds: int
@@ -74,6 +79,7 @@ class Comparison:
     correlation: float | None = None
     unpaired: Interval | None = None
     images: Interval | None = None
+    sizes: tuple[int, int] | None = None
 
     @property
     def settled(self) -> bool:
@@ -150,22 +156,82 @@ def compare_paired(
     )
 
 
-def detection_power(effect: float, sd: float, seeds: int, critical: float) -> float:
+def compare_unpaired(
+    treatment: Values,
+    control: Values,
+    outcome: OutcomeMeasure,
+    design: Design = PLANNED,
+    comparisons: int = 1,
+) -> Comparison:
+    """Compare independent samples: the mean of `treatment` minus that of `control`, a run an entry.
+
+    The variances may differ. The planned design has Welch's t interval (1947, Biometrika 34,
+    28-35), the anytime design a confidence sequence, which is simulated and not proved (see
+    `intervals`). A sample of one run gives no uncertainty.
+
+    comparisons: how many are made of this outcome; their intervals hold jointly.
+    Raises ValueError for the two-stage design, and for numbers that `summarize` refuses.
+    """
+    if design.name == "two-stage":
+        raise ValueError("the two-stage design needs seeds that are paired")
+    (treated, controls), unit = _scaled(treatment, control)
+    sizes = len(treated), len(controls)
+    smaller, difference = min(sizes), float(treated.mean() - controls.mean())
+    if smaller == 1 or (_are_equal(treated) and _are_equal(controls)):
+        return replace(_without_spread(smaller, difference, unit), sizes=sizes)
+    variances = treated.var(ddof=1), controls.var(ddof=1)
+    sd = float(np.sqrt(sum(variances)))
+    error, freedom = _welch(treated, controls)
+    # For each run of both after the first, of samples of equal size.
+    per_seed = float(anytime_freedom(sd**4 / np.square(variances).sum(), smaller=2))
+    if design.name == "anytime":
+        freedom = float(anytime_freedom(freedom, smaller))
+    result = Comparison(
+        smaller,
+        difference * unit,
+        sd * unit,
+        seeds_to_settle=_seeds_to_settle(outcome, sd * unit, comparisons, design, per_seed),
+        sizes=sizes,
+    )
+    size = (sd / error) ** 2
+    half = design.critical_t(size, comparisons, freedom) * error
+    # No interval before the smaller sample has as many runs as a paired comparison needs.
+    if not np.isfinite(design.critical_t(smaller, comparisons)) or not np.isfinite(half):
+        return result
+    return replace(
+        result,
+        interval=_around(difference * unit, half * unit),
+        p_value=design.p_value(difference / error, size, comparisons, freedom),
+    )
+
+
+def detection_power(
+    effect: float, sd: float, seeds: int, critical: float, freedom: float | None = None
+) -> float:
     """Probability that |t| exceeds `critical` at a true `effect`, with the right sign.
 
     Noncentral t distribution, as in R's `power.t.test(type = "paired")`: `sd` of the differences
-    is taken as known.
+    is taken as known. freedom: `seeds - 1` if not given.
     """
+    known = seeds - 1 if freedom is None else freedom
     certainty = min(MOST_CERTAIN, abs(effect) / sd * np.sqrt(seeds))
-    return float(stats.nct.sf(critical, seeds - 1, certainty))
+    return float(stats.nct.sf(critical, known, certainty))
 
 
-def seeds_to_detect(effect: float, sd: float, comparisons: int, design: Design) -> int | None:
-    """Fewest seeds that detect a true nonzero `effect` with a power of 80 %; None if too many."""
+def seeds_to_detect(
+    effect: float, sd: float, comparisons: int, design: Design, per_seed: float | None = None
+) -> int | None:
+    """Fewest seeds that detect a true nonzero `effect` with a power of 80 %; None if too many.
+
+    per_seed: degrees of freedom that each seed after the first adds; the design's own if not given.
+    """
 
     def power(seeds: int) -> float:
-        critical = design.critical_t(seeds, comparisons)
-        return detection_power(effect, sd, seeds, critical) if np.isfinite(critical) else 0.0
+        freedom = None if per_seed is None else per_seed * (seeds - 1)
+        if not np.isfinite(design.critical_t(seeds, comparisons)):
+            return 0.0
+        critical = design.critical_t(seeds, comparisons, freedom)
+        return detection_power(effect, sd, seeds, critical, freedom)
 
     if power(MAX_LOOK_AHEAD) < POWER:
         return None
@@ -177,11 +243,12 @@ def _seeds_to_settle(
     sd: float,
     comparisons: int,
     design: Design,
+    per_seed: float | None = None,
 ) -> int | None:
     if outcome.effect_of_interest is None:
         return None
     later = design if design.name == "anytime" else LATER  # seeds are added after a look
-    return seeds_to_detect(outcome.effect_of_interest, sd, comparisons, later)
+    return seeds_to_detect(outcome.effect_of_interest, sd, comparisons, later, per_seed)
 
 
 def _welch(treated: Floats, controls: Floats) -> tuple[float, float]:

@@ -28,10 +28,12 @@ def sentence(
     """Say what `subject` ("mixup") does to the outcome, and how certain that is.
 
     stuck: how many of its runs have learned nothing, by variant; those that have none are left out.
-    noun: what is counted: what pairs the runs.
+    noun: what is counted: what pairs the runs, or the runs themselves if nothing does.
     """
-    name, difference = outcome.name, comparison.difference
+    name, sizes, difference = outcome.name, comparison.sizes, comparison.difference
     count = f"{comparison.seeds} {noun}s"
+    if sizes:
+        count = f"{sizes[0]:,} and {sizes[1]:,} {noun}s"
     low, high = comparison.interval or (difference, difference)
     near, far = sorted((abs(low), abs(high)))
     extra = outcome.more_for(near)
@@ -45,9 +47,11 @@ def sentence(
     link = "where" if comparison.interval or comparison.sd == 0 else "and"
     also = f", {link} {learned_nothing(stuck, comparison.seeds)}" if stuck else ""
     if comparison.seeds == 1:
-        return f"{effect} in one {noun}, which gives no uncertainty: not settled{also}."
+        none = f"{count}, which give" if sizes else f"one {noun}, which gives"
+        return f"{effect} in {none} no uncertainty: not settled{also}."
     if comparison.sd == 0:
-        return f"{effect} in each of {count}, without any spread{also}."
+        each = "" if sizes else "each of "
+        return f"{effect} in {each}{count}, without any spread{also}."
     if comparison.settled:
         return f"{effect} (95 % CI {outcome.show(near, far, extra=extra)}, {count}){also}."
     size = f"{outcome.show(difference, sign=True, extra=extra)} {outcome.unit}".rstrip()
@@ -70,11 +74,13 @@ def _verdict(comparison: Comparison, outcome: OutcomeMeasure, noun: str) -> str:
     if comparison.interval and max(map(abs, comparison.interval)) < interest:
         return f"With 95 % confidence, any effect is smaller than {size}."
     effect = f"a true effect of {size}"
+    each = " of each" if comparison.sizes else ""
     if enough is None:
-        return f"To settle {effect} would take over {MAX_LOOK_AHEAD:,} {noun}s."
+        return f"To settle {effect} would take over {MAX_LOOK_AHEAD:,} {noun}s{each}."
     if (more := enough - comparison.seeds) <= 0:
         return f"So many {noun}s settle {effect} with 80 % probability or more."
-    return f"About {plural(more, f'more {noun}')} would settle {effect} with 80 % probability."
+    needed = f"{plural(enough, noun)} of each" if comparison.sizes else plural(more, f"more {noun}")
+    return f"About {needed} would settle {effect} with 80 % probability."
 
 
 def learned_nothing(stuck: Mapping[str, int], runs: int) -> str:
