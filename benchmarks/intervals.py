@@ -3,7 +3,7 @@
 python -m benchmarks.intervals [--studies 60000]
 
 Prints the figures of `pipeline/statistics/intervals.py` and `skewness.py`, and of the rules that
-were tried instead (docs/LOG.md). Takes about a minute.
+were tried instead (docs/LOG.md). Takes about two minutes.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
 
+from benchmarks.unpaired import print_tables
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.intervals import (
     ALPHA,
@@ -92,6 +93,7 @@ def main() -> None:
         print(f"{margin:<36}{coverage:11.1%}{seeds.mean():11.1f}{np.quantile(seeds, 0.95):11.0f}")
     coverage, seeds = two_stages(0.5, studies, comparisons=3)
     print(f"{'0.5, each of three comparisons':36}{coverage:11.1%}{seeds.mean():11.1f}")
+    print_tables(studies)
 
 
 def t_paths(differences: Floats) -> Floats:

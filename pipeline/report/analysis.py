@@ -13,10 +13,8 @@ from pipeline.report.effects import find_effects, make_finding, summarize_varian
 from pipeline.report.findings import NetworkAnalysis, RateResult, study_outcomes
 from pipeline.report.learning_rates import chosen_rates, sign_changes, stuck_notes
 from pipeline.runs.record import LEARNED, RunRecord
-from pipeline.statistics.comparisons import (
-    OutcomeMeasure,
-)
 from pipeline.statistics.intervals import PLANNED, Design
+from pipeline.statistics.outcomes import OutcomeMeasure
 
 TARGET_STEP = 0.05  # the target accuracy is a multiple of this
 

@@ -14,7 +14,6 @@ from pipeline.report.findings import Finding
 from pipeline.runs.record import RunRecord
 from pipeline.statistics.comparisons import (
     Floats,
-    OutcomeMeasure,
     Summary,
     compare_paired,
     compare_unpaired,
@@ -22,6 +21,7 @@ from pipeline.statistics.comparisons import (
 )
 from pipeline.statistics.images import with_other_images
 from pipeline.statistics.intervals import Design
+from pipeline.statistics.outcomes import OutcomeMeasure
 from pipeline.statistics.possible import shown_comparison, with_shown
 from pipeline.statistics.sentences import sentence
 

@@ -14,7 +14,8 @@ from pipeline.errors import plural
 from pipeline.report.findings import Analysis, Finding, NetworkAnalysis, RateResult
 from pipeline.report.tables import can_not_tell
 from pipeline.runs.run_figures import label_epochs
-from pipeline.statistics.comparisons import OutcomeMeasure, Summary
+from pipeline.statistics.comparisons import Summary
+from pipeline.statistics.outcomes import OutcomeMeasure
 from pipeline.statistics.sentences import capitalized
 
 # Okabe and Ito's palette (2008), which colour-blind readers can tell apart, with its pale yellow

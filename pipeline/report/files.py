@@ -5,6 +5,7 @@ import json
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import jinja2
 
@@ -13,6 +14,7 @@ from pipeline.report.findings import Analysis, NetworkAnalysis
 from pipeline.report.runs_analysis import AnyAnalysis
 from pipeline.report.runs_pages import runs_figures, runs_sections
 from pipeline.report.sections import report_sections
+from pipeline.statistics.comparisons import Comparison
 
 DOTS_PER_INCH = 130
 TEMPLATES = jinja2.Environment(
@@ -78,7 +80,7 @@ def effects(analysis: Analysis) -> dict[str, object]:
                     "treatment": finding.contrast.sides[0],
                     "control": finding.contrast.sides[1],
                     "sentence": finding.sentence,
-                    **asdict(finding.comparison),
+                    **_known(finding.comparison),
                     "shown": finding.shown.interval,
                 }
                 for finding in at_rate.findings[key]
@@ -110,3 +112,9 @@ def effect_metrics(analysis: Analysis) -> dict[str, float]:
                 metrics[f"{finding.contrast.name}{suffix}_low"] = low
                 metrics[f"{finding.contrast.name}{suffix}_high"] = high
     return metrics
+
+
+def _known(comparison: Comparison) -> dict[str, Any]:
+    """The fields of a comparison; those that are paired have no sizes of samples."""
+    known = asdict(comparison)
+    return known if comparison.sizes else {n: v for n, v in known.items() if n != "sizes"}

@@ -11,8 +11,9 @@ from pipeline.ablation.wording import Wording
 from pipeline.errors import percent, shortlist
 from pipeline.report.contrasts import Contrast
 from pipeline.runs.record import RunRecord
-from pipeline.statistics.comparisons import Comparison, OutcomeMeasure, Summary
+from pipeline.statistics.comparisons import Comparison, Summary
 from pipeline.statistics.intervals import Design
+from pipeline.statistics.outcomes import OutcomeMeasure
 
 
 @dataclass(frozen=True)
@@ -208,14 +209,14 @@ class NetworkAnalysis(Analysis):
         """Name the effects that are not known to within the margin that was asked for."""
         missed = []
         for finding in self.main.findings[self.primary] if self.main and self.design.margin else []:
-            interval, scale = finding.comparison.interval, finding.outcome.scale
-            half = (interval.high - interval.low) / 2 * scale if interval else float("inf")
-            if half > self.design.margin * (1 + 1e-9):
-                within = f"to within ± {half:.2f} {finding.outcome.unit}"
+            interval, outcome = finding.comparison.interval, finding.outcome
+            half = (interval.high - interval.low) / 2 if interval else float("inf")
+            if half * outcome.scale > self.design.margin * (1 + 1e-9):
+                within = f"to within ± {outcome.show(half, extra=1)} {outcome.unit}"
                 known = within if finding.shown.interval else "at all"
                 missed.append(
                     f"The effect of {finding.contrast.words} is not known to within"
-                    f" ± {self.design.margin:g} {finding.outcome.unit} after"
+                    f" ± {self.design.margin:g} {outcome.unit} after"
                     f" {finding.comparison.seeds} seeds: {known}."
                 )
         return missed
@@ -257,13 +258,13 @@ def study_outcomes(split: str, target: float | None, epochs: int) -> dict[str, O
     prefix = "test" if split == "test" else "val"
     outcomes = {
         f"{prefix}_accuracy": OutcomeMeasure(
-            f"{split} accuracy", "points", scale=100, bounds=(0, 1)
+            f"{split} accuracy", "points", scale=100, effect_of_interest=0.01, bounds=(0, 1)
         ),
         f"{prefix}_loss": OutcomeMeasure(
             f"{split} loss", "nats", decimals=3, effect_of_interest=0.05, bounds=(0, math.inf)
         ),
         "generalisation_gap": OutcomeMeasure(
-            "the generalisation gap", "points", scale=100, bounds=(-1, 1)
+            "the generalisation gap", "points", scale=100, effect_of_interest=0.01, bounds=(-1, 1)
         ),
     }
     if target:

@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline.report.contrasts import Contrast
 from pipeline.report.findings import RateResult
 from pipeline.runs.record import STUCK, RunRecord
-from pipeline.statistics.sentences import digits, learned_nothing
+from pipeline.statistics.sentences import learned_nothing
 
 
 def chosen_rates(
@@ -58,10 +58,10 @@ def sign_changes(
             continue
         changes = []
         for at_rate, finding in found:
-            scale, unit = finding.outcome.scale, finding.outcome.unit
+            outcome, difference = finding.outcome, finding.comparison.difference
             state = "" if finding.comparison.settled else " (not settled)"
-            change = f"{digits(finding.comparison.difference * scale, '+.1f')} {unit}"
-            changes.append(f"{change} at {at_rate.title}{state}")
+            change = outcome.show(difference, sign=True, extra=outcome.more_for(difference))
+            changes.append(f"{change} {outcome.unit} at {at_rate.title}{state}")
         name = found[0][1].outcome.name
         sentences.append(
             f"The effect of {contrast.subject} on {name} changes its sign with the learning rate:"

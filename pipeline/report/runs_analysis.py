@@ -12,8 +12,8 @@ from pipeline.outcome import Outcome
 from pipeline.report.contrasts import Contrast
 from pipeline.report.effects import find_effects, make_finding, summarize_variants
 from pipeline.report.findings import Analysis, NetworkAnalysis, RateResult
-from pipeline.statistics.comparisons import OutcomeMeasure
 from pipeline.statistics.intervals import Design
+from pipeline.statistics.outcomes import OutcomeMeasure, decimals_for
 
 COLUMNS = ("run", "variant", "pair", "run_id", "lr", "step")  # of tables; others are outcomes
 MAX_NAMED = 3  # differences in the answer
@@ -208,5 +208,13 @@ def _odd(runs: Sequence[MeasuredRun]) -> list[str]:
 
 
 def measure_of(outcome: Outcome, runs: pd.DataFrame, key: str) -> OutcomeMeasure:
-    """How numbers of an outcome are shown."""
-    return OutcomeMeasure(outcome.metric, outcome.unit, outcome.scale, decimals=4)
+    """How numbers of an outcome are shown: with as many digits as their spread leaves of use."""
+    values = runs.groupby("variant")[key]
+    scale = outcome.scale
+    return OutcomeMeasure(
+        outcome.metric,
+        outcome.unit,
+        scale,
+        decimals_for(values.std(ddof=1), values.mean(), scale=scale),
+        None if outcome.margin is None else outcome.margin / scale,
+    )

@@ -11,9 +11,10 @@ from pipeline.errors import percent, plural
 from pipeline.report.findings import Analysis, Finding, NetworkAnalysis, RateResult
 from pipeline.report.runs_analysis import AnyAnalysis, RunsAnalysis
 from pipeline.runs.record import STUCK
-from pipeline.statistics.comparisons import OutcomeMeasure, Summary
+from pipeline.statistics.comparisons import Summary
 from pipeline.statistics.intervals import Interval
-from pipeline.statistics.sentences import capitalized, digits
+from pipeline.statistics.outcomes import OutcomeMeasure, digits
+from pipeline.statistics.sentences import capitalized
 
 SMALLEST_P = 0.0001  # below it, digits say nothing more
 
@@ -53,7 +54,7 @@ def variants_table(analysis: NetworkAnalysis, settings: Sequence[RateResult]) ->
                     f"{at_rate.rates[variant]:g}{best}",
                     str(one.seeds),
                     percent(one.mean),
-                    f"{one.sd * outcome.scale:.2f}" if one.sd is not None else "-",
+                    "-" if one.sd is None else outcome.show(one.sd, extra=1),
                     interval_of_mean(one, outcome),
                     f"{lost.mean:.3f}" if lost else "-",
                     f"{sizes[variant]:,}",
@@ -127,11 +128,11 @@ def measured_table(analysis: RunsAnalysis) -> Table:
     header = ["variant", "runs", outcome.name, "sd", "95 % interval"]
     rows = []
     for variant, one in analysis.shown.summaries[primary].items():
-        sd = "-" if one.sd is None else outcome.text(one.sd, more=1)
-        row = [variant, str(one.seeds), outcome.text(one.mean), sd, interval_of_mean(one, outcome)]
+        sd = "-" if one.sd is None else outcome.show(one.sd, extra=1)
+        row = [variant, str(one.seeds), outcome.show(one.mean), sd, interval_of_mean(one, outcome)]
         for key in others:
             summary = analysis.shown.summaries[key].get(variant)
-            row.append(analysis.outcomes[key].text(summary.mean) if summary else "-")
+            row.append(analysis.outcomes[key].show(summary.mean) if summary else "-")
         rows.append(row)
     return Table([*header, *(analysis.outcomes[key].name for key in others)], rows)
 
@@ -157,7 +158,7 @@ def measured_runs_table(analysis: RunsAnalysis) -> Table:
             row["variant"],
             *([row["pair"]] if pair else []),
             *(
-                outcome.text(row[key], more=1) if np.isfinite(row[key]) else "-"
+                outcome.show(row[key], extra=1) if np.isfinite(row[key]) else "-"
                 for key, outcome in analysis.outcomes.items()
             ),
             row["run_id"] or "-",
@@ -174,17 +175,19 @@ def can_not_tell(count: int, noun: str = "seed") -> str:
 
 def _numbers(finding: Finding, noun: str) -> list[str]:
     one, shown, outcome = finding.comparison, finding.shown, finding.outcome
-    # One decimal more than means have: whether an interval includes 0 must be visible.
-    form = f"+z,.{outcome.decimals + 1}f"
+
+    def show(*numbers: float) -> str:
+        # One decimal more than means have: whether an interval includes 0 must be visible.
+        return outcome.show(*numbers, sign=True, extra=1)
 
     def cell(interval: Interval | None, is_known: object) -> str:
         if interval is None:
             return can_not_tell(one.seeds, noun) if is_known else "-"
-        return _interval(interval, outcome, form)
+        return show(*interval)
 
     return [
-        str(one.seeds),
-        f"{digits(one.difference * outcome.scale, form)} {outcome.unit}",
+        " and ".join(f"{size:,}" for size in one.sizes or [one.seeds]),
+        f"{show(one.difference)} {outcome.unit}",
         cell(shown.interval, one.sd),
         _p_value(one.p_value),
         cell(shown.images, one.images),
@@ -196,15 +199,11 @@ def _numbers(finding: Finding, noun: str) -> list[str]:
 def interval_of_mean(one: Summary, outcome: OutcomeMeasure) -> str:
     """The interval of a mean, or how many seeds would tell."""
     if one.shown:
-        return _interval(one.shown, outcome, f"z,.{outcome.decimals}f")
+        return outcome.show(*one.shown)
     if not one.sd:
         return "-"
     enough = f", about {one.seeds_to_show} would" if one.seeds_to_show else ""
     return f"{can_not_tell(one.seeds)}{enough}"
-
-
-def _interval(interval: Interval, outcome: OutcomeMeasure, form: str) -> str:
-    return " to ".join(digits(bound * outcome.scale, form) for bound in interval)
 
 
 def _p_value(p: float | None) -> str:

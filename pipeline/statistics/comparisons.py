@@ -1,4 +1,4 @@
-"""Effects of variants, paired by seed: what a seed does to all variants alike cancels out."""
+"""Effects of variants: paired by seed, so that what it does to all alike cancels out, or not."""
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
@@ -7,32 +7,32 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from pipeline.statistics.intervals import ALPHA, ANYTIME, LATER, PLANNED, Design, Interval
+from pipeline.errors import shown
+from pipeline.statistics.intervals import (
+    ALPHA,
+    ANYTIME,
+    LATER,
+    PLANNED,
+    Design,
+    Interval,
+    anytime_freedom,
+)
+from pipeline.statistics.outcomes import OutcomeMeasure
 
 Floats = npt.NDArray[np.float64]
-Values = npt.ArrayLike  # one number per seed
+Values = npt.ArrayLike  # one number per seed, or per run
 
 POWER = 0.80  # an effect is detectable if it is detected with this probability
 MAX_LOOK_AHEAD = 1000  # beyond that, "more" is enough of an answer
-ROUNDING = 12  # decimals kept: floating-point noise is neither effect nor spread
-
-
-@dataclass(frozen=True)
-class OutcomeMeasure:
-    """A metric to compare, in words: `OutcomeMeasure("validation accuracy", "points", 100)`."""
-
-    name: str  # as used in a sentence
-    unit: str = ""  # in the plural; empty for a bare number
-    scale: float = 1.0  # `unit`s per 1 of the metric: an accuracy of 1 is 100 points
-    decimals: int = 1  # shown in `unit`
-    effect_of_interest: float = 0.01  # smallest worth settling, above 0, in the metric's own unit
-    bounds: tuple[float, float] = (-np.inf, np.inf)  # what it can be in one run
-
-    def text(self, value: float, sign: bool = False, more: int = 0) -> str:
-        """STUB."""
-        return format(value * self.scale, f"{'+' if sign else ''}.{self.decimals + more}f").replace(
-            "-", "−"
-        )
+# Numbers count as equal if their range is no larger than this, where the largest of the numbers
+# that they come from is 1 to 2: 0.62 - 0.6 and 0.5 - 0.48 differ in their last bits. Four numbers,
+# each off by half an epsilon of 2, and two rounded differences make up to 6 epsilons. A metric may
+# itself be a difference, of numbers some 40 times as large: a generalisation gap of 0.015 between
+# accuracies of 0.6. Real spread is larger: single precision has steps of 500 million epsilons.
+NOISE = 256 * float(np.finfo(np.float64).eps)
+# The largest magnitude of the numbers that are compared; beyond, their intervals may overflow.
+SMALLEST, LARGEST = 1e-250, 1e250
+MOST_CERTAIN = 1e8  # an effect in standard errors; from 1e10 on, scipy's noncentral t gives NaN
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,21 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference between two variants over the same seeds, in the unit of the metric.
+    """The difference between two variants, in the unit of the metric.
 
     With one seed, all fields after `sd` are None. With equal differences too, but `sd` is 0:
     without spread there is nothing to infer from. `interval` and `p_value` are also None if the
     design has no bounded interval for so few seeds.
 
     seeds_to_settle: in total, for the effect of interest with a power of 80 %; None if more than
-    1,000. correlation: of treatment and control over the seeds; None for an interaction.
-    unpaired: the interval if the seeds were not paired: its length is to the paired one's as
-    Welch's interval is to Student's. images: the interval that also covers other test images.
+    1,000, or if no effect is of interest. correlation: of treatment and control over the seeds;
+    None for an interaction. unpaired: the interval if the seeds were not paired: its length is to
+    the paired one's as Welch's interval is to Student's. images: the interval that also covers
+    other test images.
+
+    sizes: how many runs of treatment and control, if they are independent samples; None if paired.
+    Then `seeds` are those of the smaller sample, `sd` is that of the difference of a run of each,
+    and `seeds_to_settle` the runs of each, at equal numbers.
     """
 
     seeds: int
@@ -74,6 +79,7 @@ class Comparison:
     correlation: float | None = None
     unpaired: Interval | None = None
     images: Interval | None = None
+    sizes: tuple[int, int] | None = None
 
     @property
     def settled(self) -> bool:
@@ -82,12 +88,15 @@ class Comparison:
 
 
 def summarize(values: Values, design: Design = PLANNED) -> Summary:
-    """Summarize one variant, one number per seed. Raises ValueError unless all are finite."""
-    numbers = _numbers(values)
-    seeds, mean = len(numbers), float(numbers.mean())
-    if np.ptp(numbers) == 0:
+    """Summarize one variant, one number per seed.
+
+    Raises ValueError unless all are finite, and the largest is between 1e-250 and 1e250, or 0.
+    """
+    (numbers,), unit = _scaled(values)
+    seeds, mean = len(numbers), float(numbers.mean() * unit)
+    if _are_equal(numbers):
         return Summary(seeds, mean, sd=None if seeds == 1 else 0.0, interval=None)
-    sd = float(numbers.std(ddof=1))
+    sd = float(numbers.std(ddof=1) * unit)
     return Summary(seeds, mean, sd, _around(mean, half_of_mean(sd, seeds, design)))
 
 
@@ -108,40 +117,42 @@ def compare_paired(
     """Compare `treatment` with `control`: treatment minus control. Entry i of both is one seed.
 
     comparisons: how many are made of this outcome; their intervals hold jointly.
-    Raises ValueError for unequal lengths, no seeds, or a non-finite number.
+    Raises ValueError for unequal lengths, and for numbers that `summarize` refuses.
     """
-    treated, controls = _numbers(treatment), _numbers(control)
+    (treated, controls), unit = _scaled(treatment, control)
     if len(treated) != len(controls):
         raise ValueError(f"{len(treated)} seeds can't be paired with {len(controls)}")
-    # Equal differences stay equal: 0.62 - 0.6 and 0.5 - 0.48 differ in their last bits.
-    differences = _numbers(np.round(treated - controls, 12))
+    differences = treated - controls
     seeds, difference = len(differences), float(differences.mean())
-    if np.ptp(differences) == 0:
-        return Comparison(seeds, difference, sd=None if seeds == 1 else 0.0)
-    sd, error = float(differences.std(ddof=1)), design.sd(differences) / np.sqrt(seeds)
-    later = design if design.name == "anytime" else LATER  # seeds are added after a look
+    if _are_equal(differences):
+        return _without_spread(seeds, difference, unit)
+    sd = float(differences.std(ddof=1))
     result = Comparison(
         seeds,
-        difference,
-        sd,
-        seeds_to_settle=seeds_to_detect(outcome.effect_of_interest, sd, comparisons, later),
+        difference * unit,
+        sd * unit,
+        seeds_to_settle=_seeds_to_settle(outcome, sd * unit, comparisons, design),
     )
+    basis = design.basis(differences)
+    error = float(basis.std(ddof=1) / np.sqrt(seeds))
     half = design.critical_t(seeds, comparisons) * error
-    if not error or not np.isfinite(half):
+    if _are_equal(basis) or not np.isfinite(half):
         return result
     result = replace(
         result,
-        interval=_around(difference, half),
+        interval=_around(difference * unit, half * unit),
         p_value=design.p_value(difference / error, seeds, comparisons),
     )
-    if not np.ptp(treated) or not np.ptp(controls):
+    if _are_equal(treated) or _are_equal(controls):
         return result
+    error, freedom = _welch(treated, controls)
+    tail = design.alpha / comparisons / 2
+    student = stats.t.isf(tail, seeds - 1) * sd / np.sqrt(seeds)
+    ratio = float(stats.t.isf(tail, freedom) * error / student)
     return replace(
         result,
         correlation=float(np.corrcoef(treated, controls)[0, 1]),
-        unpaired=_around(
-            difference, half * _welch_ratio(treated, controls, design.alpha / comparisons)
-        ),
+        unpaired=_around(difference * unit, half * ratio * unit),
     )
 
 
@@ -152,54 +163,130 @@ def compare_unpaired(
     design: Design = PLANNED,
     comparisons: int = 1,
 ) -> Comparison:
-    """STUB."""
-    treated, controls = _numbers(treatment), _numbers(control)
-    r = stats.ttest_ind(treated, controls, equal_var=False).confidence_interval(
-        1 - design.alpha / comparisons
+    """Compare independent samples: the mean of `treatment` minus that of `control`, a run an entry.
+
+    The variances may differ. The planned design has Welch's t interval (1947, Biometrika 34,
+    28-35), the anytime design a confidence sequence, which is simulated and not proved (see
+    `intervals`). A sample of one run gives no uncertainty.
+
+    comparisons: how many are made of this outcome; their intervals hold jointly.
+    Raises ValueError for the two-stage design, and for numbers that `summarize` refuses.
+    """
+    if design.name == "two-stage":
+        raise ValueError("the two-stage design needs seeds that are paired")
+    (treated, controls), unit = _scaled(treatment, control)
+    sizes = len(treated), len(controls)
+    smaller, difference = min(sizes), float(treated.mean() - controls.mean())
+    if smaller == 1 or (_are_equal(treated) and _are_equal(controls)):
+        return replace(_without_spread(smaller, difference, unit), sizes=sizes)
+    variances = treated.var(ddof=1), controls.var(ddof=1)
+    sd = float(np.sqrt(sum(variances)))
+    error, freedom = _welch(treated, controls)
+    # For each run of both after the first, of samples of equal size.
+    per_seed = float(anytime_freedom(sd**4 / np.square(variances).sum(), smaller=2))
+    if design.name == "anytime":
+        freedom = float(anytime_freedom(freedom, smaller))
+    result = Comparison(
+        smaller,
+        difference * unit,
+        sd * unit,
+        seeds_to_settle=_seeds_to_settle(outcome, sd * unit, comparisons, design, per_seed),
+        sizes=sizes,
     )
-    return Comparison(
-        len(treated),
-        treated.mean() - controls.mean(),
-        float(treated.std()),
-        Interval(r.low, r.high),
-        0.5,
+    size = (sd / error) ** 2
+    half = design.critical_t(size, comparisons, freedom) * error
+    # No interval before the smaller sample has as many runs as a paired comparison needs.
+    if not np.isfinite(design.critical_t(smaller, comparisons)) or not np.isfinite(half):
+        return result
+    return replace(
+        result,
+        interval=_around(difference * unit, half * unit),
+        p_value=design.p_value(difference / error, size, comparisons, freedom),
     )
 
 
-def detection_power(effect: float, sd: float, seeds: int, critical: float) -> float:
+def detection_power(
+    effect: float, sd: float, seeds: int, critical: float, freedom: float | None = None
+) -> float:
     """Probability that |t| exceeds `critical` at a true `effect`, with the right sign.
 
     Noncentral t distribution, as in R's `power.t.test(type = "paired")`: `sd` of the differences
-    is taken as known.
+    is taken as known. freedom: `seeds - 1` if not given.
     """
-    return float(stats.nct.sf(critical, seeds - 1, abs(effect) * np.sqrt(seeds) / sd))
+    known = seeds - 1 if freedom is None else freedom
+    certainty = min(MOST_CERTAIN, abs(effect) / sd * np.sqrt(seeds))
+    return float(stats.nct.sf(critical, known, certainty))
 
 
-def seeds_to_detect(effect: float, sd: float, comparisons: int, design: Design) -> int | None:
-    """Fewest seeds that detect a true nonzero `effect` with a power of 80 %; None if too many."""
+def seeds_to_detect(
+    effect: float, sd: float, comparisons: int, design: Design, per_seed: float | None = None
+) -> int | None:
+    """Fewest seeds that detect a true nonzero `effect` with a power of 80 %; None if too many.
+
+    per_seed: degrees of freedom that each seed after the first adds; the design's own if not given.
+    """
 
     def power(seeds: int) -> float:
-        critical = design.critical_t(seeds, comparisons)
-        return detection_power(effect, sd, seeds, critical) if np.isfinite(critical) else 0.0
+        freedom = None if per_seed is None else per_seed * (seeds - 1)
+        if not np.isfinite(design.critical_t(seeds, comparisons)):
+            return 0.0
+        critical = design.critical_t(seeds, comparisons, freedom)
+        return detection_power(effect, sd, seeds, critical, freedom)
 
     if power(MAX_LOOK_AHEAD) < POWER:
         return None
     return bisect_left(range(MAX_LOOK_AHEAD), POWER, lo=2, key=power)
 
 
-def _welch_ratio(treated: Floats, controls: Floats, alpha: float) -> float:
-    """The length of Welch's interval, relative to that of the paired one."""
-    unpaired = stats.ttest_ind(treated, controls, equal_var=False).confidence_interval(1 - alpha)
-    paired = stats.ttest_rel(treated, controls).confidence_interval(1 - alpha)
-    return float((unpaired.high - unpaired.low) / (paired.high - paired.low))
+def _seeds_to_settle(
+    outcome: OutcomeMeasure,
+    sd: float,
+    comparisons: int,
+    design: Design,
+    per_seed: float | None = None,
+) -> int | None:
+    if outcome.effect_of_interest is None:
+        return None
+    later = design if design.name == "anytime" else LATER  # seeds are added after a look
+    return seeds_to_detect(outcome.effect_of_interest, sd, comparisons, later, per_seed)
+
+
+def _welch(treated: Floats, controls: Floats) -> tuple[float, float]:
+    """Standard error of the difference between two means, and its degrees of freedom."""
+    sizes = np.array([len(treated), len(controls)])
+    shares = np.array([treated.var(ddof=1), controls.var(ddof=1)]) / sizes
+    freedom = shares.sum() ** 2 / (np.square(shares) / (sizes - 1)).sum()
+    return float(np.sqrt(shares.sum())), float(freedom)
+
+
+def _without_spread(seeds: int, difference: float, unit: float) -> Comparison:
+    """Equal differences: nothing to infer from. Floating-point noise is no effect."""
+    known = difference * unit if abs(difference) > NOISE else 0.0
+    return Comparison(seeds, known, sd=None if seeds == 1 else 0.0)
+
+
+def _are_equal(scaled: Floats) -> bool:
+    return bool(np.ptp(scaled) <= NOISE)
 
 
 def _around(mean: float, half: float) -> Interval | None:
     return Interval(float(mean - half), float(mean + half)) if np.isfinite(half) else None
 
 
-def _numbers(values: Values) -> Floats:
-    numbers = np.asarray(values, dtype=np.float64).round(ROUNDING)
-    if numbers.ndim != 1 or numbers.size == 0 or not np.isfinite(numbers).all():
-        raise ValueError(f"expected one finite number per seed, not {values!r}")
-    return numbers
+def _scaled(*samples: Values) -> tuple[list[Floats], float]:
+    """The samples in a unit, and that unit: the power of two that leaves the largest at 1 to 2.
+
+    Dividing by it is exact, and keeps squares within what a double can be.
+    """
+    known = [np.asarray(values, dtype=np.float64) for values in samples]
+    for values, numbers in zip(samples, known, strict=True):
+        if numbers.ndim != 1 or numbers.size == 0 or not np.isfinite(numbers).all():
+            raise ValueError(f"expected one finite number per seed or run, not {shown(values)}")
+    largest = float(max(np.abs(numbers).max() for numbers in known))
+    if largest and not SMALLEST <= largest <= LARGEST:
+        raise ValueError(
+            f"numbers of up to {largest:.2g} can't be compared; scale them to between"
+            f" {SMALLEST:g} and {LARGEST:g}"
+        )
+    unit = float(np.ldexp(1.0, np.frexp(largest)[1] - 1)) if largest else 1.0
+    return [numbers / unit for numbers in known], unit

@@ -16,6 +16,16 @@ anytime: a confidence sequence: all effects that the Bayes factor of the t stati
     there are (Lai 1976, Ann. Statist. 4, 265-280; Wang and Ramdas, arXiv:2310.03722). It has the
     1 % after a planned report, and all 5 % if there was none.
 
+Independent samples have Welch's t interval in the planned design. Their confidence sequence takes
+Welch's t statistic; the effective size (s1² + s2²) / (s1²/n1 + s2²/n2) in place of the number of
+seeds; as degrees of freedom the harmonic mean of Welch's and those of the smaller sample; and it
+begins when that sample has as many runs as a paired comparison needs. Neither is exact, not even
+for equal variances. In simulated studies at most 2.6 % raise a false alarm over all looks, where up
+to 5 % may, and 0.5 % where 1 % may, in each normal case that was tried: variances of 1:1 to 1:100,
+sizes of 1:1 to 1:10, one sample that does not grow, and samples that grow in random order. The sum
+over 28 comparisons is at most 3.7 %, instead of 9.3 % with Welch's own degrees of freedom. With
+only those of the smaller sample, intervals are half as long again at 5 runs of each.
+
 `g` is the number of comparisons. On exponential differences the sequence raises about as many false
 alarms as one look of the t-test; rules with fewer have longer intervals at 5 to 20 seeds
 (`python -m benchmarks.intervals`; docs/LOG.md has the figures). Its intervals are bounded from 5
@@ -58,28 +68,35 @@ class Design:
     alpha: float
     margin: float = 0.0
 
-    def sd(self, differences: np.ndarray) -> float:
-        """The standard deviation that the interval rests on."""
-        first = differences[:FIRST_SEEDS] if self.name == "two-stage" else differences
-        return float(first.std(ddof=1))
+    def basis(self, differences: np.ndarray) -> np.ndarray:
+        """Those of the differences whose standard deviation the interval rests on."""
+        return differences[:FIRST_SEEDS] if self.name == "two-stage" else differences
 
-    def critical_t(self, seeds: int, comparisons: int = 1) -> float:
-        """How many standard errors the interval reaches to each side; may be infinite."""
+    def critical_t(self, size: float, comparisons: int = 1, freedom: float | None = None) -> float:
+        """How many standard errors the interval reaches to each side; may be infinite.
+
+        size: the number of seeds, or the effective size of independent samples, which have their
+        own degrees of `freedom`.
+        """
         alpha = self.alpha / comparisons
         if self.name == "anytime":
-            return anytime_t(seeds, alpha, g=comparisons)
-        if self.name == "two-stage":
-            seeds = min(seeds, FIRST_SEEDS)
-        return float(stats.t.isf(alpha / 2, seeds - 1))
+            return anytime_t(size, alpha, g=comparisons, freedom=freedom)
+        return float(stats.t.isf(alpha / 2, self._freedom(size, freedom)))
 
-    def p_value(self, t: float, seeds: int, comparisons: int = 1) -> float:
+    def p_value(
+        self, t: float, size: float, comparisons: int = 1, freedom: float | None = None
+    ) -> float:
         """Below ALPHA exactly if t is critical: corrected for all comparisons and looks."""
         if self.name == "anytime":
-            p = np.exp(-log_bayes_factor(t, seeds, g=comparisons))
+            p = np.exp(-log_bayes_factor(t, size, g=comparisons, freedom=freedom))
         else:
-            counted = min(seeds, FIRST_SEEDS) if self.name == "two-stage" else seeds
-            p = 2 * stats.t.sf(abs(t), counted - 1)
+            p = 2 * stats.t.sf(abs(t), self._freedom(size, freedom))
         return float(min(1.0, p * comparisons * ALPHA / self.alpha))
+
+    def _freedom(self, size: float, freedom: float | None) -> float:
+        if freedom is not None:
+            return freedom
+        return min(size, FIRST_SEEDS) - 1 if self.name == "two-stage" else size - 1
 
 
 PLANNED = Design(
@@ -92,20 +109,38 @@ ANYTIME = Design("anytime", "", ALPHA)
 LATER = Design("anytime", "", LATER_ALPHA)
 
 
-def log_bayes_factor(t: np.ndarray | float, seeds: np.ndarray | int, g: float) -> np.ndarray:
-    """Log of the Bayes factor of a t statistic against no effect."""
-    freedom, widened = np.asarray(seeds) - 1, 1 + np.asarray(seeds) * g
-    ratio = np.log1p(np.square(t) / freedom) - np.log1p(np.square(t) / (freedom * widened))
-    return np.asarray((np.asarray(seeds) * ratio - np.log(widened)) / 2)
+def log_bayes_factor(
+    t: np.ndarray | float,
+    size: np.ndarray | float,
+    g: float,
+    freedom: np.ndarray | float | None = None,
+) -> np.ndarray:
+    """Log of the Bayes factor of a t statistic against no effect.
+
+    The statistic is the effect in standard deviations times sqrt(`size`), with noise. freedom: its
+    degrees of freedom, one less than `size` if not given.
+    """
+    known = np.asarray(size) - 1 if freedom is None else np.asarray(freedom)
+    widened = 1 + np.asarray(size) * g
+    ratio = np.log1p(np.square(t) / known) - np.log1p(np.square(t) / (known * widened))
+    return np.asarray(((known + 1) * ratio - np.log(widened)) / 2)
 
 
-def anytime_t(seeds: int, alpha: float, g: float) -> float:
+def anytime_t(size: float, alpha: float, g: float, freedom: float | None = None) -> float:
     """The t statistic at which the Bayes factor is 1 / alpha; infinite if it can't be reached."""
-    widened = 1 + seeds * g
-    ratio = (widened / alpha**2) ** (1 / seeds)
+    known, widened = size - 1 if freedom is None else freedom, 1 + size * g
+    ratio = (widened / alpha**2) ** (1 / (known + 1))
     if ratio >= widened:
         return np.inf
-    return float(np.sqrt((seeds - 1) * (ratio - 1) / (1 - ratio / widened)))
+    return float(np.sqrt(known * (ratio - 1) / (1 - ratio / widened)))
+
+
+def anytime_freedom(welch: np.ndarray | float, smaller: np.ndarray | float) -> np.ndarray:
+    """Degrees of freedom of the confidence sequence of independent samples.
+
+    welch: those of Welch's t. smaller: how many runs the smaller sample has.
+    """
+    return np.asarray(2 / (1 / np.asarray(welch) + 1 / (np.asarray(smaller) - 1)))
 
 
 def seeds_for_margin(

@@ -4,21 +4,17 @@ With few seeds, an interval may reach an accuracy of −13 %, or an effect that 
 of 8 % to −86 %. That shows that the approximation by a normal distribution fails, and that the
 seeds are too few to tell anything: words are then right, not numbers. Two kinds of interval tell
 something all the same, and only lose their impossible part, which costs no coverage: one that
-settles an effect, and one that reaches no further to each side than an effect that matters.
+settles an effect, and one that reaches no further to each side than an effect that matters, if
+it is known which effects do.
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipeline.statistics.comparisons import (
-    MAX_LOOK_AHEAD,
-    Comparison,
-    OutcomeMeasure,
-    Summary,
-    half_of_mean,
-)
+from pipeline.statistics.comparisons import MAX_LOOK_AHEAD, Comparison, Summary, half_of_mean
 from pipeline.statistics.intervals import Design, Interval
+from pipeline.statistics.outcomes import OutcomeMeasure
 
 
 def with_shown(summary: Summary, outcome: OutcomeMeasure, design: Design) -> Summary:
@@ -67,7 +63,8 @@ def _is_possible(half: float, means: Sequence[float], outcome: OutcomeMeasure) -
     """Whether an interval fits around all means, or is as short as an effect that matters."""
     low, high = outcome.bounds
     fits = all(low <= mean - half and mean + half <= high for mean in means)
-    return fits or half <= outcome.effect_of_interest
+    matters = outcome.effect_of_interest
+    return fits or (matters is not None and half <= matters)
 
 
 def _cut(interval: Interval, low: float, high: float) -> Interval:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from pipeline.errors import plural
 from pipeline.statistics import FIRST_SEEDS
-from pipeline.statistics.comparisons import MAX_LOOK_AHEAD, Comparison, OutcomeMeasure
+from pipeline.statistics.comparisons import MAX_LOOK_AHEAD, Comparison
+from pipeline.statistics.outcomes import OutcomeMeasure
 
 # How long the intervals of a design are.
 INTERVALS = {
@@ -27,48 +28,59 @@ def sentence(
     """Say what `subject` ("mixup") does to the outcome, and how certain that is.
 
     stuck: how many of its runs have learned nothing, by variant; those that have none are left out.
+    noun: what is counted: what pairs the runs, or the runs themselves if nothing does.
     """
-    name, seeds, scale = outcome.name, comparison.seeds, outcome.scale
-    difference = comparison.difference * scale
-    low, high = (bound * scale for bound in comparison.interval or [comparison.difference] * 2)
+    name, sizes, difference = outcome.name, comparison.sizes, comparison.difference
+    count = f"{comparison.seeds} {noun}s"
+    if sizes:
+        count = f"{sizes[0]:,} and {sizes[1]:,} {noun}s"
+    low, high = comparison.interval or (difference, difference)
     near, far = sorted((abs(low), abs(high)))
-    few = outcome.decimals  # or more, if a bound would otherwise look like 0
-    number = f"z,.{next((n for n in range(few, few + 3) if round(near, n)), few)}f"
+    extra = outcome.more_for(near)
     ending = "" if is_plural(subject) else "s"
     verb = f"raise{ending}" if difference > 0 else f"lower{ending}"
     begin = capitalized(subject)
-    effect = f"{begin} {verb} {name} by {abs(difference):{number}} {outcome.unit}".rstrip()
+    by = outcome.show(abs(difference), extra=extra)
+    effect = f"{begin} {verb} {name} by {by} {outcome.unit}".rstrip()
     if difference == 0:
         effect = f"{begin} leave{ending} {name} unchanged"
     link = "where" if comparison.interval or comparison.sd == 0 else "and"
-    also = f", {link} {learned_nothing(stuck, seeds)}" if stuck else ""
-    if seeds == 1:
-        return f"{effect} in one seed, which gives no uncertainty: not settled{also}."
+    also = f", {link} {learned_nothing(stuck, comparison.seeds)}" if stuck else ""
+    if comparison.seeds == 1:
+        none = f"{count}, which give" if sizes else f"one {noun}, which gives"
+        return f"{effect} in {none} no uncertainty: not settled{also}."
     if comparison.sd == 0:
-        return f"{effect} in each of {seeds} seeds, without any spread{also}."
+        each = "" if sizes else "each of "
+        return f"{effect} in {each}{count}, without any spread{also}."
     if comparison.settled:
-        return f"{effect} (95 % CI {near:{number}} to {far:{number}}, {seeds} {noun}s){also}."
-    size = f"{digits(difference, f'+{number}')} {outcome.unit}".rstrip()
+        return f"{effect} (95 % CI {outcome.show(near, far, extra=extra)}, {count}){also}."
+    size = f"{outcome.show(difference, sign=True, extra=extra)} {outcome.unit}".rstrip()
     unsettled = f"Whether {subject} change{ending} {name} is not settled: {size}"
-    bounds = " to ".join(digits(bound, f"+{number}") for bound in (low, high))
-    known = f"(95 % CI {bounds}, {seeds} {noun}s)"
+    known = f"(95 % CI {outcome.show(low, high, sign=True, extra=extra)}, {count})"
     if comparison.interval is None:
         no_interval = "can't tell" if comparison.p_value else "give no interval yet"
-        known = f"in {seeds} seeds, which {no_interval}"
-    interest = f"{outcome.effect_of_interest * scale:g} {outcome.unit}".rstrip()
-    interest = interest.removesuffix("s") if interest.startswith("1 ") else interest
-    if comparison.interval and far < outcome.effect_of_interest * scale:
-        verdict = f"With 95 % confidence, any effect is smaller than {interest}."
-    elif comparison.seeds_to_settle is None:
-        verdict = f"To settle a true effect of {interest} would take over {MAX_LOOK_AHEAD:,} seeds."
-    elif (more := comparison.seeds_to_settle - seeds) > 0:
-        number_of_seeds = f"About {plural(more, 'more seed')}"
-        verdict = (
-            f"{number_of_seeds} would settle a true effect of {interest} with 80 % probability."
-        )
-    else:
-        verdict = f"So many seeds settle a true effect of {interest} with 80 % probability or more."
-    return f"{unsettled} {known}{also}. {verdict}"
+        known = f"in {count}, which {no_interval}"
+    verdict = _verdict(comparison, outcome, noun)
+    return " ".join(filter(None, [f"{unsettled} {known}{also}.", verdict]))
+
+
+def _verdict(comparison: Comparison, outcome: OutcomeMeasure, noun: str) -> str:
+    """Whether an unsettled effect may be one of interest, or what would settle such a one."""
+    interest, enough = outcome.effect_of_interest, comparison.seeds_to_settle
+    if interest is None:
+        return ""
+    size = f"{interest * outcome.scale:g} {outcome.unit}".rstrip()
+    size = size.removesuffix("s") if size.startswith("1 ") else size
+    if comparison.interval and max(map(abs, comparison.interval)) < interest:
+        return f"With 95 % confidence, any effect is smaller than {size}."
+    effect = f"a true effect of {size}"
+    each = " of each" if comparison.sizes else ""
+    if enough is None:
+        return f"To settle {effect} would take over {MAX_LOOK_AHEAD:,} {noun}s{each}."
+    if (more := enough - comparison.seeds) <= 0:
+        return f"So many {noun}s settle {effect} with 80 % probability or more."
+    needed = f"{plural(enough, noun)} of each" if comparison.sizes else plural(more, f"more {noun}")
+    return f"About {needed} would settle {effect} with 80 % probability."
 
 
 def learned_nothing(stuck: Mapping[str, int], runs: int) -> str:
@@ -81,11 +93,6 @@ def learned_nothing(stuck: Mapping[str, int], runs: int) -> str:
 def capitalized(words: str) -> str:
     """Begin words as a sentence begins, and leave all other letters as they are."""
     return words[:1].upper() + words[1:]
-
-
-def digits(number: float, form: str) -> str:
-    """Format a number for readers: with a minus sign, which is longer than a hyphen."""
-    return format(number, form).replace("-", "−")
 
 
 def is_plural(subject: str) -> bool:

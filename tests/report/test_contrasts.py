@@ -16,7 +16,8 @@ from pipeline.report.figures import study_figures
 from pipeline.report.files import effect_metrics, effects, report_files
 from pipeline.report.findings import NetworkAnalysis
 from pipeline.report.sections import limits
-from pipeline.statistics.comparisons import OutcomeMeasure, compare_paired
+from pipeline.statistics.comparisons import compare_paired
+from pipeline.statistics.outcomes import OutcomeMeasure
 from pipeline.statistics.sentences import sentence
 
 WORDS = {
@@ -186,7 +187,7 @@ def test_named_comparisons_replace_those_that_follow_from_the_settings() -> None
     ],
 )
 def test_sentences_about_any_change_are_english(subject: str, raises: str, unsettled: str) -> None:
-    accuracy = OutcomeMeasure("validation accuracy", "points", scale=100)
+    accuracy = OutcomeMeasure("validation accuracy", "points", scale=100, effect_of_interest=0.01)
     low = [0.40, 0.41, 0.42, 0.43]
     settled = sentence(subject, compare_paired([0.50, 0.52, 0.52, 0.54], low, accuracy), accuracy)
     assert f"{raises} validation accuracy by" in settled

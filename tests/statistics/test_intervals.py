@@ -15,7 +15,6 @@ from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.comparisons import (
     POWER,
     Comparison,
-    OutcomeMeasure,
     compare_paired,
     detection_power,
     seeds_to_detect,
@@ -32,9 +31,10 @@ from pipeline.statistics.intervals import (
     log_bayes_factor,
     seeds_for_margin,
 )
+from pipeline.statistics.outcomes import OutcomeMeasure
 from pipeline.statistics.sentences import sentence
 
-ACCURACY = OutcomeMeasure("validation accuracy", "points", scale=100)
+ACCURACY = OutcomeMeasure("validation accuracy", "points", scale=100, effect_of_interest=0.01)
 
 # Hours of extra sleep of ten patients with two drugs (Student 1908), R's data set `sleep`.
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -214,7 +214,7 @@ def test_seeds_to_settle_is_the_smallest_number_that_reaches_the_power() -> None
 
 
 def test_one_seed_and_no_spread_invent_no_interval() -> None:
-    assert compare_paired([0.5], [0.4], ACCURACY) == Comparison(1, 0.1, None)
+    assert compare_paired([0.5], [0.4], ACCURACY) == Comparison(1, 0.5 - 0.4, None)
     equal = compare_paired([0.5, 0.6, 0.7], [0.4, 0.5, 0.6], ACCURACY)
     assert (equal.sd, equal.interval, equal.settled) == (0.0, None, False)
     few = compare_paired([0.5, 0.6, 0.65], [0.4, 0.5, 0.6], ACCURACY, ANYTIME)

@@ -5,12 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.statistics.comparisons import OutcomeMeasure, compare_paired, summarize
+from pipeline.statistics.comparisons import compare_paired, summarize
 from pipeline.statistics.intervals import ANYTIME, PLANNED, Design
+from pipeline.statistics.outcomes import OutcomeMeasure
 from pipeline.statistics.possible import shown_comparison, with_shown
 from pipeline.statistics.sentences import sentence
 
-ACCURACY = OutcomeMeasure("validation accuracy", "points", scale=100, bounds=(0, 1))
+ACCURACY = OutcomeMeasure(
+    "validation accuracy", "points", scale=100, effect_of_interest=0.01, bounds=(0, 1)
+)
 LOSS = OutcomeMeasure("validation loss", "nats", effect_of_interest=0.05, bounds=(0, np.inf))
 
 
