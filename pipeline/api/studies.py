@@ -1,10 +1,12 @@
 """Train a study, or compare runs that there are."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline import openmp
 from pipeline.api import options, use_options
 from pipeline.api.environment import set_variables
+from pipeline.api.given import noting_given
 from pipeline.config import (
     AUTO,
     Config,
@@ -33,15 +35,24 @@ from pipeline.study.grid import (
 )
 
 if TYPE_CHECKING:
+    from pipeline.ablation.definition import Ablation
     from pipeline.report.publish import Published
+    from pipeline.study.subject import Subject
 
 DEFAULT = options.DEFAULT
 # The settings that all runs of a study share.
+# What a program does not have.
+OF_NETWORKS = (
+    *("dataset", "data_dir", "epochs", "batch_size", "lr", "device", "precision"),
+    *("train_images", "validation", "holdout_seed", "keep_state"),
+)
 SHARED = DEFAULT.as_dict().keys() - {"ablation", "variant", "seed", "lr"}
 REMEDY = "the same command again, which keeps what is done"
 
 
+@noting_given
 def ablate(
+    given: Mapping[str, Any],
     ablation: options.Ablation = DEFAULT.ablation,
     *,
     variants: options.Variants = AUTO,
@@ -78,14 +89,12 @@ def ablate(
     settings = {name: value for name, value in locals().items() if name in SHARED}
     rates = parse_rates(as_text(lr))
     seeds = as_text(seeds)
-    margin = check_margin(margin, max_seeds, rates) if seeds == AUTO else 0.0
     asked_seeds = range(max_seeds) if seeds == AUTO else parse_seeds(seeds)
     check_name(name)
     check_choice("register", register, tuple(REGISTER))
     check_choice("reuse", reuse, REUSE)
     keeps = options.is_yes(keep_state)
-    asked_jobs = parse_jobs(jobs)
-    gpu_share = check_cluster(cluster, gpu_share)
+    asked_jobs, gpu_share = parse_jobs(jobs), check_cluster(cluster, gpu_share)
     if validation == AUTO:
         settings["validation"] = "test" if len(rates) == 1 else "holdout"
     for rate in rates:
@@ -94,42 +103,78 @@ def ablate(
     if cluster == "none":
         openmp.spin_if_idle()
     with importing():
-        from pipeline.ablation.loading import load_ablation, named
+        from pipeline.ablation.loading import load_ablation
         from pipeline.errors import StoreError
         from pipeline.execution.engine import Where
         from pipeline.store.initialization import check_experiment, check_store
         from pipeline.study.margin import check_effects
-        from pipeline.study.networks import Networks
         from pipeline.study.preview import preview_study
         from pipeline.study.reuse import given_study
-        from pipeline.study.spec import prepare_study
         from pipeline.study.study import run_study
-        from pipeline.training.device import choose_device, choose_precision
 
     own = load_ablation(options.absolute(ablation))
-    config = named(Config(ablation=own.source, lr=rates[0], **settings), own)
     chosen = parse_variants(as_text(variants), own.variants, own.compared)
-    grid = Grid(chosen, asked_seeds, rates, margin)
+    if own.is_program:
+        check_of_program(given, own)
+        rates = []
+    wanted = check_margin(margin_of(own, given, margin), max_seeds, rates) if seeds == AUTO else 0.0
+    grid = Grid(chosen, asked_seeds, rates, wanted)
     grid.plan.as_json()  # which checks its length
     check_effects(own, grid)
-    if cluster == "none":
-        choose_precision(config.precision, choose_device(config.device))  # which check both
+    choices = {"name": name, "register": register, "reuse": reuse}
+    where = Where(cluster, asked_jobs, gpu_share)
+
+    def prepare() -> "Subject":
+        if own.is_program:
+            from pipeline.study.programs import prepare_programs
+
+            return prepare_programs(own, grid, where, **choices)
+        from pipeline.study.networks import Networks
+        from pipeline.study.spec import prepare_study
+
+        return Networks(prepare_study(config, own, grid, where, **choices, keep_state=keeps))
+
+    if not own.is_program:
+        from pipeline.ablation.loading import named
+        from pipeline.training.device import choose_device, choose_precision
+
+        config = named(Config(ablation=own.source, lr=rates[0], **settings), own)
+        if cluster == "none":
+            choose_precision(config.precision, choose_device(config.device))  # which check both
     check_store()
     experiment = check_experiment(models=True)
-    where = Where(cluster, asked_jobs, gpu_share)
     where.connect(experiment)
-    given = None if dry_run else given_study()
-    choices = {"name": name, "register": register, "reuse": reuse}
-    study = prepare_study(config, own, grid, where, **choices, keep_state=keeps)
+    begun = None if dry_run else given_study()
+    study = prepare()
     if dry_run:
-        return list(preview_study(Networks(study), experiment))
+        return list(preview_study(study, experiment))
     try:
-        return run_study(Networks(study), given)
+        return run_study(study, begun)
     except Interrupted as stop:
         stop.remedy = REMEDY
         raise
     except StoreError as error:
         raise type(error)(f"{error}; continue the study by: {REMEDY}") from None
+
+
+def check_of_program(given: Mapping[str, Any], ablation: "Ablation") -> None:
+    """Raise InputError if an option is given that a program's study does not have."""
+    if wrong := [name for name in OF_NETWORKS if name in given]:
+        raise InputError(
+            f"{wrong[0]} is for networks, and {ablation.name} is about a program: make it a setting"
+            " of its variants"
+        )
+
+
+def margin_of(ablation: "Ablation", given: Mapping[str, Any], margin: float) -> float:
+    """The margin of `seeds=auto`: of a program in the unit of its outcome, which must be given."""
+    if not ablation.is_program or "margin" in given:
+        return margin
+    known = ablation.outcomes[0].margin
+    if known is None:
+        unit = ablation.outcomes[0].unit or f"the unit of {ablation.outcomes[0].metric}"
+        raise InputError(f"seeds=auto takes a margin, in {unit}: give --margin, or Outcome's")
+    return known
 
 
 def compare(

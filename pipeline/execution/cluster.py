@@ -23,20 +23,20 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import interruption
+from pipeline.ablation.definition import Ablation
 from pipeline.ablation.source import PACKAGE
 from pipeline.config import AUTO
 from pipeline.errors import InputError, MachineError, StoreError, plural
 from pipeline.execution import ray_worker
-from pipeline.execution.nodes import examine, living_nodes, usable_nodes
+from pipeline.execution.nodes import examine, examine_programs, living_nodes, usable_nodes
 from pipeline.execution.parallelism import Limit, job_memory, on_gpus, smallest
 from pipeline.execution.tasks import LOOK_SECONDS, Engine, Events, Task
 from pipeline.machine import GIB
-from pipeline.runs.queries import STATUSES, find_runs
+from pipeline.runs.queries import children_of
 from pipeline.runs.record import StudyRecord
 from pipeline.store import buffer
 from pipeline.store.address import shown_uri
 from pipeline.store.outages.failures import first_line
-from pipeline.store.tags import PARENT_TAG
 from pipeline.training.spec import RunSpec
 from pipeline.upstream import local_path
 
@@ -167,6 +167,41 @@ def cluster_engine(run: RunSpec, cells: int, asked_jobs: int, gpu_share: float) 
     )
 
 
+def cluster_programs(
+    ablation: Ablation, variants: Sequence[str], cells: int, asked_jobs: int, gpu_share: float
+) -> Engine:
+    """Run programs on the connected cluster; how much memory one takes is not known.
+
+    Raises InputError, naming the nodes that would not run the same as this machine.
+    """
+    nodes = usable_nodes()
+    if not nodes:
+        raise InputError("no node of the cluster has processors to run programs with")
+    cpus = sum(node.cpus for node in nodes)
+    threads = min(cpus // min(asked_jobs or cells, cpus), *(node.cpus for node in nodes))
+    threads = max(1, threads)
+    limits = [(sum(node.cpus // threads for node in nodes), f"{cpus} CPUs, {threads} for each run")]
+    count = sum(node.gpus for node in nodes)
+    if count:
+        nodes = [node for node in nodes if node.gpus]
+        limits.insert(0, on_gpus(count, gpu_share))
+    jobs = smallest(limits, asked_jobs, cells)
+    examine_programs(nodes, ablation, variants)
+    return Engine(
+        "",
+        "",
+        jobs._replace(reason=f"{jobs.reason}, on {plural(len(nodes), 'node')}"),
+        [threads] * cells,
+        partial(
+            train_on_cluster,
+            at_once=asked_jobs or cells,
+            resources={"num_cpus": threads, "num_gpus": gpu_share if count else 0},
+            settings={},
+            guard=nodes[-1].node_id,
+        ),
+    )
+
+
 def train_on_cluster(
     tasks: Sequence[Task],
     parent: StudyRecord,
@@ -180,8 +215,7 @@ def train_on_cluster(
     On a signal, every task ends its run as KILLED; if this process is killed, an actor on the node
     `guard` ends them. Raises StoreError, which would affect the other cells too.
     """
-    children = find_runs(parent.experiment_id, {PARENT_TAG: parent.run_id}, *STATUSES)
-    before = frozenset(record.run_id for record in children.records)
+    before = frozenset(children_of(parent.experiment_id, parent.run_id))
     study = ray_worker.Assignment(parent, ray_worker.this_place(), ray_worker.versions(), before)
     # They last as long as the study: Ray might also place them on a node that dies.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -216,7 +250,7 @@ def train_on_cluster(
                     number = running.pop(ref)
                     event = _outcome(ref)
                     if isinstance(event, LostError):
-                        ray_worker.end(tasks[number].tries(parent, before))
+                        ray_worker.end(one.run_id for one in tasks[number].tries(parent, before))
                 if isinstance(event, StoreError):
                     raise event
                 yield tasks[number].cell, event

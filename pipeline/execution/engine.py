@@ -2,10 +2,12 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
 
+from pipeline.ablation.definition import Ablation
 from pipeline.errors import InputError
 from pipeline.execution.jobs import in_parallel
 from pipeline.execution.parallelism import (
@@ -64,15 +66,15 @@ class Where(NamedTuple):
         return cluster_engine(run, cells, self.jobs, self.gpu_share)
 
 
-def program_engine(where: Where, cells: int) -> Engine:
-    """Return what runs so many programs there; call `connect` first.
+def program_engine(where: Where, ablation: Ablation, variants: Sequence[str], cells: int) -> Engine:
+    """Return what runs a program so many times there; call `connect` first.
 
     How much memory a program takes is not known, and its device is its own affair.
     """
     if where.cluster != NONE:
         from pipeline.execution.cluster import cluster_programs
 
-        return cluster_programs(cells, where.jobs, where.gpu_share)
+        return cluster_programs(ablation, variants, cells, where.jobs, where.gpu_share)
     gpus, processors = visible_gpus(), usable_processors()
     limits = [(processors, for_each(processors, "processor"))]
     if gpus:

@@ -1,7 +1,7 @@
 """The nodes of a Ray cluster: what they have, and whether they would train the same as here."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,11 +9,13 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.ablation.definition import Ablation
 from pipeline.ablation.recording import inputs_of
 from pipeline.errors import InputError, printable, shortlist
 from pipeline.execution.ray_worker import this_place, versions
 from pipeline.runs import provenance
 from pipeline.runs.identity import differences
+from pipeline.runs.programs.study import inputs_digest
 from pipeline.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -56,47 +58,73 @@ def examine(nodes: Sequence[Node], run: RunSpec, device: str) -> set[str]:
 
     Raises InputError, naming the nodes that would not train the same as this machine.
     """
+    settings = replace(run.config, device=device).as_dict()
+    recorded = inputs_of(run.ablation.source, *run.ablation.variants).as_dict()
+    code = provenance.code_digest(run.ablation)
+    expected = {**versions(), "code": code, "data": run.data.digest}
+    gpus = A_LITTLE if device == "cuda" else 0
+    answers = _ask(nodes, "describe", [settings, recorded], expected, gpus)
+    return {facts["precision"] for facts in answers}
+
+
+def examine_programs(nodes: Sequence[Node], ablation: Ablation, variants: Sequence[str]) -> None:
+    """Have every node say whether it has the same program.
+
+    Raises InputError, naming the nodes that would not run the same as this machine.
+    """
+    expected = {**versions(), "program": inputs_digest(ablation, variants)}
+    _ask(nodes, "describe_program", [ablation.source, list(variants)], expected)
+
+
+def _ask(
+    nodes: Sequence[Node],
+    what: str,
+    about: Sequence[Any],
+    expected: Mapping[str, str],
+    gpus: float = 0,
+) -> list[dict[str, str]]:
+    """Have a function of `ray_worker` answer on every node.
+
+    Raises InputError, naming the nodes whose answers are not as expected.
+    """
 
     # Ray sends the code of an inner function, so it also runs where this project is missing.
-    def describe(settings: dict[str, str], recorded: Any, *place: Any) -> dict[str, str]:
+    def describe(about: Any, *place: Any) -> dict[str, str]:
         try:
             from pipeline.execution import ray_worker
 
-            return ray_worker.describe(settings, recorded, ray_worker.Place(*place))
+            answer: dict[str, str] = getattr(ray_worker, what)(*about, ray_worker.Place(*place))
+            return answer
         except Exception as error:
             return {"problem": str(error) or type(error).__name__}
 
-    ask, gpus = ray.remote(describe), A_LITTLE if device == "cuda" else 0
-    settings = replace(run.config, device=device).as_dict()
-    recorded = inputs_of(run.ablation.source, *run.ablation.variants).as_dict()
+    ask = ray.remote(describe)
     answers = [
         ask.options(
             num_cpus=0,
             num_gpus=gpus,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
-        ).remote(settings, recorded, *this_place())
+        ).remote(about, *this_place())
         for node in nodes
     ]
     _, missing = ray.wait(answers, num_returns=len(answers), timeout=PATIENCE_SECONDS)
     if missing:
         names = shortlist(nodes[answers.index(answer)].name for answer in missing)
         log.info(f"waiting for {names}: loading the data, or busy")
-    code = provenance.code_digest(run.ablation)
-    expected = {**versions(), "code": code, "data": run.data.digest}
-    problems, precisions = [], set()
+    problems, found = [], []
     for node, answer in zip(nodes, answers, strict=True):
         facts = _facts(answer)
-        problem = facts.get("problem") or differences(facts, expected) or facts["inputs"]
+        problem = facts.get("problem") or differences(facts, expected) or facts.get("inputs")
         if problem:
             problems.append(f"{node.name}: {printable(problem.splitlines()[0])}")
         else:
-            precisions.add(facts["precision"])
+            found.append(facts)
     if problems:
         raise InputError(
             f"{len(problems)} of {len(nodes)} nodes can't train the same as this machine:"
             f" {shortlist(problems, separator='; ')} (docs/clusters.md says what a node needs)"
         )
-    return precisions
+    return found
 
 
 def _facts(answer: Any) -> dict[str, str]:

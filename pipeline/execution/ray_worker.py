@@ -34,7 +34,7 @@ from pipeline.execution.tasks import (
 from pipeline.imports import importing
 
 if TYPE_CHECKING:
-    from pipeline.runs.record import Stored, StudyRecord
+    from pipeline.runs.record import StudyRecord
 
 # Variables that a run needs wherever it trains: this project's own, the tracking store's with its
 # credentials, and how torch's threads wait.
@@ -148,20 +148,20 @@ def _train_or_continue(task: Task, study: Assignment, send: Callable[[Event], No
     if now := differences(versions(), study.versions):
         raise InputError(f"node {platform.node()} has {now}")
     tries = task.tries(study.parent, study.before)
-    end(tries)
+    end(one.run_id for one in tries)
     for record in tries:
         if record.status == "FINISHED":
             return task.complete(record)
     return task.after(tries).make(study.parent, send)
 
 
-def end(records: "Iterable[Stored]") -> None:
+def end(run_ids: Iterable[str]) -> None:
     """End those runs that are RUNNING, because their processes are known to be gone."""
     from pipeline.store import liveness
     from pipeline.store.lookup import get_run
 
-    for record in records:
-        run = get_run(record.run_id)  # which may have ended since
+    for run_id in run_ids:
+        run = get_run(run_id)  # which may have ended since
         if run.info.status == "RUNNING":
             liveness.mark_dead(run)
 
@@ -177,14 +177,12 @@ class Survivor:
         with suppress(RayError):
             alive.get()
         study.place.enter()
-        from pipeline.runs.queries import find_runs
+        from pipeline.runs.queries import children_of
         from pipeline.store.outages import waiting
-        from pipeline.store.tags import PARENT_TAG
 
         waiting.wait_from_the_start()
         parent = study.parent
-        children = find_runs(parent.experiment_id, {PARENT_TAG: parent.run_id}, "RUNNING")
-        end([*children.records, parent])
+        end([*children_of(parent.experiment_id, parent.run_id, "RUNNING"), parent.run_id])
         ray.actor.exit_actor()
 
 
@@ -212,6 +210,17 @@ def describe(
         "inputs": differences_here(Inputs.from_dict(recorded), config.ablation),
         "precision": spec.precision,
     }
+
+
+def describe_program(source: str, variants: list[str], place: Place) -> dict[str, str]:
+    """What a program in this process would depend on."""
+    place.enter()
+    from pipeline.ablation.loading import load_ablation
+    from pipeline.runs.programs.study import inputs_digest
+    from pipeline.store import liveness
+
+    liveness.mark_dead_runs()  # of this machine
+    return {**versions(), "program": inputs_digest(load_ablation(source), variants)}
 
 
 def versions() -> dict[str, str]:

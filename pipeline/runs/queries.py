@@ -81,6 +81,12 @@ def _find(
     return found
 
 
+def children_of(experiment_id: str, study_id: str, *statuses: str) -> list[str]:
+    """The ids of a study's runs, whatever they are of."""
+    found = search(f"tags.`{PARENT_TAG}` = '{study_id}'", experiment_id)
+    return [run.info.run_id for run in found if run.info.status in (statuses or STATUSES)]
+
+
 def read_record(kind: type[T], run: Run) -> T:
     """Read what a run says. Raises UnreadableRunError if that can't be understood."""
     return from_tags(

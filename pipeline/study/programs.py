@@ -14,7 +14,7 @@ from pipeline.ablation.definition import Ablation
 from pipeline.ablation.inputs import Inputs, digest_of
 from pipeline.config import AUTO, Config
 from pipeline.errors import RegistrationError, plural, shortlist
-from pipeline.execution.engine import Where
+from pipeline.execution.engine import Where, program_engine
 from pipeline.execution.tasks import Engine, ProgramTask
 from pipeline.report.contrasts import contrasts
 from pipeline.report.publish import Published, command, publish
@@ -257,8 +257,8 @@ class Programs:
         notes = []
         if several:
             notes.append(
-                f"{shortlist(several, 3)} logged several models: of two fits in one run, metrics and"
-                " parameters mix."
+                f"{shortlist(several, 3)} logged several models: of two fits in one run, metrics"
+                " and parameters mix."
             )
         return notes
 
@@ -302,3 +302,15 @@ class Programs:
             "command": command(),
         }
         return publish(analysis, subtitle, failures, {**known, **facts}, elsewhere)
+
+
+def prepare_programs(
+    ablation: Ablation, grid: Grid, where: Where, *, name: str, register: str, reuse: str
+) -> Programs:
+    """Check what a study of a program is to run, and choose where; nothing is stored.
+
+    Raises InputError if the cluster can't be used.
+    """
+    count = len(grid.variants) * len(grid.seeds)
+    engine = program_engine(where, ablation, grid.variants, count)
+    return Programs(ablation, grid, where, engine, name, register, reuse)
