@@ -1,5 +1,6 @@
 """A program's command: filled in for a variant and a seed, without a shell; where its code is."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -105,13 +106,13 @@ def code_of_command(arguments: list[str], folder: Path) -> Code:
     if name in PYTHON:
         kind, what = _run_by_python(others)
         if kind == "script":
-            code.files.append(_script(folder / what))
+            code.files.append(_script(_path(folder, what)))
         elif kind == "module":
             code.files.extend(_module(what, folder))
             code.first.append(folder)
         elif kind == "code":
             code.first.append(folder)
-    named = [folder / one.rpartition("=")[2] for one in arguments]
+    named = [_path(folder, one.rpartition("=")[2]) for one in arguments]
     code.files.extend(path for path in named if _is_file(path) and path not in code.files)
     scripts = [path.parent for path in code.files if path.suffix == ".py"]
     code.first.extend(dict.fromkeys(one for one in scripts if one not in code.first))
@@ -142,6 +143,10 @@ def _run_by_python(arguments: list[str]) -> tuple[str, str]:
         if one in TAKE_ANOTHER and waiting:
             waiting.pop(0)
     return "", ""
+
+
+def _path(folder: Path, name: str) -> Path:
+    return Path(os.path.normpath(folder / name))  # `../train.py`
 
 
 def _script(path: Path) -> Path:

@@ -146,8 +146,8 @@ def _imported(
 ) -> Iterator[tuple[str, Path | None]]:
     """What a file imports: each file of Python code, or the name of a package and None."""
     for parts, level in _statements(tree):
-        before = None if level else _folder_among(first, parts[0])
-        base = file.parents[level - 1] if level else before or _folder_of(parts[0])
+        before, bare = (None, None) if level else _folder_among(first, parts[0])
+        base = file.parents[level - 1] if level else before or _folder_of(parts[0]) or bare
         if level and (base / "__init__.py").is_file():  # type: ignore[operator]
             yield parts[0], base / "__init__.py"  # type: ignore[operator]
         known = parts[0] in sys.stdlib_module_names or parts[0] == PACKAGE.name
@@ -195,12 +195,17 @@ def _module_path(file: Path) -> str:
     return file.relative_to(top).as_posix()
 
 
-def _folder_among(folders: Collection[Path], module: str) -> Path | None:
-    """The first of these folders that has a top-level module, other than a mere folder."""
+def _folder_among(folders: Collection[Path], module: str) -> tuple[Path | None, Path | None]:
+    """The first of these folders that has a top-level module, or else has it as a bare folder.
+
+    A folder without an `__init__.py` yields to a module of its name that comes later on the path.
+    """
     spec = PathFinder.find_spec(module, [str(folder) for folder in folders])
-    if spec is None or spec.loader is None or not spec.origin:
-        return None
-    return Path(spec.origin).parents[1 if spec.submodule_search_locations else 0]
+    if spec is None:
+        return None, None
+    if spec.loader is None:
+        return None, Path(next(iter(spec.submodule_search_locations or []))).parent
+    return Path(spec.origin or "").parents[1 if spec.submodule_search_locations else 0], None
 
 
 def _folder_of(module: str) -> Path | None:

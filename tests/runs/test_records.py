@@ -190,4 +190,7 @@ def test_no_module_but_these_reads_a_tag_by_its_name() -> None:
         "training/state.py",  # another `unpack`
         "models/trial/repeating.py",
         "runs/checkpoint.py",
+        "runs/programs/outcomes.py",  # of a program's run, and of those that it has begun
+        "runs/programs/run.py",
+        "runs/programs/strays.py",
     }

@@ -6,13 +6,12 @@ from pathlib import Path
 from pipeline.ablation.command import executable, fill, folder_of, shell_command, template_of
 from pipeline.ablation.definition import Ablation
 from pipeline.ablation.programs import project_folder, project_parameters
-from pipeline.ablation.source import PACKAGE, file_of, is_module
+from pipeline.ablation.source import PACKAGE, file_of, is_installed, is_module
 
-# Not `-m`: this project need not be on the path of a process that starts in another folder.
-FUNCTION = (
-    "import sys; sys.path.insert(0, {folder!r}); import pipeline; sys.path.pop(0);"
-    " from pipeline.runs.programs.function import main; main()"
-)
+FUNCTION = "from pipeline.runs.programs.function import main; main()"
+# Of a checkout: it need not be on the path of a process that starts in another folder, and others,
+# which a function may start, get the path of theirs.
+CHECKOUT = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); "
 
 
 def folder_to_run_in(ablation: Ablation) -> Path:
@@ -38,8 +37,8 @@ def command_of(ablation: Ablation, variant: str, seed: int, run_id: str) -> list
             folder = file.parents[reference.count(".") + (file.name == "__init__.py")]
         else:
             reference, folder = str(file), file.parent
-        bootstrap = FUNCTION.format(folder=str(PACKAGE.parent))
-        command = ["-P", "-c", bootstrap, reference, str(folder), variant, str(seed)]
+        start = FUNCTION if is_installed(PACKAGE) else CHECKOUT + FUNCTION
+        command = ["-P", "-c", start, reference, str(folder), variant, str(seed)]
         return [sys.executable, *command]
     arguments = fill(template_of(ablation), ablation.variants[variant], seed)
     return executable(arguments, folder_of(ablation))

@@ -80,9 +80,8 @@ def _found(ablation: Ablation, variant: str) -> _Found:
         return _Found(folder, code_of(path), [])
     arguments = fill(template_of(ablation), ablation.variants[variant], 0)
     run = code_of_command(arguments, folder)
-    files = [Path(os.path.normpath(path)) for path in run.files]  # `../train.py`
-    code = [path for path in files if path.suffix == ".py"]
-    return _Found(folder, code_of_files(code, folder, first=run.first), files)
+    code = [path for path in run.files if path.suffix == ".py"]
+    return _Found(folder, code_of_files(code, folder, first=run.first), run.files)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
