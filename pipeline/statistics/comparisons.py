@@ -24,12 +24,11 @@ Values = npt.ArrayLike  # one number per seed, or per run
 
 POWER = 0.80  # an effect is detectable if it is detected with this probability
 MAX_LOOK_AHEAD = 1000  # beyond that, "more" is enough of an answer
-# Numbers count as equal if their range is no larger than this, where the largest of the numbers
-# that they come from is 1 to 2: 0.62 - 0.6 and 0.5 - 0.48 differ in their last bits. Four numbers,
-# each off by half an epsilon of 2, and two rounded differences make up to 6 epsilons. A metric may
-# itself be a difference, of numbers some 40 times as large: a generalisation gap of 0.015 between
-# accuracies of 0.6. Real spread is larger: single precision has steps of 500 million epsilons.
-NOISE = 256 * float(np.finfo(np.float64).eps)
+# The share of a number by which it may be off: 0.62 - 0.6 and 0.5 - 0.48 differ in their last bits.
+# Decimals are off by half an epsilon, and their difference by up to 2 of the larger one's. A metric
+# may itself be a difference, of numbers some 60 times as large: a gap of 0.01 between accuracies of
+# 0.6. Real spread is larger: single precision has steps of 500 million epsilons.
+NOISE = 128 * float(np.finfo(np.float64).eps)
 # The largest magnitude of the numbers that are compared; beyond, their intervals may overflow.
 SMALLEST, LARGEST = 1e-250, 1e250
 MOST_CERTAIN = 1e8  # an effect in standard errors; from 1e10 on, scipy's noncentral t gives NaN
@@ -123,9 +122,11 @@ def compare_paired(
     if len(treated) != len(controls):
         raise ValueError(f"{len(treated)} seeds can't be paired with {len(controls)}")
     differences = treated - controls
+    noise = NOISE * np.maximum(np.abs(treated), np.abs(controls))
     seeds, difference = len(differences), float(differences.mean())
-    if _are_equal(differences):
-        return _without_spread(seeds, difference, unit)
+    if _are_equal(differences, noise):
+        is_noise = bool((np.abs(differences) <= noise).all())
+        return _without_spread(seeds, 0.0 if is_noise else difference * unit)
     sd = float(differences.std(ddof=1))
     result = Comparison(
         seeds,
@@ -136,7 +137,7 @@ def compare_paired(
     basis = design.basis(differences)
     error = float(basis.std(ddof=1) / np.sqrt(seeds))
     half = design.critical_t(seeds, comparisons) * error
-    if _are_equal(basis) or not np.isfinite(half):
+    if _are_equal(basis, design.basis(noise)) or not np.isfinite(half):
         return result
     result = replace(
         result,
@@ -178,7 +179,8 @@ def compare_unpaired(
     sizes = len(treated), len(controls)
     smaller, difference = min(sizes), float(treated.mean() - controls.mean())
     if smaller == 1 or (_are_equal(treated) and _are_equal(controls)):
-        return replace(_without_spread(smaller, difference, unit), sizes=sizes)
+        known = difference * unit if abs(difference) > NOISE else 0.0
+        return replace(_without_spread(smaller, known), sizes=sizes)
     variances = treated.var(ddof=1), controls.var(ddof=1)
     sd = float(np.sqrt(sum(variances)))
     error, freedom = _welch(treated, controls)
@@ -259,14 +261,14 @@ def _welch(treated: Floats, controls: Floats) -> tuple[float, float]:
     return float(np.sqrt(shares.sum())), float(freedom)
 
 
-def _without_spread(seeds: int, difference: float, unit: float) -> Comparison:
-    """Equal differences: nothing to infer from. Floating-point noise is no effect."""
-    known = difference * unit if abs(difference) > NOISE else 0.0
-    return Comparison(seeds, known, sd=None if seeds == 1 else 0.0)
+def _without_spread(seeds: int, difference: float) -> Comparison:
+    """Equal differences: nothing to infer from."""
+    return Comparison(seeds, difference, sd=None if seeds == 1 else 0.0)
 
 
-def _are_equal(scaled: Floats) -> bool:
-    return bool(np.ptp(scaled) <= NOISE)
+def _are_equal(scaled: Floats, noise: Floats | float = NOISE) -> bool:
+    """Whether the numbers may be the same, if each is off by up to its `noise`."""
+    return bool((scaled - noise).max() <= (scaled + noise).min())
 
 
 def _around(mean: float, half: float) -> Interval | None:

@@ -80,6 +80,14 @@ def test_floating_point_noise_is_neither_effect_nor_spread(scale: float) -> None
     assert (late.interval, late.p_value) == (None, None)
 
 
+def test_a_value_that_stands_for_a_failure_hides_no_spread_of_the_others() -> None:
+    treated, controls = [3.1, 2.7, 3.6, 1e30], [2.8, 2.9, 2.9, 1e30]
+    result = compare_paired(treated, controls, RMSE, STUDENT)
+    known = stats.ttest_1samp(np.subtract(treated, controls), 0)
+    assert result.p_value == pytest.approx(known.pvalue)
+    assert result.difference == pytest.approx(0.2)
+
+
 def test_a_spread_of_a_billionth_is_a_spread() -> None:
     treated = 1 + 1e-11 * TREATED
     assert summarize(treated).sd == pytest.approx(1e-11 * TREATED.std(ddof=1), rel=1e-4)
