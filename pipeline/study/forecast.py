@@ -32,11 +32,22 @@ START_SECONDS = 6.0  # until a process has imported torch and MLflow
 class Forecast:
     """How long runs take that `jobs` at a time train: by estimates, then by their own epochs."""
 
-    def __init__(self, jobs: int, estimates: Mapping[str, float], basis: str = "") -> None:
-        """estimates: seconds of an epoch, by variant. basis: where they come from, in words."""
-        self.jobs, self.basis = jobs, basis
+    def __init__(
+        self, jobs: int, estimates: Mapping[str, float], basis: str = "", step: str = "epoch"
+    ) -> None:
+        """estimates: seconds of an epoch, by variant. basis: where they come from, in words.
+
+        step: what is estimated and measured, if it is not an epoch.
+        """
+        self.jobs, self.basis, self.step = jobs, basis, step
         self._estimates = estimates
         self._measured = defaultdict[str, list[float]](list)
+
+    def in_words(self, seconds: float | None) -> str:
+        """A time that runs take, and where that is known from."""
+        if seconds is None:
+            return f"time known after the first {self.step}"
+        return f"{in_words(seconds)}{f' ({self.basis})' if self.basis else ''}"
 
     def note(self, variant: str, epoch_seconds: float) -> None:
         """Take note of how long an epoch has taken."""
@@ -99,11 +110,9 @@ def make_forecast(
     )
 
 
-def in_words(seconds: float | None, basis: str = "") -> str:
-    """A time that runs take, and where that is known from, in words."""
-    if seconds is None:
-        return "time known after the first epoch"
-    return f"about {timedelta(seconds=round(seconds))}{f' ({basis})' if basis else ''}"
+def in_words(seconds: float) -> str:
+    """A time that runs take: `about 0:01:30`."""
+    return f"about {timedelta(seconds=round(seconds))}"
 
 
 def _measure(spec: RunSpec) -> float:

@@ -25,7 +25,7 @@ from pipeline.statistics.intervals import (
     seeds_for_margin,
 )
 from pipeline.store.outages.waiting import in_store
-from pipeline.study.forecast import Forecast, in_words
+from pipeline.study.forecast import Forecast
 from pipeline.study.grid import Grid
 from pipeline.study.subject import Subject
 
@@ -131,7 +131,7 @@ class Expectation:
         needed = self.needed()
         missing = self.missing(needed)
         seeds = ", ".join(f"{count} of {variant}" for variant, count in needed.items())
-        time = in_words(self.forecast.seconds(dict.fromkeys(missing, 0)))
+        time = self.forecast.in_words(self.forecast.seconds(dict.fromkeys(missing, 0)))
         more = f"{plural(len(missing), 'more run')}, {time}"
         message = f"seeds needed: {about}{seeds}{basis}; {more if missing else 'all are trained'}"
         log.info(message)

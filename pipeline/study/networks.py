@@ -31,6 +31,7 @@ class Networks:
     """What `Subject` asks, of networks."""
 
     spec: StudySpec
+    verb: str = "train"
 
     @property
     def grid(self) -> Grid:
@@ -118,6 +119,10 @@ class Networks:
             alone = forecast.seconds_of(cell)
             time_of_run = "" if alone is None else f", {in_words(alone)} a run"
             yield f"  {cell.variant}: {plural(parameters, 'parameter')}{time_of_run}"
+
+    def describe_cell(self, cell: Config) -> str:
+        """Nothing more: its name says it."""
+        return ""
 
     def task(self, cell: Config, threads: int, begun: Begun | None) -> NetworkTask:
         """A network to train."""

@@ -10,7 +10,7 @@ from pipeline.machine import GIB
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.store import liveness
 from pipeline.store.outages.waiting import in_store
-from pipeline.study.forecast import Forecast, in_words
+from pipeline.study.forecast import Forecast
 from pipeline.study.reuse import Reusable, check_same_recipe
 from pipeline.study.subject import Subject
 
@@ -36,7 +36,8 @@ def preview_study(study: Subject, experiment: str) -> Iterator[str]:
             state = f"{how} {one.record.run_id}"
         else:
             why = found.outdated.get(cell)
-            state = f"to train again: {why}" if why else "to train"
+            again = f" again: {why}" if why else ""
+            state = f"to {study.verb}{again}{study.describe_cell(cell)}"
         yield f"  {cell.run_name}: {state}"
     yield describe_work(study, cells, found, forecast)
 
@@ -57,10 +58,10 @@ def describe_work(
         lines.append(f"{of_all}{count} {be} finished already and {be} reused")
     epochs = {cell: begun[cell].epochs if cell in begun else 0 for cell in cells}
     if left := {cell: done for cell, done in epochs.items() if cell not in finished}:
-        count = f"{'at least ' * at_least}{plural(len(left), 'run')} to train"
+        count = f"{'at least ' * at_least}{plural(len(left), 'run')} to {study.verb}"
         if begun:
             count += f" ({f'{len(begun)} of them ' * (len(left) > 1)}continued)"
-        lines.append(f"{count}, {in_words(forecast.seconds(left, starting=True), forecast.basis)}")
+        lines.append(f"{count}, {forecast.in_words(forecast.seconds(left, starting=True))}")
         memory = f"; about {study.memory / GIB:.1f} GiB of memory each" if study.memory else ""
         lines.append(f"{study.engine.jobs.reason}{memory}")
     return "\n".join(lines)

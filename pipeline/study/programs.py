@@ -54,6 +54,7 @@ class Programs:
     register: str
     reuse: str
     memory: int = 0
+    verb: str = "run"
     _measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
 
     @property
@@ -169,13 +170,16 @@ class Programs:
         for cell, record in finished.items():
             known.setdefault(cell.variant, []).append(record.seconds)
         means = {variant: fmean(seconds) for variant, seconds in known.items()}
-        return Forecast(self.engine.jobs.number, means, "from those that are finished")
+        basis = "from those that are finished"
+        return Forecast(self.engine.jobs.number, means, basis, "run")
 
     def describe_variants(self, forecast: Forecast) -> Iterator[str]:
-        """The command of each run."""
-        for cell in self.cells:
-            shown = printable_command(self.ablation, cell.variant, cell.seed)
-            yield f"  {cell.run_name}: {shown}"
+        """Nothing: each run's command says it."""
+        yield from ()
+
+    def describe_cell(self, cell: Config) -> str:
+        """The command of a run."""
+        return f": {printable_command(self.ablation, cell.variant, cell.seed)}"
 
     def task(self, cell: Config, threads: int, begun: Begun | None) -> ProgramTask:
         """A program to run, anew: whole runs are continued."""

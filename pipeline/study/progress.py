@@ -60,7 +60,7 @@ class StudyProgress:
         self.forecast.note(cell.variant, progress.epoch_seconds)
         self.left[cell] = progress.epochs
         if not known:
-            log.info(f"{self._time_left()}, by the first epoch")
+            log.info(f"{self._time_left()}, by the first {self.forecast.step}")
         state = f"{cell.run_name}, {progress.reached}" if progress.reached else cell.run_name
         if self.study.disable:
             due = time.monotonic() - self.last_line[cell] > LINE_INTERVAL

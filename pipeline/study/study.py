@@ -67,7 +67,9 @@ def run_study(study: Subject, given: StudyRecord | None = None) -> Published:
         finished, failures = _train(study, parent, found, design, forecast)
         results: Sequence[Made] = [finished[cell] for cell in study.cells if cell in finished]
         if not results:
-            raise MachineError(f"all {len(failures)} runs failed; {_first(failures)}")
+            left = 0 if plan.margin else len(study.cells) - len(failures)
+            others = f", and {plural(left, 'other')} not begun" if left else ""
+            raise MachineError(f"all {len(failures)} runs failed{others}; {_first(failures)}")
         results, refusal = study.register_models(results, parent.run_id)
         count, again = len(results) + len(failures), sum(one.reused for one in results)
         reused_runs = f", {again} of {count} runs reused from before" if again else ""
@@ -144,7 +146,11 @@ def _follow(
     failures: Failures,
     expected: Expectation | None,
 ) -> None:
-    """Show the progress of the cells, and add to `results` and `failures` how they end."""
+    """Show the progress of the cells, and add to `results` and `failures` how they end.
+
+    Ends if no run of any variant succeeds: the first ones show what is wrong.
+    """
+    failed = set[str]()
     for cell, event in events:
         match event:
             case str():
@@ -162,6 +168,9 @@ def _follow(
             case Exception():
                 failures[cell.run_name] = first_line(event)
                 progress.end(cell, f"failed: {failures[cell.run_name]}", failed=True)
+                failed.add(cell.variant)
+                if not results and failed >= set(study.grid.variants):
+                    return  # what is wrong is the same for all
 
 
 def _first(failures: Failures) -> str:

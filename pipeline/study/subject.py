@@ -20,10 +20,11 @@ from pipeline.study.reuse import Begun, Reusable
 
 
 class Subject(Protocol):
-    """What makes a study's runs.
+    """What makes a study's runs."""
 
-    register: a key of `grid.REGISTER`. memory: bytes that a run takes; 0 if that is not known.
-    """
+    @property
+    def verb(self) -> str:
+        """What is done with a cell: train, or run."""
 
     @property
     def grid(self) -> Grid:
@@ -72,6 +73,9 @@ class Subject(Protocol):
 
     def describe_variants(self, forecast: Forecast) -> Iterator[str]:
         """Say what each variant is, for a preview."""
+
+    def describe_cell(self, cell: Config) -> str:
+        """What there is to say of a run that is to be made, for a preview; begins with a sign."""
 
     def task(self, cell: Config, threads: int, begun: Begun | None) -> Task:
         """What makes a run; `begun` is one of its cell that it goes on from."""

@@ -132,7 +132,9 @@ def test_nothing_to_report_if_every_run_fails(
     monkeypatch.setattr("pipeline.runs.training_run._train", broken)
     answer = pipeline(*ABLATE)
     assert answer.status == 1
-    assert answer.error_lines == ["error: all 4 runs failed; base-seed0: no luck"]
+    assert answer.error_lines == [
+        "error: all 2 runs failed, and 2 others not begun; base-seed0: no luck"
+    ]
     (parent,), _ = by_kind(tmp_path)
     assert parent.info.status == "FAILED"
 
