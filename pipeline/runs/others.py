@@ -137,7 +137,8 @@ def _search(experiment_id: str, where: str) -> list[Run]:
         )
     except MlflowException as error:
         if error.error_code == "INVALID_PARAMETER_VALUE":
-            raise InputError(f"where is {shown(where)}: {first_line(error)}") from None
+            reason = first_line(error).removeprefix(f"{error.error_code}: ")  # a server's
+            raise InputError(f"where is {shown(where)}: {reason}") from None
         raise
 
 

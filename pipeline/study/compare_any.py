@@ -65,6 +65,7 @@ def compare_any(experiment: str, question: Question) -> Published:
     read = {
         "question": question.as_dict(),
         "runs": sorted(one.run_id for one in runs),
+        "values": _values(selection),
         "not_counted": selection.unused,
     }
     facts = {"experiment": experiment, **_facts(question, selection, analysis, len(found))}
@@ -174,17 +175,22 @@ def _design(selection: Selection, question: Question, where: str) -> Design:
     _check_planned(selection, question)
     ids = {one.run.run_id for one in selection.runs}
     asked, planned_before = json.loads(json.dumps(question.as_dict())), []
+    values = _values(selection)
     for run, read in _earlier(where):
         name = f"run {run.info.run_id[:SHORT_ID]}"
         seen = ids if read is None else ids & set(read["runs"])
         if not seen:
             continue
-        same = read is not None and read["question"] == asked and set(read["runs"]) == ids
+        same = read is not None and (read["question"], read.get("values")) == (asked, values)
         if question.planned and not same:
+            what = f"has seen {len(seen)} of these {plural(len(ids), 'run')}"
+            if read is None:
+                what = f"has lost its {COMPARISON_FILE}, and may have seen these runs"
+            elif read["question"] == asked and seen == ids == set(read["runs"]):
+                what = "has seen these runs, which have logged more since"
             raise InputError(
-                f"planned is {question.planned}, but an earlier comparison ({name}) has seen"
-                f" {len(seen)} of these {plural(len(ids), 'run')}; leave it out: the intervals are"
-                " then valid whatever was seen, and longer"
+                f"planned is {question.planned}, but an earlier comparison ({name}) {what}; leave"
+                " it out: the intervals are then valid whatever was seen, and longer"
             )
         if unpack(run).get("planned", "0") != "0":
             planned_before.append(name)
@@ -207,6 +213,14 @@ def _design(selection: Selection, question: Question, where: str) -> Design:
     return UNPLANNED
 
 
+def _values(selection: Selection) -> dict[str, dict[str, str]]:
+    """What was read: the outcomes of each run by its id, as text, as JSON has no NaN."""
+    return {
+        one.run.run_id: {name: repr(m.value) for name, m in one.run.measured.items()}
+        for one in selection.runs
+    }
+
+
 def _was_planned(text: str) -> bool:
     try:
         return not Plan.from_json(text).chosen_later
@@ -222,8 +236,9 @@ def _earlier(where: str) -> Iterator[tuple[Run, dict | None]]:  # type: ignore[t
             continue  # of this project's own runs, which say themselves what has reported them
         try:
             read = json.loads(content or b"")
-            yield run, read if {"runs", "question"} <= read.keys() else None
-        except (ValueError, AttributeError):
+            known = "question" in read and all(isinstance(one, str) for one in read["runs"])
+            yield run, read if known else None
+        except (ValueError, TypeError, LookupError):
             yield run, None
 
 

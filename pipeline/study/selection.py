@@ -197,7 +197,11 @@ def _newest(
     kept = []
     for runs in _grouped(usable, lambda one: (variant_of(one), pair_of(one))).values():
         *older, newest = sorted(runs, key=lambda one: one.started)
-        unused.update((one.name, f"repeated by {newest.name}") for one in older)
+        for one in older:
+            other = [n for n, v in newest.others.items() if one.others.get(n, NOT_SET) != v]
+            other = [_plain(n) for n in other if n not in (COMMIT, DATA)]
+            apart = f", with another {shortlist(other, 3)}" if other else ""
+            unused[one.name] = f"repeated by {newest.name}{apart}"
         kept.append(newest)
     return kept
 
@@ -317,7 +321,7 @@ def _name_differences(selection: Selection) -> None:
             for name, runs in variants.items()
         }
         every = set().union(*values.values())
-        if len(every) < 2:
+        if len(every) < 2 or _is_the_same(key, selection.runs):
             continue
         apart = any(
             values[one].isdisjoint(values[other]) and min(len(values[one]), len(values[other])) < 2
@@ -341,6 +345,15 @@ def _name_differences(selection: Selection) -> None:
         )
     if everywhere:
         selection.notes.append(f"Different in every run: {shortlist(everywhere)}.")
+
+
+def _is_the_same(key: str, runs: Sequence[Chosen]) -> bool:
+    """Whether a parameter says what tells variants or pairs apart, as a tag of its name may."""
+    keys = [{**one.run.by, **one.run.pair} for one in runs]
+    return any(
+        all(k[name] == one.run.others.get(key) for k, one in zip(keys, runs, strict=True))
+        for name in keys[0]
+    )
 
 
 def _grouped(runs: Iterable, key: Callable) -> dict:  # type: ignore[type-arg]

@@ -304,3 +304,39 @@ def test_reasons_name_runs_that_share_the_beginning_of_an_id(
     assert list(not_counted(tmp_path).values()) == [
         "without partner: no variant to compare it with has params.seed 5"
     ]
+
+
+def test_a_plan_does_not_outlive_what_it_has_read(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    make_pairs(A[:5], B[:5])
+    planned = ("compare", *ASK, "--planned", "5")
+    assert pipeline(*planned).status == 0
+    assert pipeline(*planned).status == 0
+    run = mlflow.search_runs(filter_string="params.model = 'b'", output_format="list")[0]
+    mlflow.MlflowClient().log_metric(run.info.run_id, "auc", 0.9, step=1)
+    assert "has seen these runs, which have logged more since" in pipeline(*planned).err
+    for content in ('{"runs": 5, "question": {}}', "[1]", None):
+        for file in (tmp_path / "mlruns").rglob("comparison.json"):
+            file.unlink() if content is None else file.write_text(content)
+        answer = pipeline(*planned)
+        assert answer.status == 2
+        assert "has lost its comparison.json, and may have seen these runs" in answer.err
+
+
+def test_a_tag_and_a_parameter_of_one_meaning_are_no_difference() -> None:
+    for seed in range(3):
+        for model in ("a", "b"):
+            tags = {"model": model, "seed": str(seed)}
+            make_run({"model": model, "seed": seed}, {"auc": A[seed]}, tags=tags)
+    report = compare(experiment="Default", outcome="auc", by="tags.model", pair="tags.seed")
+    assert len(report.analysis.headline) == 1
+
+
+def test_a_repetition_with_another_setting_is_named_as_such() -> None:
+    table = pd.concat([frame(), frame().query("model == 'a'").assign(alpha=2)], ignore_index=True)
+    table["alpha"] = table["alpha"].where(table["model"] == "a", 5).fillna(1)
+    report = of_frame(table.query("seed < 3"))
+    assert set(report.unused.values()) == {
+        f"repeated by row {n}, with another alpha" for n in (6, 7, 8)
+    }
