@@ -14,7 +14,8 @@ class Contrast:
 
     treatment, control: a variant each; for an interaction, two each, whose difference counts.
     subject: of the sentence about it. own_name: the metric's, if it is not made of the variants.
-    effect: what an interaction is about, such as `mixup's effect`.
+    effect: what an interaction is about, such as `mixup's effect`. singular: whether the subject is
+    a setting with its value, such as `model trees`, whatever letter that ends in.
     """
 
     treatment: tuple[str, ...]
@@ -22,6 +23,7 @@ class Contrast:
     subject: str
     own_name: str = ""
     effect: str = ""
+    singular: bool = False
 
     @property
     def variants(self) -> tuple[str, ...]:

@@ -124,7 +124,8 @@ def make_finding(
             result = with_other_images(result, images, design.alpha / comparisons)
     shown = shown_comparison(result, effect.outcome, effect.means)
     stuck = _stuck_runs(effect, records) if records else {}
-    words = sentence(f"{effect.contrast.subject}{where}", shown, effect.outcome, stuck, noun)
+    subject, singular = f"{effect.contrast.subject}{where}", effect.contrast.singular
+    words = sentence(subject, shown, effect.outcome, stuck, noun, singular)
     return Finding(effect.key, effect.outcome, effect.contrast, result, shown, words)
 
 

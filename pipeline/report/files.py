@@ -19,6 +19,7 @@ from pipeline.report.sections import report_sections
 from pipeline.statistics.comparisons import Comparison
 
 DOTS_PER_INCH = 130
+MARKUP = re.compile(r"[\\`*\[\]<|]|(?<!\w)_|_(?!\w)")
 # What MLflow refuses in a metric's name, or takes for a folder, or refuses on Windows.
 NOT_IN_METRICS = re.compile(r"[^\w. -]+")
 TEMPLATES = jinja2.Environment(
@@ -27,6 +28,14 @@ TEMPLATES = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
     keep_trailing_newline=True,
 )
+
+
+def as_markdown(text: str) -> str:
+    """Text, such as a name that somebody has given, with what Markdown would take as markup."""
+    return MARKUP.sub(r"\\\g<0>", text)
+
+
+TEMPLATES.filters["markdown"] = as_markdown
 
 
 def report_files(

@@ -15,7 +15,7 @@ import pandas as pd
 
 from pipeline.errors import plural
 from pipeline.machine import describe_machine
-from pipeline.report.files import effect_metrics, effects, report_files
+from pipeline.report.files import as_markdown, effect_metrics, effects, report_files
 from pipeline.report.findings import NetworkAnalysis
 from pipeline.report.runs_analysis import AnyAnalysis
 from pipeline.report.tables import format_summary
@@ -23,6 +23,7 @@ from pipeline.runs.plan import Plan
 from pipeline.runs.record import RunRecord
 from pipeline.store.interface import link, where_to_look
 from pipeline.store.outages.waiting import in_store
+from pipeline.store.tags import MAX_CHARACTERS
 from pipeline.upstream import local_path, shell_quote
 
 MAX_LINKS = 30  # in a description, which MLflow cuts at 8,000 characters
@@ -46,8 +47,11 @@ def publish(
     assert run
     files = report_files(analysis, subtitle, facts, unused)
     about = "\n".join(filter(None, [subtitle, analysis.variants_in_words]))
-    description = "\n".join([about, "", *(f"- {line}" for line in analysis.headline)])
-    place = _log_report(files, description + _links(elsewhere), effect_metrics(analysis))
+    lines = [about, "", *(f"- {line}" for line in analysis.headline)]
+    description, links = "\n".join(map(as_markdown, lines)), _links(elsewhere)
+    if len(description + links) <= MAX_CHARACTERS:
+        description += links
+    place = _log_report(files, description[:MAX_CHARACTERS], effect_metrics(analysis))
     where = str(run.info.experiment_id), run.info.run_id
     return Published(analysis, about, files["report.html"].decode(), unused, told, *where, place)
 
@@ -177,7 +181,7 @@ def command() -> str:
 
 def _links(elsewhere: Mapping[str, tuple[str, str]]) -> str:
     """A paragraph of links to the runs that are no children, which MLflow would list."""
-    links = [f"[{name}]({link(*place)})" for name, place in elsewhere.items()]
+    links = [f"[{as_markdown(name)}]({link(*place)})" for name, place in elsewhere.items()]
     if not links:
         return ""
     more = f" and {len(links) - MAX_LINKS} more, in the report" if len(links) > MAX_LINKS else ""

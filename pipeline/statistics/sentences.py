@@ -24,11 +24,13 @@ def sentence(
     outcome: OutcomeMeasure,
     stuck: Mapping[str, int] | None = None,
     noun: str = "seed",
+    singular: bool = False,
 ) -> str:
     """Say what `subject` ("mixup") does to the outcome, and how certain that is.
 
     stuck: how many of its runs have learned nothing, by variant; those that have none are left out.
     noun: what is counted: what pairs the runs, or the runs themselves if nothing does.
+    singular: that the subject is, even if it looks like a plural.
     """
     name, sizes, difference = outcome.name, comparison.sizes, comparison.difference
     count = f"{comparison.seeds} {noun}s"
@@ -37,7 +39,7 @@ def sentence(
     low, high = comparison.interval or (difference, difference)
     near, far = sorted((abs(low), abs(high)))
     extra = outcome.more_for(near)
-    ending = "" if is_plural(subject) else "s"
+    ending = "" if is_plural(subject) and not singular else "s"
     verb = f"raise{ending}" if difference > 0 else f"lower{ending}"
     begin = capitalized(subject)
     by = outcome.show(abs(difference), extra=extra)

@@ -3,7 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import NamedTuple, TypeVar
 
@@ -97,7 +97,10 @@ def select(
         }
         for one in order
     }
-    compared = contrasts_of(Wording(settings, _zeros(settings)))
+    compared = [
+        replace(one, singular=" instead of " in one.subject)
+        for one in contrasts_of(Wording(settings, _zeros(settings)))
+    ]
     by_pair = defaultdict[Setting, dict[str, Candidate]](dict)
     for one in usable:
         by_pair[pair_of(one)][names[variant_of(one)]] = one

@@ -49,8 +49,14 @@ def test_variants_have_any_name(
     # As metrics of the comparison's run, by names that MLflow takes.
     found = [value for name, value in run.data.metrics.items() if "_vs_" in name]
     assert sorted(map(round, found)) == sorted(measured)
-    table = re.findall(r"^\| [^|]*(?:\\\|[^|]*)* \|.*$", artifact(tmp_path, "report.md"), re.M)
-    assert all(line.endswith(" |") for line in table)
+    # Names are no markup, neither in the report nor in the description.
+    page, description = artifact(tmp_path, "report.md"), run.data.tags["mlflow.note.content"]
+    if "*x*" in values:
+        for text in (page, description):
+            assert r"odel \*x\* instead of" in text
+            assert r"odel \<b>x\</b> instead of" in text
+        assert r"| a\|b |" in page
+    assert len(description) <= 8000
 
 
 def test_numbers_are_named_as_numbers() -> None:
@@ -61,6 +67,8 @@ def test_numbers_are_named_as_numbers() -> None:
     assert of_frame(table, baseline=0.0).analysis.variants == ["model=0", "model=1"]
     with pytest.raises(InputError, match="no variant is 'a,b'; baseline must be one of a, b"):
         of_frame(frame(), baseline="a,b")
+    trees = of_frame(frame().replace({"model": {"a": "stumps", "b": "trees"}}))
+    assert trees.analysis.headline[0].startswith("Model trees instead of stumps raises auc")
     # Texts are sorted by the numbers in them.
     many = pd.concat([frame().replace({"model": {"b": name}}) for name in ("m10", "m9")])
     assert of_frame(many, baseline="m9").analysis.variants == ["m9", "a", "m10"]
