@@ -56,6 +56,7 @@ class Programs:
     memory: int = 0
     verb: str = "run"
     _measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    _told: list[str] = field(default_factory=list)  # of registered models
 
     @property
     def title(self) -> str:
@@ -212,7 +213,9 @@ class Programs:
         self._read(results)
         primary = self.ablation.outcomes[0].metric
         values = {one.run_id: self._measured[one.run_id][primary].value or 0.0 for one in results}
-        return register_programs(self.ablation, results, values, self.register, study_id)
+        lines, refusal = register_programs(self.ablation, results, values, self.register, study_id)
+        self._told.extend(lines)
+        return results, refusal
 
     def analyse(
         self,
@@ -305,7 +308,7 @@ class Programs:
             "time of the runs": f"{sum(one.seconds for one in results):.0f} s, all together",
             "command": command(),
         }
-        return publish(analysis, subtitle, failures, {**known, **facts}, elsewhere)
+        return publish(analysis, subtitle, failures, {**known, **facts}, elsewhere, self._told)
 
 
 def prepare_programs(
