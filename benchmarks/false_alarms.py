@@ -61,10 +61,14 @@ def _has_alarm(way: str, number: int) -> bool:
             for seed in range(made, look):
                 _log_pair(experiment, seed, random.normal, spread)
             made = look
-            plan = {"planned": look} if look == planned else {}
-            found = compare(
-                experiment=name, outcome="score", by="params.model", pair=pair, **plan
-            ).analysis.shown.findings
+            report = compare(
+                experiment=name,
+                outcome="score",
+                by="params.model",
+                pair=pair,
+                planned=look if look == planned else None,
+            )
+            found = report.analysis.shown.findings
             if any(one.comparison.settled for one in found["score"]):
                 return True
     return False
