@@ -81,6 +81,8 @@ def named(config: Config, ablation: Ablation) -> Config:
 
     Raises InputError for a variant or data set that it does not have.
     """
+    if ablation.is_program:
+        raise InputError(f"{ablation.source} states a program, which only a study runs")
     variant = next(iter(ablation.variants)) if config.variant == AUTO else config.variant
     dataset = next(iter(ablation.datasets)) if config.dataset == AUTO else config.dataset
     check_choice("variant", variant, ablation.variants)
