@@ -36,7 +36,7 @@ def main() -> None:
             **group,  # type: ignore[call-overload]
         )
     except OSError as error:
-        print(f"{CANT_START}{error.strerror or error}", flush=True)
+        _say(f"{CANT_START}{error.strerror or error}")
         return
     is_wanted = threading.Event()
     ending = threading.Thread(target=_end_with_input, args=(program.pid, is_wanted), daemon=True)
@@ -45,7 +45,12 @@ def main() -> None:
     if is_wanted.is_set():
         ending.join()
     _signal_group(program.pid, "SIGKILL")  # what it has left behind would write to an ended run
-    print(status, flush=True)
+    _say(str(status))
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # whoever has asked is gone
+        os.write(sys.stdout.fileno(), text.encode())
 
 
 def _end_with_input(pid: int, is_wanted: threading.Event) -> None:

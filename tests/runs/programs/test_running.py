@@ -229,7 +229,7 @@ def test_an_entry_point_of_a_project_joins_the_run(tmp_path: Path) -> None:
 
 CHILDREN = """
 import subprocess
-ignore = "signal.signal(15, signal.SIG_IGN)" if "stubborn" in __doc__ else ""
+ignore = "signal.signal(15, signal.SIG_IGN)" if "stubborn" in __doc__ else "pass"
 code = f"import signal, time; {ignore}; print(flush=True); time.sleep(99)"
 command, pipe = [sys.executable, "-c", code], subprocess.PIPE
 child = subprocess.Popen(command, start_new_session=True, stdout=pipe)
@@ -284,7 +284,8 @@ def test_an_interruption_ends_the_program_with_its_children_and_the_run_is_kille
     assert "pipeline.exit_status" not in run.data.tags
 
 
-def test_a_worker_that_dies_takes_its_program_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_worker_that_dies_takes_its_program_along(tmp_path: Path, is_killed: bool) -> None:
     programs = place(tmp_path, train=f"'a doc'\nimport os, sys, time\n{CHILDREN}")
     code = (
         "import os, sys; from pathlib import Path\n"
@@ -293,11 +294,16 @@ def test_a_worker_that_dies_takes_its_program_along(tmp_path: Path) -> None:
         f"run_to_end(command, Path({str(programs)!r}), os.environ, open('output.txt', 'wb'))"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    worker = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    command, quiet = [sys.executable, "-c", code], subprocess.DEVNULL
+    worker = subprocess.Popen(command, env=environment, stderr=quiet, start_new_session=True)
     pids = _pids(tmp_path)
-    worker.kill()
+    if is_killed:
+        worker.kill()
+    else:  # Ctrl-C, which a terminal sends to all of a group; it is the worker's to pass on
+        os.killpg(worker.pid, signal.SIGINT)
     worker.wait()
     _until(lambda: all(map(_is_gone, pids)))
+    assert (tmp_path / "output.txt").read_bytes() == b""
 
 
 def test_what_a_program_leaves_behind_ends_with_it(tmp_path: Path) -> None:
