@@ -102,7 +102,8 @@ def forest_plot(rows: Sequence[tuple[str, Finding]], outcome: OutcomeMeasure) ->
     axes.set_yticks(between, small, minor=True, va="top", fontsize=8, color=GREY)
     axes.tick_params(axis="y", which="both", length=0, pad=6)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"difference in {outcome.name} ({outcome.unit}), with its 95 % interval")
+    unit = f" ({outcome.unit})" if outcome.unit else ""
+    axes.set_xlabel(f"difference in {outcome.name}{unit}, with its 95 % interval")
     axes.grid(axis="x", alpha=0.3)
     handles = [_point("settled", INK), _point("not settled", "white")]
     figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)

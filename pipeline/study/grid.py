@@ -21,11 +21,10 @@ from pipeline.runs.plan import Plan
 from pipeline.statistics import FIRST_SEEDS
 
 MAX_SEEDS = 1000
-# Which models a study registers.
+# Which models a study registers; {} is the outcome.
 REGISTER = {
-    "median": "for each variant, the run with the median validation accuracy (the lower of the"
-    " middle two)",
-    "all": "every run; aliases point at the one with the median validation accuracy",
+    "median": "for each variant, the run with the median {} (the lower of the middle two)",
+    "all": "every run; aliases point at the one with the median {}",
     "none": "none",
 }
 # Which finished runs a study reuses.

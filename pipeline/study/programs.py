@@ -64,6 +64,11 @@ class Programs:
         seeds = "seeds auto" if self.grid.margin else plural(len(self.grid.seeds), "seed")
         return f"{self.ablation.name}, {seeds}" if self.name == AUTO else self.name
 
+    @property
+    def outcome(self) -> str:
+        """The primary outcome."""
+        return self.ablation.outcomes[0].metric
+
     @cached_property
     def cells(self) -> Sequence[Config]:
         """Its runs, in running order. Of a program's settings, a `Config` has variant and seed."""
