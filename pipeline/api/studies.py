@@ -117,8 +117,11 @@ def ablate(
     if own.is_program:
         check_of_program(given, own)
         rates = []
-    wanted = check_margin(margin_of(own, given, margin), max_seeds, rates) if seeds == AUTO else 0.0
-    grid = Grid(chosen, asked_seeds, rates, wanted)
+    unit = own.outcomes[0].unit if own.is_program else "points"
+    wanted = 0.0
+    if seeds == AUTO:
+        wanted = check_margin(margin_of(own, given, margin), max_seeds, rates, unit)
+    grid = Grid(chosen, asked_seeds, rates, wanted, unit)
     grid.plan.as_json()  # which checks its length
     check_effects(own, grid)
     choices = {"name": name, "register": register, "reuse": reuse}

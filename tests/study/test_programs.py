@@ -243,3 +243,25 @@ def test_what_takes_a_network_says_that_it_is_none(
     answer = pipeline("reproduce", run.info.run_id)
     assert answer.status == 2
     assert answer.err.count("\n") == 1
+
+
+def test_a_data_set_that_two_runs_log_at_the_same_moment_harms_neither(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    """MLflow refuses it in one of them (findings/mlflow_refuses_a_data_set…)."""
+    place(
+        tmp_path,
+        "import pathlib, sys\n"
+        "if not pathlib.Path('known').exists():\n"
+        "    pathlib.Path('known').touch()\n"
+        "    print('mlflow.exceptions.MlflowException: (sqlite3.IntegrityError) UNIQUE constraint'\n"
+        "          ' failed: datasets.experiment_id, datasets.name, datasets.digest')\n"
+        "    print('[SQL: INSERT INTO datasets]')\n"
+        "    print('(Background on this error at: https://sqlalche.me/e/20/gkpj)')\n"
+        "    sys.exit(1)\n" + TRAIN,
+    )
+    answer = pipeline(*ABLATE, "--seeds", "1")
+    assert answer.status == 0, answer.err
+    assert "stumps-seed0: run twice: MLflow refused a data set" in answer.out
+    statuses = sorted(run.info.status for run in runs_in(tmp_path, "program"))
+    assert statuses == ["FAILED", "FINISHED", "FINISHED"]

@@ -13,8 +13,11 @@ from pipeline.interruption import deferred
 from pipeline.runs.programs import supervisor
 
 TAIL_BYTES, TAIL_LINES, LINE_CHARACTERS = 2**16, 20, 200
-# Lines of MLflow's own, which may follow the one that says what went wrong.
-NOT_A_REASON = ("🏃 View run ", "🧪 View experiment at")
+# Lines of MLflow's own, and of SQLAlchemy's, which may follow the one that says what went wrong.
+NOT_A_REASON = (
+    *("🏃 View run ", "🧪 View experiment at"),
+    *("[SQL: ", "[parameters: ", "(Background on this error at: "),
+)
 PROJECT_FAILED = "=== Run (ID '"
 
 

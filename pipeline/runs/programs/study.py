@@ -2,7 +2,10 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import mlflow
 
@@ -18,6 +21,10 @@ from pipeline.runs.queries import KINDS, STATUSES, find_program_runs, read_recor
 from pipeline.runs.record import ProgramRecord, StudyRecord, to_tags
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import KIND, PARENT_TAG, pack
+
+# Two runs that log one data set at the same moment: MLflow looks for it, and then adds it.
+SAME_DATA = re.compile("(unique constraint|duplicate).*dataset", re.IGNORECASE)
+SAME_DATA_NOTE = "run twice: MLflow refused a data set that another run logged at the same moment"
 
 
 def inputs_digest(ablation: Ablation, variants: Sequence[str]) -> str:
@@ -44,7 +51,8 @@ def run_cell(
         statement=json.dumps(program_statement(ablation)),
     )
     values = {KIND: KINDS[ProgramRecord], **to_tags(record), PARENT_TAG: study.run_id}
-    done = run_program(
+    run = partial(
+        run_program,
         ablation,
         cell.variant,
         cell.seed,
@@ -54,6 +62,10 @@ def run_cell(
         experiment_id=study.experiment_id,
         threads=threads,
     )
+    done = run()
+    if SAME_DATA.search(done.failure):
+        done = run()
+        done = replace(done, notes=(*done.notes, SAME_DATA_NOTE))
     if done.failure:
         raise MachineError(done.failure)
     if done.diverged:
