@@ -29,7 +29,7 @@ from pipeline.runs.histories import Measured
 from pipeline.runs.plan import Plan
 from pipeline.runs.programs.commands import printable_command
 from pipeline.runs.programs.inputs import program_inputs, program_statement
-from pipeline.runs.programs.study import is_measured, read_measured
+from pipeline.runs.programs.study import is_measured, program_digest, read_measured
 from pipeline.runs.provenance import changed_inputs, log_ablation, log_inputs
 from pipeline.runs.queries import find_program_runs
 from pipeline.runs.record import ProgramRecord, StudyRecord
@@ -108,7 +108,7 @@ class Programs:
             ablation=self.ablation.name,
             plan=self.grid.plan,
             recipe=recipe,
-            code_digest=self.ablation.source_digest,
+            code_digest=program_digest(self.ablation, self.grid.plan.variants),
             inputs_digest=digest_of(*self.inputs.values()),
             jobs_chosen=self.engine.jobs.reason,
             reuse=self.reuse,

@@ -245,20 +245,25 @@ def test_what_takes_a_network_says_that_it_is_none(
     assert answer.err.count("\n") == 1
 
 
+RACES = """
+from pathlib import Path
+if not Path("known.txt").exists():
+    Path("known.txt").touch()
+    print("mlflow.exceptions.MlflowException: (sqlite3.IntegrityError) UNIQUE constraint failed:"
+          " datasets.experiment_id, datasets.name, datasets.digest")
+    print("[SQL: INSERT INTO datasets]")
+    print("(Background on this error at: https://sqlalche.me/e/20/gkpj)")
+    sys.exit(1)
+"""
+
+
 def test_a_data_set_that_two_runs_log_at_the_same_moment_harms_neither(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
     """MLflow refuses it in one of them (findings/mlflow_refuses_a_data_set…)."""
     place(
         tmp_path,
-        "import pathlib, sys\n"
-        "if not pathlib.Path('known').exists():\n"
-        "    pathlib.Path('known').touch()\n"
-        "    print('mlflow.exceptions.MlflowException: (sqlite3.IntegrityError) UNIQUE constraint'\n"
-        "          ' failed: datasets.experiment_id, datasets.name, datasets.digest')\n"
-        "    print('[SQL: INSERT INTO datasets]')\n"
-        "    print('(Background on this error at: https://sqlalche.me/e/20/gkpj)')\n"
-        "    sys.exit(1)\n" + TRAIN,
+        LOGS + RACES + TRAIN,
     )
     answer = pipeline(*ABLATE, "--seeds", "1")
     assert answer.status == 0, answer.err

@@ -1,5 +1,6 @@
 """A study's runs of a program: begin one, find those that there are, read what they measured."""
 
+import hashlib
 import json
 import math
 import re
@@ -10,7 +11,6 @@ from functools import partial
 import mlflow
 
 from pipeline.ablation.definition import Ablation
-from pipeline.ablation.inputs import digest_of
 from pipeline.config import Config
 from pipeline.errors import InputError, MachineError
 from pipeline.outcome import Outcome
@@ -27,9 +27,14 @@ SAME_DATA = re.compile("(unique constraint|duplicate).*dataset", re.IGNORECASE)
 SAME_DATA_NOTE = "run twice: MLflow refused a data set that another run logged at the same moment"
 
 
-def inputs_digest(ablation: Ablation, variants: Sequence[str]) -> str:
-    """sha256 (hex) of all files and packages that variants of a program depend on."""
-    return digest_of(*(program_inputs(ablation, variant) for variant in variants))
+def program_digest(ablation: Ablation, variants: Sequence[str]) -> str:
+    """sha256 (hex) of the code and packages of a program's variants.
+
+    Other files that it names may be its results, which it writes meanwhile.
+    """
+    found = [program_inputs(ablation, variant) for variant in variants]
+    code = [[{name: one.files[name] for name in one.certain}, one.packages] for one in found]
+    return hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()
 
 
 def run_cell(
@@ -40,7 +45,7 @@ def run_cell(
     Raises InputError if the program has changed since the study began, and MachineError if it
     fails, diverges or measures nothing.
     """
-    if inputs_digest(ablation, study.plan.variants) != study.inputs_digest:
+    if program_digest(ablation, study.plan.variants) != study.code_digest:
         raise InputError("the program has changed since the study began; start the study again")
     record = ProgramRecord(
         run_id="",
