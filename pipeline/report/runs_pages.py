@@ -110,10 +110,11 @@ def runs_sections(
         " variances: Welch's interval, or its counterpart that is valid at every look."
     )
     best = ""
-    if primary.is_best:
+    if primary.value in ("max", "min"):
         best = (
-            " It is the best of many noisy values, which is better than what the run's model has"
-            " on new data; it flatters most the variant whose curve is noisiest or longest."
+            " It is the extreme one of many noisy values: chosen for what it shows, it is better or"
+            " worse than what the run's model has on new data, most of all where a curve is noisy or"
+            " long."
         )
     joined = f"; a line joins the runs of one {analysis.noun}" if analysis.pair else ""
     sections = [

@@ -267,7 +267,7 @@ def test_the_best_of_more_steps_is_said_to_be_better_by_chance() -> None:
     assert any(
         "different numbers of steps: 4 (a), 9 (b)" in one for one in report.analysis.headline
     )
-    assert "best of many noisy values" in report.report
+    assert "extreme one of many noisy values" in report.report
     assert not any("numbers of steps" in one for one in compare(**asked).analysis.headline)
 
 
