@@ -112,9 +112,8 @@ def runs_sections(
     best = ""
     if primary.value in ("max", "min"):
         best = (
-            " It is the extreme one of many noisy values: chosen for what it shows, it is better or"
-            " worse than what the run's model has on new data, most of all where a curve is noisy or"
-            " long."
+            " It is the extreme one of many noisy values, chosen for what it shows: on new data the"
+            " run's model will hardly be as extreme, least of all where a curve is noisy or long."
         )
     joined = f"; a line joins the runs of one {analysis.noun}" if analysis.pair else ""
     sections = [
