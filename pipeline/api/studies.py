@@ -49,6 +49,11 @@ OF_NETWORKS = (
     *("train_images", "validation", "holdout_seed", "keep_state"),
 )
 SHARED = DEFAULT.as_dict().keys() - {"ablation", "variant", "seed", "lr"}
+# The defaults of what is said of anybody's runs alone.
+OF_OTHERS = {
+    **{"where": "", "baseline": None, "better": "", "unit": "", "scale": 1.0, "margin": None},
+    **{"value": "last", "planned": None},
+}
 REMEDY = "the same command again, which keeps what is done"
 
 
@@ -220,8 +225,8 @@ def compare(
     Raises InputError for runs that can't be compared.
     """
     if outcome is None and by is None and pair is None:
-        for name in ("where", "baseline", "better", "unit", "margin", "planned"):
-            if locals()[name]:
+        for name, plain in OF_OTHERS.items():
+            if locals()[name] != plain:
                 raise InputError(f"{name} is for anybody's runs: give outcome, by and pair, too")
         return _compare_own(runs, last, experiment, ablation)
     for name, given in (("last", last), ("ablation", ablation != AUTO)):
@@ -232,6 +237,12 @@ def compare(
             "to compare anybody's runs, give outcome, by and pair: --outcome val_auc --by"
             " params.model --pair params.seed (none: independent samples)"
         )
+    is_table = hasattr(runs, "columns")
+    if runs is not None and not is_table:
+        raise InputError(
+            "runs can't be given with outcome, by and pair, unless they are a table of pandas;"
+            " choose them with where"
+        )
     outcomes = outcomes_of(outcome, better, unit, scale, margin, value)
     if planned is not None:
         check_at_least("planned", planned, 2)
@@ -239,8 +250,6 @@ def compare(
     with importing():
         from pipeline.runs.others import Question, checked_keys, keys_of
         from pipeline.study.compare_any import compare_any, compare_table
-
-    is_table = hasattr(runs, "columns")
 
     def keys(name: str, given: Any) -> list[str]:
         if isinstance(given, str) and given == "none" and name == "pair":
@@ -266,8 +275,6 @@ def compare(
                 f"{name} is for runs in a store; choose the rows of a table with pandas"
             )
         return compare_table(runs, asked)
-    if runs is not None:
-        raise InputError("runs can't be given with outcome, by and pair; choose them with where")
     from pipeline.store.initialization import check_experiment, check_store
 
     check_store()
