@@ -29,7 +29,12 @@ from pipeline.runs.histories import Measured
 from pipeline.runs.plan import Plan
 from pipeline.runs.programs.commands import printable_command
 from pipeline.runs.programs.inputs import program_inputs, program_statement
-from pipeline.runs.programs.study import is_measured, program_digest, read_measured
+from pipeline.runs.programs.study import (
+    is_measured,
+    program_digest,
+    read_measured,
+    tags_of,
+)
 from pipeline.runs.provenance import changed_inputs, log_ablation, log_inputs
 from pipeline.runs.queries import find_program_runs
 from pipeline.runs.record import ProgramRecord, StudyRecord
@@ -155,10 +160,11 @@ class Programs:
         """Whether a run was that of a variant as it is now."""
         settings = self.ablation.variants.get(record.variant)
         statement = json.dumps(program_statement(self.ablation))
-        return settings is not None and (dict(settings), statement) == (
-            record.settings,
-            record.statement,
-        )
+        if settings is None or record.statement != statement:
+            return False
+        # As text: a program that gets True, 1 or 1.0 is called in different ways.
+        then, now = (json.dumps(dict(one), sort_keys=True) for one in (record.settings, settings))
+        return then == now
 
     def _changed(self, record: ProgramRecord, others: Sequence[ProgramRecord]) -> str:
         """What has changed since a run, in one line; `others` are all of the same program."""
@@ -352,8 +358,11 @@ def prepare_programs(
 ) -> Programs:
     """Check what a study of a program is to run, and choose where; nothing is stored.
 
-    Raises InputError if the cluster can't be used.
+    Raises InputError if the cluster can't be used, or if settings are too long to be recorded.
     """
     count = len(grid.variants) * len(grid.seeds)
     engine = program_engine(where, ablation, grid.variants, count)
-    return Programs(ablation, grid, where, engine, name, register, reuse)
+    study = Programs(ablation, grid, where, engine, name, register, reuse)
+    for cell in study.cells:
+        tags_of(ablation, cell)  # which checks their length
+    return study

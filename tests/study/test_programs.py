@@ -101,6 +101,10 @@ def test_a_run_is_reused_only_if_its_program_is_the_same(
     place(tmp_path, "import helper\n" + TRAIN, stated=STATED.replace('"depth": 6', '"depth": 7'))
     (tmp_path / "helper.py").write_text("WIDTH = 1\n")
     assert "2 of 4 runs are finished already" in pipeline(*two, "--dry-run").out
+    for other in ("True", "1.0", '"1"'):  # with 1, the program is called in another way
+        stated = STATED.replace('"depth": 1}', f'"depth": {other}}}')
+        place(tmp_path, "import helper\n" + TRAIN, stated=stated)
+        assert "2 of 4 runs are finished already" in pipeline(*two, "--dry-run").out
 
 
 FAILS = f"""{LOGS}
@@ -228,6 +232,16 @@ def test_options_that_a_program_does_not_have(
     assert answer.status == 2
     assert answer.err.startswith(f"error: {message}"), answer.err
     assert answer.err.count("\n") == 1
+    assert not runs_in(tmp_path)
+
+
+def test_settings_that_can_not_be_recorded_are_refused_before_anything_is_run(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    place(tmp_path, stated=STATED.replace('"depth": 6', '"depth": "6" * 9000'))
+    answer = pipeline(*ABLATE)
+    assert answer.status == 2
+    assert answer.err.startswith("error: what a run records takes 9,013 characters"), answer.err
     assert not runs_in(tmp_path)
 
 

@@ -78,6 +78,7 @@ def run_to_end(
     if said.startswith(supervisor.CANT_START):
         raise MachineError(f"the program {said}")
     if not said:
+        supervisor.end_left_behind(environment.get(supervisor.CONTEXT, ""))
         raise MachineError("what watches over the program was killed, so that its end is unknown")
     return Ended(int(said))
 

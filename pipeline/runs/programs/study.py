@@ -47,23 +47,13 @@ def run_cell(
     """
     if program_digest(ablation, study.plan.variants) != study.code_digest:
         raise InputError("the program has changed since the study began; start the study again")
-    record = ProgramRecord(
-        run_id="",
-        ablation=ablation.name,
-        variant=cell.variant,
-        seed=cell.seed,
-        settings=dict(ablation.variants[cell.variant]),
-        statement=json.dumps(program_statement(ablation)),
-    )
-    values = {KIND: KINDS[ProgramRecord], **to_tags(record), PARENT_TAG: study.run_id}
     run = partial(
         run_program,
         ablation,
         cell.variant,
         cell.seed,
         name=cell.run_name,
-        # The seed as a tag of its own, by which people and `compare` can find pairs.
-        tags={**pack(values), "seed": str(cell.seed)},
+        tags={**tags_of(ablation, cell), PARENT_TAG: study.run_id},
         experiment_id=study.experiment_id,
         threads=threads,
     )
@@ -77,6 +67,21 @@ def run_cell(
         shown = ", ".join(f"{name} is {done.values[name]}" for name in done.diverged)
         raise MachineError(f"it has diverged: {shown}")
     return read_record(ProgramRecord, in_store(mlflow.get_run)(done.run_id)), done.notes
+
+
+def tags_of(ablation: Ablation, cell: Config) -> dict[str, str]:
+    """The tags of a program's run. Raises InputError if they are too long."""
+    record = ProgramRecord(
+        run_id="",
+        ablation=ablation.name,
+        variant=cell.variant,
+        seed=cell.seed,
+        settings=dict(ablation.variants[cell.variant]),
+        statement=json.dumps(program_statement(ablation)),
+    )
+    # The seed as a tag of its own, by which people and `compare` can find pairs.
+    packed = pack({KIND: KINDS[ProgramRecord], **to_tags(record)})
+    return {**packed, "seed": str(cell.seed)}
 
 
 def tries_of(cell: Config, study: StudyRecord) -> list[ProgramRecord]:

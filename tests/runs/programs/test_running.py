@@ -309,12 +309,30 @@ def test_a_worker_that_dies_takes_its_program_along(tmp_path: Path, is_killed: b
 def test_what_a_program_leaves_behind_ends_with_it(tmp_path: Path) -> None:
     code = (
         "import subprocess; log('test_rmse', 1)\n"
-        "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])\n"
-        "print(left.pid)"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(99)']\n"
+        "quiet = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}\n"
+        "for own in (False, True):\n"  # as a daemon has a session of its own
+        "    print(subprocess.Popen(sleep, start_new_session=own, **quiet).pid)"
     )
     result = carry_out(of_command(tmp_path, code))
     assert result.failure == ""
-    _until(lambda: _is_gone(int(output_of(result))))
+    left = [int(pid) for pid in output_of(result).split()]
+    assert len(left) == 2
+    _until(lambda: all(map(_is_gone, left)))
+
+
+def test_without_its_supervisor_a_program_ends_too(tmp_path: Path) -> None:
+    def kill() -> None:
+        psutil.Process(_pids(tmp_path)[0]).parent().kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(MachineError, match="what watches over the program was killed"):
+        carry_out(of_command(tmp_path, f"'a doc'\n{CHILDREN}".replace("__doc__", "''")))
+    thread.join()
+    _until(lambda: all(map(_is_gone, _pids(tmp_path))), 5)
+    (run,) = mlflow.MlflowClient().search_runs(["0"])
+    assert run.info.status == "FAILED"
 
 
 def test_a_program_that_vanishes_after_the_check_leaves_no_run_running(tmp_path: Path) -> None:
