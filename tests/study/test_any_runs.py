@@ -320,6 +320,21 @@ def test_variants_by_several_settings_are_a_design_of_their_own() -> None:
     assert other.analysis.variants[0] == "sgd, warm=0"
 
 
+def test_variants_of_any_names_get_effects_that_mlflow_takes_as_metrics(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    odd = ["../models/a", "a, b=1", "a; b=1", "é 中" + "x" * 300]
+    for seed in range(3):
+        for place, name in enumerate(odd):
+            make_run({"model": name, "seed": seed}, {"auc": place + seed * place / 10})
+    answer = pipeline("compare", *ASK)
+    assert answer.status == 0, answer.err
+    (run,) = runs_in(tmp_path, "comparison")
+    effects = [n for n in run.data.metrics if not n.endswith(("_low", "_high"))]
+    assert {"a b 1_vs_.. models a", "a b 1_vs_.. models a 1"} < set(effects)
+    assert len(effects) == 3  # each with the baseline
+
+
 def test_a_plan_counts_only_before_the_first_look(
     pipeline: Callable[..., Answer], tmp_path: Path
 ) -> None:
