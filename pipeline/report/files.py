@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import warnings
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import asdict
