@@ -62,11 +62,6 @@ class Outcome:
         words = {"last": "the value of the last step", "max": "the highest", "min": "the lowest"}
         return f"{words[self.value]}{' value of all steps' * (self.value != 'last')}"
 
-    @property
-    def is_best(self) -> bool:
-        """Whether the best of many values counts, which is better than any one of them is."""
-        return (self.value, self.better) in (("max", "higher"), ("min", "lower"))
-
 
 def _value_of(given: Any) -> str | int:
     """Read which value counts. Raises InputError."""

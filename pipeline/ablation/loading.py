@@ -79,8 +79,10 @@ def load_ablation(reference: str, way_out: str = "") -> Ablation:
 def named(config: Config, ablation: Ablation) -> Config:
     """Replace `auto` by the ablation's first variant and data set.
 
-    Raises InputError for a variant or data set that it does not have.
+    Raises InputError for a variant or data set that it does not have, and if it is about a program.
     """
+    if ablation.is_program:
+        raise InputError(f"{ablation.name} is about a program, which ablate runs")
     variant = next(iter(ablation.variants)) if config.variant == AUTO else config.variant
     dataset = next(iter(ablation.datasets)) if config.dataset == AUTO else config.dataset
     check_choice("variant", variant, ablation.variants)

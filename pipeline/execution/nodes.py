@@ -15,7 +15,7 @@ from pipeline.errors import InputError, printable, shortlist
 from pipeline.execution.ray_worker import this_place, versions
 from pipeline.runs import provenance
 from pipeline.runs.identity import differences
-from pipeline.runs.programs.study import inputs_digest
+from pipeline.runs.programs.study import program_digest
 from pipeline.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def examine_programs(nodes: Sequence[Node], ablation: Ablation, variants: Sequen
 
     Raises InputError, naming the nodes that would not run the same as this machine.
     """
-    expected = {**versions(), "program": inputs_digest(ablation, variants)}
+    expected = {**versions(), "program": program_digest(ablation, variants)}
     _ask(nodes, "describe_program", [ablation.source, list(variants)], expected)
 
 

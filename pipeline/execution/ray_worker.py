@@ -216,11 +216,11 @@ def describe_program(source: str, variants: list[str], place: Place) -> dict[str
     """What a program in this process would depend on."""
     place.enter()
     from pipeline.ablation.loading import load_ablation
-    from pipeline.runs.programs.study import inputs_digest
+    from pipeline.runs.programs.study import program_digest
     from pipeline.store import liveness
 
     liveness.mark_dead_runs()  # of this machine
-    return {**versions(), "program": inputs_digest(load_ablation(source), variants)}
+    return {**versions(), "program": program_digest(load_ablation(source), variants)}
 
 
 def versions() -> dict[str, str]:

@@ -20,8 +20,8 @@ from pipeline.statistics.comparisons import Comparison
 
 DOTS_PER_INCH = 130
 MARKUP = re.compile(r"[\\`*\[\]<|]|(?<!\w)_|_(?!\w)")
-# What MLflow refuses in a metric's name, or takes for a folder, or refuses on Windows.
-NOT_IN_METRICS = re.compile(r"[^\w. -]+")
+NOT_IN_NAMES = re.compile(r"[^\w.-]+")  # of metrics, for any store and system
+MAX_EFFECT = 220  # characters of an effect's name; MLflow takes 250
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("pipeline.report"),
     autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -115,20 +115,19 @@ def effect_metrics(analysis: Analysis) -> dict[str, float]:
     """The effects on the primary outcome as metrics, for sorting studies.
 
     E.g. `wide_vs_plain`, with `wide_vs_plain_low` and `_high` for the interval, if it is shown;
-    `…_lr0.01` if no learning rate is the main one.
+    `…_lr0.01` if no learning rate is the main one. Of variants named by values, `adam, warmup=100`,
+    what MLflow takes in a name: `adam warmup 100_vs_adam warmup 0`.
     """
     metrics: dict[str, float] = {}
     for at_rate in [analysis.main] if analysis.main else analysis.by_rate:
         suffix = "" if analysis.main else f"_lr{at_rate.label}"
-        for finding in at_rate.findings[analysis.primary]:
-            name = NOT_IN_METRICS.sub("_", finding.contrast.name + suffix)
-            while name in metrics:  # of variants whose names differ in such characters alone
-                name += "_"
+        for number, finding in enumerate(at_rate.findings[analysis.primary]):
+            name = NOT_IN_NAMES.sub(" ", finding.contrast.name)[:MAX_EFFECT].strip(" .") + suffix
+            if name in metrics:  # of values that differ in other characters alone
+                name = f"{name} {number}"
             metrics[name] = finding.comparison.difference
             if finding.shown.interval:
-                low, high = finding.shown.interval
-                metrics[f"{name}_low"] = low
-                metrics[f"{name}_high"] = high
+                metrics[f"{name}_low"], metrics[f"{name}_high"] = finding.shown.interval
     return metrics
 
 

@@ -106,10 +106,26 @@ class Analysis:
         settings = [self.main] if self.main else self.by_rate
         return [finding.sentence for one in settings for finding in one.findings[self.primary]]
 
+    def missed_margins(self) -> list[str]:
+        """Name the effects that are not known to within the margin that was asked for."""
+        missed = []
+        for finding in self.main.findings[self.primary] if self.main and self.design.margin else []:
+            interval, outcome = finding.comparison.interval, finding.outcome
+            half = (interval.high - interval.low) / 2 if interval else float("inf")
+            if half * outcome.scale > self.design.margin * (1 + 1e-9):
+                within = f"to within ± {_with_unit(outcome.show(half, extra=1), outcome)}"
+                known = within if finding.shown.interval else "at all"
+                missed.append(
+                    f"The effect of {finding.contrast.words} is not known to within"
+                    f" ± {_with_unit(f'{self.design.margin:g}', outcome)} after"
+                    f" {finding.comparison.seeds} {self.noun}s: {known}."
+                )
+        return missed
+
     @property
     def headline(self) -> list[str]:
         """The answer: each effect on the primary outcome, and what limits them."""
-        return self.effects
+        return [*self.effects, *self.missed_margins()]
 
     @property
     def title(self) -> str:
@@ -184,7 +200,7 @@ class NetworkAnalysis(Analysis):
         return [
             *([few] if self.few_images else []),
             *effects,
-            *self._missed_margins(),
+            *self.missed_margins(),
             *self.sign_changes,
             *failed,
         ]
@@ -204,22 +220,6 @@ class NetworkAnalysis(Analysis):
         told = {v: wording.description(v) for v in self.ablation.variants if v in trained}
         words = ", ".join(f"{variant} ({text})" for variant, text in told.items() if text)
         return f"Variants: {words}." if words else ""
-
-    def _missed_margins(self) -> list[str]:
-        """Name the effects that are not known to within the margin that was asked for."""
-        missed = []
-        for finding in self.main.findings[self.primary] if self.main and self.design.margin else []:
-            interval, outcome = finding.comparison.interval, finding.outcome
-            half = (interval.high - interval.low) / 2 if interval else float("inf")
-            if half * outcome.scale > self.design.margin * (1 + 1e-9):
-                within = f"to within ± {outcome.show(half, extra=1)} {outcome.unit}"
-                known = within if finding.shown.interval else "at all"
-                missed.append(
-                    f"The effect of {finding.contrast.words} is not known to within"
-                    f" ± {self.design.margin:g} {outcome.unit} after"
-                    f" {finding.comparison.seeds} seeds: {known}."
-                )
-        return missed
 
     @property
     def rates(self) -> str:
@@ -251,6 +251,10 @@ class NetworkAnalysis(Analysis):
         settings = {tuple(ablation.values(v)[name] for name in names) for v in variants}
         criteria = {one.criterion for one in self.results}
         return len(settings) > 1 or len(criteria) > 1
+
+
+def _with_unit(number: str, outcome: OutcomeMeasure) -> str:
+    return f"{number} {outcome.unit}".rstrip()
 
 
 def study_outcomes(split: str, target: float | None, epochs: int) -> dict[str, OutcomeMeasure]:

@@ -77,7 +77,7 @@ class RunsAnalysis(Analysis):
     @property
     def headline(self) -> list[str]:
         """Each effect on the primary outcome, and what limits them."""
-        lines = list(self.effects)
+        lines = [*self.effects, *self.missed_margins()]
         if self.what.follows:
             more = len(self.what.follows) - MAX_NAMED
             rest = f"; and {plural(more, 'more')}".removesuffix("s") if more > 0 else ""

@@ -118,10 +118,10 @@ def runs_sections(
     )
     counts = f": {primary.words} counts" if analysis.has_steps else ""
     best = ""
-    if primary.is_best:
+    if primary.value in ("max", "min"):
         best = (
-            " It is the best of many noisy values, which is better than what the run's model has"
-            " on new data; it flatters most the variant whose curve is noisiest or longest."
+            " It is the extreme one of many noisy values, chosen for what it shows: on new data the"
+            " run's model will hardly be as extreme, least of all where a curve is noisy or long."
         )
     joined = f"; a line joins the runs of one {analysis.noun}" if analysis.pair else ""
     sections = [

@@ -14,7 +14,7 @@ from pipeline.errors import InputError, shown
 from pipeline.outcome import LARGEST, Outcome
 from pipeline.runs.histories import Measured, read_histories
 from pipeline.runs.queries import named
-from pipeline.store.lookup import MAX_RUNS
+from pipeline.store.lookup import MAX_RUNS, datasets_of
 from pipeline.store.outages.failures import first_line
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import kind_of
@@ -177,9 +177,8 @@ def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
     others = {n: v for n, v in known.items() if n.startswith("params.") and n not in (*by, *pair)}
     if commit := tags.get("mlflow.source.git.commit"):
         others[COMMIT] = commit
-    inputs = run.inputs.dataset_inputs if run.inputs else []
-    if inputs:
-        others[DATA] = ", ".join(sorted(f"{o.dataset.name} {o.dataset.digest}" for o in inputs))
+    if data := datasets_of(run):
+        others[DATA] = ", ".join(f"{name} {digest}" for name, digest in sorted(data.items()))
     return with_keys(
         Candidate(
             name=named(run),

@@ -13,7 +13,7 @@ MAX_CHARACTERS = 8000  # in a tag; MLflow truncates longer ones
 class Plan:
     """What a report was to contain, whatever the order. Make it with `of`.
 
-    margin: in points; if above 0, only as many of the seeds are used as it needs. chosen_later: no
+    margin: in `unit`; if above 0, only as many of the seeds are used as it needs. chosen_later: no
     study planned these runs; they were chosen for a comparison.
     """
 
@@ -22,6 +22,7 @@ class Plan:
     seeds: tuple[int, ...]
     margin: float = 0.0
     chosen_later: bool = False
+    unit: str = "points"
 
     @staticmethod
     def of(
@@ -30,6 +31,7 @@ class Plan:
         seeds: Iterable[int],
         margin: float = 0.0,
         chosen_later: bool = False,
+        unit: str = "points",
     ) -> "Plan":
         """Return the plan of these variants, learning rates and seeds."""
         return Plan(
@@ -38,6 +40,7 @@ class Plan:
             tuple(sorted(map(int, seeds))),
             float(margin),
             bool(chosen_later),
+            str(unit),
         )
 
     def for_comparison(self) -> "Plan":
@@ -50,8 +53,8 @@ class Plan:
         seeds = f"seeds {','.join(map(str, self.seeds))}"
         if self.margin:
             most = len(self.seeds)
-            unit = " points" * bool(self.rates)
-            seeds = f"seeds auto, margin {self.margin:g}{unit}, at most {most} of each"
+            margin = f"{self.margin:g} {self.unit}".rstrip()
+            seeds = f"seeds auto, margin {margin}, at most {most} of each"
         rates = f" at lr {','.join(f'{rate:g}' for rate in self.rates)}" if self.rates else ""
         by = ", by compare" if self.chosen_later else ""
         return f"{','.join(self.variants)}{rates}, {seeds}{by}"

@@ -1,9 +1,10 @@
 """The cells of a study: parsed from user input, and put in order."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.config import (
     AUTO,
@@ -21,11 +22,10 @@ from pipeline.runs.plan import Plan
 from pipeline.statistics import FIRST_SEEDS
 
 MAX_SEEDS = 1000
-# Which models a study registers.
+# Which models a study registers; {} is the outcome.
 REGISTER = {
-    "median": "for each variant, the run with the median validation accuracy (the lower of the"
-    " middle two)",
-    "all": "every run; aliases point at the one with the median validation accuracy",
+    "median": "for each variant, the run with the median {} (the lower of the middle two)",
+    "all": "every run; aliases point at the one with the median {}",
     "none": "none",
 }
 # Which finished runs a study reuses.
@@ -35,19 +35,20 @@ REUSE = ("same", "any", "none")
 class Grid(NamedTuple):
     """The axes of a study; all other settings are the same for all its runs.
 
-    rates: none for programs, which have no learning rate of ours. margin: in points, or the unit of
-    a program's outcome; if above 0, only as many seeds are used as it needs.
+    rates: none for programs, which have no learning rate of ours. margin: in `unit`; if above 0,
+    only as many seeds are used as it needs.
     """
 
     variants: Sequence[str]
     seeds: Sequence[int]
     rates: Sequence[float]
     margin: float = 0.0
+    unit: str = "points"
 
     @property
     def plan(self) -> Plan:
         """How the study comes to its seeds."""
-        return Plan.of(self.variants, self.rates, self.seeds, self.margin)
+        return Plan.of(self.variants, self.rates, self.seeds, self.margin, unit=self.unit)
 
     def title(self, ablation: str, config: Config) -> str:
         """What tells such a study of an ablation from others: `NAME on DATA, 5 seeds`."""
@@ -76,12 +77,14 @@ class Grid(NamedTuple):
         ]
 
 
-def check_margin(margin: float, most: int, rates: Sequence[float]) -> float:
+def check_margin(margin: float, most: int, rates: Sequence[float], unit: str = "points") -> float:
     """Return the margin of `seeds=auto`. Raises InputError for what that can't do."""
     check_at_least("max_seeds", most, 1)
     margin = check_number("margin", margin)
-    if not 0 < margin < 100:
-        raise InputError(f"margin is {margin:g}; it must be above 0 and below 100 points")
+    most_of_all = 100 if unit == "points" else math.inf
+    if not 0 < margin < most_of_all:
+        below = " and below 100 points" if unit == "points" else ""
+        raise InputError(f"margin is {margin:g}; it must be above 0{below}")
     if not FIRST_SEEDS <= most <= MAX_SEEDS:
         raise InputError(f"max_seeds is {most}; it must be {FIRST_SEEDS} to {MAX_SEEDS}")
     if len(rates) > 1:
@@ -100,6 +103,16 @@ def as_text(given: object) -> str:
     """What would be typed for a value that Python code gives: `[0, 3]` is `0,3,`."""
     values = as_list(given)
     return str(given) if values is None else "".join(f"{one}," for one in values)
+
+
+def parse_number(name: str, given: Any) -> float:
+    """Read a number that is typed, or that Python code gives. Raises InputError."""
+    if not isinstance(given, str):
+        return check_number(name, given)
+    try:
+        return float(given)
+    except ValueError:
+        raise InputError(f"{name} is {given!r}; it must be a number, or auto") from None
 
 
 def parse_jobs(given: str | int) -> int:

@@ -12,7 +12,7 @@ from mlflow.entities import Run
 
 from pipeline.errors import plural
 from pipeline.runs.queries import experiment_id, read_record
-from pipeline.runs.record import RunRecord, StudyRecord, UnreadableRunError
+from pipeline.runs.record import ProgramRecord, RunRecord, StudyRecord, UnreadableRunError
 from pipeline.store.liveness import is_alive
 from pipeline.store.lookup import search
 from pipeline.store.outages.waiting import in_store
@@ -21,6 +21,7 @@ from pipeline.store.tags import KIND, kind_of, unpack
 # The metric that is shown of each kind of run; a study's is computed from its runs'.
 ACCURACY = {
     "train": "val_accuracy",
+    "program": "",
     "evaluate": "accuracy",
     "reproduce": "val_accuracy",
     "study": "",
@@ -28,7 +29,7 @@ ACCURACY = {
 }
 STATES = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
 
-Record = RunRecord | StudyRecord
+Record = RunRecord | ProgramRecord | StudyRecord
 Recipe = tuple[str, str]  # the experiment, and what is trained there
 
 
@@ -62,8 +63,9 @@ def list_runs(experiment: str | None, best: bool = False) -> list[Listed]:
     names = {one.experiment_id: one.name for one in mlflow.search_experiments()}
     records = {run.info.run_id: _read(run) for run in runs}
     trained = _by_recipe(records.values())
+    programs = [one for one in records.values() if isinstance(one, ProgramRecord)]
     listed = [
-        _listed(run, records[run.info.run_id], names[run.info.experiment_id], trained)
+        _listed(run, records[run.info.run_id], names[run.info.experiment_id], trained, programs)
         for run in runs
     ]
     if best:
@@ -77,6 +79,8 @@ def _read(run: Run) -> Record | str | None:
         match kind_of(run):
             case "train":
                 return read_record(RunRecord, run)
+            case "program":
+                return read_record(ProgramRecord, run)
             case "study":
                 return read_record(StudyRecord, run)
     except UnreadableRunError as error:
@@ -89,6 +93,7 @@ def _listed(
     record: Record | str | None,
     experiment: str,
     trained: Mapping[Recipe, Sequence[RunRecord]],
+    programs: Sequence[ProgramRecord],
 ) -> Listed:
     said, name = unpack(run), str(run.info.run_name)
     reason, accuracy = said.get("failure", ""), run.data.metrics.get(ACCURACY[kind_of(run)])
@@ -109,10 +114,11 @@ def _listed(
         accuracy = max(map(fmean, means.values()), default=None)
         plan = record.plan
         name = f"{name} ({','.join(plan.variants)})"
-        count = len(plan.variants) * len(plan.seeds) * len(plan.rates)
+        count = len(plan.variants) * len(plan.seeds) * max(1, len(plan.rates))
+        number = len(done) if plan.rates else _programs_of(record, programs)
         # With a margin, the plan says how many runs there may be at most.
-        is_part = not plan.margin and len(done) < count
-        of_all = f"{len(done)} of {plural(count, 'run')}" if is_part else plural(len(done), "run")
+        is_part = not plan.margin and number < count
+        of_all = f"{number} of {plural(count, 'run')}" if is_part else plural(number, "run")
         state += f", {of_all}"
     shown = f"{state}: {reason}" if reason else state
     return Listed(run, name, said.get("dataset", ""), accuracy, shown, experiment)
@@ -129,6 +135,19 @@ def _by_recipe(records: Iterable[Record | str | None]) -> dict[Recipe, list[RunR
 
 def _key(recipe: Mapping[str, object]) -> str:
     return json.dumps(recipe, sort_keys=True)
+
+
+def _programs_of(study: StudyRecord, programs: Iterable[ProgramRecord]) -> int:
+    """How many cells of a study of a program are done: by its own runs, or by earlier ones."""
+    ended, plan = study.ended or math.inf, study.plan
+    done = {
+        (one.variant, one.seed)
+        for one in programs
+        if one.status == "FINISHED"
+        and (one.experiment_id, one.ablation) == (study.experiment_id, study.ablation)
+        and (one.parent == study.run_id or (study.reuse != "none" and (one.ended or 0) <= ended))
+    }
+    return len({cell for cell in done if cell[0] in plan.variants and cell[1] in plan.seeds})
 
 
 def _runs_of(

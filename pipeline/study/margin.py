@@ -54,7 +54,8 @@ def choose_design(plan: Plan, reported: Set[Plan]) -> Design:
         return Design(
             "two-stage",
             "The number of seeds was chosen so that each effect would be known to within"
-            f" ± {plan.margin:g} points, with at most {len(plan.seeds)} seeds of each variant.",
+            f" ± {f'{plan.margin:g} {plan.unit}'.rstrip()}, with at most {len(plan.seeds)} seeds of"
+            " each variant.",
             PLANNED_ALPHA,
             plan.margin,
         )

@@ -32,6 +32,7 @@ class Networks:
 
     spec: StudySpec
     verb: str = "train"
+    outcome: str = "validation accuracy"
 
     @property
     def grid(self) -> Grid:

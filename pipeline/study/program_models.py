@@ -17,14 +17,16 @@ def register_programs(
     values: Mapping[str, float],
     which: str,
     study_id: str,
-) -> tuple[list[ProgramRecord], RegistrationError | None]:
+) -> tuple[list[str], RegistrationError | None]:
     """Register the model of each variant's median run, and point the variant's alias at it.
 
     Of all runs if `which` is `all`. values: of the primary outcome, by run. Runs without a logged
-    model have none to register. Ends with the first model that is refused.
+    model have none to register. Returns a line for each model, and what the store has refused,
+    which ends it.
     """
+    lines = list[str]()
     if which == "none":
-        return list(results), None
+        return lines, None
     try:
         for variant in ablation.variants:
             runs = [one for one in results if one.variant == variant]
@@ -32,20 +34,26 @@ def register_programs(
             median = runs[(len(runs) - 1) // 2] if runs else None
             for one in runs:
                 if one.models and (which == "all" or one is median):
-                    _register(ablation, one, values[one.run_id], study_id, one is median)
+                    version = _register(ablation, one, values[one.run_id], study_id)
+                    lines.append(f"Registered {one.name} as models:/{ablation.name}/{version}")
+                    if one is median:
+                        _point(ablation.name, variant, version)
+                        lines[-1] += f", models:/{ablation.name}@{variant}"
     except RegistrationError as error:
-        return list(results), error
-    return list(results), None
+        return lines, error
+    return lines, None
 
 
 @in_store
-def _register(
-    ablation: Ablation, run: ProgramRecord, value: float, study_id: str, is_median: bool
-) -> None:
+def _register(ablation: Ablation, run: ProgramRecord, value: float, study_id: str) -> str:
     name, metric = ablation.name, ablation.outcomes[0].metric
     tags = {"variant": run.variant, "seed": str(run.seed), metric: repr(value), "study": study_id}
     with refused_as(f"the model of {run.name} can't be registered as {name}"):
-        version = register_version(name, f"models:/{run.models[0]}", tags)
-        if is_median:
-            client = mlflow.MlflowClient()
-            client.set_registered_model_alias(name, run.variant, version.version)
+        return str(register_version(name, f"models:/{run.models[0]}", tags).version)
+
+
+@in_store
+def _point(name: str, variant: str, version: str) -> None:
+    """Point the variant's alias at a version."""
+    with refused_as(f"models:/{name}@{variant} can't be moved to version {version}"):
+        mlflow.MlflowClient().set_registered_model_alias(name, variant, version)

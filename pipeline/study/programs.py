@@ -29,7 +29,12 @@ from pipeline.runs.histories import Measured
 from pipeline.runs.plan import Plan
 from pipeline.runs.programs.commands import printable_command
 from pipeline.runs.programs.inputs import program_inputs, program_statement
-from pipeline.runs.programs.study import is_measured, read_measured
+from pipeline.runs.programs.study import (
+    is_measured,
+    program_digest,
+    read_measured,
+    tags_of,
+)
 from pipeline.runs.provenance import changed_inputs, log_ablation, log_inputs
 from pipeline.runs.queries import find_program_runs
 from pipeline.runs.record import ProgramRecord, StudyRecord
@@ -56,12 +61,18 @@ class Programs:
     memory: int = 0
     verb: str = "run"
     _measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    _told: list[str] = field(default_factory=list)  # of registered models
 
     @property
     def title(self) -> str:
         """The name of the study's run: as given, or what tells it from others."""
         seeds = "seeds auto" if self.grid.margin else plural(len(self.grid.seeds), "seed")
         return f"{self.ablation.name}, {seeds}" if self.name == AUTO else self.name
+
+    @property
+    def outcome(self) -> str:
+        """The primary outcome."""
+        return self.ablation.outcomes[0].metric
 
     @cached_property
     def cells(self) -> Sequence[Config]:
@@ -102,7 +113,7 @@ class Programs:
             ablation=self.ablation.name,
             plan=self.grid.plan,
             recipe=recipe,
-            code_digest=self.ablation.source_digest,
+            code_digest=program_digest(self.ablation, self.grid.plan.variants),
             inputs_digest=digest_of(*self.inputs.values()),
             jobs_chosen=self.engine.jobs.reason,
             reuse=self.reuse,
@@ -130,7 +141,7 @@ class Programs:
                 continue
             if not is_measured(self._measured[record.run_id]):
                 continue
-            why = "" if self.reuse == "any" else self._changed(record)
+            why = "" if self.reuse == "any" else self._changed(record, same)
             if why:
                 found.outdated.setdefault(cell, why)
                 continue
@@ -149,15 +160,18 @@ class Programs:
         """Whether a run was that of a variant as it is now."""
         settings = self.ablation.variants.get(record.variant)
         statement = json.dumps(program_statement(self.ablation))
-        return settings is not None and (dict(settings), statement) == (
-            record.settings,
-            record.statement,
-        )
+        if settings is None or record.statement != statement:
+            return False
+        # As text: a program that gets True, 1 or 1.0 is called in different ways.
+        then, now = (json.dumps(dict(one), sort_keys=True) for one in (record.settings, settings))
+        return then == now
 
-    def _changed(self, record: ProgramRecord) -> str:
-        """What has changed since a run, in one line."""
+    def _changed(self, record: ProgramRecord, others: Sequence[ProgramRecord]) -> str:
+        """What has changed since a run, in one line; `others` are all of the same program."""
         now = self.inputs.get(record.variant)
-        return changed_inputs(record, record.variant, now) if now else ""
+        return _other_data(record, others) or (
+            changed_inputs(record, record.variant, now) if now else ""
+        )
 
     def _read(self, records: Sequence[ProgramRecord]) -> None:
         """Read what runs have measured, each once."""
@@ -212,7 +226,9 @@ class Programs:
         self._read(results)
         primary = self.ablation.outcomes[0].metric
         values = {one.run_id: self._measured[one.run_id][primary].value or 0.0 for one in results}
-        return register_programs(self.ablation, results, values, self.register, study_id)
+        lines, refusal = register_programs(self.ablation, results, values, self.register, study_id)
+        self._told.extend(lines)
+        return results, refusal
 
     def analyse(
         self,
@@ -264,6 +280,21 @@ class Programs:
                 f"{shortlist(several, 3)} logged several models: of two fits in one run, metrics"
                 " and parameters mix."
             )
+        names = {name for one in results for name in one.datasets}
+        for name in sorted(names):
+            old, new = (
+                {
+                    one.datasets[name]
+                    for one in results
+                    if one.reused == is_old and name in one.datasets
+                }
+                for is_old in (True, False)
+            )
+            if old and new and old.isdisjoint(new):
+                notes.append(
+                    f"The data set {name} of the reused runs has another digest than that of the"
+                    " others: they may differ in their data; reuse=none runs all again."
+                )
         return notes
 
     def publish(
@@ -305,7 +336,21 @@ class Programs:
             "time of the runs": f"{sum(one.seconds for one in results):.0f} s, all together",
             "command": command(),
         }
-        return publish(analysis, subtitle, failures, {**known, **facts}, elsewhere)
+        return publish(analysis, subtitle, failures, {**known, **facts}, elsewhere, self._told)
+
+
+def _other_data(record: ProgramRecord, others: Sequence[ProgramRecord]) -> str:
+    """Say so if a newer study's run of the same seed has logged a data set with another digest.
+
+    Within a study, digests may depend on the variant.
+    """
+    for name, digest in record.datasets.items():
+        same_seed = [one for one in others if one.seed == record.seed and name in one.datasets]
+        own = {one.datasets[name] for one in same_seed if one.parent == record.parent}
+        newest = max(same_seed, key=lambda one: one.started)
+        if newest.started > record.started and newest.datasets[name] not in {digest, *own}:
+            return f"data set {name} has changed since"
+    return ""
 
 
 def prepare_programs(
@@ -313,8 +358,11 @@ def prepare_programs(
 ) -> Programs:
     """Check what a study of a program is to run, and choose where; nothing is stored.
 
-    Raises InputError if the cluster can't be used.
+    Raises InputError if the cluster can't be used, or if settings are too long to be recorded.
     """
     count = len(grid.variants) * len(grid.seeds)
     engine = program_engine(where, ablation, grid.variants, count)
-    return Programs(ablation, grid, where, engine, name, register, reuse)
+    study = Programs(ablation, grid, where, engine, name, register, reuse)
+    for cell in study.cells:
+        tags_of(ablation, cell)  # which checks their length
+    return study

@@ -78,7 +78,7 @@ def run_study(study: Subject, given: StudyRecord | None = None) -> Published:
             "wall time": f"{timedelta(seconds=round(time.monotonic() - started))}{reused_runs}",
             "runs in parallel": f"{jobs.reason}; threads together:"
             f" {jobs.number * study.engine.threads[0]}",
-            "registered models": REGISTER[study.register],
+            "registered models": REGISTER[study.register].format(study.outcome),
             "plan": plan.words,
             **({"not registered": str(refusal)} if refusal else {}),
         }

@@ -27,6 +27,10 @@ class Subject(Protocol):
         """What is done with a cell: train, or run."""
 
     @property
+    def outcome(self) -> str:
+        """What variants are compared by, in words."""
+
+    @property
     def grid(self) -> Grid:
         """Which runs."""
 

@@ -11,13 +11,13 @@ import mlflow
 from mlflow.entities import Run
 
 from pipeline.openmp import SPINS, WHY
+from pipeline.runs.programs.supervisor import CONTEXT
 from pipeline.store.address import absolute_uri
 from pipeline.store.variables import VARIABLES
 
 # A run's id, as a tag of other runs: its program has begun them. MLflow gives the tags in this
 # variable to each run that is begun through `mlflow.start_run`, autologging or Lightning's logger.
 BEGUN_BY = "pipeline.begun_by"
-CONTEXT = "MLFLOW_RUN_CONTEXT"
 # What numerical libraries and their pools of processes look at.
 THREADS = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),

@@ -13,8 +13,11 @@ from pipeline.interruption import deferred
 from pipeline.runs.programs import supervisor
 
 TAIL_BYTES, TAIL_LINES, LINE_CHARACTERS = 2**16, 20, 200
-# Lines of MLflow's own, which may follow the one that says what went wrong.
-NOT_A_REASON = ("🏃 View run ", "🧪 View experiment at")
+# Lines of MLflow's own, and of SQLAlchemy's, which may follow the one that says what went wrong.
+NOT_A_REASON = (
+    *("🏃 View run ", "🧪 View experiment at"),
+    *("[SQL: ", "[parameters: ", "(Background on this error at: "),
+)
 PROJECT_FAILED = "=== Run (ID '"
 
 
@@ -75,6 +78,7 @@ def run_to_end(
     if said.startswith(supervisor.CANT_START):
         raise MachineError(f"the program {said}")
     if not said:
+        supervisor.end_left_behind(environment.get(supervisor.CONTEXT, ""))
         raise MachineError("what watches over the program was killed, so that its end is unknown")
     return Ended(int(said))
 

@@ -18,7 +18,8 @@ from pipeline.store.tags import PARENT_TAG
 
 USER = "mlflow.user"
 WHOLE = "put `with mlflow.start_run():` around the whole program"
-LIGHTNING = 'give MLFlowLogger run_id=os.environ["MLFLOW_RUN_ID"]'
+# Not from the variable, which `mlflow.start_run` takes out of the environment.
+LIGHTNING = f"{WHOLE}, and give MLFlowLogger run_id=mlflow.active_run().info.run_id"
 TRANSFORMERS = 'give TrainingArguments report_to="mlflow"'
 
 

@@ -1,13 +1,16 @@
 """A study's runs of a program: begin one, find those that there are, read what they measured."""
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import mlflow
 
 from pipeline.ablation.definition import Ablation
-from pipeline.ablation.inputs import digest_of
 from pipeline.config import Config
 from pipeline.errors import InputError, MachineError
 from pipeline.outcome import Outcome
@@ -19,10 +22,19 @@ from pipeline.runs.record import ProgramRecord, StudyRecord, to_tags
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import KIND, PARENT_TAG, pack
 
+# Two runs that log one data set at the same moment: MLflow looks for it, and then adds it.
+SAME_DATA = re.compile("(unique constraint|duplicate).*dataset", re.IGNORECASE)
+SAME_DATA_NOTE = "run twice: MLflow refused a data set that another run logged at the same moment"
 
-def inputs_digest(ablation: Ablation, variants: Sequence[str]) -> str:
-    """sha256 (hex) of all files and packages that variants of a program depend on."""
-    return digest_of(*(program_inputs(ablation, variant) for variant in variants))
+
+def program_digest(ablation: Ablation, variants: Sequence[str]) -> str:
+    """sha256 (hex) of the code and packages of a program's variants.
+
+    Other files that it names may be its results, which it writes meanwhile.
+    """
+    found = [program_inputs(ablation, variant) for variant in variants]
+    code = [[{name: one.files[name] for name in one.certain}, one.packages] for one in found]
+    return hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()
 
 
 def run_cell(
@@ -33,8 +45,32 @@ def run_cell(
     Raises InputError if the program has changed since the study began, and MachineError if it
     fails, diverges or measures nothing.
     """
-    if inputs_digest(ablation, study.plan.variants) != study.inputs_digest:
+    if program_digest(ablation, study.plan.variants) != study.code_digest:
         raise InputError("the program has changed since the study began; start the study again")
+    run = partial(
+        run_program,
+        ablation,
+        cell.variant,
+        cell.seed,
+        name=cell.run_name,
+        tags={**tags_of(ablation, cell), PARENT_TAG: study.run_id},
+        experiment_id=study.experiment_id,
+        threads=threads,
+    )
+    done = run()
+    if SAME_DATA.search(done.failure):
+        done = run()
+        done = replace(done, notes=(*done.notes, SAME_DATA_NOTE))
+    if done.failure:
+        raise MachineError(done.failure)
+    if done.diverged:
+        shown = ", ".join(f"{name} is {done.values[name]}" for name in done.diverged)
+        raise MachineError(f"it has diverged: {shown}")
+    return read_record(ProgramRecord, in_store(mlflow.get_run)(done.run_id)), done.notes
+
+
+def tags_of(ablation: Ablation, cell: Config) -> dict[str, str]:
+    """The tags of a program's run. Raises InputError if they are too long."""
     record = ProgramRecord(
         run_id="",
         ablation=ablation.name,
@@ -43,23 +79,9 @@ def run_cell(
         settings=dict(ablation.variants[cell.variant]),
         statement=json.dumps(program_statement(ablation)),
     )
-    values = {KIND: KINDS[ProgramRecord], **to_tags(record), PARENT_TAG: study.run_id}
-    done = run_program(
-        ablation,
-        cell.variant,
-        cell.seed,
-        name=cell.run_name,
-        # The seed as a tag of its own, by which people and `compare` can find pairs.
-        tags={**pack(values), "seed": str(cell.seed)},
-        experiment_id=study.experiment_id,
-        threads=threads,
-    )
-    if done.failure:
-        raise MachineError(done.failure)
-    if done.diverged:
-        shown = ", ".join(f"{name} is {done.values[name]}" for name in done.diverged)
-        raise MachineError(f"it has diverged: {shown}")
-    return read_record(ProgramRecord, in_store(mlflow.get_run)(done.run_id)), done.notes
+    # The seed as a tag of its own, by which people and `compare` can find pairs.
+    packed = pack({KIND: KINDS[ProgramRecord], **to_tags(record)})
+    return {**packed, "seed": str(cell.seed)}
 
 
 def tries_of(cell: Config, study: StudyRecord) -> list[ProgramRecord]:

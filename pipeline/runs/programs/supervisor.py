@@ -19,6 +19,7 @@ from contextlib import suppress
 
 import psutil
 
+CONTEXT = "MLFLOW_RUN_CONTEXT"  # has the run's id, and so have all that a program starts
 GRACE_SECONDS = 5.0  # from SIGTERM until it is killed
 LOOK_SECONDS = 0.05
 CANT_START = "can't start: "
@@ -36,7 +37,7 @@ def main() -> None:
             **group,  # type: ignore[call-overload]
         )
     except OSError as error:
-        print(f"{CANT_START}{error.strerror or error}", flush=True)
+        _say(f"{CANT_START}{error.strerror or error}")
         return
     is_wanted = threading.Event()
     ending = threading.Thread(target=_end_with_input, args=(program.pid, is_wanted), daemon=True)
@@ -44,8 +45,26 @@ def main() -> None:
     status = program.wait()
     if is_wanted.is_set():
         ending.join()
-    _signal_group(program.pid, "SIGKILL")  # what it has left behind would write to an ended run
-    print(status, flush=True)
+    _signal_group(program.pid, "SIGKILL")
+    end_left_behind(os.environ.get(CONTEXT, ""))
+    _say(str(status))
+
+
+def end_left_behind(context: str) -> None:
+    """Kill what a program has left behind, daemons too, which would write to an ended run.
+
+    context: the value of that variable, by which they are found.
+    """
+    found = [one for one in psutil.process_iter() if context and _is_of(one, context)]
+    for process in found:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(found, GRACE_SECONDS)
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # whoever has asked is gone
+        os.write(sys.stdout.fileno(), text.encode())
 
 
 def _end_with_input(pid: int, is_wanted: threading.Event) -> None:
@@ -74,6 +93,13 @@ def _tree(pid: int) -> list[psutil.Process]:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
     return []
+
+
+def _is_of(process: psutil.Process, context: str) -> bool:
+    with suppress(psutil.Error, OSError):  # such as of another user
+        is_other = process.pid != os.getpid()
+        return is_other and bool(process.environ().get(CONTEXT) == context)
+    return False
 
 
 def _is_running(process: psutil.Process) -> bool:

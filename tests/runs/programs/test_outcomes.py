@@ -89,7 +89,7 @@ WHOLE = "put `with mlflow.start_run():` around the whole program"
         (
             "try: import lightning.pytorch\nexcept ImportError: pass",
             RMSE,
-            'or any other metric; give MLFlowLogger run_id=os.environ["MLFLOW_RUN_ID"]',
+            "whole program, and give MLFlowLogger run_id=mlflow.active_run().info.run_id",
         ),
     ],
 )

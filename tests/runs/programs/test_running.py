@@ -229,7 +229,7 @@ def test_an_entry_point_of_a_project_joins_the_run(tmp_path: Path) -> None:
 
 CHILDREN = """
 import subprocess
-ignore = "signal.signal(15, signal.SIG_IGN)" if "stubborn" in __doc__ else ""
+ignore = "signal.signal(15, signal.SIG_IGN)" if "stubborn" in __doc__ else "pass"
 code = f"import signal, time; {ignore}; print(flush=True); time.sleep(99)"
 command, pipe = [sys.executable, "-c", code], subprocess.PIPE
 child = subprocess.Popen(command, start_new_session=True, stdout=pipe)
@@ -284,7 +284,8 @@ def test_an_interruption_ends_the_program_with_its_children_and_the_run_is_kille
     assert "pipeline.exit_status" not in run.data.tags
 
 
-def test_a_worker_that_dies_takes_its_program_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_worker_that_dies_takes_its_program_along(tmp_path: Path, is_killed: bool) -> None:
     programs = place(tmp_path, train=f"'a doc'\nimport os, sys, time\n{CHILDREN}")
     code = (
         "import os, sys; from pathlib import Path\n"
@@ -293,22 +294,45 @@ def test_a_worker_that_dies_takes_its_program_along(tmp_path: Path) -> None:
         f"run_to_end(command, Path({str(programs)!r}), os.environ, open('output.txt', 'wb'))"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    worker = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    command, quiet = [sys.executable, "-c", code], subprocess.DEVNULL
+    worker = subprocess.Popen(command, env=environment, stderr=quiet, start_new_session=True)
     pids = _pids(tmp_path)
-    worker.kill()
+    if is_killed:
+        worker.kill()
+    else:  # Ctrl-C, which a terminal sends to all of a group; it is the worker's to pass on
+        os.killpg(worker.pid, signal.SIGINT)
     worker.wait()
     _until(lambda: all(map(_is_gone, pids)))
+    assert (tmp_path / "output.txt").read_bytes() == b""
 
 
 def test_what_a_program_leaves_behind_ends_with_it(tmp_path: Path) -> None:
     code = (
         "import subprocess; log('test_rmse', 1)\n"
-        "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])\n"
-        "print(left.pid)"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(99)']\n"
+        "quiet = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}\n"
+        "for own in (False, True):\n"  # as a daemon has a session of its own
+        "    print(subprocess.Popen(sleep, start_new_session=own, **quiet).pid)"
     )
     result = carry_out(of_command(tmp_path, code))
     assert result.failure == ""
-    _until(lambda: _is_gone(int(output_of(result))))
+    left = [int(pid) for pid in output_of(result).split()]
+    assert len(left) == 2
+    _until(lambda: all(map(_is_gone, left)))
+
+
+def test_without_its_supervisor_a_program_ends_too(tmp_path: Path) -> None:
+    def kill() -> None:
+        psutil.Process(_pids(tmp_path)[0]).parent().kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(MachineError, match="what watches over the program was killed"):
+        carry_out(of_command(tmp_path, f"'a doc'\n{CHILDREN}".replace("__doc__", "''")))
+    thread.join()
+    _until(lambda: all(map(_is_gone, _pids(tmp_path))), 5)
+    (run,) = mlflow.MlflowClient().search_runs(["0"])
+    assert run.info.status == "FAILED"
 
 
 def test_a_program_that_vanishes_after_the_check_leaves_no_run_running(tmp_path: Path) -> None:
