@@ -155,7 +155,7 @@ def _judge(
             failure = str(error)
     models = logged_models(run)
     if not failure:
-        notes.append(unlinked_note(strays, counted))
+        notes.append(unlinked_note(strays, counted, callable(ablation.program)))
         if len(models) > 1:
             notes.append(f"{len(models)} models are in one run; of two fits, the metrics mix")
         if run.info.lifecycle_stage == "deleted":
@@ -184,8 +184,10 @@ def _read(
     if counted:
         values |= outcome_values(counted, missing)
         missing = [one for one in missing if one.metric not in values]
-    failure = why_missing(run, missing, strays, inputs.packages) if missing else ""
-    return values, counted, failure
+    if not missing:
+        return values, counted, ""
+    is_function = callable(ablation.program)
+    return values, counted, why_missing(run, missing, strays, inputs.packages, is_function)
 
 
 def _why(ended: Ended, lines: Sequence[str]) -> str:

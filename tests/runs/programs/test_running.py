@@ -176,6 +176,18 @@ def test_a_function_that_fails_says_why(tmp_path: Path) -> None:
     assert run_of(result).data.tags["pipeline.mlflow_status"] == "FAILED"
 
 
+def test_a_function_that_returns_no_outcome_is_told_what_to_change(tmp_path: Path) -> None:
+    ablation = of_file(
+        tmp_path,
+        "def train(settings, seed):\n    return {'y': 1}\n"
+        "ablation = Ablation(program=train, variants={'a': {}}, outcome=Outcome('x'))\n",
+    )
+    assert carry_out(ablation).failure == (
+        "the program ended well but logged no `x`, only y; let the function return"
+        ' {"x": …}, or log to the run that is active when the function is called'
+    )
+
+
 @pytest.mark.parametrize(
     ("returned", "reason"),
     [
