@@ -1,6 +1,5 @@
 """What runs are compared by: a metric that they log, and how it is read."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,10 @@ from pipeline.errors import InputError, shown
 BETTER = ("higher", "lower", "")
 # Which of a run's values of the metric counts.
 VALUES = ("last", "max", "min")
+MOST = 1e30  # of a scale or margin: what is shown is a number even if outcomes are as large
+# The largest magnitude of the numbers that are compared; beyond, their intervals may overflow.
+SMALLEST, LARGEST = 1e-250, 1e250
+MAX_STEP = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,14 @@ class Outcome:
             raise InputError("outcome is empty; it must be a metric's name, such as val_accuracy")
         object.__setattr__(self, "metric", metric)
         check_choice("better", self.better, BETTER)
-        object.__setattr__(self, "unit", text_of("unit", self.unit).strip())
-        for name in ("scale", "margin"):
-            if (given := getattr(self, name)) is not None:
+        object.__setattr__(self, "unit", " ".join(text_of("unit", self.unit).split()))
+        for name, given in (("scale", self.scale), ("margin", self.margin)):
+            if given is not None or name == "scale":
                 number = check_number(name, given)
-                if not 0 < number < math.inf:
-                    raise InputError(f"{name} is {shown(given)}; it must be a number above 0")
+                if not 0 < number <= MOST:
+                    raise InputError(
+                        f"{name} is {shown(given)}; it must be a number above 0, up to {MOST:g}"
+                    )
                 object.__setattr__(self, name, number)
         object.__setattr__(self, "value", _value_of(self.value))
 
@@ -57,19 +62,16 @@ class Outcome:
         words = {"last": "the value of the last step", "max": "the highest", "min": "the lowest"}
         return f"{words[self.value]}{' value of all steps' * (self.value != 'last')}"
 
-    @property
-    def is_best(self) -> bool:
-        """Whether the best of many values counts, which is better than any one of them is."""
-        return (self.value, self.better) in (("max", "higher"), ("min", "lower"))
-
 
 def _value_of(given: Any) -> str | int:
     """Read which value counts. Raises InputError."""
     if isinstance(given, str) and given in VALUES:
         return given
     try:
-        if not isinstance(given, bool) and float(given) == int(given):
-            return int(given)
+        step = int(given)
+        exact = isinstance(given, str) or (given == step and not isinstance(given, bool))
+        if exact and abs(step) <= MAX_STEP:
+            return step
     except (TypeError, ValueError, OverflowError):
         pass
     raise InputError(f"value is {shown(given)}; it must be last, max, min, or the number of a step")

@@ -153,10 +153,11 @@ Seeds = Annotated[
     ),
 ]
 Margin = Annotated[
-    float,
+    Any,
     typer.Option(
-        help="With seeds=auto: add seeds until each effect on the accuracy is known to within"
-        " ± this many points; above 0."
+        help="With seeds=auto: add seeds until each effect is known to within ± this many points of"
+        " accuracy, or units of a program's outcome; above 0. auto: 0.5 points, or the outcome's.",
+        **SEVERAL,
     ),
 ]
 MaxSeeds = Annotated[int, typer.Option(help="With seeds=auto: the most seeds of a variant.")]

@@ -1,12 +1,12 @@
 """Train a study, or compare runs that there are."""
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline import openmp
 from pipeline.api import options, use_options
 from pipeline.api.environment import set_variables
-from pipeline.api.given import noting_given
 from pipeline.config import (
     AUTO,
     Config,
@@ -29,6 +29,7 @@ from pipeline.study.grid import (
     check_margin,
     check_name,
     parse_jobs,
+    parse_number,
     parse_rates,
     parse_seeds,
     parse_variants,
@@ -41,23 +42,27 @@ if TYPE_CHECKING:
 
 DEFAULT = options.DEFAULT
 # The settings that all runs of a study share.
+MARGIN = 0.5  # points
 # What a program does not have.
 OF_NETWORKS = (
     *("dataset", "data_dir", "epochs", "batch_size", "lr", "device", "precision"),
     *("train_images", "validation", "holdout_seed", "keep_state"),
 )
 SHARED = DEFAULT.as_dict().keys() - {"ablation", "variant", "seed", "lr"}
+# The defaults of what is said of anybody's runs alone.
+OF_OTHERS = {
+    **{"where": "", "baseline": None, "better": "", "unit": "", "scale": 1.0, "margin": None},
+    **{"value": "last", "planned": None},
+}
 REMEDY = "the same command again, which keeps what is done"
 
 
-@noting_given
 def ablate(
-    given: Mapping[str, Any],
     ablation: options.Ablation = DEFAULT.ablation,
     *,
     variants: options.Variants = AUTO,
     seeds: options.Seeds = "5",
-    margin: options.Margin = 0.5,
+    margin: options.Margin = AUTO,
     max_seeds: options.MaxSeeds = 30,
     dataset: options.Dataset = DEFAULT.dataset,
     data_dir: options.DataDir = DEFAULT.data_dir,
@@ -86,7 +91,8 @@ def ablate(
     Raises InputError for what can't be trained, and MachineError if the store fails, or if a run
     has failed (PartialError, with the report of the others).
     """
-    settings = {name: value for name, value in locals().items() if name in SHARED}
+    asked = dict(locals())
+    settings = {name: value for name, value in asked.items() if name in SHARED}
     rates = parse_rates(as_text(lr))
     seeds = as_text(seeds)
     asked_seeds = range(max_seeds) if seeds == AUTO else parse_seeds(seeds)
@@ -115,12 +121,12 @@ def ablate(
     own = load_ablation(options.absolute(ablation))
     chosen = parse_variants(as_text(variants), own.variants, own.compared)
     if own.is_program:
-        check_of_program(given, own)
+        check_of_program(asked, own.name)
         rates = []
     unit = own.outcomes[0].unit if own.is_program else "points"
     wanted = 0.0
     if seeds == AUTO:
-        wanted = check_margin(margin_of(own, given, margin), max_seeds, rates, unit)
+        wanted = check_margin(margin_of(own, margin), max_seeds, rates, unit)
     grid = Grid(chosen, asked_seeds, rates, wanted, unit)
     grid.plan.as_json()  # which checks its length
     check_effects(own, grid)
@@ -160,19 +166,28 @@ def ablate(
         raise type(error)(f"{error}; continue the study by: {REMEDY}") from None
 
 
-def check_of_program(given: Mapping[str, Any], ablation: "Ablation") -> None:
-    """Raise InputError if an option is given that a program's study does not have."""
-    if wrong := [name for name in OF_NETWORKS if name in given]:
+def check_of_program(asked: Mapping[str, Any], name: str) -> None:
+    """Raise InputError if an option is asked for that a program's study does not have.
+
+    `mlflow run` passes all options on, most of them as they are by default.
+    """
+    usual = inspect.signature(ablate).parameters
+    if wrong := [one for one in OF_NETWORKS if str(asked[one]) != str(usual[one].default)]:
         raise InputError(
-            f"{wrong[0]} is for networks, and {ablation.name} is about a program: make it a setting"
-            " of its variants"
+            f"{wrong[0]} is for networks, and {name} is about a program: make it a setting of its"
+            " variants"
         )
 
 
-def margin_of(ablation: "Ablation", given: Mapping[str, Any], margin: float) -> float:
-    """The margin of `seeds=auto`: of a program in the unit of its outcome, which must be given."""
-    if not ablation.is_program or "margin" in given:
-        return margin
+def margin_of(ablation: "Ablation", margin: Any) -> float:
+    """The margin of `seeds=auto`: as given, or as usual. Raises InputError if it is no number.
+
+    Of a program it is in the unit of its outcome, which has one or must be given one.
+    """
+    if margin != AUTO:
+        return parse_number("margin", margin)
+    if not ablation.is_program:
+        return MARGIN
     known = ablation.outcomes[0].margin
     if known is None:
         unit = ablation.outcomes[0].unit or f"the unit of {ablation.outcomes[0].metric}"
@@ -210,8 +225,8 @@ def compare(
     Raises InputError for runs that can't be compared.
     """
     if outcome is None and by is None and pair is None:
-        for name in ("where", "baseline", "better", "unit", "margin", "planned"):
-            if locals()[name]:
+        for name, plain in OF_OTHERS.items():
+            if locals()[name] != plain:
                 raise InputError(f"{name} is for anybody's runs: give outcome, by and pair, too")
         return _compare_own(runs, last, experiment, ablation)
     for name, given in (("last", last), ("ablation", ablation != AUTO)):
@@ -222,6 +237,12 @@ def compare(
             "to compare anybody's runs, give outcome, by and pair: --outcome val_auc --by"
             " params.model --pair params.seed (none: independent samples)"
         )
+    is_table = hasattr(runs, "columns")
+    if runs is not None and not is_table:
+        raise InputError(
+            "runs can't be given with outcome, by and pair, unless they are a table of pandas;"
+            " choose them with where"
+        )
     outcomes = outcomes_of(outcome, better, unit, scale, margin, value)
     if planned is not None:
         check_at_least("planned", planned, 2)
@@ -229,8 +250,6 @@ def compare(
     with importing():
         from pipeline.runs.others import Question, checked_keys, keys_of
         from pipeline.study.compare_any import compare_any, compare_table
-
-    is_table = hasattr(runs, "columns")
 
     def keys(name: str, given: Any) -> list[str]:
         if isinstance(given, str) and given == "none" and name == "pair":
@@ -256,8 +275,6 @@ def compare(
                 f"{name} is for runs in a store; choose the rows of a table with pandas"
             )
         return compare_table(runs, asked)
-    if runs is not None:
-        raise InputError("runs can't be given with outcome, by and pair; choose them with where")
     from pipeline.store.initialization import check_experiment, check_store
 
     check_store()

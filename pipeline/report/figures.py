@@ -1,7 +1,6 @@
 """Draw a report's figures, without pyplot, which would keep all of them in memory."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from textwrap import fill
 from typing import Any
 
@@ -12,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from pipeline.errors import plural
 from pipeline.report.findings import Analysis, Finding, NetworkAnalysis, RateResult
-from pipeline.report.tables import can_not_tell
+from pipeline.report.tables import can_not_tell, counted
 from pipeline.runs.run_figures import label_epochs
 from pipeline.statistics.comparisons import Summary
 from pipeline.statistics.outcomes import OutcomeMeasure
@@ -29,10 +28,6 @@ DASHES = (
     *((0, (4, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (6, 1, 6, 1, 1, 1))),
 )
 MARKERS = "os^DvPX*"
-LOOKS: list[dict[str, Any]] = [
-    {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 5, "linewidth": 2}
-    for colour, dashes, marker in zip(COLOURS, DASHES, MARKERS, strict=True)
-]
 # Characters in a line: of effects, of their variants in small letters, and of a variant's name.
 LONG_LABEL, LONG_SMALL, LONG_NAME = 50, 60, 24
 LINE, SMALL_LINE = 0.17, 0.14  # inches
@@ -65,13 +60,15 @@ def effects_figure(analysis: Analysis) -> Figure:
         rate = "best lr" if at_rate.label == "best" else f"lr\N{NO-BREAK SPACE}{at_rate.label}"
         where = f", {rate}" if len(analysis.at_rates) > 1 else ""
         rows += [(f"{f.contrast.words}{where}", f) for f in at_rate.findings[analysis.primary]]
-    return forest_plot(rows, analysis.outcomes[analysis.primary])
+    return forest_plot(rows, analysis.outcomes[analysis.primary], analysis.noun)
 
 
-def forest_plot(rows: Sequence[tuple[str, Finding]], outcome: OutcomeMeasure) -> Figure:
-    """Effects on an outcome, each with its words and its 95 % interval."""
+def forest_plot(
+    rows: Sequence[tuple[str, Finding]], outcome: OutcomeMeasure, noun: str = "seed"
+) -> Figure:
+    """Effects on an outcome, each with its words and its 95 % interval. noun: of what is paired."""
     big = [_wrapped(capitalized(words), LONG_LABEL) for words, _ in rows]
-    names = [f"{f.contrast.label}, {plural(f.shown.seeds, 'seed')}" for _, f in rows]
+    names = [f"{f.contrast.label}, {counted(f.shown, noun)}" for _, f in rows]
     small = [_wrapped(name, LONG_SMALL) for name in names]
     above = np.array([LINE * (1 + label.count("\n")) for label in big])
     below = np.array([SMALL_LINE * (1 + label.count("\n")) for label in small])
@@ -87,7 +84,7 @@ def forest_plot(rows: Sequence[tuple[str, Finding]], outcome: OutcomeMeasure) ->
         elif one.sd:
             right, align = (-9, "right") if difference > 0 else (9, "left")  # into the picture
             axes.annotate(
-                can_not_tell(one.seeds),
+                can_not_tell(one.seeds, noun),
                 (difference, place),
                 (right, 0),
                 textcoords="offset points",
@@ -241,7 +238,18 @@ def draw_dots(
 
 def looks_of(analysis: Analysis) -> dict[str, dict[str, Any]]:
     """How each variant's line is drawn; the same in all reports on the ablation."""
-    return dict(zip(analysis.variants, cycle(LOOKS), strict=False))
+    return {variant: _look(place) for place, variant in enumerate(analysis.variants)}
+
+
+def _look(place: int) -> dict[str, Any]:
+    """The look of a line. From the ninth on, colours return with other dashes and markers."""
+    times, which = divmod(place, len(COLOURS))
+    other = (which + 3 * times) % len(COLOURS)
+    return {
+        **{"color": COLOURS[which], "linestyle": DASHES[other], "marker": MARKERS[other]},
+        **{"markersize": 5, "linewidth": 2},
+        "markerfacecolor": "white" if times % 2 else COLOURS[which],
+    }
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import warnings
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,6 +19,8 @@ from pipeline.report.sections import report_sections
 from pipeline.statistics.comparisons import Comparison
 
 DOTS_PER_INCH = 130
+NOT_IN_NAMES = re.compile(r"[^\w.-]+")  # of metrics, for any store and system
+MAX_EFFECT = 220  # characters of an effect's name; MLflow takes 250
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("pipeline.report"),
     autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -42,7 +46,9 @@ def report_files(
         figures, sections = runs_figures(analysis), runs_sections(analysis, facts, unused)
     for name, figure in figures.items():
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+        with warnings.catch_warnings():  # of names in letters that the font does not have
+            warnings.filterwarnings("ignore", "Glyph ")
+            figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
         pictures[name] = buffer.getvalue()
     content = {
         "title": analysis.title,
@@ -100,17 +106,19 @@ def effect_metrics(analysis: Analysis) -> dict[str, float]:
     """The effects on the primary outcome as metrics, for sorting studies.
 
     E.g. `wide_vs_plain`, with `wide_vs_plain_low` and `_high` for the interval, if it is shown;
-    `…_lr0.01` if no learning rate is the main one.
+    `…_lr0.01` if no learning rate is the main one. Of variants named by values, `adam, warmup=100`,
+    what MLflow takes in a name: `adam warmup 100_vs_adam warmup 0`.
     """
-    metrics = {}
+    metrics: dict[str, float] = {}
     for at_rate in [analysis.main] if analysis.main else analysis.by_rate:
         suffix = "" if analysis.main else f"_lr{at_rate.label}"
-        for finding in at_rate.findings[analysis.primary]:
-            metrics[finding.contrast.name + suffix] = finding.comparison.difference
+        for number, finding in enumerate(at_rate.findings[analysis.primary]):
+            name = NOT_IN_NAMES.sub(" ", finding.contrast.name)[:MAX_EFFECT].strip(" .") + suffix
+            if name in metrics:  # of values that differ in other characters alone
+                name = f"{name} {number}"
+            metrics[name] = finding.comparison.difference
             if finding.shown.interval:
-                low, high = finding.shown.interval
-                metrics[f"{finding.contrast.name}{suffix}_low"] = low
-                metrics[f"{finding.contrast.name}{suffix}_high"] = high
+                metrics[f"{name}_low"], metrics[f"{name}_high"] = finding.shown.interval
     return metrics
 
 

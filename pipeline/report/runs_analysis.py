@@ -1,14 +1,14 @@
 """Runs of anybody's programs, as findings: whatever they measure, paired or not."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
 
-from pipeline.errors import plural, shortlist
-from pipeline.outcome import Outcome
+from pipeline.errors import InputError, plural, shortlist
+from pipeline.outcome import LARGEST, SMALLEST, Outcome
 from pipeline.report.contrasts import Contrast
 from pipeline.report.effects import find_effects, make_finding, summarize_variants
 from pipeline.report.findings import Analysis, NetworkAnalysis, RateResult
@@ -86,25 +86,32 @@ class RunsAnalysis(Analysis):
                 f" {'; '.join(self.what.follows[:MAX_NAMED])}{rest}."
             )
         for variant, count in self.what.lost.items():
-            total = count + sum(run.variant == variant for run in self.runs)
-            which = "which has" if count == 1 else "which have"
+            others = sum(run.variant == variant for run in self.runs)
+            of_all = f"{count} of {plural(count + others, 'run')}" if others else "every run"
             lines.append(
-                f"Not counted: {count} of {plural(total, 'run')} of {variant}, {which} failed,"
-                f" diverged or measured no {self.what.outcomes[0].metric}; its mean is that of the"
-                " others."
+                f"Not counted: {of_all} of {variant}, which"
+                f" {'has' if count == 1 or not others else 'have'} failed, diverged or measured no"
+                f" {self.what.outcomes[0].metric}"
+                f"{'; its mean is that of the others' if others else ''}."
             )
         return lines + self._unequal_lengths() + self._stopped_early()
 
     @property
     def curves(self) -> pd.DataFrame:
         """A row for each run, outcome and step that is kept."""
-        return pd.DataFrame(
-            {"run": run.name, "run_id": run.run_id, "variant": run.variant, "pair": run.pair}
-            | {"outcome": metric, "step": step, "value": value}
+        rows = (
+            (run.name, run.run_id, run.variant, run.pair, metric, step, value)
             for run in self.runs
             for metric, curve in run.curves.items()
             for step, value in curve
         )
+        header = ["run", "run_id", "variant", "pair", "outcome", "step", "value"]
+        return pd.DataFrame(rows, columns=header)
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether runs have steps, of which one counts. A row of a table has none."""
+        return any(any(run.lengths.values()) for run in self.runs)
 
     def _unequal_lengths(self) -> list[str]:
         """Say so if the best of many steps counts, and variants have different numbers of them."""
@@ -154,12 +161,19 @@ def analyse_runs(runs: Sequence[MeasuredRun], what: Compared, design: Design) ->
     notes = list(what.notes)
     for one in what.outcomes:
         key = keys[one.metric]
-        known = table[np.isfinite(table[key])]
+        is_known = table[key].abs() <= LARGEST
+        known = table[is_known]
         if missing := len(table) - len(known):
             notes.append(
-                f"{one.metric} is compared without {plural(missing, 'run')} that"
-                f" {'lacks' if missing == 1 else 'lack'} it:"
-                f" {shortlist(table.loc[~np.isfinite(table[key]), 'run'])}."
+                f"{one.metric} is missing, or no finite number, in {plural(missing, 'run')}, which"
+                f" {'is' if missing == 1 else 'are'} not compared by it:"
+                f" {shortlist(table.loc[~is_known, 'run'])}."
+            )
+        largest = known[key].abs().groupby(known["variant"]).max()
+        if any(largest.between(0, SMALLEST, inclusive="neither")):
+            raise InputError(
+                f"{one.metric} of a variant is nowhere above {SMALLEST:g}, which is too small to"
+                " compute with; log it in another unit"
             )
         measure = measure_of(one, known, key)
         effects = find_effects(key, measure, what.contrasts, known, pair)
@@ -191,7 +205,8 @@ def analyse_runs(runs: Sequence[MeasuredRun], what: Compared, design: Design) ->
 def noun_of(pair: Sequence[str]) -> str:
     """What a pair of runs has in common, if that is a word: `seed`, `fold`; else `pair`."""
     name = pair[0].rpartition(".")[2] if len(pair) == 1 else ""
-    return name.lower() if name.isalpha() and not name.endswith("s") else "pair" if pair else "run"
+    regular = re.fullmatch("[A-Za-z]?[a-z]*[a-gi-rt-w]", name) and name != "none"
+    return name.lower() if regular else "pair" if pair else "run"
 
 
 def _column(metric: str) -> str:

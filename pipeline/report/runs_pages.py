@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.errors import plural
-from pipeline.report.figures import draw_dots, effects_figure, looks_of
+from pipeline.report.figures import COLOURS, draw_dots, effects_figure, looks_of
 from pipeline.report.runs_analysis import RunsAnalysis
 from pipeline.report.sections import NORMAL_SEEDS, Section, effects_section, not_counted_section
 from pipeline.report.tables import (
@@ -24,6 +25,7 @@ MAX_OPEN = 40  # runs that are listed without a click
 GRID = 200  # steps at which a mean curve is computed
 
 
+@rc_context({"text.parse_math": False})  # names are not formulas, even with two dollars
 def runs_figures(analysis: RunsAnalysis) -> dict[str, Figure]:
     """The figures of a report, by name."""
     figures = {"effects": effects_figure(analysis)} if analysis.compared else {}
@@ -59,8 +61,8 @@ def _curves_figure(analysis: RunsAnalysis, metrics: Sequence[str]) -> Figure:
 
 
 def _draw_curves(axes: Axes, analysis: RunsAnalysis, metric: str) -> None:
-    key = next(k for k in analysis.outcomes if k.removeprefix("metrics.") == metric)
-    outcome, looks = analysis.outcomes[key], looks_of(analysis)
+    outcome = next(one for one in analysis.outcomes.values() if one.name == metric)
+    looks = looks_of(analysis)
     for variant in analysis.shown.variants:
         curves = [
             np.array([point for point in run.curves[metric] if np.isfinite(point[1])])
@@ -83,13 +85,18 @@ def _draw_curves(axes: Axes, analysis: RunsAnalysis, metric: str) -> None:
         mean[counted == 0] = np.nan
         look = looks[variant] | {"markevery": max(1, len(steps) // 10)}
         axes.plot(steps, mean, **look, label=f"{variant} ({plural(len(curves), 'run')})")
-        if len(curves) > 1:
+        if len(curves) > 1 and _has_ranges(analysis):
             low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
             axes.fill_between(steps, low, high, color=look["color"], alpha=0.2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel(f"{outcome.name} ({outcome.unit})" if outcome.unit else outcome.name)
     axes.grid(alpha=0.3)
+
+
+def _has_ranges(analysis: RunsAnalysis) -> bool:
+    """Whether curves show ranges, which would hide each other if there were many."""
+    return len(analysis.shown.variants) <= len(COLOURS)
 
 
 def runs_sections(
@@ -109,17 +116,18 @@ def runs_sections(
         else "The runs are taken as independent samples, and the variants may have different"
         " variances: Welch's interval, or its counterpart that is valid at every look."
     )
+    counts = f": {primary.words} counts" if analysis.has_steps else ""
     best = ""
-    if primary.is_best:
+    if primary.value in ("max", "min"):
         best = (
-            " It is the best of many noisy values, which is better than what the run's model has"
-            " on new data; it flatters most the variant whose curve is noisiest or longest."
+            " It is the extreme one of many noisy values, chosen for what it shows: on new data the"
+            " run's model will hardly be as extreme, least of all where a curve is noisy or long."
         )
     joined = f"; a line joins the runs of one {analysis.noun}" if analysis.pair else ""
     sections = [
         effects_section(
             analysis,
-            f"The primary outcome is {outcome.name}: {primary.words} counts.{best} {how}",
+            f"The primary outcome is {outcome.name}{counts}.{best} {how}",
         ),
         Section(
             "Variants",
@@ -138,7 +146,8 @@ def runs_sections(
         ),
     ]
     if _with_curves(analysis):
-        caption = "By step: mean over the runs of a variant, with the range from lowest to highest."
+        ranges = ", with the range from lowest to highest" if _has_ranges(analysis) else ""
+        caption = f"By step: mean over the runs of a variant{ranges}."
         sections.append(Section("Curves", figures=[("curves", caption)]))
     if others:
         text = (

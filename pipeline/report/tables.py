@@ -11,7 +11,7 @@ from pipeline.errors import percent, plural
 from pipeline.report.findings import Analysis, Finding, NetworkAnalysis, RateResult
 from pipeline.report.runs_analysis import AnyAnalysis, RunsAnalysis
 from pipeline.runs.record import STUCK
-from pipeline.statistics.comparisons import Summary
+from pipeline.statistics.comparisons import Comparison, Summary
 from pipeline.statistics.intervals import Interval
 from pipeline.statistics.outcomes import OutcomeMeasure, digits
 from pipeline.statistics.sentences import capitalized
@@ -129,7 +129,8 @@ def measured_table(analysis: RunsAnalysis) -> Table:
     rows = []
     for variant, one in analysis.shown.summaries[primary].items():
         sd = "-" if one.sd is None else outcome.show(one.sd, extra=1)
-        row = [variant, str(one.seeds), outcome.show(one.mean), sd, interval_of_mean(one, outcome)]
+        interval = interval_of_mean(one, outcome, analysis.noun)
+        row = [variant, str(one.seeds), outcome.show(one.mean), sd, interval]
         for key in others:
             summary = analysis.shown.summaries[key].get(variant)
             row.append(analysis.outcomes[key].show(summary.mean) if summary else "-")
@@ -173,6 +174,16 @@ def can_not_tell(count: int, noun: str = "seed") -> str:
     return f"{plural(count, noun)} can't tell"
 
 
+def counted(one: Comparison, noun: str) -> str:
+    """What a comparison rests on: `5 seeds`, or `5 and 7 runs`."""
+    sizes = _sizes(one)
+    return f"{sizes} {noun}{'s' * (sizes != '1')}"
+
+
+def _sizes(one: Comparison) -> str:
+    return " and ".join(f"{size:,}" for size in one.sizes or [one.seeds])
+
+
 def _numbers(finding: Finding, noun: str) -> list[str]:
     one, shown, outcome = finding.comparison, finding.shown, finding.outcome
 
@@ -186,8 +197,8 @@ def _numbers(finding: Finding, noun: str) -> list[str]:
         return show(*interval)
 
     return [
-        " and ".join(f"{size:,}" for size in one.sizes or [one.seeds]),
-        f"{show(one.difference)} {outcome.unit}",
+        _sizes(one),
+        f"{show(one.difference)} {outcome.unit}".rstrip(),
         cell(shown.interval, one.sd),
         _p_value(one.p_value),
         cell(shown.images, one.images),
@@ -196,14 +207,14 @@ def _numbers(finding: Finding, noun: str) -> list[str]:
     ]
 
 
-def interval_of_mean(one: Summary, outcome: OutcomeMeasure) -> str:
+def interval_of_mean(one: Summary, outcome: OutcomeMeasure, noun: str = "seed") -> str:
     """The interval of a mean, or how many seeds would tell."""
     if one.shown:
         return outcome.show(*one.shown)
     if not one.sd:
         return "-"
     enough = f", about {one.seeds_to_show} would" if one.seeds_to_show else ""
-    return f"{can_not_tell(one.seeds)}{enough}"
+    return f"{can_not_tell(one.seeds, noun)}{enough}"
 
 
 def _p_value(p: float | None) -> str:

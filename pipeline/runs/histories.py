@@ -7,20 +7,23 @@ would keep whichever number is larger.
 
 import math
 import sys
-from collections import defaultdict
+from array import array
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import mlflow
+import numpy as np
+import numpy.typing as npt
 from mlflow.entities import Metric
 
-from pipeline.outcome import Outcome
+from pipeline.outcome import MAX_STEP, Outcome
 from pipeline.store.outages.waiting import in_store
-from pipeline.upstream import metric_histories
+from pipeline.upstream import LoggedPoint, is_database, logged_points
 
 MAX_POINTS = 200  # of a curve
-RUNS_AT_ONCE = 50
+RUNS_AT_ONCE = 500  # in one query of a database
 REQUESTS_AT_ONCE = 8  # to a server
 INT64 = 8  # bytes
 
@@ -40,61 +43,83 @@ class Measured(NamedTuple):
     note: str = ""
 
 
-class _Point(NamedTuple):
-    """A value as it was logged. time: in milliseconds since 1970."""
-
-    step: int
-    time: int
-    value: float
-
-
 def read_histories(run_ids: Sequence[str], outcome: Outcome) -> dict[str, Measured]:
     """What each run has measured of an outcome. Of long histories, only what is shown is kept."""
-    read_one = in_store(mlflow.MlflowClient().get_metric_history)
-    found: dict[str, Measured] = {}
 
-    def read(run_id: str) -> Measured:
-        return measured(read_one(run_id, outcome.metric), outcome)
+    @in_store
+    def read(some: Sequence[str]) -> dict[str, Measured]:
+        points = groupby(logged_points(some, outcome.metric), key=lambda one: one.run_id)
+        return {run_id: measured(history, outcome) for run_id, history in points}
 
+    size = RUNS_AT_ONCE if is_database(mlflow.get_tracking_uri()) else 1
+    parts = [run_ids[n : n + size] for n in range(0, len(run_ids), size)]
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        for start in range(0, len(run_ids), RUNS_AT_ONCE):
-            some = run_ids[start : start + RUNS_AT_ONCE]
-            known = in_store(metric_histories)(some, outcome.metric)
-            if known is None:  # a server, or long histories
-                found |= zip(some, pool.map(read, some), strict=True)
-            else:
-                found |= {one: measured(known.get(one, ()), outcome) for one in some}
-    return found
+        found = {n: one for known in pool.map(read, parts) for n, one in known.items()}
+    return {run_id: found.get(run_id) or measured((), outcome) for run_id in run_ids}
 
 
-def measured(history: Iterable[Metric], outcome: Outcome) -> Measured:
+def measured(history: Iterable[Metric | LoggedPoint], outcome: Outcome) -> Measured:
     """Choose the value of a history that counts, and thin its curve out."""
-    points = []
+    steps, times, values = array("q"), array("q"), array("d")
     for one in history:
         step = _step(one.step)
         if step is None:
+            what = "of NumPy's, which SQLite keeps as bytes"
+            if not isinstance(one.step, bytes):
+                what = f"{one.step!r}, which is no whole number"
+            problem = f"logged {outcome.metric} with a step {what}; log step=int(step)"
+            return Measured(None, problem)
+        steps.append(step)
+        times.append(one.timestamp)
+        values.append(as_number(one.value))
+    if not steps:
+        return Measured(None, f"has no {outcome.metric}")
+    return _measured(np.array(steps), np.array(times), np.array(values), outcome)
+
+
+def _measured(
+    steps: npt.NDArray[np.int64],
+    times: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float64],
+    outcome: Outcome,
+) -> Measured:
+    order = np.lexsort((values, times, steps))
+    steps, times, values = steps[order], times[order], values[order]
+    newest = np.flatnonzero(np.append(steps[1:] != steps[:-1], True))  # of each step
+    length = len(newest)
+    counted = outcome.value if isinstance(outcome.value, int) else int(steps[-1])
+    (here,) = np.nonzero(steps == counted)
+    if not len(here):
+        return Measured(None, f"has no {outcome.metric} of step {counted}", length=length)
+    value = float(values[here[-1]])
+    notes = []
+    if outcome.value in ("max", "min") and math.isfinite(value):
+        finite = values[np.isfinite(values)]
+        value = float(finite.max() if outcome.value == "max" else finite.min())
+    else:
+        last = np.unique(values[here][times[here] == times[here[-1]]])
+        if len(last) > 1:
+            shown = " and ".join(f"{value:g}" for value in last)
             return Measured(
                 None,
-                f"logged {outcome.metric} with a step {one.step!r}, which is no whole number; log"
-                " step=int(step)",
+                f"logged {outcome.metric} {shown} in the same millisecond and step {counted}, so"
+                " that nobody knows which was last; log it with step=",
+                length=length,
             )
-        points.append(_Point(step, one.timestamp, as_number(one.value)))
-    if not points:
-        return Measured(None, f"has no {outcome.metric}")
-    points.sort(key=lambda one: one[:2])
-    newest: dict[int, float] = {one.step: one.value for one in points}
-    steps = list(newest)
-    wanted = outcome.value if isinstance(outcome.value, int) else steps[-1]
-    if wanted not in newest:
-        return Measured(None, f"has no {outcome.metric} of step {wanted}", length=len(newest))
-    value = newest[wanted]
-    if outcome.value in ("max", "min") and math.isfinite(value):
-        finite = [one.value for one in points if math.isfinite(one.value)]
-        value = max(finite) if outcome.value == "max" else min(finite)
-    elif problem := _ambiguity(points, wanted, outcome.metric):
-        return Measured(None, problem, length=len(newest))
-    notes = _notes(points, wanted, outcome)
-    return Measured(value, "", _thinned(list(newest.items())), len(newest), "; ".join(notes))
+        latest = int(times.argmax())
+        if outcome.value == "last" and times[latest] > times[-1]:
+            notes.append(
+                f"its step {steps[latest]} was logged after its step {counted}, whose"
+                f" {outcome.metric} counts"
+            )
+        if len(here) > 1:
+            notes.append(
+                f"logged {outcome.metric} {len(here)} times at step {counted}; the latest counts"
+            )
+    if length > MAX_POINTS:  # with both ends
+        newest = newest[np.linspace(0, length - 1, MAX_POINTS).round().astype(int)]
+    curve = list(zip(steps[newest].tolist(), values[newest].tolist(), strict=True))
+    return Measured(value, "", curve, length, "; ".join(notes))
 
 
 def as_number(value: float) -> float:
@@ -111,46 +136,5 @@ def _step(step: Any) -> int | None:
     """
     if isinstance(step, bytes) and len(step) == INT64:
         return int.from_bytes(step, sys.byteorder, signed=True)
-    return int(step) if isinstance(step, int | float) and step == int(step) else None
-
-
-def _ambiguity(points: Sequence[_Point], step: int, metric: str) -> str:
-    """Why the value of a step is not known: several were logged in the same millisecond."""
-    here = [one for one in points if one.step == step]
-    last = {one.value for one in here if one.time == here[-1].time}
-    if len(last) < 2:
-        return ""
-    shown = " and ".join(f"{value:g}" for value in sorted(last))
-    return (
-        f"logged {metric} {shown} in the same millisecond and step {step}, so that nobody knows"
-        " which was last; log it with step="
-    )
-
-
-def _notes(points: Sequence[_Point], counted: int, outcome: Outcome) -> list[str]:
-    """What is odd about a history."""
-    times = defaultdict[int, int](int)
-    for one in points:
-        times[one.step] += 1
-    latest = max(points, key=lambda one: one.time)
-    notes = []
-    if outcome.value == "last" and latest.step < counted and latest.time > points[-1].time:
-        notes.append(
-            f"its step {latest.step} was logged after its step {counted}, whose {outcome.metric}"
-            " counts"
-        )
-    if outcome.value in ("max", "min"):
-        return notes
-    if times[counted] > 1:
-        notes.append(
-            f"logged {outcome.metric} {times[counted]} times at step {counted}; the latest counts"
-        )
-    return notes
-
-
-def _thinned(curve: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
-    """At most MAX_POINTS of a curve, with both ends."""
-    if len(curve) <= MAX_POINTS:
-        return curve
-    last = len(curve) - 1
-    return [curve[round(place * last / (MAX_POINTS - 1))] for place in range(MAX_POINTS)]
+    is_whole = isinstance(step, int) or (isinstance(step, float) and step.is_integer())
+    return int(step) if is_whole and abs(step) <= MAX_STEP else None

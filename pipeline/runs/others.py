@@ -11,10 +11,10 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.config import check_text
 from pipeline.errors import InputError, shown
-from pipeline.outcome import Outcome
+from pipeline.outcome import LARGEST, Outcome
 from pipeline.runs.histories import Measured, read_histories
 from pipeline.runs.queries import named
-from pipeline.store.lookup import MAX_RUNS
+from pipeline.store.lookup import MAX_RUNS, datasets_of
 from pipeline.store.outages.failures import first_line
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import kind_of
@@ -24,7 +24,7 @@ KEY = re.compile(r"(params|tags)\.(?:`([^`]+)`|\"([^\"]+)\"|([^`\",]+))")
 KEYS = re.compile(rf"\s*{KEY.pattern}\s*(?:,|$)")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 MAX_DIGITS = 300
-NOTHING = ("", "None", "nan", "NaN")  # how a value that is missing is written
+NOTHING = ("", "none", "null", "nan", "nat", "<na>")  # how a missing value is written, in any case
 UNFINISHED = ("RUNNING", "SCHEDULED")
 COMMIT, DATA = "commit", "data"  # what a run says of itself beside parameters and tags
 
@@ -137,7 +137,8 @@ def _search(experiment_id: str, where: str) -> list[Run]:
         )
     except MlflowException as error:
         if error.error_code == "INVALID_PARAMETER_VALUE":
-            raise InputError(f"where is {shown(where)}: {first_line(error)}") from None
+            reason = first_line(error).removeprefix(f"{error.error_code}: ")  # a server's
+            raise InputError(f"where is {shown(where)}: {reason}") from None
         raise
 
 
@@ -160,8 +161,8 @@ def measure(candidates: Sequence[Candidate], outcomes: Sequence[Outcome]) -> lis
 def with_problem(one: Candidate, primary: str) -> Candidate:
     """The candidate, with what is wrong with its primary outcome."""
     value, problem = one.measured[primary].value, one.measured[primary].problem
-    if value is not None and not math.isfinite(value):
-        problem = f"diverged: its {primary} is {value}"
+    if value is not None and not abs(value) <= LARGEST:
+        problem = f"diverged: its {primary} is {value:g}"
     return replace(one, problem=problem, is_lost=bool(problem))
 
 
@@ -171,19 +172,13 @@ def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
         **{f"params.{name}": value for name, value in run.data.params.items()},
         **{f"tags.{name}": value for name, value in tags.items()},
     }
-    problem = ""
-    if info.lifecycle_stage == "deleted":
-        problem = "was deleted"
-    elif info.status in UNFINISHED:
-        problem = f"has not ended ({info.status})"
-    elif info.status != "FINISHED":
-        problem = f"did not end well ({info.status})"
+    is_deleted = info.lifecycle_stage == "deleted"
+    problem = "was deleted" if is_deleted else ending_problem(info.status)
     others = {n: v for n, v in known.items() if n.startswith("params.") and n not in (*by, *pair)}
     if commit := tags.get("mlflow.source.git.commit"):
         others[COMMIT] = commit
-    inputs = run.inputs.dataset_inputs if run.inputs else []
-    if inputs:
-        others[DATA] = ", ".join(sorted(f"{o.dataset.name} {o.dataset.digest}" for o in inputs))
+    if data := datasets_of(run):
+        others[DATA] = ", ".join(f"{name} {digest}" for name, digest in sorted(data.items()))
     return with_keys(
         Candidate(
             name=named(run),
@@ -202,13 +197,20 @@ def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
     )
 
 
+def ending_problem(status: str) -> str:
+    """Why a run with this status can't be compared; empty if it can."""
+    if status in UNFINISHED:
+        return f"has not ended ({status})"
+    return "" if status == "FINISHED" else f"did not end well ({status})"
+
+
 def with_keys(
     one: Candidate, known: Mapping[str, str], by: Sequence[str], pair: Sequence[str]
 ) -> Candidate:
     """The candidate, with what it says of these keys, and what it lacks as its problem."""
     problem = one.problem
-    missing = [key for key in by if not known.get(key)]
-    missing += [key for key in pair if known.get(key, "") in NOTHING]
+    missing = [key for key in by if not known.get(key, "").strip()]
+    missing += [key for key in pair if known.get(key, "").strip().lower() in NOTHING]
     if missing and not problem:
         problem = f"has no {' and no '.join(missing)}"
     return replace(
@@ -225,7 +227,7 @@ def as_values(texts: Iterable[str]) -> dict[str, Value]:
     So `0.1` and `1e-1` are the same, and 9 comes before 10.
     """
     stripped = {text: text.strip() for text in texts}
-    numbers = {text: _number(one) for text, one in stripped.items()}
+    numbers = {text: as_number(one) for text, one in stripped.items()}
     if None not in numbers.values():
         return {**numbers}
     if all(one in ("True", "False") for one in stripped.values()):
@@ -233,7 +235,8 @@ def as_values(texts: Iterable[str]) -> dict[str, Value]:
     return {**stripped}
 
 
-def _number(text: str) -> int | float | None:
+def as_number(text: str) -> int | float | None:
+    """What a text without spaces says, if that is a number."""
     if not NUMBER.fullmatch(text) or len(text) > MAX_DIGITS:
         return None
     if text.lstrip("+-").isdigit():

@@ -17,7 +17,15 @@ from pipeline.runs.record import (
     from_tags,
 )
 from pipeline.store.initialization import deleted_experiment
-from pipeline.store.lookup import SHORT_ID, get_run, match_run, not_found, outputs_of, search
+from pipeline.store.lookup import (
+    SHORT_ID,
+    datasets_of,
+    get_run,
+    match_run,
+    not_found,
+    outputs_of,
+    search,
+)
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import KIND, PARENT_TAG, kind_of, unpack
 
@@ -101,6 +109,7 @@ def read_record(kind: type[T], run: Run) -> T:
         artifact_uri=run.info.artifact_uri,
         metrics=run.data.metrics,
         models=tuple(one.model_id for one in outputs_of(run)),
+        datasets=datasets_of(run),
     )
 
 

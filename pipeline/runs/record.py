@@ -53,7 +53,8 @@ class Stored:
     """Where a run is in the store, and how it ended.
 
     started, ended: in milliseconds since 1970. metrics: the last value of each. models: ids of the
-    models that it has logged, the newest first.
+    models that it has logged, the newest first. datasets: MLflow's digests of the data sets that it
+    has logged, by name.
     """
 
     run_id: str
@@ -65,6 +66,7 @@ class Stored:
     artifact_uri: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     models: tuple[str, ...] = ()
+    datasets: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

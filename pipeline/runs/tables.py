@@ -9,7 +9,16 @@ import pandas as pd
 
 from pipeline.errors import InputError, shortlist, shown
 from pipeline.runs.histories import Measured, as_number
-from pipeline.runs.others import Candidate, Question, with_keys, with_problem
+from pipeline.runs.others import (
+    UNFINISHED,
+    Candidate,
+    Question,
+    ending_problem,
+    with_keys,
+    with_problem,
+)
+from pipeline.runs.queries import STATUSES
+from pipeline.store.lookup import SHORT_ID
 
 # Columns of `mlflow.search_runs` that are no settings.
 NO_SETTINGS = ("run_id", "experiment_id", "status", "artifact_uri", "start_time", "end_time")
@@ -18,30 +27,49 @@ NO_SETTINGS = ("run_id", "experiment_id", "status", "artifact_uri", "start_time"
 def candidates_of(table: pd.DataFrame, question: Question) -> list[Candidate]:
     """Read each row as a run. Of `mlflow.search_runs`, those that have not ended well are left out.
 
-    Raises InputError for columns that are not there, or that hold no numbers.
+    A table of another library needs its `to_pandas`. Raises InputError for columns that are not
+    there, or that hold no numbers.
     """
-    metrics = [one.metric for one in question.outcomes]
-    columns = [str(name) for name in table.columns]
+    if not isinstance(table, pd.DataFrame):
+        if not hasattr(table, "to_pandas"):
+            raise InputError(f"runs is {shown(table)}; it must be a table of pandas")
+        table = table.to_pandas()
+    if table.empty:
+        raise InputError("the table has no rows")
+    named = [*(one.metric for one in question.outcomes), *question.by, *question.pair]
+    table = table.set_axis([str(name) for name in table.columns], axis="columns")
+    table = table.reset_index([n for n in table.index.names if n in named and n not in table])
+    columns = list(table)
     if len(set(columns)) < len(columns):
         raise InputError("the table has two columns of the same name")
-    for name in (*metrics, *question.by, *question.pair):
+    for name in named:
         if name not in columns:
             guess = get_close_matches(name, columns, n=1)
             hint = f"; did you mean {guess[0]}?" if guess else ""
             raise InputError(
                 f"the table has no column {name!r}; it has {shortlist(columns, 12)}{hint}"
             )
-    if table.empty:
-        raise InputError("the table has no rows")
-    rows = table.set_axis(columns, axis="columns").to_dict("records")
-    return [_candidate(place, row, question) for place, row in enumerate(rows)]
+    rows = table.to_dict("records")
+    # Others' tables may have columns of these names, too.
+    is_mlflow = {"run_id", "status"} <= set(columns) and table["status"].isin(
+        [*STATUSES, *UNFINISHED]
+    ).all()
+    is_mlflow = is_mlflow and table["run_id"].astype(str).str[:SHORT_ID].is_unique
+    return [_candidate(place, row, question, is_mlflow) for place, row in enumerate(rows)]
 
 
-def _candidate(place: int, row: Mapping[Any, Any], question: Question) -> Candidate:
-    is_run = {"run_id", "status"} <= row.keys()
-    run_id = str(row["run_id"]) if is_run else ""
-    name = run_id[:8] or f"row {place}"
-    status = str(row["status"]) if is_run else "FINISHED"
+def _candidate(
+    place: int, row: Mapping[Any, Any], question: Question, is_mlflow: bool
+) -> Candidate:
+    name, run_id, problem, is_lost, started = f"row {place}", "", "", False, place
+    if is_mlflow:
+        run_id = str(row["run_id"])
+        name = f"{row.get('tags.mlflow.runName', 'run')} ({run_id[:SHORT_ID]})"
+        started = -place  # MLflow's newest runs come first
+        problem = ending_problem(row["status"])
+        is_lost = row["status"] not in ("FINISHED", *UNFINISHED)
+        if isinstance(begun := row.get("start_time"), pd.Timestamp):
+            started = begun.value
     measured = {}
     for one in question.outcomes:
         value = row[one.metric]
@@ -54,9 +82,9 @@ def _candidate(place: int, row: Mapping[Any, Any], question: Question) -> Candid
     candidate = Candidate(
         name=name,
         run_id=run_id,
-        started=place if not is_run else -place,  # the newest runs come first in MLflow's
-        problem="" if status == "FINISHED" else f"did not end well ({status})",
-        is_lost=status != "FINISHED",
+        started=started,
+        problem=problem,
+        is_lost=is_lost,
         others={key: text for key, text in texts.items() if _is_setting(key, row[key], question)},
         measured=measured,
     )

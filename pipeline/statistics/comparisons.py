@@ -8,6 +8,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from pipeline.errors import shown
+from pipeline.outcome import LARGEST, SMALLEST
 from pipeline.statistics.intervals import (
     ALPHA,
     ANYTIME,
@@ -29,8 +30,6 @@ MAX_LOOK_AHEAD = 1000  # beyond that, "more" is enough of an answer
 # may itself be a difference, of numbers some 60 times as large: a gap of 0.01 between accuracies of
 # 0.6. Real spread is larger: single precision has steps of 500 million epsilons.
 NOISE = 128 * float(np.finfo(np.float64).eps)
-# The largest magnitude of the numbers that are compared; beyond, their intervals may overflow.
-SMALLEST, LARGEST = 1e-250, 1e250
 MOST_CERTAIN = 1e8  # an effect in standard errors; from 1e10 on, scipy's noncentral t gives NaN
 
 

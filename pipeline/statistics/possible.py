@@ -11,6 +11,7 @@ it is known which effects do.
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite
 
 from pipeline.statistics.comparisons import MAX_LOOK_AHEAD, Comparison, Summary, half_of_mean
 from pipeline.statistics.intervals import Design, Interval
@@ -62,6 +63,8 @@ def shown_comparison(
 def _is_possible(half: float, means: Sequence[float], outcome: OutcomeMeasure) -> bool:
     """Whether an interval fits around all means, or is as short as an effect that matters."""
     low, high = outcome.bounds
+    if not isfinite(half):
+        return False
     fits = all(low <= mean - half and mean + half <= high for mean in means)
     matters = outcome.effect_of_interest
     return fits or (matters is not None and half <= matters)

@@ -121,3 +121,13 @@ def _described(runs: list[Run], reference: str = "") -> str:
 def outputs_of(run: Run) -> list[LoggedModelOutput]:
     """The models that a run has logged, the newest first."""
     return sorted(run.outputs.model_outputs if run.outputs else [], key=lambda one: -one.step)
+
+
+def datasets_of(run: Run) -> dict[str, str]:
+    """MLflow's digests of the data sets that a run has logged, by name.
+
+    Such a digest sees neither booleans nor dates, nor the rows beyond its sample: different ones
+    show different data, equal ones show little.
+    """
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return {one.dataset.name: one.dataset.digest for one in inputs}

@@ -11,6 +11,7 @@ import pandas as pd
 from mlflow.entities import Run, ViewType
 
 from pipeline.errors import InputError, plural, shortlist
+from pipeline.outcome import Outcome
 from pipeline.report.files import report_files
 from pipeline.report.publish import Published, command, publish
 from pipeline.report.runs_analysis import (
@@ -36,6 +37,7 @@ from pipeline.study.selection import Selection, select
 
 log = logging.getLogger(__name__)
 COMPARISON_FILE = "comparison.json"  # of a comparison's run: its question, and the runs it has read
+UNSEEN = "no earlier comparison has seen a part of them"
 UNPLANNED = Design(
     "anytime",
     "The runs were chosen for this comparison, and no plan says how many there would be.",
@@ -63,9 +65,10 @@ def compare_any(experiment: str, question: Question) -> Published:
     read = {
         "question": question.as_dict(),
         "runs": sorted(one.run_id for one in runs),
+        "values": _values(selection),
         "not_counted": selection.unused,
     }
-    facts = {"experiment": experiment, **_facts(question, selection, len(found))}
+    facts = {"experiment": experiment, **_facts(question, selection, analysis, len(found))}
     name = f"comparison of {question.outcomes[0].metric} by {', '.join(question.by)}"
     values = {KIND: "comparison", "planned": question.planned}
     with track(name, {"experiment": experiment, **_settings(question)}, values, where_they_are):
@@ -80,12 +83,15 @@ def compare_table(table: pd.DataFrame, question: Question) -> Published:
 
     Raises InputError if nothing can be compared, or not as planned.
     """
+    if any(one.value != "last" for one in question.outcomes):
+        raise InputError("value is for runs in a store, which have many; a row of a table has one")
     found = candidates_of(table, question)
     selection = select(found, question.by, question.pair, question.baseline)
     _check_planned(selection, question)
-    design = _planned(question) if question.planned else UNPLANNED
+    not_known = "whoever planned them says that nobody looked at a part of them"
+    design = _planned(question, not_known) if question.planned else UNPLANNED
     analysis = _analyse(selection, question, design, "table")
-    facts = _facts(question, selection, len(found))
+    facts = _facts(question, selection, analysis, len(found))
     subtitle = _subtitle(analysis)
     page = report_files(analysis, subtitle, facts, selection.unused)["report.html"].decode()
     return Published(analysis, subtitle, page, selection.unused)
@@ -135,13 +141,13 @@ def _analyse(selection: Selection, question: Question, design: Design, about: st
     return analyse_runs(runs, what, design)
 
 
-def _planned(question: Question) -> Design:
+def _planned(question: Question, seen: str = UNSEEN) -> Design:
     noun = noun_of(question.pair)
     each = "" if question.pair else " of each variant"
     return Design(
         "planned",
-        f"{plural(question.planned, noun)}{each} were planned: exactly so many there are, and no"
-        " earlier comparison has seen a part of them.",
+        f"{plural(question.planned, noun)}{each} were planned: exactly so many there are, and"
+        f" {seen}.",
         PLANNED_ALPHA,
     )
 
@@ -153,6 +159,9 @@ def _check_planned(selection: Selection, question: Question) -> None:
     counts = Counter(one.variant for one in selection.runs)
     noun = noun_of(question.pair)
     wrong = [f"{plural(n, noun)} of {v}" for v, n in counts.items() if n != question.planned]
+    pairs = {one.pair for one in selection.runs}
+    if not wrong and question.pair and len(pairs) != question.planned:
+        wrong = [f"{plural(len(pairs), noun)}, which not all variants have"]
     wrong += [f"{name}: {selection.unused[name]}" for name in selection.unexpected]
     if wrong:
         raise InputError(
@@ -166,21 +175,26 @@ def _design(selection: Selection, question: Question, where: str) -> Design:
     _check_planned(selection, question)
     ids = {one.run.run_id for one in selection.runs}
     asked, planned_before = json.loads(json.dumps(question.as_dict())), []
+    values = _values(selection)
     for run, read in _earlier(where):
         name = f"run {run.info.run_id[:SHORT_ID]}"
         seen = ids if read is None else ids & set(read["runs"])
         if not seen:
             continue
-        same = read is not None and read["question"] == asked and set(read["runs"]) == ids
+        same = read is not None and (read["question"], read.get("values")) == (asked, values)
         if question.planned and not same:
+            what = f"has seen {len(seen)} of these {plural(len(ids), 'run')}"
+            if read is None:
+                what = f"has lost its {COMPARISON_FILE}, and may have seen these runs"
+            elif read["question"] == asked and seen == ids == set(read["runs"]):
+                what = "has seen these runs, which have logged more since"
             raise InputError(
-                f"planned is {question.planned}, but an earlier comparison ({name}) has seen"
-                f" {len(seen)} of these {plural(len(ids), 'run')}; leave it out: the intervals are"
-                " then valid whatever was seen, and longer"
+                f"planned is {question.planned}, but an earlier comparison ({name}) {what}; leave"
+                " it out: the intervals are then valid whatever was seen, and longer"
             )
         if unpack(run).get("planned", "0") != "0":
             planned_before.append(name)
-    reported = {one.run.reported_with for one in selection.runs if one.run.reported_with}
+    reported = [one.run for one in selection.runs if one.run.reported_with]
     if reported and question.planned:
         raise InputError(
             f"planned is {question.planned}, but a study has reported some of these runs; leave it"
@@ -188,7 +202,7 @@ def _design(selection: Selection, question: Question, where: str) -> Design:
         )
     if question.planned:
         return _planned(question)
-    planned_before += [text[:60] for text in reported if _was_planned(text)]
+    planned_before += [f"of {one.name}" for one in reported if _was_planned(one.reported_with)]
     if planned_before:
         return Design(
             "anytime",
@@ -197,6 +211,14 @@ def _design(selection: Selection, question: Question, where: str) -> Design:
             LATER_ALPHA,
         )
     return UNPLANNED
+
+
+def _values(selection: Selection) -> dict[str, dict[str, str]]:
+    """What was read: the outcomes of each run by its id, as text, as JSON has no NaN."""
+    return {
+        one.run.run_id: {name: repr(m.value) for name, m in one.run.measured.items()}
+        for one in selection.runs
+    }
 
 
 def _was_planned(text: str) -> bool:
@@ -214,8 +236,9 @@ def _earlier(where: str) -> Iterator[tuple[Run, dict | None]]:  # type: ignore[t
             continue  # of this project's own runs, which say themselves what has reported them
         try:
             read = json.loads(content or b"")
-            yield run, read if {"runs", "question"} <= read.keys() else None
-        except (ValueError, AttributeError):
+            known = "question" in read and all(isinstance(one, str) for one in read["runs"])
+            yield run, read if known else None
+        except (ValueError, TypeError, LookupError):
             yield run, None
 
 
@@ -250,11 +273,17 @@ def _settings(question: Question) -> dict[str, object]:
     }
 
 
-def _facts(question: Question, selection: Selection, read: int) -> dict[str, str]:
+def _facts(
+    question: Question, selection: Selection, analysis: RunsAnalysis, read: int
+) -> dict[str, str]:
     """How the comparison was made."""
+
+    def which(one: Outcome) -> str:
+        return f": {one.words}" if analysis.has_steps else ""
+
     first = next(iter(selection.settings))
     return {
-        "outcome": "; ".join(f"{one.metric}: {one.words}" for one in question.outcomes),
+        "outcome": "; ".join(f"{one.metric}{which(one)}" for one in question.outcomes),
         "variants by": ", ".join(question.by),
         "pairs by": ", ".join(question.pair) or "none: independent samples",
         "where": question.where or "all",
@@ -273,4 +302,5 @@ def _subtitle(analysis: RunsAnalysis) -> str:
     pairs = ""
     if analysis.pair:
         pairs = f" with {plural(analysis.table['pair'].nunique(), analysis.noun)}"
-    return f"{primary.metric}{better}: {primary.words}. {runs}{pairs}."
+    which = f": {primary.words}" if analysis.has_steps else ""
+    return f"{primary.metric}{better}{which}. {runs}{pairs}."

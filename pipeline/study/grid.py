@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.config import (
     AUTO,
@@ -103,6 +103,16 @@ def as_text(given: object) -> str:
     """What would be typed for a value that Python code gives: `[0, 3]` is `0,3,`."""
     values = as_list(given)
     return str(given) if values is None else "".join(f"{one}," for one in values)
+
+
+def parse_number(name: str, given: Any) -> float:
+    """Read a number that is typed, or that Python code gives. Raises InputError."""
+    if not isinstance(given, str):
+        return check_number(name, given)
+    try:
+        return float(given)
+    except ValueError:
+        raise InputError(f"{name} is {given!r}; it must be a number, or auto") from None
 
 
 def parse_jobs(given: str | int) -> int:

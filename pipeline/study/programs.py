@@ -141,7 +141,7 @@ class Programs:
                 continue
             if not is_measured(self._measured[record.run_id]):
                 continue
-            why = "" if self.reuse == "any" else self._changed(record)
+            why = "" if self.reuse == "any" else self._changed(record, same)
             if why:
                 found.outdated.setdefault(cell, why)
                 continue
@@ -166,10 +166,12 @@ class Programs:
         then, now = (json.dumps(dict(one), sort_keys=True) for one in (record.settings, settings))
         return then == now
 
-    def _changed(self, record: ProgramRecord) -> str:
-        """What has changed since a run, in one line."""
+    def _changed(self, record: ProgramRecord, others: Sequence[ProgramRecord]) -> str:
+        """What has changed since a run, in one line; `others` are all of the same program."""
         now = self.inputs.get(record.variant)
-        return changed_inputs(record, record.variant, now) if now else ""
+        return _other_data(record, others) or (
+            changed_inputs(record, record.variant, now) if now else ""
+        )
 
     def _read(self, records: Sequence[ProgramRecord]) -> None:
         """Read what runs have measured, each once."""
@@ -278,6 +280,21 @@ class Programs:
                 f"{shortlist(several, 3)} logged several models: of two fits in one run, metrics"
                 " and parameters mix."
             )
+        names = {name for one in results for name in one.datasets}
+        for name in sorted(names):
+            old, new = (
+                {
+                    one.datasets[name]
+                    for one in results
+                    if one.reused == is_old and name in one.datasets
+                }
+                for is_old in (True, False)
+            )
+            if old and new and old.isdisjoint(new):
+                notes.append(
+                    f"The data set {name} of the reused runs has another digest than that of the"
+                    " others: they may differ in their data; reuse=none runs all again."
+                )
         return notes
 
     def publish(
@@ -320,6 +337,20 @@ class Programs:
             "command": command(),
         }
         return publish(analysis, subtitle, failures, {**known, **facts}, elsewhere, self._told)
+
+
+def _other_data(record: ProgramRecord, others: Sequence[ProgramRecord]) -> str:
+    """Say so if a newer study's run of the same seed has logged a data set with another digest.
+
+    Within a study, digests may depend on the variant.
+    """
+    for name, digest in record.datasets.items():
+        same_seed = [one for one in others if one.seed == record.seed and name in one.datasets]
+        own = {one.datasets[name] for one in same_seed if one.parent == record.parent}
+        newest = max(same_seed, key=lambda one: one.started)
+        if newest.started > record.started and newest.datasets[name] not in {digest, *own}:
+            return f"data set {name} has changed since"
+    return ""
 
 
 def prepare_programs(

@@ -1,16 +1,17 @@
 """Which of others' runs are compared, as which variants; why not the rest; what else differs."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pipeline.ablation.wording import Wording
 from pipeline.config import check_text
-from pipeline.errors import InputError, plural, shortlist, shown
+from pipeline.errors import InputError, plural, printable, shortlist, shown
 from pipeline.report.contrasts import Contrast, contrasts_of
-from pipeline.runs.others import COMMIT, DATA, Candidate, Value, as_values
+from pipeline.runs.others import COMMIT, DATA, Candidate, Value, as_number, as_values
 
 MAX_VARIANTS = 24
 MAX_VALUE = 60  # characters of a value that is named
@@ -18,7 +19,7 @@ NOT_SET = "not set"
 ENDINGS = ("was deleted", "has not ended", "did not end well", "has no ")
 
 Setting = tuple[Value, ...]
-Reason = Callable[[Candidate], str]
+K = TypeVar("K")
 
 
 class Chosen(NamedTuple):
@@ -87,20 +88,28 @@ def select(
             f"by has {len(names)} variants ({shortlist(names.values(), 3)}); at most"
             f" {MAX_VARIANTS} can be compared: choose some with where"
         )
-    order = _ordered(names, baseline, by, usable, variant_of)
-    settings = {names[one]: dict(zip(_short(by), one, strict=True)) for one in order}
-    compared = contrasts_of(Wording(settings))
+    order = _ordered(names, baseline, by)
+    named = [_named([one[place] for one in order]) for place in range(len(by))]
+    settings = {
+        names[one]: {
+            key: known.get(value, value)
+            for key, known, value in zip(_short(by), named, one, strict=True)
+        }
+        for one in order
+    }
+    compared = contrasts_of(Wording(settings, _zeros(settings)))
     by_pair = defaultdict[Setting, dict[str, Candidate]](dict)
     for one in usable:
         by_pair[pair_of(one)][names[variant_of(one)]] = one
+    pair_names = _distinct({one: ", ".join(map(_written, one)) for one in by_pair})
     chosen = []
     for one in usable:
         variant = names[variant_of(one)]
         if pair and not _has_partner(variant, by_pair[pair_of(one)], compared):
-            shown_pair = ", ".join(f"{key} {one.pair[key]}" for key in pair)
+            shown_pair = ", ".join(f"{key} {_cut(one.pair[key])}" for key in pair)
             unused[one.name] = f"without partner: no variant to compare it with has {shown_pair}"
         else:
-            chosen.append(Chosen(one, variant, ", ".join(map(_written, pair_of(one)))))
+            chosen.append(Chosen(one, variant, pair_names[pair_of(one)]))
     if not chosen:
         raise InputError(
             f"nothing to compare: no two variants share a value of {' and '.join(pair)}"
@@ -135,12 +144,11 @@ def _alike(
     """
 
     def score(runs: Iterable[Candidate]) -> int:
-        variants = defaultdict[Setting, set[Setting]](set)
-        runs = list(runs)
-        for one in runs:
-            variants[pair_of(one) if paired else ()].add(variant_of(one))
-        complete = [pair for pair, some in variants.items() if len(some) > 1]
-        return len(complete) if paired else len(runs) * len(complete)
+        if not paired:  # one run of each variant is a repetition, such as that of a seed
+            counts = Counter(map(variant_of, runs))
+            return counts.total() if len(counts) > 1 and max(counts.values()) > 1 else 0
+        variants = _grouped(runs, pair_of).values()
+        return sum(len(set(map(variant_of, some))) > 1 for some in variants)
 
     keys = dict.fromkeys(key for one in usable for key in one.others if key not in (COMMIT, DATA))
     for key in keys:
@@ -189,7 +197,11 @@ def _newest(
     kept = []
     for runs in _grouped(usable, lambda one: (variant_of(one), pair_of(one))).values():
         *older, newest = sorted(runs, key=lambda one: one.started)
-        unused.update((one.name, f"repeated by {newest.name}") for one in older)
+        for one in older:
+            other = [n for n, v in newest.others.items() if one.others.get(n, NOT_SET) != v]
+            other = [_plain(n) for n in other if n not in (COMMIT, DATA)]
+            apart = f", with another {shortlist(other, 3)}" if other else ""
+            unused[one.name] = f"repeated by {newest.name}{apart}"
         kept.append(newest)
     return kept
 
@@ -198,35 +210,53 @@ def _names_of(
     usable: Sequence[Candidate], by: Sequence[str], variant_of: Callable[[Candidate], Setting]
 ) -> dict[Setting, str]:
     """The names of variants: `adam`, `depth=3`, `adam, warmup=100`."""
-    short, names = _short(by), dict[Setting, str]()
-    for one in usable:
-        parts = []
-        for key, name, value in zip(by, short, variant_of(one), strict=True):
-            text = one.by[key].strip()
-            parts.append(text if isinstance(value, str) else f"{name}={_written(value)}")
-        name = _cut(", ".join(parts))
-        known = names.get(variant_of(one))
-        if known is None or (len(name), name) < (len(known), known):
-            names[variant_of(one)] = name
-    same = [name for name, count in Counter(names.values()).items() if count > 1]
+    return _distinct({setting: _name_of(setting, by) for setting in map(variant_of, usable)})
+
+
+def _name_of(setting: Setting, by: Sequence[str]) -> str:
+    parts = (
+        _written(value) if isinstance(value, str) else f"{name}={_written(value)}"
+        for name, value in zip(_short(by), setting, strict=True)
+    )
+    return _cut(", ".join(parts))
+
+
+def _distinct(names: Mapping[K, str]) -> dict[K, str]:
+    """Names with a number where several would be the same."""
+    found, taken = dict[K, str](), Counter(names.values())
+    for key, name in names.items():
+        numbered, number = name, 1
+        while taken[name] > 1 and numbered in (*taken, *found.values()):
+            numbered, number = f"{name} ({number})", number + 1
+        found[key] = numbered
+    return found
+
+
+def _named(values: Iterable[Value]) -> dict[Value, str]:
+    """Texts as they are named in sentences: on one line, and not too long."""
+    return _distinct({one: _cut(one) for one in values if isinstance(one, str)})
+
+
+def _zeros(settings: Mapping[str, Mapping[str, Value]]) -> dict[str, dict[Value, str]]:
+    """Words for 0: it is a number as others are, whereas False says that something is off."""
     return {
-        setting: f"{name} ({number})" if name in same else name
-        for number, (setting, name) in enumerate(names.items(), 1)
+        name: {0: f"{name.replace('_', ' ')} 0"}
+        for name in next(iter(settings.values()))
+        if any(own[name] == 0 and own[name] is not False for own in settings.values())
     }
 
 
 def _written(value: Value) -> str:
-    """A value as people write it: 10 for 10.0."""
-    short = f"{value:g}" if isinstance(value, float) else str(value)
-    return short if not isinstance(value, float) or float(short) == value else repr(value)
+    """A value as people write it, on one line: 10 for 10.0."""
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return printable(str(value))
 
 
 def _ordered(
     names: Mapping[Setting, str],
     baseline: str | None,
     by: Sequence[str],
-    usable: Sequence[Candidate],
-    variant_of: Callable[[Candidate], Setting],
 ) -> list[Setting]:
     """The variants in order, with the baseline first."""
     order = sorted(names, key=_sortable)
@@ -234,18 +264,26 @@ def _ordered(
         return order
     check_text("baseline", baseline)
     words = defaultdict[Setting, set[str]](set)
-    for one in usable:
-        for key, short in zip(by, _short(by), strict=True):
-            for text in (one.by[key].strip(), _written(variant_of(one)[by.index(key)])):
-                words[variant_of(one)] |= {text, f"{short}={text}", f"{key}={text}"}
-    for parts in ([baseline.strip()], [part.strip() for part in baseline.split(",")]):
-        found = [one for one in order if names[one] == parts[0] or set(parts) <= words[one]]
+    for setting in order:
+        for key, short, value in zip(by, _short(by), setting, strict=True):
+            text = str(value) if isinstance(value, str) else _written(value)
+            words[setting] |= {text, f"{short}={text}", f"{key}={text}"}
+    given = baseline.strip()
+    for parts in ([given], [_as_written(part.strip()) for part in given.split(",")]):
+        found = [one for one in order if names[one] == given or set(parts) <= words[one]]
         if found:
             return [found[0], *(one for one in order if one != found[0])]
     raise InputError(
         f"no variant is {shown(baseline)}; baseline must be one of"
         f" {shortlist((names[one] for one in order), 12)}"
     )
+
+
+def _as_written(part: str) -> str:
+    """What `1.0` or `depth=1e0` is called: `1`, `depth=1`."""
+    name, equals, text = part.rpartition("=")
+    number = as_number(text)
+    return part if number is None else f"{name}{equals}{_written(number)}"
 
 
 def _has_partner(variant: str, here: Mapping[str, Candidate], compared: Sequence[Contrast]) -> bool:
@@ -257,12 +295,17 @@ def _lost(
     meaning: Mapping[str, Mapping[str, Value]],
     names: Mapping[Setting, str],
 ) -> dict[str, int]:
-    """How many runs of each variant have diverged, or ended without the outcome."""
+    """How many runs of each variant have diverged, or ended without the outcome.
+
+    Of a variant that has no other runs, too.
+    """
     lost = Counter[str]()
     for one in candidates:
         if one.is_lost and one.by.keys() == meaning.keys():
-            setting = tuple(meaning[key].get(one.by[key]) for key in meaning)
-            lost.update([names[setting]] if setting in names else [])
+            setting = tuple(
+                {**as_values([text]), **meaning[key]}[text] for key, text in one.by.items()
+            )
+            lost[names.get(setting) or _name_of(setting, list(meaning))] += 1
     return dict(lost)
 
 
@@ -278,7 +321,7 @@ def _name_differences(selection: Selection) -> None:
             for name, runs in variants.items()
         }
         every = set().union(*values.values())
-        if len(every) < 2:
+        if len(every) < 2 or _is_the_same(key, selection.runs):
             continue
         apart = any(
             values[one].isdisjoint(values[other]) and min(len(values[one]), len(values[other])) < 2
@@ -304,6 +347,15 @@ def _name_differences(selection: Selection) -> None:
         selection.notes.append(f"Different in every run: {shortlist(everywhere)}.")
 
 
+def _is_the_same(key: str, runs: Sequence[Chosen]) -> bool:
+    """Whether a parameter says what tells variants or pairs apart, as a tag of its name may."""
+    keys = [{**one.run.by, **one.run.pair} for one in runs]
+    return any(
+        all(k[name] == one.run.others.get(key) for k, one in zip(keys, runs, strict=True))
+        for name in keys[0]
+    )
+
+
 def _grouped(runs: Iterable, key: Callable) -> dict:  # type: ignore[type-arg]
     groups = defaultdict(list)
     for one in runs:
@@ -317,8 +369,14 @@ def _newest_of(runs: Iterable[Candidate]) -> int:
 
 def _sortable(setting: Setting) -> tuple[tuple[bool, float, str], ...]:
     return tuple(
-        (isinstance(v, str), 0.0 if isinstance(v, str) else float(v or 0), str(v)) for v in setting
+        (isinstance(v, str), 0.0 if isinstance(v, str) else float(v or 0), _padded(str(v)))
+        for v in setting
     )
+
+
+def _padded(text: str) -> str:
+    """A text that sorts by the numbers in it: fold2 before fold10."""
+    return re.sub(r"\d+", lambda number: number[0].zfill(20), text)
 
 
 def _in_order(values: Iterable[str]) -> list[str]:
@@ -337,6 +395,7 @@ def _plain(key: str) -> str:
 
 
 def _cut(text: str) -> str:
+    text = printable(text)
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 1]}…"
 
 

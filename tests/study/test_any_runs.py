@@ -267,7 +267,7 @@ def test_the_best_of_more_steps_is_said_to_be_better_by_chance() -> None:
     assert any(
         "different numbers of steps: 4 (a), 9 (b)" in one for one in report.analysis.headline
     )
-    assert "best of many noisy values" in report.report
+    assert "extreme one of many noisy values" in report.report
     assert not any("numbers of steps" in one for one in compare(**asked).analysis.headline)
 
 
@@ -318,6 +318,21 @@ def test_variants_by_several_settings_are_a_design_of_their_own() -> None:
         pd.DataFrame(rows), outcome="loss", by=["opt", "warm"], pair="seed", baseline="sgd"
     )
     assert other.analysis.variants[0] == "sgd, warm=0"
+
+
+def test_variants_of_any_names_get_effects_that_mlflow_takes_as_metrics(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    odd = ["../models/a", "a, b=1", "a; b=1", "é 中" + "x" * 300]
+    for seed in range(3):
+        for place, name in enumerate(odd):
+            make_run({"model": name, "seed": seed}, {"auc": place + seed * place / 10})
+    answer = pipeline("compare", *ASK)
+    assert answer.status == 0, answer.err
+    (run,) = runs_in(tmp_path, "comparison")
+    effects = [n for n in run.data.metrics if not n.endswith(("_low", "_high"))]
+    assert {"a b 1_vs_.. models a", "a b 1_vs_.. models a 1"} < set(effects)
+    assert len(effects) == 3  # each with the baseline
 
 
 def test_a_plan_counts_only_before_the_first_look(

@@ -284,3 +284,37 @@ def test_a_data_set_that_two_runs_log_at_the_same_moment_harms_neither(
     assert "stumps-seed0: run twice: MLflow refused a data set" in answer.out
     statuses = sorted(run.info.status for run in runs_in(tmp_path, "program"))
     assert statuses == ["FAILED", "FINISHED", "FINISHED"]
+
+
+LOGS_DATA = """
+import hashlib
+from pathlib import Path
+digest = hashlib.sha256(Path(DATA).read_bytes()).hexdigest()[:8]
+import mlflow
+from mlflow.entities import Dataset, DatasetInput
+data = Dataset("diabetes", digest, "local", "{}")
+mlflow.MlflowClient().log_inputs(run, datasets=[DatasetInput(data)])
+"""
+
+
+def test_a_run_is_not_reused_once_its_data_set_has_another_digest(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    data = tmp_path / "d"
+    data.write_text("1, 2")
+    code = LOGS_DATA.replace("DATA", "chr(100)")  # a name that is in no code
+    place(tmp_path, LOGS + code + TRAIN)
+    assert pipeline(*ABLATE, "--seeds", "1").status == 0
+    assert "2 of 2 runs are finished already" in pipeline(*ABLATE, "--seeds", "1", "--dry-run").out
+    data.write_text("1, 3")
+    three = STATED.replace('"deep":', '"mid": {"depth": 3}, "deep":')
+    place(tmp_path, LOGS + code + TRAIN, stated=three)
+    answer = pipeline(*ABLATE, "--seeds", "1")
+    assert "2 of 3 runs are finished already" in answer.out
+    (study,) = runs_in(tmp_path, "study")[:1]
+    assert "The data set diabetes of the reused runs has another digest" in text_of(
+        study.info.run_id, "report.md"
+    )
+    answer = pipeline(*ABLATE, "--seeds", "1", "--dry-run")
+    assert "stumps-seed0: to run again: data set diabetes has changed since" in answer.out
+    assert "mid-seed0: finished" in answer.out

@@ -38,22 +38,6 @@ def outcome_values(run: Run, outcomes: Sequence[Outcome]) -> dict[str, float]:
     return found
 
 
-def logged_datasets(run: Run) -> dict[str, str]:
-    """The digests of the data sets that a run has logged with MLflow, by name.
-
-    MLflow's own digest sees neither booleans nor dates, nor the rows beyond its sample: different
-    ones show different data, equal ones show little.
-    """
-    inputs = run.inputs.dataset_inputs if run.inputs else []
-    return {one.dataset.name: one.dataset.digest for one in inputs}
-
-
-def logged_models(run: Run) -> tuple[str, ...]:
-    """The ids of the models that a run has logged, the newest first."""
-    outputs = run.outputs.model_outputs if run.outputs else []
-    return tuple(one.model_id for one in sorted(outputs, key=lambda one: -one.step))
-
-
 def early_stopping(run: Run) -> tuple[str, ...]:
     """The metrics which show that a run has stopped early."""
     return tuple(name for name in EARLY_STOPPING if name in run.data.metrics)

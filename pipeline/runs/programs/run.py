@@ -23,8 +23,6 @@ from pipeline.runs.programs.environment import environment_of
 from pipeline.runs.programs.inputs import program_inputs
 from pipeline.runs.programs.outcomes import (
     early_stopping,
-    logged_datasets,
-    logged_models,
     outcome_values,
 )
 from pipeline.runs.programs.process import Ended, last_lines, reason_in, run_to_end
@@ -38,6 +36,7 @@ from pipeline.runs.programs.strays import (
 )
 from pipeline.store.artifacts import has_file
 from pipeline.store.liveness import this_process
+from pipeline.store.lookup import datasets_of, outputs_of
 from pipeline.store.outages.failures import STORE_ERRORS, reason_of
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import MAX_CHARACTERS, say_failure
@@ -153,7 +152,7 @@ def _judge(
             values, counted, failure = _read(ablation, run, strays, inputs)
         except InputError as error:
             failure = str(error)
-    models = logged_models(run)
+    models = _models(run)
     if not failure:
         notes.append(unlinked_note(strays, counted, callable(ablation.program)))
         if len(models) > 1:
@@ -167,8 +166,8 @@ def _judge(
         failure=failure,
         notes=tuple(filter(None, notes)),
         inputs=inputs,
-        datasets=logged_datasets(run),
-        models=models or (logged_models(counted) if counted else ()),
+        datasets=datasets_of(run),
+        models=models or (_models(counted) if counted else ()),
         stopped_early=early_stopping(counted or run),
         adopted=counted.info.run_id if counted else "",
     )
@@ -188,6 +187,10 @@ def _read(
         return values, counted, ""
     is_function = callable(ablation.program)
     return values, counted, why_missing(run, missing, strays, inputs.packages, is_function)
+
+
+def _models(run: Run) -> tuple[str, ...]:
+    return tuple(one.model_id for one in outputs_of(run))
 
 
 def _why(ended: Ended, lines: Sequence[str]) -> str:
