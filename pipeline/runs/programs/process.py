@@ -1,5 +1,6 @@
 """A program as a process: run it to its end, and what it has printed."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ NOT_A_REASON = (
     *("🏃 View run ", "🧪 View experiment at"),
     *("[SQL: ", "[parameters: ", "(Background on this error at: "),
 )
+FRAME = re.compile(' +File ".*", line \\d+')  # in Python's tracebacks
 PROJECT_FAILED = "=== Run (ID '"
 
 
@@ -99,6 +101,13 @@ def last_lines(file: Path) -> list[str]:
 
 
 def reason_in(lines: Sequence[str]) -> str:
-    """The line that says why a program has failed: the last one of its own."""
+    """What says why a program has failed: the last line of its own.
+
+    After the first line of the last exception, whose message may have several.
+    """
     own = [one for one in lines if not one.startswith(NOT_A_REASON) and PROJECT_FAILED not in one]
-    return own[-1].strip() if own else ""
+    if not own:
+        return ""
+    frames = [number for number, one in enumerate(own) if FRAME.match(one)]
+    after = [one for one in own[frames[-1] :] if not one.startswith(" ")] if frames else []
+    return " … ".join(dict.fromkeys(one.strip() for one in (*after[:1], own[-1])))

@@ -49,6 +49,10 @@ MLFLOW_STATUS = "pipeline.mlflow_status"  # what MLflow had made of it
 # As MLflow says that a program has chosen another experiment than its run's.
 OTHER_EXPERIMENT = "active experiment ID does not match environment run ID"
 LEAVE_EXPERIMENT = "it chooses an experiment, and the study has; leave out `mlflow.set_experiment`"
+OTHER_STORE = "Run with id={} not found"
+LEAVE_STORE = (
+    "it looks for its run in another store than the study's; leave out `mlflow.set_tracking_uri`"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +150,7 @@ def _judge(
     """Say what came of a program that has ended."""
     run, notes, counted = _current(run_id), list[str](), None
     values: dict[str, float] = {}
-    failure = "" if ended.code == 0 else _why(ended, last_lines(output))
+    failure = "" if ended.code == 0 else _why(ended, last_lines(output), run_id)
     if not failure:
         try:
             values, counted, failure = _read(ablation, run, strays, inputs)
@@ -154,7 +158,7 @@ def _judge(
             failure = str(error)
     models = _models(run)
     if not failure:
-        notes.append(unlinked_note(strays, counted))
+        notes.append(unlinked_note(strays, counted, callable(ablation.program)))
         if len(models) > 1:
             notes.append(f"{len(models)} models are in one run; of two fits, the metrics mix")
         if run.info.lifecycle_stage == "deleted":
@@ -183,16 +187,20 @@ def _read(
     if counted:
         values |= outcome_values(counted, missing)
         missing = [one for one in missing if one.metric not in values]
-    failure = why_missing(run, missing, strays, inputs.packages) if missing else ""
-    return values, counted, failure
+    if not missing:
+        return values, counted, ""
+    is_function = callable(ablation.program)
+    return values, counted, why_missing(run, missing, strays, inputs.packages, is_function)
 
 
 def _models(run: Run) -> tuple[str, ...]:
     return tuple(one.model_id for one in outputs_of(run))
 
 
-def _why(ended: Ended, lines: Sequence[str]) -> str:
+def _why(ended: Ended, lines: Sequence[str], run_id: str) -> str:
     """Why a program has failed, in one line."""
+    if any(OTHER_STORE.format(run_id) in line for line in lines):
+        return f"{ended.words}: {LEAVE_STORE}"
     if any(OTHER_EXPERIMENT in line for line in lines):
         return f"{ended.words}: {LEAVE_EXPERIMENT}"
     reason = reason_in(lines)

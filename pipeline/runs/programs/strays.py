@@ -20,6 +20,7 @@ USER = "mlflow.user"
 WHOLE = "put `with mlflow.start_run():` around the whole program"
 # Not from the variable, which `mlflow.start_run` takes out of the environment.
 LIGHTNING = f"{WHOLE}, and give MLFlowLogger run_id=mlflow.active_run().info.run_id"
+ACTIVE = "log to the run that is active when the function is called"
 TRANSFORMERS = 'give TrainingArguments report_to="mlflow"'
 
 
@@ -72,7 +73,11 @@ def adopt(run: Run, strays: Strays, missing: Sequence[Outcome]) -> Run | None:
 
 
 def why_missing(
-    run: Run, missing: Sequence[Outcome], strays: Strays, packages: Collection[str]
+    run: Run,
+    missing: Sequence[Outcome],
+    strays: Strays,
+    packages: Collection[str],
+    is_function: bool,
 ) -> str:
     """Say in one line that a program has not logged its outcomes, where they are, what to change.
 
@@ -90,17 +95,22 @@ def why_missing(
         parts.append(f"{_listed(perhaps)}, which began meanwhile and may be the program's, has it")
     elif strays.unlinked:
         parts.append(f"it began {_listed(strays.unlinked)}, without it")
-    parts.append(_advice(packages, bool(having or perhaps)))
+    if is_function:
+        returned = ", ".join(f'"{name}": …' for name in metrics)
+        parts.append(f"let the function return {{{returned}}}, or {ACTIVE}")
+    else:
+        parts.append(_advice(packages, bool(having or perhaps)))
     return "; ".join(parts)
 
 
-def unlinked_note(strays: Strays, counted: Run | None) -> str:
+def unlinked_note(strays: Strays, counted: Run | None, is_function: bool) -> str:
     """Say which runs a program has begun that don't count; empty if there are none."""
     adopted = counted.info.run_id if counted else ""
     others = [one for one in strays.unlinked if one.info.run_id != adopted]
     if not others:
         return ""
-    return f"the program also began {_listed(others)}, which {_verb(others)} to no study: {WHOLE}"
+    way = ACTIVE if is_function else WHOLE
+    return f"the program also began {_listed(others)}, which {_verb(others)} to no study: {way}"
 
 
 def _verb(runs: Sequence[Run]) -> str:

@@ -186,6 +186,14 @@ def test_a_program_that_chooses_an_experiment_is_told_so(tmp_path: Path) -> None
     )
 
 
+def test_a_program_that_chooses_a_store_is_told_so(tmp_path: Path) -> None:
+    code = "sys.exit(f'MlflowException: Run with id={run} not found')"
+    assert carry_out(of_command(tmp_path, code)).failure == (
+        "the program exited with 1: it looks for its run in another store than the study's; leave"
+        " out `mlflow.set_tracking_uri`"
+    )
+
+
 def test_folds_in_runs_of_their_own_are_noted_and_children_are_not(tmp_path: Path) -> None:
     code = (
         "log('test_rmse', 1)\n"

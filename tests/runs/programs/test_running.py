@@ -95,7 +95,18 @@ def test_the_run_is_the_studys_in_the_end_whatever_the_program_has_done(tmp_path
 @pytest.mark.parametrize(
     ("code", "status", "reason"),
     [
-        ("raise ValueError('depth\\nis 3')", "FAILED", "exited with 1: is 3"),
+        ("raise ValueError('depth')", "FAILED", "exited with 1: ValueError: depth"),
+        (
+            "raise ValueError('the depth\\n\\n  is\\nwrong')",
+            "FAILED",
+            "exited with 1: ValueError: the depth … wrong",
+        ),
+        (
+            "def f(): 1 / 0\ntry: f()\nexcept Exception: sys.excepthook(*sys.exc_info())\n"
+            "sys.exit('given up')",
+            "FAILED",
+            "exited with 1: ZeroDivisionError: division by zero … given up",
+        ),
         ("sys.exit(7)", "FAILED", "exited with 7, and printed nothing"),
         ("store('UPDATE runs SET status = ?', 'FAILED')", "FINISHED", ""),
         ("store('UPDATE runs SET status = ?', 'FINISHED'); os._exit(3)", "FAILED", "with 3"),
@@ -114,10 +125,10 @@ def test_the_exit_status_decides(tmp_path: Path, code: str, status: str, reason:
     if "UPDATE" in code:
         known = "FAILED" if status == "FINISHED" else "FINISHED"
         assert run.data.tags["pipeline.mlflow_status"] == known
-    if "ValueError" in code:
+    if "the depth" in code:
         described = run.data.tags["mlflow.note.content"]
         assert described.startswith(f"**FAILED:** `{result.failure}`\n````\nTraceback (most rec")
-        assert described.endswith("\nValueError: depth\nis 3\n````")
+        assert described.endswith("\nValueError: the depth\n  is\nwrong\n````")
 
 
 def test_huge_output_in_any_encoding_is_kept_and_its_end_shown(tmp_path: Path) -> None:
@@ -174,6 +185,18 @@ def test_a_function_that_fails_says_why(tmp_path: Path) -> None:
         "the program exited with 1: KeyError: 'x'",
     )
     assert run_of(result).data.tags["pipeline.mlflow_status"] == "FAILED"
+
+
+def test_a_function_that_returns_no_outcome_is_told_what_to_change(tmp_path: Path) -> None:
+    ablation = of_file(
+        tmp_path,
+        "def train(settings, seed):\n    return {'y': 1}\n"
+        "ablation = Ablation(program=train, variants={'a': {}}, outcome=Outcome('x'))\n",
+    )
+    assert carry_out(ablation).failure == (
+        "the program ended well but logged no `x`, only y; let the function return"
+        ' {"x": …}, or log to the run that is active when the function is called'
+    )
 
 
 @pytest.mark.parametrize(
