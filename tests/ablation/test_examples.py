@@ -4,10 +4,12 @@ import json
 import re
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import mlflow
 import pytest
-from conftest import ROOT, run, run_killed, runs_in
+from conftest import ROOT, run, run_forked, run_killed, runs_in
 
 LEARNED = ("train_loss", "val_loss", "val_accuracy")
 EXAMPLES = {
@@ -98,3 +100,132 @@ def test_a_study_of_an_example_is_killed_continued_reused_loaded_and_evaluated(
     (evaluated,) = run_killed(whole, [{"arguments": evaluation}])
     assert evaluated["status"] == 0, evaluated["err"]
     assert ("superclass_accuracy" in evaluated["out"]) == (name == "residual")
+
+
+# MLflow loads each model once more, to see what it imports; here it need not.
+HURRY = {"MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT": "1"}
+PROGRAMS = {
+    "boosting": (["stumps", "deep"], "test_rmse", "epth 6 instead of 1 .*test_rmse"),
+    "adding": (["plain", "gru"], "test_mse", "GRU instead of a plain cell .*test_mse"),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_study_of_an_example_that_is_a_program(name: str, tmp_path: Path) -> None:
+    variants, outcome, subject = PROGRAMS[name]
+    file = str(ROOT / "ablations" / name / f"{name}.py")
+    study = ["ablate", "--ablation", file, "--variants", ",".join(variants), "--seeds", "2"]
+    answer = run_forked(tmp_path, "pipeline", *study, "--jobs", "2", **HURRY)
+    assert answer.status == 0, answer.err
+    (parent,) = runs_in(tmp_path, "study")
+    runs = {one.info.run_name: one for one in runs_in(tmp_path) if one is not parent}
+    del runs[parent.info.run_name]
+    assert set(runs) == {f"{variant}-seed{seed}" for variant in variants for seed in (0, 1)}
+    for one in runs.values():
+        assert one.info.status == "FINISHED"
+        assert one.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert one.data.metrics[outcome] > 0
+    files = tmp_path / "mlruns" / "0" / parent.info.run_id / "artifacts"
+    (effect,) = json.loads((files / "effects.json").read_text())["effects"]
+    by_hand = [
+        runs[f"{variants[1]}-seed{seed}"].data.metrics[outcome]
+        - runs[f"{variants[0]}-seed{seed}"].data.metrics[outcome]
+        for seed in (0, 1)
+    ]
+    assert effect["difference"] == pytest.approx(sum(by_hand) / 2)
+    for text in (answer.out, (files / "report.md").read_text()):
+        assert re.search(subject, text)
+        assert f"{outcome}, lower is better" in text
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    if name == "adding":  # which logs no model, but its curve, and returns a metric
+        assert not client.search_registered_models()
+        assert runs["gru-seed0"].data.metrics["parameters"] > 1000
+        assert len(client.get_metric_history(runs["gru-seed0"].info.run_id, outcome)) == 10
+        return
+    assert runs["deep-seed0"].data.params["max_depth"] == "6"  # autolog's
+    for variant in variants:
+        assert f"models:/boosting@{variant}" in answer.out
+        version = client.get_model_version_by_alias("boosting", variant)
+        assert version.run_id in {runs[f"{variant}-seed{seed}"].info.run_id for seed in (0, 1)}
+
+
+# What docs/any-program.md says of Lightning, which has a logger of its own.
+LIGHTNING = """
+import argparse
+
+import lightning.pytorch as pl
+import mlflow
+import torch
+from lightning.pytorch.loggers import MLFlowLogger
+from torch.utils.data import DataLoader, TensorDataset
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--width", type=int)
+parser.add_argument("--seed", type=int)
+asked = parser.parse_args()
+
+
+class Line(pl.LightningModule):
+    def __init__(self, width):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(1, width), torch.nn.Tanh(), torch.nn.Linear(width, 1)
+        )
+
+    def training_step(self, batch, _):
+        x, y = batch
+        return torch.nn.functional.mse_loss(self.layers(x), y)
+
+    def test_step(self, batch, _):
+        self.log("test_mse", self.training_step(batch, _))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+pl.seed_everything(asked.seed)
+x = torch.rand(64, 1)
+data = DataLoader(TensorDataset(x, 2 * x), batch_size=16)
+with mlflow.start_run() as run:
+    logger = MLFlowLogger(RUN_ID)
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_epochs=2, logger=logger, accelerator="cpu", **quiet)
+    model = Line(asked.width)
+    trainer.fit(model, data)
+    trainer.test(model, data)
+    mlflow.log_metric("after", 1)
+"""
+STATED = """
+from pipeline import Ablation, Outcome
+
+ablation = Ablation(
+    program="python train.py --width {width} --seed {seed}",
+    variants={"narrow": {"width": 2}, "wide": {"width": 16}},
+    outcome=Outcome("test_mse", better="lower"),
+)
+"""
+
+
+@pytest.mark.skipif(find_spec("lightning") is None, reason="lightning is not installed")
+@pytest.mark.parametrize("is_told", [True, pytest.param(False, marks=pytest.mark.thorough)])
+def test_lightnings_logger_takes_the_given_run_if_it_is_told(tmp_path: Path, is_told: bool) -> None:
+    given = "run_id=mlflow.active_run().info.run_id"
+    (tmp_path / "train.py").write_text(LIGHTNING.replace("RUN_ID", given if is_told else ""))
+    (tmp_path / "lightning_study.py").write_text(STATED)
+    study = ["ablate", "--ablation", "lightning_study.py", "--seeds", "1", "--jobs", "2"]
+    answer = run_forked(tmp_path, "pipeline", *study)
+    if not is_told:
+        assert answer.status == 1
+        assert "the program ended well but logged no `test_mse`" in answer.err
+        assert f"give MLFlowLogger {given}" in answer.err
+        assert "in experiment 'lightning_logs'" in answer.err
+        return
+    assert answer.status == 0, answer.err
+    runs = runs_in(tmp_path, "program")
+    assert len(runs) == 2
+    for one in runs:
+        assert one.info.status == "FINISHED"
+        assert {"test_mse", "after"} <= one.data.metrics.keys()
+    assert not [one for one in runs_in(tmp_path) if "kind" not in one.data.tags]
+    assert "idth 16 instead of 2 " in answer.out
