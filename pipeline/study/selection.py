@@ -339,7 +339,7 @@ def _name_differences(selection: Selection) -> None:
             mixed.append(f"{_plain(key)} ({shortlist(map(_cut, _in_order(every)), 4)})")
     selection.follows = [
         f"{_plain(key)}: "
-        + ", ".join(f"{shortlist(map(_cut, some), 2)} ({name})" for name, some in each.items())
+        + shortlist(f"{shortlist(map(_cut, some), 2)} ({name})" for name, some in each.items())
         for key, each in follows.items()
     ]
     if mixed:

@@ -86,6 +86,9 @@ def test_as_many_variants_as_there_may_be_are_told_apart() -> None:
     assert len({tuple(map(str, look.values())) for look in looks.values()}) == 24
     drawn = {(look["color"], look["marker"], look["markerfacecolor"]) for look in looks.values()}
     assert len(drawn) == 24
+    sized = pd.DataFrame(rows).assign(size=lambda table: table["model"] + "!")
+    named = of_frame(sized).analysis
+    assert named.headline[-1].endswith("m3! (m3), m4! (m4) and 19 more.")
     rows.append({"model": "m24", "seed": 0, "auc": 1.0})
     with pytest.raises(InputError, match="by has 25 variants"):
         of_frame(pd.DataFrame(rows))
