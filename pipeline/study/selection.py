@@ -399,7 +399,7 @@ def _plain(key: str) -> str:
 
 def _cut(text: str) -> str:
     text = printable(text)
-    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 1]}…"
+    return (text or "''") if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 1]}…"
 
 
 def _reasons(reasons: Iterable[str]) -> str:
