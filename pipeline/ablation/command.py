@@ -92,10 +92,15 @@ def executable(arguments: list[str], folder: Path) -> list[str]:
     if name in PYTHON:
         return [sys.executable, *others]
     path = folder / name if Path(name).name != name else name
-    if (found := shutil.which(path)) is None:
+    if (found := shutil.which(path, path=search_path())) is None:
         place = "PATH" if path == name else folder
         raise InputError(f"there is no program {name!r} in {place} that can be executed")
     return [str(found), *others]
+
+
+def search_path() -> str:
+    """Where a program finds others: first those beside this Python, as if it were activated."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
 def code_of_command(arguments: list[str], folder: Path) -> Code:

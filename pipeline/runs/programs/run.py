@@ -112,7 +112,7 @@ def run_program(
             with deferred():  # what was created is known, and will be ended
                 run = _create(experiment_id, name[:MAX_NAME], tags)
             command = command_of(ablation, variant, seed, run.info.run_id)
-            environment = environment_of(run, threads, bool(ablation.project))
+            environment = environment_of(run, threads)
             with output.open("wb") as file:
                 ended = run_to_end(command, folder_to_run_in(ablation), environment, file)
             strays = find_strays(run)

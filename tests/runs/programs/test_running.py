@@ -425,7 +425,7 @@ def test_the_environment_is_the_users_with_what_is_needed(
     monkeypatch.chdir(folder)
     mlflow.set_tracking_uri("sqlite:///mlflow.db?timeout=5")
     run = mlflow.MlflowClient().create_run("0")
-    given = environment_of(run, 3, is_project=True)
+    given = environment_of(run, 3)
     place = f"sqlite:///{tmp_path}/50%2520off"
     expected = {
         "MLFLOW_RUN_ID": run.info.run_id,
