@@ -1,6 +1,7 @@
 """A program's command: filled in for a variant and a seed, without a shell; where its code is."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,8 +19,10 @@ from pipeline.errors import InputError, shown
 
 SEED = "seed"
 PYTHON = ("python", "python3")  # the one that runs this process, as in an activated environment
-# Options of Python that take the next argument.
-TAKE_ANOTHER = ("-W", "-X", "--check-hash-based-pycs")
+RUN = {"c": "code", "m": "module"}
+# Options of Python that take what follows, or the next argument; others may come before.
+OPTION = re.compile("-[a-zA-Z]*?([cmWX])(.*)", re.DOTALL)
+TAKE_ANOTHER = ("--check-hash-based-pycs",)
 BRACES = "{name} stands for a setting, and {{ and }} for braces"
 
 
@@ -89,10 +92,15 @@ def executable(arguments: list[str], folder: Path) -> list[str]:
     if name in PYTHON:
         return [sys.executable, *others]
     path = folder / name if Path(name).name != name else name
-    if (found := shutil.which(path)) is None:
+    if (found := shutil.which(path, path=search_path())) is None:
         place = "PATH" if path == name else folder
         raise InputError(f"there is no program {name!r} in {place} that can be executed")
     return [str(found), *others]
+
+
+def search_path() -> str:
+    """Where a program finds others: first those beside this Python, as if it were activated."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
 def code_of_command(arguments: list[str], folder: Path) -> Code:
@@ -136,11 +144,14 @@ def _run_by_python(arguments: list[str]) -> tuple[str, str]:
     waiting = list(arguments)
     while waiting:
         one = waiting.pop(0)
-        if one in ("-c", "-m"):
-            return {"-c": "code", "-m": "module"}[one], waiting[0] if waiting else ""
         if not one.startswith("-"):
             return "script", one
-        if one in TAKE_ANOTHER and waiting:
+        if found := OPTION.fullmatch(one):  # such as -m, -um, -mtrain, -Werror
+            name, value = found.groups()
+            value = value or (waiting.pop(0) if waiting else "")
+            if name in RUN:
+                return RUN[name], value
+        elif one in TAKE_ANOTHER and waiting:
             waiting.pop(0)
     return "", ""
 

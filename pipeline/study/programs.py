@@ -133,7 +133,7 @@ class Programs:
         if runs.note:
             log.warning(runs.note)
         wanted = {(cell.variant, cell.seed): cell for cell in self.cells}
-        same = [one for one in runs.records if self._is_same(one) and one.exit_status]
+        same = [one for one in runs.records if self._is_same(one) and one.exit_status == "0"]
         self._read(same)
         for record in same:
             cell = wanted.get((record.variant, record.seed))

@@ -94,6 +94,11 @@ def test_a_run_is_reused_only_if_its_program_is_the_same(
     assert pipeline(*two).status == 0
     (tmp_path / "helper.py").write_text("WIDTH = 1  # in pixels\n")
     assert "4 of 4 runs are finished already" in pipeline(*two).out
+    exited = "pipeline.exit_status"  # it is ended in steps, between which the study may be killed
+    run = runs_in(tmp_path, "program")[0].info.run_id
+    mlflow.MlflowClient().set_tag(run, exited, "3")
+    assert "3 of 4 runs are finished already" in pipeline(*two, "--dry-run").out
+    mlflow.MlflowClient().set_tag(run, exited, "0")
     (tmp_path / "helper.py").write_text("WIDTH = 2\n")
     answer = pipeline(*two, "--dry-run")
     assert "stumps-seed0: to run again: helper.py has changed since: python train.py" in answer.out

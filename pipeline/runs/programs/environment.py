@@ -2,14 +2,13 @@
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 
 import mlflow
 from mlflow.entities import Run
 
+from pipeline.ablation.command import search_path
 from pipeline.openmp import SPINS, WHY
 from pipeline.runs.programs.supervisor import CONTEXT
 from pipeline.store.address import absolute_uri
@@ -28,10 +27,10 @@ THREADS = (
 NOT_PASSED_ON = ("MLFLOW_EXPERIMENT_NAME", "TQDM_DISABLE", "PYTEST_CURRENT_TEST", "PYTEST_VERSION")
 
 
-def environment_of(run: Run, threads: int, is_project: bool) -> dict[str, str]:
+def environment_of(run: Run, threads: int) -> dict[str, str]:
     """The variables for a program that is to join a run, and to compute with so many threads.
 
-    The user's own, without what this project sets for itself. `mlflow run` finds this `python`.
+    The user's own, without what this project sets for itself.
     """
     here = {n: value for n, value in os.environ.items() if value != VARIABLES.get(n)}
     if WHY in here:  # how threads wait was chosen for training here
@@ -39,11 +38,10 @@ def environment_of(run: Run, threads: int, is_project: bool) -> dict[str, str]:
     addresses = {"MLFLOW_TRACKING_URI": absolute_uri(mlflow.get_tracking_uri())}
     if registry := here.get("MLFLOW_REGISTRY_URI"):
         addresses["MLFLOW_REGISTRY_URI"] = absolute_uri(registry)
-    if is_project:
-        addresses["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{here.get('PATH', '')}"
     return {
         **{name: value for name, value in here.items() if name not in NOT_PASSED_ON},
         **addresses,
+        "PATH": search_path(),
         **dict.fromkeys(THREADS, str(threads)),
         "MLFLOW_RUN_ID": run.info.run_id,
         "MLFLOW_EXPERIMENT_ID": str(run.info.experiment_id),

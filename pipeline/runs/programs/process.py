@@ -20,7 +20,7 @@ NOT_A_REASON = (
     *("[SQL: ", "[parameters: ", "(Background on this error at: "),
 )
 FRAME = re.compile(' +File ".*", line \\d+')  # in Python's tracebacks
-PROJECT_FAILED = "=== Run (ID '"
+OF_PROJECTS = ("=== Running command '", "=== Run (ID '", "=== Created directory ")
 
 
 class Ended(NamedTuple):
@@ -105,7 +105,8 @@ def reason_in(lines: Sequence[str]) -> str:
 
     After the first line of the last exception, whose message may have several.
     """
-    own = [one for one in lines if not one.startswith(NOT_A_REASON) and PROJECT_FAILED not in one]
+    own = [one for one in lines if not one.startswith(NOT_A_REASON)]
+    own = [one for one in own if not any(text in one for text in OF_PROJECTS)]
     if not own:
         return ""
     frames = [number for number, one in enumerate(own) if FRAME.match(one)]

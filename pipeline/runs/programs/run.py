@@ -107,24 +107,26 @@ def run_program(
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         output = Path(folder) / OUTPUT
         output.touch()
-        with deferred():  # what was created is known, and will be ended
-            run = _create(experiment_id, name[:MAX_NAME], tags)
-        end = partial(_end, run.info.run_id, name[:MAX_NAME], tags, output)
+        run, end = None, partial(_end, name=name[:MAX_NAME], tags=tags, output=output)
         try:
+            with deferred():  # what was created is known, and will be ended
+                run = _create(experiment_id, name[:MAX_NAME], tags)
             command = command_of(ablation, variant, seed, run.info.run_id)
-            environment = environment_of(run, threads, bool(ablation.project))
+            environment = environment_of(run, threads)
             with output.open("wb") as file:
                 ended = run_to_end(command, folder_to_run_in(ablation), environment, file)
             strays = find_strays(run)
             inputs = program_inputs(ablation, variant, started)
             result = _judge(ablation, run.info.run_id, ended, strays, inputs, output)
             own_tags = {EXIT_STATUS: str(ended.code), "inputs_digest": digest_of(inputs)}
-            end(ended.status, result.failure, strays, own_tags, {variant: inputs.as_dict()})
+            recorded = {variant: inputs.as_dict()}
+            end(run.info.run_id, ended.status, result.failure, strays, own_tags, recorded)
         except BaseException as error:
-            is_asked = isinstance(error, Interrupted | KeyboardInterrupt)
+            status = "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
             # What has failed may be the store itself.
             with deferred(), suppress(*STORE_ERRORS, MachineError):
-                end("KILLED" if is_asked else "FAILED", reason_of(error), find_strays(run))
+                if run:
+                    end(run.info.run_id, status, reason_of(error), find_strays(run))
             raise
     return result
 
@@ -210,14 +212,15 @@ def _why(ended: Ended, lines: Sequence[str], run_id: str) -> str:
 @in_store
 def _end(
     run_id: str,
-    name: str,
-    tags: Mapping[str, str],
-    output: Path,
     status: str,
     failure: str,
     strays: Strays,
     own_tags: Mapping[str, str] = MappingProxyType({}),
     inputs: Mapping[str, object] = MappingProxyType({}),
+    *,
+    name: str,
+    tags: Mapping[str, str],
+    output: Path,
 ) -> None:
     """End a run as the study's, whatever its program has made of it."""
     client, run = mlflow.MlflowClient(), _current(run_id)

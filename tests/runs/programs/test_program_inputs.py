@@ -46,6 +46,9 @@ def test_the_code_that_a_script_can_reach_counts_with_the_versions_of_packages(
     [
         ("python -u -W ignore train.py {seed}", {"train.py", "features.py"}),
         ("python -m train {seed}", {"train.py", "features.py"}),
+        ("python -Bum train {seed}", {"train.py", "features.py"}),
+        ("python -mtrain -W {seed}", {"train.py", "features.py"}),
+        ("python -Xdev -BW ignore -- train.py {seed}", {"train.py", "features.py"}),
         ("python -m package.inner {seed}", {"package/__init__.py", "package/inner.py"}),
         ("python package {seed}", {"package/__main__.py", "package/features.py"}),
         ("torchrun --nproc 2 train.py {seed}", {"train.py", "features.py"}),

@@ -8,16 +8,20 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 import psutil
 import pytest
 from driven import LOGS, TAGS, carry_out, of_command, of_file, output_of, place, run_of
+from mlflow.entities import Run
 from test_statement import AWKWARD
 
+from pipeline import interruption
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted
+from pipeline.runs.programs import run as program_run
 from pipeline.runs.programs.environment import environment_of
 from pipeline.runs.programs.function import metrics_in
 from pipeline.runs.programs.process import last_lines
@@ -228,14 +232,15 @@ def test_an_entry_point_of_a_project_joins_the_run(tmp_path: Path) -> None:
     theirs.mkdir()
     (theirs / "MLproject").write_text(MLPROJECT)
     (theirs / "fit.py").write_text(
-        f"{LOGS}\nprint(sys.argv[1:3], os.getcwd(), sys.executable)\nlog('test_rmse', 2)\n"
+        f"{LOGS}\nif sys.argv[3] == '2': sys.exit(5)\nprint(sys.argv[1:3], os.getcwd(), sys.executable)\nlog('test_rmse', 2)\n"
         "if sys.argv[3] == '1': raise ValueError('no')"
     )
     ablation = of_command(
         tmp_path,
         "",
         program="",
-        variants={"a": {"text": 'it\'s $HOME; "x" %'}, "b": {"text": "", "fail": 1}},
+        variants={"a": {"text": 'it\'s $HOME; "x" %'}, "b": {"text": "", "fail": 1}}
+        | {"c": {"text": "", "fail": 2}},
         **{"project": f"../{theirs.name}", "entry_point": "fit"},
     )
     result = carry_out(ablation)
@@ -248,6 +253,7 @@ def test_an_entry_point_of_a_project_joins_the_run(tmp_path: Path) -> None:
         "FAILED",
         "the program exited with 1: ValueError: no",
     )
+    assert carry_out(ablation, "c").failure == "the program exited with 1, and printed nothing"
 
 
 CHILDREN = """
@@ -305,6 +311,29 @@ def test_an_interruption_ends_the_program_with_its_children_and_the_run_is_kille
     assert run.info.status == "KILLED"
     assert run.data.tags["failure"] == "stopped by SIGINT"
     assert "pipeline.exit_status" not in run.data.tags
+
+
+def test_an_interruption_while_a_run_is_created_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = program_run._create
+
+    def interrupted(*given: Any) -> Run:
+        made = create(*given)
+        os.kill(os.getpid(), signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(program_run, "_create", interrupted)
+    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    interruption.install()
+    try:
+        with pytest.raises(Interrupted):
+            carry_out(of_command(tmp_path, ""))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    (run,) = mlflow.MlflowClient().search_runs(["0"])
+    assert (run.info.status, run.data.tags["failure"]) == ("KILLED", "stopped by SIGINT")
 
 
 @pytest.mark.parametrize("is_killed", [True, False])
@@ -396,7 +425,7 @@ def test_the_environment_is_the_users_with_what_is_needed(
     monkeypatch.chdir(folder)
     mlflow.set_tracking_uri("sqlite:///mlflow.db?timeout=5")
     run = mlflow.MlflowClient().create_run("0")
-    given = environment_of(run, 3, is_project=True)
+    given = environment_of(run, 3)
     place = f"sqlite:///{tmp_path}/50%2520off"
     expected = {
         "MLFLOW_RUN_ID": run.info.run_id,

@@ -206,6 +206,16 @@ def test_the_command_is_found_from_the_folder_of_the_ablation(tmp_path: Path) ->
     assert printable_command(ablation, "deep", 0) == "'./run it' 6 0"
 
 
+def test_what_is_installed_beside_this_python_is_found_as_if_it_were_activated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    ablation = stated(program="mlflow --depth {depth} {seed}")
+    check_ablation(ablation)
+    found = Path(command_of(ablation, "deep", 0, "")[0])
+    assert (found.parent, found.stem) == (Path(sys.executable).parent, "mlflow")
+
+
 def _train(settings: object, seed: int) -> None: ...
 
 
