@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -37,6 +38,7 @@ CODE = {
 }
 (LOAD, PICTURES, NOTEBOOK), (OWN,) = CODE["README.md"], CODE["your-own-ablation.md"]
 (REQUEST, REBUILD), (TUTORIAL,) = CODE["models.md"], CODE["tutorial.md"]
+(MADE_UP, STORE, TABLE), (SCRIPT, STATED, FUNCTION) = CODE["compare.md"], CODE["any-program.md"]
 
 
 def draw_turned(path: Path) -> None:
@@ -140,9 +142,37 @@ def test_mlflows_own_server_takes_the_request_and_still_cuts_floats_off(study: S
         process.communicate()
 
 
+def test_anybodys_runs_are_compared_as_the_page_shows(tmp_path: Path) -> None:
+    answer = run_forked(tmp_path, "python", "-c", MADE_UP)
+    assert answer.status == 0, answer.err
+    page = (ROOT / "docs" / "compare.md").read_text().replace("\\\n", " ")
+    examples = re.findall(r"^```\n\$ pipeline (compare .*)\n([^`]*)```", page, re.MULTILINE)
+    assert len(examples) == 4
+    for command, shown in examples:
+        answer = run_forked(tmp_path, "pipeline", *shlex.split(command))
+        assert answer.status == 0, answer.err
+        said = answer.out.splitlines()
+        assert [one for one in shown.splitlines() if one not in (*said, "…")] == [], command
+    answer = run_forked(tmp_path, "python", "-c", f"{STORE}\n{TABLE}")
+    assert answer.status == 0, answer.err
+    assert "boosting" in answer.out
+    assert "Model large instead of small raises accuracy by" in answer.out
+
+
+def test_programs_of_the_page_are_those_of_an_example_and_run(tmp_path: Path) -> None:
+    """tests/ablation/test_examples.py runs the example."""
+    example = ROOT / "ablations" / "boosting"
+    assert (example / "train.py").read_text().endswith(f'"""\n\n{SCRIPT}')
+    assert (example / "boosting.py").read_text().endswith(f'"""\n\n{STATED}')
+    (tmp_path / "ridge.py").write_text(FUNCTION)
+    answer = run_forked(tmp_path, "pipeline", "ablate", "--ablation", "ridge.py", "--seeds", "1")
+    assert answer.status == 0, answer.err
+    assert "Alpha 1 instead of 0.01 raises cv_mse by" in answer.out
+
+
 def test_every_snippet_is_run_by_a_test_here() -> None:
     others = {"python.md"}  # whose snippets tests/test_notebook.py runs
-    assert sum(len(blocks) for page, blocks in CODE.items() if page not in others) == 7
+    assert sum(len(blocks) for page, blocks in CODE.items() if page not in others) == 13
 
 
 def test_own_pictures_of_any_size_as_in_the_readme(tmp_path: Path) -> None:

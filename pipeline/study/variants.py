@@ -92,7 +92,7 @@ def written(value: Value) -> str:
 def cut(text: str) -> str:
     """A value in a message: on one line, and not too long."""
     text = printable(text)
-    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 1]}…"
+    return (text or "''") if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 1]}…"
 
 
 def short_keys(by: Sequence[str]) -> list[str]:

@@ -279,6 +279,8 @@ def test_what_differs_beside_the_variant_is_named() -> None:
     few = of_frame(frame(batch=[32] * 18 + [64] * 2))
     assert set(few.unused.values()) >= {"also differ in batch: 32, 64; only 32 is compared"}
     assert len(few.runs) == 16
+    empty = of_frame(frame(note=[""] * 18 + ["tried again"] * 2))
+    assert "also differ in note: '', tried again; only '' is compared" in empty.unused.values()
     # From pair to pair, or in every run, which is no matter:
     for values in ([*range(10)] * 2, [f"folder{n}" for n in range(20)]):
         same = of_frame(frame(place=values))
