@@ -232,7 +232,8 @@ def test_an_entry_point_of_a_project_joins_the_run(tmp_path: Path) -> None:
     theirs.mkdir()
     (theirs / "MLproject").write_text(MLPROJECT)
     (theirs / "fit.py").write_text(
-        f"{LOGS}\nif sys.argv[3] == '2': sys.exit(5)\nprint(sys.argv[1:3], os.getcwd(), sys.executable)\nlog('test_rmse', 2)\n"
+        f"{LOGS}\nif sys.argv[3] == '2': sys.exit(5)\n"
+        "print(sys.argv[1:3], os.getcwd(), sys.executable)\nlog('test_rmse', 2)\n"
         "if sys.argv[3] == '1': raise ValueError('no')"
     )
     ablation = of_command(
