@@ -68,7 +68,7 @@ def run_study(study: Subject, given: StudyRecord | None = None) -> Published:
         results: Sequence[Made] = [finished[cell] for cell in study.cells if cell in finished]
         if not results:
             left = 0 if plan.margin else len(study.cells) - len(failures)
-            others = f", and {plural(left, 'other')} not begun" if left else ""
+            others = f", and {plural(left, 'other')} not made" if left else ""
             raise MachineError(f"all {len(failures)} runs failed{others}; {_first(failures)}")
         results, refusal = study.register_models(results, parent.run_id)
         count, again = len(results) + len(failures), sum(one.reused for one in results)

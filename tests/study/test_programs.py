@@ -148,7 +148,7 @@ def test_if_the_first_runs_of_all_variants_fail_no_more_are_begun(
     answer = pipeline(*ABLATE, "--seeds", "50")
     assert answer.status == 1
     assert answer.err.endswith(
-        "error: all 2 runs failed, and 98 others not begun; stumps-seed0: the program exited with"
+        "error: all 2 runs failed, and 98 others not made; stumps-seed0: the program exited with"
         " 3: no data\n"
     )
     assert len(runs_in(tmp_path, "program")) == 2

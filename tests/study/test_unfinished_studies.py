@@ -133,7 +133,7 @@ def test_nothing_to_report_if_every_run_fails(
     answer = pipeline(*ABLATE)
     assert answer.status == 1
     assert answer.error_lines == [
-        "error: all 2 runs failed, and 2 others not begun; base-seed0: no luck"
+        "error: all 2 runs failed, and 2 others not made; base-seed0: no luck"
     ]
     (parent,), _ = by_kind(tmp_path)
     assert parent.info.status == "FAILED"
