@@ -248,7 +248,8 @@ def _lost(
 ) -> dict[str, int]:
     """How many runs of each variant have diverged, or ended without the outcome.
 
-    Of a variant that has no other runs, too.
+    Of a variant that has no other runs, too, unless none of them has the outcome at all: such runs
+    may belong to another question.
     """
     lost = Counter[str]()
     for one in candidates:
@@ -256,7 +257,8 @@ def _lost(
             setting = tuple(
                 {**as_values([text]), **meaning[key]}[text] for key, text in one.by.items()
             )
-            lost[names.get(setting) or name_of(setting, list(meaning))] += 1
+            if setting in names or not one.problem.startswith("has no "):
+                lost[names.get(setting) or name_of(setting, list(meaning))] += 1
     return dict(lost)
 
 

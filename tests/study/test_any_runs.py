@@ -388,3 +388,17 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_stored(
     assert answer.err.startswith(f"error: {message}"), answer.err
     assert answer.err.count("\n") == 1
     assert not runs_in(tmp_path, "comparison")
+
+
+def test_runs_of_another_question_are_not_counted_as_failures(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    make_pairs(A[:5], B[:5])
+    for seed in range(3):
+        make_run({"model": "lstm", "seed": seed}, {"perplexity": 9.0})
+        make_run({"model": "gru", "seed": seed}, {"auc": math.nan})
+    answer = pipeline("compare", *ASK)
+    assert answer.status == 0, answer.err
+    assert "lstm" not in answer.out
+    assert "gru" in answer.out
+    assert list(not_counted(tmp_path).values()).count("has no auc") == 3
