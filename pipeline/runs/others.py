@@ -1,8 +1,10 @@
 """Runs that somebody else has tracked, or rows of a table, as what a comparison can use."""
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 
 import mlflow
@@ -60,8 +62,9 @@ class Candidate:
     name: for people. problem: why it can't be compared. is_lost: because it has failed, diverged or
     measured nothing, which may depend on its variant. started: in milliseconds since 1970; of rows,
     their place. by, pair: what the keys of a comparison say of it, as text; without those that it
-    lacks. others: all its other parameters. measured, logged: by metric; names of all metrics.
-    reported_with: the plan of a study's report that contains it, as JSON.
+    lacks. others: all its other parameters. settings: of its variant, if a study says so.
+    measured, logged: by metric; names of all metrics. reported_with: the plan of a study's report
+    that contains it, as JSON.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Candidate:
     by: Mapping[str, str] = field(default_factory=dict)
     pair: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Measured] = field(default_factory=dict)
     logged: Sequence[str] = ()
     reported_with: str = ""
@@ -188,6 +192,7 @@ def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
             problem=problem,
             is_lost=problem.startswith("did not"),
             others=others,
+            settings=_settings(tags.get("settings", "")),
             logged=tuple(run.data.metrics),
             reported_with=tags.get("reported_with", ""),
         ),
@@ -202,6 +207,15 @@ def ending_problem(status: str) -> str:
     if status in UNFINISHED:
         return f"has not ended ({status})"
     return "" if status == "FINISHED" else f"did not end well ({status})"
+
+
+def _settings(text: str) -> dict[str, str]:
+    """What a run of a study says of its variant, by names that no parameter has."""
+    with suppress(ValueError):
+        settings = json.loads(text)
+        if isinstance(settings, dict):
+            return {f"settings.{name}": str(value) for name, value in settings.items()}
+    return {}
 
 
 def with_keys(

@@ -66,9 +66,12 @@ def differences_of(runs: Sequence[Chosen]) -> Differences:
 
 
 def _is_asked_for(key: str, runs: Sequence[Chosen]) -> bool:
-    """Whether a parameter says what tells variants or pairs apart, as a tag of its name may."""
-    asked = [{**one.run.by, **one.run.pair} for one in runs]
+    """Whether a parameter says what tells variants or pairs apart, as a tag of its name may.
+
+    Or a setting of the variant: autologging may call `depth` max_depth.
+    """
+    asked = [{**one.run.by, **one.run.pair, **one.run.settings} for one in runs]
     return any(
-        all(known[name] == one.run.others.get(key) for known, one in zip(asked, runs, strict=True))
+        all(k.get(name) == one.run.others.get(key) for k, one in zip(asked, runs, strict=True))
         for name in asked[0]
     )

@@ -402,3 +402,14 @@ def test_runs_of_another_question_are_not_counted_as_failures(
     assert "lstm" not in answer.out
     assert "gru" in answer.out
     assert list(not_counted(tmp_path).values()).count("has no auc") == 3
+
+
+def test_a_setting_that_a_program_logs_by_another_name_is_no_other_difference() -> None:
+    for seed in range(3):
+        for variant, depth in (("stumps", 1), ("trees", 3)):
+            tags = {"variant": variant, "seed": str(seed), "settings": json.dumps({"depth": depth})}
+            make_run({"max_depth": depth, "width": 2 * depth}, {"auc": depth + seed}, tags=tags)
+    report = compare(outcome="auc", by="tags.variant", pair="tags.seed")
+    (line,) = (line for line in report.analysis.headline if "differ in more" in line)
+    assert "width: 2 (stumps), 6 (trees)" in line
+    assert "max_depth" not in line
