@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import mlflow
 from mlflow.entities import Run, ViewType
@@ -15,7 +15,9 @@ from pipeline.config import check_text
 from pipeline.errors import InputError, shown
 from pipeline.outcome import LARGEST, Outcome
 from pipeline.runs.histories import Measured, read_histories
-from pipeline.runs.queries import named
+from pipeline.runs.identity import Identity
+from pipeline.runs.queries import KINDS, named
+from pipeline.runs.record import RunRecord
 from pipeline.store.lookup import MAX_RUNS, datasets_of
 from pipeline.store.outages.failures import first_line
 from pipeline.store.outages.waiting import in_store
@@ -28,6 +30,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 MAX_DIGITS = 300
 NOTHING = ("", "none", "null", "nan", "nat", "<na>")  # how a missing value is written, in any case
 UNFINISHED = ("RUNNING", "SCHEDULED")
+DECIDE = {one.name for one in fields(Identity)}
 COMMIT, DATA = "commit", "data"  # what a run says of itself beside parameters and tags
 
 Value = str | int | float | bool | None
@@ -179,6 +182,8 @@ def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
     is_deleted = info.lifecycle_stage == "deleted"
     problem = "was deleted" if is_deleted else ending_problem(info.status)
     others = {n: v for n, v in known.items() if n.startswith("params.") and n not in (*by, *pair)}
+    if kind_of(run) == KINDS[RunRecord]:  # of our own settings, only some decide a run's numbers
+        others = {n: v for n, v in others.items() if n.removeprefix("params.") in DECIDE}
     if commit := tags.get("mlflow.source.git.commit"):
         others[COMMIT] = commit
     if data := datasets_of(run):

@@ -134,7 +134,8 @@ class Expectation:
         seeds = ", ".join(f"{count} of {variant}" for variant, count in needed.items())
         time = self.forecast.in_words(self.forecast.seconds(dict.fromkeys(missing, 0)))
         more = f"{plural(len(missing), 'more run')}, {time}"
-        message = f"seeds needed: {about}{seeds}{basis}; {more if missing else 'all are trained'}"
+        done = "trained" if self.study.verb == "train" else "run"
+        message = f"seeds needed: {about}{seeds}{basis}; {more if missing else f'all are {done}'}"
         log.info(message)
         client = mlflow.MlflowClient()
         in_store(client.set_tag)(self.study_id, "seeds_needed", message)
