@@ -169,7 +169,8 @@ def _follow(
                 failures[cell.run_name] = first_line(event)
                 progress.end(cell, f"failed: {failures[cell.run_name]}", failed=True)
                 failed.add(cell.variant)
-                if not results and failed >= set(study.grid.variants):
+                # One run may have died by itself.
+                if not results and len(failures) > 1 and failed >= set(study.grid.variants):
                     return  # what is wrong is the same for all
 
 
