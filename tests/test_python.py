@@ -104,7 +104,7 @@ def test_what_is_wrong_is_raised(capfd: pytest.CaptureFixture[str], tmp_path: Pa
         (train, {"variant": None}, "variant is None; it must be UTF-8 text without NUL"),
         (train, {"ablation": 3}, "ablation is 3; it must be UTF-8 text"),
         (train, {"keep_state": 1}, "unknown keep_state 1"),
-        (ablate, {"margin": "1", "seeds": "auto"}, "margin is '1'; it must be a number"),
+        (ablate, {"margin": "wide", "seeds": "auto"}, "margin is 'wide'; it must be a number, or"),
         (ablate, {"max_seeds": "9", "seeds": "auto"}, "max_seeds is '9'; it must be a whole"),
         (ablate, {"gpu_share": "1"}, "gpu_share is '1'; it must be a number"),
         (ablate, {"cluster": 1}, "cluster is 1; it must be UTF-8 text"),

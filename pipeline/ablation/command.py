@@ -23,6 +23,8 @@ RUN = {"c": "code", "m": "module"}
 # Options of Python that take what follows, or the next argument; others may come before.
 OPTION = re.compile("-[a-zA-Z]*?([cmWX])(.*)", re.DOTALL)
 TAKE_ANOTHER = ("--check-hash-based-pycs",)
+QUOTED = re.compile(r"""\\.|'[^']*'|"(\\.|[^"\\])*\"""", re.DOTALL)
+OF_SHELLS = re.compile("[;<>|&`]+")
 BRACES = "{name} stands for a setting, and {{ and }} for braces"
 
 
@@ -51,6 +53,11 @@ def template_of(ablation: Ablation) -> list[str]:
             arguments = shlex.split(given)
         except ValueError as error:
             raise InputError(f"program is {shown(given)}: {error}") from None
+        if found := OF_SHELLS.search(QUOTED.sub("", given)):
+            raise InputError(
+                f"program has {found[0]!r}, which a shell would take for its own, and no shell is"
+                " involved: quote it, or give a list of arguments if the program is to get it"
+            )
     else:
         if as_list(given) is None:
             raise InputError(f"program is {shown(given)}; it must be a command or a function")

@@ -95,6 +95,7 @@ def ablate(
     settings = {name: value for name, value in asked.items() if name in SHARED}
     rates = parse_rates(as_text(lr))
     seeds = as_text(seeds)
+    check_at_least("max_seeds", max_seeds, 1)
     asked_seeds = range(max_seeds) if seeds == AUTO else parse_seeds(seeds)
     check_name(name)
     check_choice("register", register, tuple(REGISTER))

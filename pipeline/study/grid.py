@@ -12,7 +12,6 @@ from pipeline.config import (
     MAX_SEED,
     Config,
     as_list,
-    check_at_least,
     check_choice,
     check_number,
     check_text,
@@ -79,7 +78,6 @@ class Grid(NamedTuple):
 
 def check_margin(margin: float, most: int, rates: Sequence[float], unit: str = "points") -> float:
     """Return the margin of `seeds=auto`. Raises InputError for what that can't do."""
-    check_at_least("max_seeds", most, 1)
     margin = check_number("margin", margin)
     most_of_all = 100 if unit == "points" else math.inf
     if not 0 < margin < most_of_all:

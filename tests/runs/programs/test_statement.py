@@ -88,6 +88,16 @@ def test_values_are_filled_in_after_the_command_is_divided(program: str | list[s
         assert fill(template, {"value": value}, 7) == ["7", f"--x={value}", f"{value} y"]
 
 
+def test_what_a_shell_would_take_for_its_own_is_an_argument_if_it_is_quoted() -> None:
+    assert template_of(stated(program=r"""x '>a' "&\" |" b"<" \;""")) == [
+        *["x", ">a"],
+        '&" |',
+        "b<",
+        ";",
+    ]
+    assert template_of(stated(program=["x", "|", "&&"])) == ["x", "|", "&&"]
+
+
 def test_values_are_written_as_python_does_and_doubled_braces_are_braces() -> None:
     template = template_of(stated(program="x {a} {b} {c} '{{\"d\": {d}}}' {seed}"))
     settings = {"a": True, "b": None, "c": 1e-7, "d": 10**20}
@@ -129,6 +139,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "brace": ({"program": "x {depth {seed}"}, "{name} stands for a setting, and {{ and }} for"),
     "form": ({"program": "x {depth:3} {seed}"}, "program has '{depth:3}'; {name} stands for"),
     "quote": ({"program": "x '{depth} {seed}"}, "No closing quotation"),
+    "and": ({"program": "x {depth} {seed} && y"}, "program has '&&', which a shell would take"),
+    "pipe": ({"program": "x {depth} '{seed}'|tee"}, "program has '|', which a shell would take"),
     "number": ({"program": 3}, "program is 3; it must be a command or a function"),
     "list": ({"program": ["python", 3]}, "program is 3; it must be UTF-8 text"),
     "no script": ({"program": "python {depth}.py {seed}"}, "there is no 1.py in "),
