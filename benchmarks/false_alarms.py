@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import mlflow
@@ -24,6 +25,7 @@ from pipeline import compare
 
 LOOKS = (3, 5, 8, 13)  # pairs, or runs of each variant
 PLANNED = 5
+CHUNK, TASKS = 10, 3  # studies of a task, and tasks of a process
 # How a study is looked at: what makes a pair, the standard deviation of the second variant's runs
 # (that of the first is 1), and at how many pairs there was a plan.
 WAYS = {
@@ -39,9 +41,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Simulate false alarms of compare.")
     parser.add_argument("--studies", type=int, default=300)
     studies = parser.parse_args().studies
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    # MLflow keeps what it has opened of each store, so a process is used for a few of them.
+    with ProcessPoolExecutor(
+        os.cpu_count(), get_context("forkserver"), max_tasks_per_child=TASKS
+    ) as pool:
         for way in WAYS:
-            alarms = sum(pool.map(partial(_has_alarm, way), range(studies), chunksize=10))
+            alarms = sum(pool.map(partial(_has_alarm, way), range(studies), chunksize=CHUNK))
             high = stats.binomtest(alarms, studies).proportion_ci(0.95, "wilson").high
             share = f"{alarms / studies:.1%} (95 % CI up to {high:.1%})"
             print(f"{way}: {alarms} of {studies} studies, {share}", flush=True)

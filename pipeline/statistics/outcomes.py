@@ -28,12 +28,13 @@ class OutcomeMeasure:
 
         numbers: in the metric's own unit. sign: a plus, too. extra: more decimals than `decimals`.
         """
-        scaled, places = [number * self.scale for number in numbers], self.decimals + extra
-        plus = "+" if sign else ""
+        scaled = [number * self.scale + 0.0 for number in numbers]  # no −0
+        places = self.decimals + extra
+        form = "+" if sign else "z"  # with a sign, even what rounds to 0 tells on which side it is
         if places > MAX_DECIMALS or max(map(abs, scaled)) >= MAX_PLAIN:
-            texts = [_scientific(number, places, plus) for number in scaled]
+            texts = [_scientific(number, places, form) for number in scaled]
         else:
-            texts = [f"{number:{plus}z,.{max(places, 0)}f}" for number in scaled]
+            texts = [f"{number:{form},.{max(places, 0)}f}" for number in scaled]
         return " to ".join(texts).replace("-", "−")
 
     def more_for(self, number: float) -> int:
@@ -61,12 +62,12 @@ def digits(number: float, form: str) -> str:
     return format(number, form).replace("-", "−")
 
 
-def _scientific(number: float, places: int, plus: str) -> str:
+def _scientific(number: float, places: int, form: str) -> str:
     """`1.2e-12`: as many digits as a plain number with so many places has, but at least one."""
     if number == 0 or not np.isfinite(number):
-        return format(number, f"{plus}z.0f")
+        return format(number, f"{form}.0f")
     after = max(0, min(MAX_DIGITS, places + _exponent(number)))
-    mantissa, _, power = format(number, f"{plus}.{after}e").partition("e")
+    mantissa, _, power = format(number, f"{form}.{after}e").partition("e")
     return f"{mantissa}e{int(power)}"
 
 

@@ -72,7 +72,7 @@ def test_the_numbers_of_an_interval_are_shown_alike() -> None:
     huge = OutcomeMeasure("x", decimals=decimals_for([2e9]))
     assert huge.show(-3e8, 3.7e9) == "−3e8 to 3.7e9"
     points = OutcomeMeasure("x", scale=100)
-    assert points.show(-0.0001, 0.5, sign=True) == "+0.0 to +50.0"
+    assert points.show(-0.0001, 0.5, sign=True) == "−0.0 to +50.0"
     assert points.show(-0.0001, sign=True, extra=points.more_for(-0.0001)) == "−0.01"
     low, high = Interval(1.5e-12, 4e-12)
     settled = Comparison(5, 3e-12, 1e-12, Interval(low, high), 0.01)
