@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.config import as_list, check_choice, check_number, text_of
 from pipeline.errors import InputError, shown
 
-BETTER = ("higher", "lower", "")
+BETTER = ("higher", "lower")
 # Which of a run's values of the metric counts.
 VALUES = ("last", "max", "min")
 MOST = 1e30  # of a scale or margin: what is shown is a number even if outcomes are as large
@@ -42,7 +42,8 @@ class Outcome:
         if not metric:
             raise InputError("outcome is empty; it must be a metric's name, such as val_accuracy")
         object.__setattr__(self, "metric", metric)
-        check_choice("better", self.better, BETTER)
+        if self.better != "":
+            check_choice("better", self.better, BETTER)
         object.__setattr__(self, "unit", " ".join(text_of("unit", self.unit).split()))
         for name, given in (("scale", self.scale), ("margin", self.margin)):
             if given is not None or name == "scale":

@@ -225,6 +225,8 @@ def compare(
 
     Raises InputError for runs that can't be compared.
     """
+    if experiment is not None and not experiment.strip():
+        raise InputError("experiment is empty; it must be the name of one, or be left out")
     if outcome is None and by is None and pair is None:
         for name, plain in OF_OTHERS.items():
             if locals()[name] != plain:
@@ -236,7 +238,7 @@ def compare(
     if outcome is None or by is None or pair is None:
         raise InputError(
             "to compare anybody's runs, give outcome, by and pair: --outcome val_auc --by"
-            " params.model --pair params.seed (none: independent samples)"
+            " params.model --pair params.seed, or --pair none for independent samples (pair='none')"
         )
     is_table = hasattr(runs, "columns")
     if runs is not None and not is_table:
@@ -253,9 +255,9 @@ def compare(
         from pipeline.study.compare_any import compare_any, compare_table
 
     def keys(name: str, given: Any) -> list[str]:
-        if isinstance(given, str) and given == "none" and name == "pair":
-            return []
         listed = as_list(given)
+        if name == "pair" and (listed == [] or str(given).lower() == "none"):
+            return []
         texts = [text_of(name, one) for one in ([given] if listed is None else listed)]
         return checked_keys(name, texts if is_table else keys_of(name, texts))
 

@@ -1,5 +1,6 @@
 """Publish a report: log it to MLflow, and return it."""
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import MAX_CHARACTERS
 from pipeline.upstream import local_path, shell_quote
 
+MAX_REASONS = 3  # why runs are not counted, on a terminal
+OF_ANOTHER = re.compile("(repeated by|is a child of) .*")
 MAX_LINKS = 30  # in a description, which MLflow cuts at 8,000 characters
 
 
@@ -99,13 +102,24 @@ class Published:
         """The answer, for a terminal."""
         lines = [f"\n{self.about}\n\n{format_summary(self.analysis)}\n"]
         lines += [*self.analysis.headline, "", *self.told]
-        if self.unused:
-            count = plural(len(self.unused), "run")
-            lines.append(f"Not counted: {count}, with the reasons in the report")
+        lines += _not_counted(self.unused)
         if self.place:
             lines.append(f"Report: {self.place}")
             lines.append(where_to_look(self.experiment_id, self.run_id, "report.html"))
         return "\n".join(lines)
+
+
+def _not_counted(unused: Mapping[str, str]) -> list[str]:
+    """How many runs are not counted, and the most frequent reasons, without the names in them."""
+    if not unused:
+        return []
+    kinds = Counter(OF_ANOTHER.sub(r"\1 another run", reason) for reason in unused.values())
+    count = plural(len(unused), "run")
+    return [
+        f"Not counted: {count}, each with its reason in the report",
+        *(f"  {plural(n, 'run')}: {why}" for why, n in kinds.most_common(MAX_REASONS)),
+        *(["  …"] if len(kinds) > MAX_REASONS else []),
+    ]
 
 
 def publish_study(

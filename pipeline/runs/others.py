@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -21,7 +22,7 @@ from pipeline.runs.record import RunRecord
 from pipeline.store.lookup import MAX_RUNS, datasets_of
 from pipeline.store.outages.failures import first_line
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import kind_of
+from pipeline.store.tags import ADOPTED, PARENT_TAG, kind_of
 
 # A name of MLflow's: `params.lr`, or "tags.`my fold`".
 KEY = re.compile(r"(params|tags)\.(?:`([^`]+)`|\"([^\"]+)\"|([^`\",]+))")
@@ -31,7 +32,11 @@ MAX_DIGITS = 300
 NOTHING = ("", "none", "null", "nan", "nat", "<na>")  # how a missing value is written, in any case
 UNFINISHED = ("RUNNING", "SCHEDULED")
 DECIDE = {one.name for one in fields(Identity)}
-COMMIT, DATA = "commit", "data"  # what a run says of itself beside parameters and tags
+COMMIT, DATA, SCRIPT = "commit", "data", "script"  # what a run says beside parameters and tags
+OF_MLFLOW = "mlflow."  # how the names of its own tags begin
+# A metric in a filter, once quoted values are gone.
+QUOTED = re.compile("""'[^']*'|"[^"]*\"""")
+ABOUT_METRIC = re.compile(r"(?i)\bmetrics?\.")
 
 Value = str | int | float | bool | None
 
@@ -65,7 +70,9 @@ class Candidate:
     name: for people. problem: why it can't be compared. is_lost: because it has failed, diverged or
     measured nothing, which may depend on its variant. started: in milliseconds since 1970; of rows,
     their place. by, pair: what the keys of a comparison say of it, as text; without those that it
-    lacks. others: all its other parameters. settings: of its variant, if a study says so.
+    lacks. others: all its other parameters and tags. settings: of its variant, if a study says so.
+    parent: the id of the run that it hangs below. adopted: that of the run to which its program
+    has logged the outcome instead, if a study has found that out.
     measured, logged: by metric; names of all metrics. reported_with: the plan of a study's report
     that contains it, as JSON.
     """
@@ -80,6 +87,8 @@ class Candidate:
     pair: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+    parent: str = ""
+    adopted: str = ""
     measured: Mapping[str, Measured] = field(default_factory=dict)
     logged: Sequence[str] = ()
     reported_with: str = ""
@@ -149,20 +158,31 @@ def _search(experiment_id: str, where: str) -> list[Run]:
         raise
 
 
+def chooses_by_metric(where: str) -> bool:
+    """Whether a filter is about a metric: about what runs have come to, and not how they began."""
+    return bool(ABOUT_METRIC.search(QUOTED.sub("", where)))
+
+
 def measure(candidates: Sequence[Candidate], outcomes: Sequence[Outcome]) -> list[Candidate]:
     """Read what each of the runs has measured; those with a problem keep that."""
-    usable = [one.run_id for one in candidates if not one.problem]
-    known = {one.metric: read_histories(usable, one) for one in outcomes}
+    usable = [one for one in candidates if not one.problem]
+    places = [run_id for one in usable for run_id in (one.run_id, one.adopted) if run_id]
+    known = {one.metric: read_histories(places, one) for one in outcomes}
     primary = outcomes[0].metric
     return [
         one
         if one.problem
         else with_problem(
-            replace(one, measured={name: found[one.run_id] for name, found in known.items()}),
+            replace(one, measured={name: _own_or_adopted(one, f) for name, f in known.items()}),
             primary,
         )
         for one in candidates
     ]
+
+
+def _own_or_adopted(one: Candidate, found: Mapping[str, Measured]) -> Measured:
+    own = found[one.run_id]
+    return own if own.length or not one.adopted else found[one.adopted]
 
 
 def with_problem(one: Candidate, primary: str) -> Candidate:
@@ -181,9 +201,21 @@ def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
     }
     is_deleted = info.lifecycle_stage == "deleted"
     problem = "was deleted" if is_deleted else ending_problem(info.status)
-    others = {n: v for n, v in known.items() if n.startswith("params.") and n not in (*by, *pair)}
-    if kind_of(run) == KINDS[RunRecord]:  # of our own settings, only some decide a run's numbers
-        others = {n: v for n, v in others.items() if n.removeprefix("params.") in DECIDE}
+    others = {
+        name: value
+        for name, value in known.items()
+        if name not in (*by, *pair) and not name.startswith(f"tags.{OF_MLFLOW}")
+    }
+    if kind_of(run):  # tags of our own, and settings of which only some decide a run's numbers
+        is_network = kind_of(run) == KINDS[RunRecord]
+        others = {
+            name: value
+            for name, value in others.items()
+            if name.startswith("params.")
+            and (not is_network or name.removeprefix("params.") in DECIDE)
+        }
+    elif script := tags.get("mlflow.source.name"):
+        others[SCRIPT] = script
     if commit := tags.get("mlflow.source.git.commit"):
         others[COMMIT] = commit
     if data := datasets_of(run):
@@ -198,6 +230,8 @@ def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
             is_lost=problem.startswith("did not"),
             others=others,
             settings=_settings(tags.get("settings", "")),
+            parent=tags.get(PARENT_TAG, ""),
+            adopted=tags.get(ADOPTED, ""),
             logged=tuple(run.data.metrics),
             reported_with=tags.get("reported_with", ""),
         ),
@@ -252,6 +286,37 @@ def as_values(texts: Iterable[str]) -> dict[str, Value]:
     if all(one in ("True", "False") for one in stripped.values()):
         return {text: one == "True" for text, one in stripped.items()}
     return {**stripped}
+
+
+def is_setting(key: str) -> bool:
+    """Whether it is a setting by which runs can be told apart; tags may be no more than remarks."""
+    return key not in (COMMIT, DATA, SCRIPT) and not key.startswith("tags.")
+
+
+def alike(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates, with what they say of one thing written alike if it means the same: `0.1`.
+
+    That is of `0.1`, `0.10` and `1e-1` the shortest.
+    """
+    texts = defaultdict[str, set[str]](set)
+    for one in candidates:
+        for key, text in one.others.items():
+            texts[key].add(text)
+    written = {}
+    for key, some in texts.items():
+        values = as_values(some)
+        shortest = {values[text]: text for text in sorted(some, key=len, reverse=True)}
+        written[key] = {text: shortest[value] for text, value in values.items()}
+    return [
+        replace(one, others={key: written[key][text] for key, text in one.others.items()})
+        for one in candidates
+    ]
+
+
+def mean_the_same(*texts: str | None) -> bool:
+    """Whether texts say the same, as `1` and `1.0` do; two missing ones do, too."""
+    known = as_values(text for text in texts if text is not None)
+    return len({text if text is None else known[text] for text in texts}) < 2
 
 
 def as_number(text: str) -> int | float | None:

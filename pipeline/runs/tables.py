@@ -1,6 +1,7 @@
 """The rows of a table that somebody else has made, as what a comparison can use."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 from pipeline.errors import InputError, shortlist, shown
 from pipeline.runs.histories import Measured, as_number
 from pipeline.runs.others import (
+    OF_MLFLOW,
     UNFINISHED,
     Candidate,
     Question,
@@ -19,6 +21,7 @@ from pipeline.runs.others import (
 )
 from pipeline.runs.queries import STATUSES
 from pipeline.store.lookup import SHORT_ID
+from pipeline.store.tags import KIND, PARENT_TAG
 
 # Columns of `mlflow.search_runs` that are no settings.
 NO_SETTINGS = ("run_id", "experiment_id", "status", "artifact_uri", "start_time", "end_time")
@@ -40,8 +43,8 @@ def candidates_of(table: pd.DataFrame, question: Question) -> list[Candidate]:
     table = table.set_axis([str(name) for name in table.columns], axis="columns")
     table = table.reset_index([n for n in table.index.names if n in named and n not in table])
     columns = list(table)
-    if len(set(columns)) < len(columns):
-        raise InputError("the table has two columns of the same name")
+    if twice := [name for name, n in Counter(columns).items() if n > 1]:
+        raise InputError(f"the table has two columns {shown(twice[0])}; rename one")
     for name in named:
         if name not in columns:
             guess = get_close_matches(name, columns, n=1)
@@ -49,6 +52,8 @@ def candidates_of(table: pd.DataFrame, question: Question) -> list[Candidate]:
             raise InputError(
                 f"the table has no column {name!r}; it has {shortlist(columns, 12)}{hint}"
             )
+    if (kind := f"tags.{KIND}") in columns:
+        table = table[table[kind] != "comparison"]
     rows = table.to_dict("records")
     # Others' tables may have columns of these names, too.
     is_mlflow = {"run_id", "status"} <= set(columns) and table["status"].isin(
@@ -86,7 +91,9 @@ def _candidate(
         problem=problem,
         is_lost=is_lost,
         others={key: text for key, text in texts.items() if _is_setting(key, row[key], question)},
+        parent=texts.get(f"tags.{PARENT_TAG}", ""),
         measured=measured,
+        logged=[n.removeprefix("metrics.") for n in texts if n.startswith("metrics.")],
     )
     candidate = with_keys(candidate, texts, question.by, question.pair)
     return candidate if candidate.problem else with_problem(candidate, question.outcomes[0].metric)
@@ -105,9 +112,9 @@ def _number(name: str, metric: str, value: Any) -> float:
 
 
 def _is_setting(name: str, value: Any, question: Question) -> bool:
-    """Whether a column may be a setting: MLflow's parameters, else whatever is no fraction."""
+    """Whether a column may be a setting: MLflow's own kinds, else whatever is no fraction."""
     known = {*question.by, *question.pair, *(one.metric for one in question.outcomes), *NO_SETTINGS}
-    if name in known or name.startswith(("metrics.", "tags.")):
+    if name in known or name.startswith(("metrics.", f"tags.{OF_MLFLOW}")):
         return False
     is_fraction = isinstance(value, float) and math.isfinite(value) and not value.is_integer()
-    return name.startswith("params.") or not is_fraction
+    return name.startswith(("params.", "tags.")) or not is_fraction

@@ -23,6 +23,7 @@ MAX_CHARACTERS = 8000  # in a tag; MLflow cuts longer ones, which would leave no
 
 FAILURE, DESCRIPTION = "failure", "mlflow.note.content"
 KIND = "kind"
+ADOPTED = "pipeline.adopted"  # of a program's run: the run that it has logged its outcome to
 PARENT_TAG = "mlflow.parentRunId"  # of a study's run: the study
 
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from pipeline.ablation.definition import Ablation
@@ -84,8 +84,6 @@ def compare_runs(
         named = ",".join(record.run_id for record in found.records)
     else:
         log.info(_selection(results, len(found.records), "newest " * bool(last), experiment))
-        for why, count in Counter(unused.values()).most_common(MAX_REASONS):
-            log.info(f"{plural(count, 'run')} not compared: {why}")
         log.info(OTHERS)
     settings = {"runs": named, "experiment": experiment}
     dataset = results[0].identity.dataset

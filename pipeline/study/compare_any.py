@@ -19,7 +19,7 @@ from pipeline.report.runs_analysis import (
     analyse_runs,
 )
 from pipeline.runs.lifecycle import track
-from pipeline.runs.others import Candidate, Question, measure, search_candidates
+from pipeline.runs.others import Candidate, Question, chooses_by_metric, measure, search_candidates
 from pipeline.runs.queries import experiment_id
 from pipeline.runs.tables import candidates_of
 from pipeline.statistics.intervals import Design
@@ -91,9 +91,12 @@ def compare_table(table: pd.DataFrame, question: Question) -> Published:
 
 def _check_outcomes(found: Sequence[Candidate], question: Question) -> None:
     """Raise InputError if no run has measured an outcome at all."""
-    known = Counter(name for one in found for name in one.logged if not name.startswith("system/"))
+    counts = Counter(name for one in found for name in one.logged)
+    known = Counter({name: n for name, n in counts.items() if not name.startswith("system/")})
+    if any(one.adopted for one in found):
+        return  # of other runs, which are read with the histories
     for outcome in question.outcomes:
-        if outcome.metric not in known:
+        if outcome.metric not in counts:
             guess = get_close_matches(outcome.metric, known, n=1)
             hint = f"; did you mean {guess[0]}?" if guess else ""
             there = shortlist([name for name, _ in known.most_common()], 8) or "none"
@@ -111,6 +114,7 @@ def _analyse(selection: Selection, question: Question, design: Design, about: st
         contrasts=selection.contrasts,
         by=question.by,
         pair=question.pair,
+        by_result=chooses_by_metric(question.where),
         lost=selection.lost,
         follows=selection.differ.follows,
         notes=selection.differ.notes,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pipeline.ablation.wording import Wording
 from pipeline.errors import InputError, plural, shortlist
 from pipeline.report.contrasts import Contrast, contrasts_of
-from pipeline.runs.others import COMMIT, DATA, Candidate, Value, as_values
+from pipeline.runs.others import Candidate, Value, alike, as_values, is_setting
 from pipeline.study.differences import NOT_SET, Chosen, Differences, differences_of
 from pipeline.study.variants import (
     Setting,
@@ -72,7 +72,7 @@ def select(
     Raises InputError if there are no two variants to compare.
     """
     unused = {one.name: one.problem for one in candidates if one.problem}
-    usable = [one for one in candidates if not one.problem]
+    usable = alike([one for one in candidates if not one.problem])
     if not usable:
         raise InputError(f"no run can be compared{_reasons(unused)}")
     meaning = {key: as_values({one.by[key] for one in usable}) for key in by}
@@ -85,7 +85,8 @@ def select(
         )
         for one in usable
     ]
-    placed = _alike(placed, unused)
+    placed = _without_children(placed, unused)
+    placed = _of_most(placed, unused)
     if pair:
         placed = _newest(placed, unused)
     names = names_of((one.variant for one in placed), by)
@@ -111,7 +112,7 @@ def _check_count(
         (only,) = names.values()
         raise InputError(
             f"nothing to compare: {plural(len(placed), 'run')} of one variant,"
-            f" {only}{_reasons(unused)}; by names what tells variants apart"
+            f" {only}{_reasons(unused)}; give by what tells variants apart"
         )
     if len(names) > MAX_VARIANTS:
         raise InputError(
@@ -136,14 +137,27 @@ def _settings(
     return settings, [replace(one, singular=" instead of " in one.subject) for one in made]
 
 
-def _alike(placed: list[Placed], unused: dict[str, str]) -> list[Placed]:
+def _without_children(placed: list[Placed], unused: dict[str, str]) -> list[Placed]:
+    """Leave out a run below one of the same variant and pair: a fold below its mean, a trial."""
+    parents = {one.run.run_id: one for one in placed if one.run.run_id}
+    kept = []
+    for one in placed:
+        parent = parents.get(one.run.parent)
+        if parent and (parent.variant, parent.pair) == (one.variant, one.pair):
+            unused[one.run.name] = f"is a child of {parent.run.name}, which is compared"
+        else:
+            kept.append(one)
+    return kept
+
+
+def _of_most(placed: list[Placed], unused: dict[str, str]) -> list[Placed]:
     """Leave out the few runs that differ from most in another parameter, within a variant.
 
     Only if those that remain have at least half of the pairs: what differs in every run, such as
     a folder, or is a result, such as a number of iterations, is no setting that was changed.
     """
     for key in dict.fromkeys(key for one in placed for key in one.run.others):
-        if key in (COMMIT, DATA) or not _is_mixed(key, placed):
+        if not is_setting(key) or not _is_mixed(key, placed):
             continue
         groups = defaultdict[str, list[Placed]](list)
         for one in placed:
@@ -196,7 +210,7 @@ def _newest(placed: Sequence[Placed], unused: dict[str, str]) -> list[Placed]:
         *older, newest = sorted(runs, key=lambda one: one.run.started)
         for one in older:
             theirs, ours = newest.run.others, one.run.others
-            names = [n for n in theirs if n not in (COMMIT, DATA)]
+            names = [n for n in theirs if is_setting(n)]
             other = [plain(n) for n in names if ours.get(n, NOT_SET) != theirs[n]]
             apart = f", with another {shortlist(other, 3)}" if other else ""
             unused[one.run.name] = f"repeated by {newest.run.name}{apart}"

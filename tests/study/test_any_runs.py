@@ -413,3 +413,95 @@ def test_a_setting_that_a_program_logs_by_another_name_is_no_other_difference() 
     (line,) = (line for line in report.analysis.headline if "differ in more" in line)
     assert "width: 2 (stumps), 6 (trees)" in line
     assert "max_depth" not in line
+
+
+def test_what_differs_in_most_runs_of_two_variants_is_named_in_the_answer() -> None:
+    for seed in range(6):
+        tuned = {"a": 0.1 + seed % 2 / 10, "b": 0.5 + seed % 2 / 10}
+        for model in "ab":
+            batch = 64 if model == "b" and seed else 32
+            often = {
+                "lr": tuned[model],
+                "batch": batch,
+                "even": seed % 2,
+                "folder": f"{model}{seed}",
+            }
+            tags = {
+                "data": f"{model}.csv",
+                "note": f"{model} {seed}",
+                "mlflow.source.name": f"{model}.py",
+            }
+            make_run({"model": model, "seed": seed, **often}, {"auc": A[seed]}, tags=tags)
+    report = compare(outcome="auc", by="params.model", pair="params.seed")
+    (line,) = (line for line in report.analysis.headline if "differ in more" in line)
+    for told in ("lr: 0.1, 0.2 (a), 0.5, 0.6 (b)", "batch: 32 (a), 32, 64 (b)"):
+        assert told in line
+    for told in ("data: a.csv (a), b.csv (b)", "script: a.py (a), b.py (b)"):
+        assert told in report.report
+    for other in ("even", "folder", "note"):
+        assert other not in line
+    assert len(report.runs) == 12
+
+
+def test_values_of_another_parameter_that_mean_the_same_are_the_same() -> None:
+    for seed in range(6):
+        make_run({"model": "a", "seed": seed, "lr": ["0.1", "0.10"][seed < 2]}, {"auc": A[seed]})
+        make_run({"model": "b", "seed": seed, "lr": "1e-1"}, {"auc": B[seed]})
+    report = compare(outcome="auc", by="params.model", pair="params.seed")
+    assert len(report.runs) == 12
+    assert not report.unused
+    assert "differ in" not in str(report)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_parent_counts_and_not_its_children(fold: bool) -> None:
+    for seed in range(5):
+        for model, values in (("a", A), ("b", B)):
+            mean = make_run({"model": model, "seed": seed}, {"auc": values[seed]})
+            for place in range(3):
+                make_run(
+                    {"model": model, "seed": seed, **({"fold": place} if fold else {})},
+                    {"auc": values[seed] + place},
+                    tags={"mlflow.parentRunId": mean},
+                )
+    report = compare(outcome="auc", by="params.model", pair="params.seed")
+    assert sorted(report.runs["auc"]) == sorted(A[:5] + B[:5])
+    assert "30 runs: is a child of another run" in str(report)
+    table = mlflow.search_runs(experiment_names=["Default"])
+    again = compare(table, outcome="metrics.auc", by="params.model", pair="params.seed")
+    assert len(again.runs) == 10
+    assert len(again.unused) == 30  # without the comparison's own run
+
+
+def test_runs_that_are_chosen_by_their_result_are_said_to_be() -> None:
+    make_pairs()
+    chosen = compare(outcome="auc", by="params.model", pair="none", where="metrics.auc > 0.7")
+    assert "The runs were chosen by a metric" in str(chosen)
+    plain = compare(
+        outcome="auc", by="params.model", pair="none", where="params.seed != 'metrics.'"
+    )
+    assert "chosen by a metric" not in str(plain)
+
+
+def test_a_metric_of_the_system_can_be_the_outcome() -> None:
+    for seed in range(3):
+        for model in "ab":
+            make_run({"model": model, "seed": seed}, {"system/gpu": seed + 0.1, "auc": seed})
+    report = compare(outcome="system/gpu", by="params.model", pair="params.seed")
+    assert len(report.runs) == 6
+
+
+def test_the_best_value_of_early_stopping_is_seen_in_a_table_too() -> None:
+    for seed in range(3):
+        make_run({"model": "a", "seed": seed}, {"auc": seed, "best_iteration": 3})
+        make_run({"model": "b", "seed": seed}, {"auc": seed})
+    table = mlflow.search_runs(experiment_names=["Default"])
+    report = compare(table, outcome="metrics.auc", by="params.model", pair="params.seed")
+    assert "Only runs of a have logged best_iteration" in str(report)
+
+
+def test_an_empty_experiment_is_not_the_default_one() -> None:
+    make_pairs()
+    for asked in ({}, {"outcome": "auc", "by": "params.model", "pair": "params.seed"}):
+        with pytest.raises(InputError, match="experiment is empty"):
+            compare(experiment=" ", **asked)

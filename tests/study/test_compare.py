@@ -54,7 +54,8 @@ def test_runs_that_were_started_one_by_one(
         "Comparing 4 of the 7 finished training runs of experiment 'Default': base, bn with 2"
         " seeds: 0, 1\n"
     )
-    assert re.search(r"^\d runs? not compared: .*\nFor others: --last N", answer.out, re.MULTILINE)
+    assert re.search(r"\nFor others: --last N", answer.out)
+    assert re.search(r"\nNot counted: 3 runs, .*\n  \d runs?: ", answer.out)
     assert "4 runs with 2 seeds" in answer.out
     assert "BatchNorm" in answer.out
     table = pd.read_csv(artifact(tmp_path, "results.csv"))

@@ -9,8 +9,8 @@ from pipeline.errors import InputError
 from pipeline.outcome import Outcome
 from pipeline.runs.histories import measured
 from pipeline.store.outages.waiting import in_store
+from pipeline.store.tags import ADOPTED
 
-ADOPTED = "pipeline.adopted"  # the run that the outcome was logged to instead
 # With early stopping, XGBoost and LightGBM log the best value again, after the last round.
 EARLY_STOPPING = ("best_iteration", "stopped_iteration")
 
