@@ -150,8 +150,8 @@ def _train_or_continue(task: Task, study: Assignment, send: Callable[[Event], No
     tries = task.tries(study.parent, study.before)
     end(one.run_id for one in tries)
     for record in tries:
-        if record.status == "FINISHED":
-            return task.complete(record)
+        if record.status == "FINISHED" and (made := task.complete(record)):
+            return made
     return task.after(tries).make(study.parent, send)
 
 

@@ -1,0 +1,38 @@
+"""Programs as tasks of a Ray cluster, without one."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.config import Config
+from pipeline.execution.tasks import ProgramTask
+from pipeline.runs.programs import study
+from pipeline.runs.record import ProgramRecord, StudyRecord
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
+
+
+@pytest.mark.parametrize(
+    ("exit_status", "failure", "is_made_again"),
+    [
+        ("0", "", False),
+        ("", "", True),  # MLflow has ended it, in the middle of the program
+        ("0", "the program ended well but logged no `x`", True),
+    ],
+)
+def test_after_a_worker_has_died_only_a_whole_run_counts(
+    monkeypatch: pytest.MonkeyPatch, exit_status: str, failure: str, is_made_again: bool
+) -> None:
+    from pipeline.execution import ray_worker
+
+    stated: Any = {"ablation": "x", "variant": "a", "seed": 0, "settings": {}, "statement": ""}
+    ended: Any = {"status": "FINISHED", "exit_status": exit_status, "failure": failure}
+    found = ProgramRecord(run_id="found", **stated, **ended)
+    again = ProgramRecord(run_id="again", **stated)
+    monkeypatch.setattr(study, "tries_of", lambda *_: [found])
+    monkeypatch.setattr(ray_worker, "end", list)
+    monkeypatch.setattr(ProgramTask, "make", lambda *_: again)
+    given: Any = (StudyRecord, ray_worker.this_place(), ray_worker.versions(), frozenset())
+    task = ProgramTask(Config(variant="a"), 1)
+    made = ray_worker._train_or_continue(task, ray_worker.Assignment(*given), print)
+    assert made is (again if is_made_again else found)
