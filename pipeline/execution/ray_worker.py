@@ -92,7 +92,10 @@ def this_place() -> Place:
         for name, value in os.environ.items()
         if name.startswith(PASSED_ON) and name not in NOT_PASSED_ON
     }
-    return Place(str(Path.cwd()), {**passed, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()})
+    # What Ray and `cluster.connect` set for workers is not for the programs that these start.
+    own = {name: os.environ.get(name, "") for name in ("PYTHONPATH", "PYTHONBREAKPOINT")}
+    uri = {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    return Place(str(Path.cwd()), {**passed, **own, **uri})
 
 
 def train(number: int, task: Task, study: Assignment, events: Queue) -> "Made | Exception":

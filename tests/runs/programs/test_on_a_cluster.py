@@ -1,5 +1,6 @@
 """Programs as tasks of a Ray cluster, without one."""
 
+import os
 from typing import Any
 
 import pytest
@@ -36,3 +37,17 @@ def test_after_a_worker_has_died_only_a_whole_run_counts(
     task = ProgramTask(Config(variant="a"), 1)
     made = ray_worker._train_or_continue(task, ray_worker.Assignment(*given), print)
     assert made is (again if is_made_again else found)
+
+
+def test_a_program_gets_the_python_variables_of_the_study_not_those_of_a_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pipeline.execution.ray_worker import this_place
+
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    monkeypatch.delenv("PYTHONBREAKPOINT", raising=False)
+    place = this_place()
+    monkeypatch.setenv("PYTHONPATH", "/checkout:/mine")
+    monkeypatch.setenv("PYTHONBREAKPOINT", "ray.util.rpdb.set_trace")
+    place.enter()
+    assert (os.environ["PYTHONPATH"], os.environ["PYTHONBREAKPOINT"]) == ("/mine", "")
