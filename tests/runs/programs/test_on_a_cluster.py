@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import Ablation, Outcome
 from pipeline.config import Config
 from pipeline.execution.tasks import ProgramTask
 from pipeline.runs.programs import study
@@ -51,3 +52,30 @@ def test_a_program_gets_the_python_variables_of_the_study_not_those_of_a_worker(
     monkeypatch.setenv("PYTHONBREAKPOINT", "ray.util.rpdb.set_trace")
     place.enter()
     assert (os.environ["PYTHONPATH"], os.environ["PYTHONBREAKPOINT"]) == ("/mine", "")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cells", "share", "threads", "number"),
+    [
+        ([(64, 0), (4, 1)], 4, 0.25, 1, 4),  # the processors of a node without a GPU don't count
+        ([(8, 2)], 10, 1.0, 4, 2),
+        ([(8, 0)], 2, 1.0, 4, 2),
+    ],
+)
+def test_programs_share_the_processors_of_the_nodes_that_run_them(
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: list[tuple[int, int]],
+    cells: int,
+    share: float,
+    threads: int,
+    number: int,
+) -> None:
+    from pipeline.execution import cluster
+    from pipeline.execution.nodes import Node
+
+    found = [Node("", "n", cpus, gpus, 2**30) for cpus, gpus in nodes]
+    monkeypatch.setattr(cluster, "usable_nodes", lambda: found)
+    monkeypatch.setattr(cluster, "examine_programs", lambda *_: None)
+    ablation = Ablation(program="python {seed}", variants={"a": {}}, outcome=Outcome("x"))
+    engine = cluster.cluster_programs(ablation, ["a"], cells, 0, share)
+    assert (engine.threads[0], engine.jobs.number) == (threads, number)
