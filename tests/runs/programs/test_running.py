@@ -154,6 +154,14 @@ def test_huge_output_in_any_encoding_is_kept_and_its_end_shown(tmp_path: Path) -
     assert len(run_of(result).data.tags["mlflow.note.content"]) < 5000
 
 
+def test_a_shell_that_opens_its_output_again_loses_nothing_of_it(tmp_path: Path) -> None:
+    lines = "echo one\necho two > /dev/stderr\necho three >> /dev/stdout\necho four\n"
+    script = place(tmp_path) / "train.sh"
+    script.write_text(lines)
+    ablation = of_command(tmp_path, "", program="sh train.sh {seed}")
+    assert output_of(carry_out(ablation)) == b"one\ntwo\nthree\nfour\n"
+
+
 def test_a_function_gets_its_settings_and_returns_its_metrics(tmp_path: Path) -> None:
     ablation = of_file(
         tmp_path,
