@@ -24,6 +24,7 @@ MAX_CHARACTERS = 8000  # in a tag; MLflow cuts longer ones, which would leave no
 FAILURE, DESCRIPTION = "failure", "mlflow.note.content"
 KIND = "kind"
 PARENT_TAG = "mlflow.parentRunId"  # of a study's run: the study
+BEGUN_BY = "pipeline.begun_by"  # the run whose program has begun this one
 
 
 def pack(values: Mapping[str, object]) -> dict[str, str]:

@@ -9,12 +9,11 @@ from mlflow.entities import Run
 
 from pipeline.errors import plural, shortlist
 from pipeline.outcome import Outcome
-from pipeline.runs.programs.environment import BEGUN_BY
 from pipeline.runs.programs.outcomes import ADOPTED
 from pipeline.store.liveness import PROCESS
 from pipeline.store.lookup import SHORT_ID, search
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import PARENT_TAG
+from pipeline.store.tags import BEGUN_BY, PARENT_TAG
 
 USER = "mlflow.user"
 WHOLE = "put `with mlflow.start_run():` around the whole program"

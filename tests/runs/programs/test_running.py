@@ -25,7 +25,17 @@ from pipeline.runs.programs import run as program_run
 from pipeline.runs.programs.environment import environment_of
 from pipeline.runs.programs.function import metrics_in
 from pipeline.runs.programs.process import last_lines
-from pipeline.store.liveness import PROCESS, is_alive
+from pipeline.runs.programs.strays import Strays
+from pipeline.store.initialization import check_store
+from pipeline.store.liveness import (
+    HOST,
+    PROCESS,
+    is_alive,
+    mark_dead,
+    mark_dead_runs,
+    this_process,
+)
+from pipeline.store.tags import PARENT_TAG
 from pipeline.store.variables import VARIABLES
 
 WAIT = 30.0
@@ -455,3 +465,41 @@ def test_the_environment_is_the_users_with_what_is_needed(
     assert given["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     client = mlflow.MlflowClient(given["MLFLOW_TRACKING_URI"])
     assert client.get_run(run.info.run_id).info.run_id == run.info.run_id
+
+
+def test_runs_that_a_program_has_begun_end_with_it_if_its_study_is_killed(tmp_path: Path) -> None:
+    check_store()
+    client = mlflow.MlflowClient()
+    dead = client.create_run("0", tags={**this_process(), PROCESS: "4194304 1.00 1.00"})
+    fold = client.create_run("0", tags={"pipeline.begun_by": dead.info.run_id})
+    mark_dead_runs()
+    assert [mlflow.get_run(run.info.run_id).info.status for run in (dead, fold)] == 2 * ["KILLED"]
+
+
+def test_a_silent_program_on_another_machine_is_alive_as_long_as_its_study(tmp_path: Path) -> None:
+    check_store()
+    client, long_ago = mlflow.MlflowClient(), int(time.time() * 1000) - 3 * 3_600_000
+    there = {HOST: "another machine", PROCESS: "1 1.00 1.00"}
+
+    def begin(**tags: str) -> str:
+        made = client.create_run("0", start_time=long_ago, tags={**there, **tags})
+        return str(made.info.run_id)
+
+    lost, study = begin(kind="study"), begin(kind="study")
+    client.log_metric(study, "system/cpu", 1)
+    programs = [begin(kind="program", **{PARENT_TAG: one}) for one in (lost, study)]
+    alive = [is_alive(mlflow.get_run(run_id)) for run_id in (lost, study, *programs)]
+    assert alive == [False, True, False, True]
+
+
+def test_a_run_that_was_given_up_elsewhere_and_ends_well_says_only_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def marked_meanwhile(run: Run) -> Strays:
+        mark_dead(mlflow.get_run(run.info.run_id))
+        return Strays([], [])
+
+    monkeypatch.setattr(program_run, "find_strays", marked_meanwhile)
+    run = run_of(carry_out(of_command(tmp_path, "log('test_rmse', 1)")))
+    assert run.info.status == "FINISHED"
+    assert not {"failure", "mlflow.note.content"} & run.data.tags.keys()
