@@ -175,12 +175,13 @@ def test_a_shell_that_opens_its_output_again_loses_nothing_of_it(tmp_path: Path)
 def test_a_function_gets_its_settings_and_returns_its_metrics(tmp_path: Path) -> None:
     ablation = of_file(
         tmp_path,
-        "import multiprocessing, numpy, os, sys\n"
+        "import argparse, multiprocessing, numpy, os, sys\n"
         "def double(x): return 2 * x\n"
         "def train(settings, seed):\n"
         "    import mlflow\n"
         "    mlflow.log_metric('test_rmse', 99, step=4)\n"
         "    mlflow.end_run()\n"  # as autologging does
+        "    argparse.ArgumentParser().parse_args()\n"  # as the script that it was taken from
         "    print(settings, seed, os.getcwd(), 'torch' in sys.modules)\n"
         "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
         "        doubled = pool.map(double, [settings['depth']])[0]\n"
