@@ -26,6 +26,7 @@ from pipeline.runs.programs.environment import environment_of
 from pipeline.runs.programs.function import metrics_in
 from pipeline.runs.programs.process import last_lines
 from pipeline.runs.programs.strays import Strays
+from pipeline.store.address import absolute_uri
 from pipeline.store.initialization import check_store
 from pipeline.store.liveness import (
     HOST,
@@ -466,6 +467,25 @@ def test_the_environment_is_the_users_with_what_is_needed(
     assert given["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     client = mlflow.MlflowClient(given["MLFLOW_TRACKING_URI"])
     assert client.get_run(run.info.run_id).info.run_id == run.info.run_id
+
+
+@pytest.mark.parametrize(
+    ("uri", "elsewhere"),
+    [
+        ("file:mlruns", "{}/mlruns"),
+        ("./mlruns", "{}/mlruns"),
+        ("file:///data/mlruns", "file:///data/mlruns"),
+        ("sqlite:///a.db", "sqlite:///{}/a.db"),
+        ("https://example.org", "https://example.org"),
+        ("databricks", "databricks"),
+        ("databricks-uc", "databricks-uc"),
+        ("databricks://profile", "databricks://profile"),
+    ],
+)
+def test_the_address_of_a_store_holds_in_the_folder_of_a_program(
+    tmp_path: Path, uri: str, elsewhere: str
+) -> None:
+    assert absolute_uri(uri) == elsewhere.format(tmp_path)
 
 
 def test_runs_that_a_program_has_begun_end_with_it_if_its_study_is_killed(tmp_path: Path) -> None:
