@@ -1,5 +1,6 @@
 """A program's run: what the program gets, and how its end becomes the run's."""
 
+import _thread
 import json
 import os
 import signal
@@ -285,7 +286,7 @@ command, pipe = [sys.executable, "-c", code], subprocess.PIPE
 child = subprocess.Popen(command, start_new_session=True, stdout=pipe)
 child.stdout.readline()
 open("pids", "w").write(f"{os.getpid()} {child.pid} ")
-time.sleep(99)
+time.sleep(20)
 """
 
 
@@ -302,17 +303,22 @@ def _is_gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.parametrize("is_of_ray", [False, True])  # whose cancelling wakes no system call up
 def test_an_interruption_ends_the_program_with_its_children_and_the_run_is_killed(
-    tmp_path: Path,
+    tmp_path: Path, is_of_ray: bool
 ) -> None:
-    found: list[int] = []
+    found, interrupted = list[int](), list[float]()
 
     def interrupt() -> None:
         found.extend(_pids(tmp_path))
+        interrupted.append(time.monotonic())
         (run,) = mlflow.MlflowClient().search_runs(["0"])
         assert is_alive(run)
         assert run.data.tags[PROCESS].startswith(f"{os.getpid()} ")
-        os.kill(os.getpid(), signal.SIGINT)
+        if is_of_ray:
+            _thread.interrupt_main()
+        else:
+            os.kill(os.getpid(), signal.SIGINT)
 
     def stop(number: int, _frame: object) -> None:
         raise Interrupted(number)
@@ -327,6 +333,7 @@ def test_an_interruption_ends_the_program_with_its_children_and_the_run_is_kille
     finally:
         signal.signal(signal.SIGINT, before)
         thread.join()
+    assert time.monotonic() - interrupted[0] < 15  # the program would take 20 s
     assert [_is_gone(pid) for pid in found] == [True, True]
     (run,) = mlflow.MlflowClient().search_runs(["0"])
     assert run.info.status == "KILLED"
