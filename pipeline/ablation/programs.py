@@ -121,10 +121,12 @@ def _check_command(ablation: Ablation) -> None:
 
 def _check_function(ablation: Ablation) -> None:
     function: Any = ablation.program
+    name = getattr(function, "__name__", type(function).__name__)
+    if inspect.iscoroutinefunction(function):
+        raise InputError(f"program {name} is async; it must be a plain function, which may call it")
     try:
         inspect.signature(function).bind({}, 0)
     except TypeError as error:
-        name = getattr(function, "__name__", type(function).__name__)
         raise InputError(
             f"program {name} can't be called with settings and a seed ({error}); it must be as"
             " train(settings, seed)"

@@ -28,7 +28,7 @@ from pipeline.ablation.source import PACKAGE
 from pipeline.config import AUTO
 from pipeline.errors import InputError, MachineError, StoreError, plural
 from pipeline.execution import ray_worker
-from pipeline.execution.nodes import examine, examine_programs, living_nodes, usable_nodes
+from pipeline.execution.nodes import Node, examine, examine_programs, living_nodes, usable_nodes
 from pipeline.execution.parallelism import Limit, job_memory, on_gpus, smallest
 from pipeline.execution.tasks import LOOK_SECONDS, Engine, Events, Task
 from pipeline.machine import GIB
@@ -133,21 +133,14 @@ def cluster_engine(run: RunSpec, cells: int, asked_jobs: int, gpu_share: float) 
     if not nodes:
         needed = f"{memory / GIB:.1f} GiB of memory{' and a GPU' * (device == 'cuda')}"
         raise InputError(f"no node of the cluster has what a run needs: {needed}")
-    cpus = sum(node.cpus for node in nodes)
-    threads = min(cpus // min(asked_jobs or cells, cpus), *(node.cpus for node in nodes))
-    gpus: list[Limit] = []
-    if device == "cuda":
-        threads = min(node.cpus // on_gpus(node.gpus, gpu_share)[0] for node in nodes)
-        gpus = [on_gpus(sum(node.gpus for node in nodes), gpu_share)]
-    threads = max(1, threads)
-    limits = [
-        *gpus,
-        (sum(node.cpus // threads for node in nodes), f"{cpus} CPUs, {threads} for each run"),
+    gpus = gpu_share if device == "cuda" else 0
+    threads, limits = _share(nodes, asked_jobs or cells, gpus)
+    limits.append(
         (
             sum(node.memory // memory for node in nodes),
             f"the nodes' memory, {memory / GIB:.1f} GiB for each run",
-        ),
-    ]
+        )
+    )
     jobs = smallest(limits, asked_jobs, cells)
     precisions = examine(nodes, run, device)
     precision = precisions.pop() if len(precisions) == 1 else "fp32"  # some lack bf16
@@ -160,7 +153,7 @@ def cluster_engine(run: RunSpec, cells: int, asked_jobs: int, gpu_share: float) 
             train_on_cluster,
             # Unless a number is asked for, Ray gets all tasks: a cluster may grow for them.
             at_once=asked_jobs or cells,
-            resources={"num_cpus": threads, "num_gpus": gpu_share if gpus else 0, "memory": memory},
+            resources={"num_cpus": threads, "num_gpus": gpus, "memory": memory},
             settings={"device": device, "precision": precision},
             guard=nodes[-1].node_id,
         ),
@@ -177,14 +170,9 @@ def cluster_programs(
     nodes = usable_nodes()
     if not nodes:
         raise InputError("no node of the cluster has processors to run programs with")
-    cpus = sum(node.cpus for node in nodes)
-    threads = min(cpus // min(asked_jobs or cells, cpus), *(node.cpus for node in nodes))
-    threads = max(1, threads)
-    limits = [(sum(node.cpus // threads for node in nodes), f"{cpus} CPUs, {threads} for each run")]
-    count = sum(node.gpus for node in nodes)
-    if count:
-        nodes = [node for node in nodes if node.gpus]
-        limits.insert(0, on_gpus(count, gpu_share))
+    with_gpus = [node for node in nodes if node.gpus]
+    nodes, gpus = with_gpus or nodes, gpu_share if with_gpus else 0
+    threads, limits = _share(nodes, asked_jobs or cells, gpus)
     jobs = smallest(limits, asked_jobs, cells)
     examine_programs(nodes, ablation, variants)
     return Engine(
@@ -195,11 +183,24 @@ def cluster_programs(
         partial(
             train_on_cluster,
             at_once=asked_jobs or cells,
-            resources={"num_cpus": threads, "num_gpus": gpu_share if count else 0},
+            resources={"num_cpus": threads, "num_gpus": gpus},
             settings={},
             guard=nodes[-1].node_id,
         ),
     )
+
+
+def _share(nodes: Sequence[Node], at_once: int, gpus: float) -> tuple[int, list[Limit]]:
+    """The threads of a run that takes this part of a GPU, and how many there can be at once."""
+    cpus = sum(node.cpus for node in nodes)
+    threads = min(cpus // min(at_once, cpus), *(node.cpus for node in nodes))
+    limits = []
+    if gpus:
+        threads = min(node.cpus // on_gpus(node.gpus, gpus)[0] for node in nodes)
+        limits.append(on_gpus(sum(node.gpus for node in nodes), gpus))
+    threads = max(1, threads)
+    fitting = sum(node.cpus // threads for node in nodes)
+    return threads, [*limits, (fitting, f"{cpus} CPUs, {threads} for each run")]
 
 
 def train_on_cluster(

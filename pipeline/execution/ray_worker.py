@@ -92,7 +92,10 @@ def this_place() -> Place:
         for name, value in os.environ.items()
         if name.startswith(PASSED_ON) and name not in NOT_PASSED_ON
     }
-    return Place(str(Path.cwd()), {**passed, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()})
+    # What Ray and `cluster.connect` set for workers is not for the programs that these start.
+    own = {name: os.environ.get(name, "") for name in ("PYTHONPATH", "PYTHONBREAKPOINT")}
+    uri = {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    return Place(str(Path.cwd()), {**passed, **own, **uri})
 
 
 def train(number: int, task: Task, study: Assignment, events: Queue) -> "Made | Exception":
@@ -150,8 +153,8 @@ def _train_or_continue(task: Task, study: Assignment, send: Callable[[Event], No
     tries = task.tries(study.parent, study.before)
     end(one.run_id for one in tries)
     for record in tries:
-        if record.status == "FINISHED":
-            return task.complete(record)
+        if record.status == "FINISHED" and (made := task.complete(record)):
+            return made
     return task.after(tries).make(study.parent, send)
 
 

@@ -65,8 +65,8 @@ class Task(Protocol):
     def tries(self, study: "StudyRecord", others: Collection[str]) -> "list[Made]":
         """The runs that the study has begun for it, newest first; without those of these ids."""
 
-    def complete(self, finished: "Made") -> "Made":
-        """The record of a try that has finished, with what came of it."""
+    def complete(self, finished: "Made") -> "Made | None":
+        """The record of a try that is FINISHED, with what came of it; None if it is half done."""
 
     def after(self, tries: "Sequence[Made]") -> "Task":
         """The same task, after tries that did not end."""
@@ -176,9 +176,12 @@ class ProgramTask(NamedTuple):
 
         return [one for one in tries_of(self.cell, study) if one.run_id not in others]
 
-    def complete(self, finished: "ProgramRecord") -> "ProgramRecord":
-        """The same record: what it has measured is read when runs are compared."""
-        return finished
+    def complete(self, finished: "ProgramRecord") -> "ProgramRecord | None":
+        """The same record, unless the program itself, or a failure, has made it FINISHED.
+
+        What it has measured is read when runs are compared.
+        """
+        return finished if finished.exit_status == "0" and not finished.failure else None
 
     def after(self, tries: "Sequence[ProgramRecord]") -> "ProgramTask":
         """The same: a program begins anew."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow
 from sqlalchemy.engine import make_url
 
-from pipeline.upstream import shell_quote
+from pipeline.upstream import local_path, shell_quote
 
 
 def shown_uri() -> str:
@@ -27,16 +27,17 @@ def shell_uri() -> str:
 
 
 def absolute_uri(uri: str) -> str:
-    """A store's address for a process in another folder: of a database's file the whole path."""
-    if "://" not in uri and not uri.startswith("file:"):  # a folder
-        return str(Path(uri).absolute())
+    """A store's address for a process in another folder: of a file or folder the whole path."""
+    folder = None if uri.startswith("databricks") else local_path(uri)
+    if folder:
+        return uri if folder.is_absolute() else str(folder.absolute())
     database = sqlite_file(uri)
     if database is None or database.is_absolute():
         return uri
     start, _, rest = uri.partition("///")
     # SQLAlchemy decodes percent signs, and ends a path at a question mark.
-    folder = str(Path.cwd()).replace("%", "%25").replace("?", "%3F")
-    return f"{start}///{folder}/{rest}"
+    here = str(Path.cwd()).replace("%", "%25").replace("?", "%3F")
+    return f"{start}///{here}/{rest}"
 
 
 def sqlite_file(uri: str) -> Path | None:

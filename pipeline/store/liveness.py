@@ -16,9 +16,10 @@ import mlflow
 import psutil
 from mlflow.entities import Run
 
+from pipeline.store.lookup import find_run, search
 from pipeline.store.outages.failures import unless_forbidden
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import say_failure
+from pipeline.store.tags import BEGUN_BY, PARENT_TAG, kind_of, say_failure
 
 # A live run samples CPU and memory every few seconds. One on another machine, whose process can't
 # be seen from here, is given up after a silence longer than any store outage should last.
@@ -86,7 +87,9 @@ def is_alive(run: Run) -> bool:
             # Or this user may not inspect it (`hidepid`, on shared servers).
             if not psutil.pid_exists(known.id):
                 return False
-    return time.time() - last_sign(run) < SILENCE_SECONDS
+    # A program need not log anything until it ends; its study does.
+    study = find_run(run.data.tags.get(PARENT_TAG, "")) if kind_of(run) == "program" else None
+    return time.time() - max(map(last_sign, filter(None, [run, study]))) < SILENCE_SECONDS
 
 
 def last_sign(run: Run) -> float:
@@ -117,11 +120,16 @@ def mark_dead_runs() -> None:
 
 @in_store
 def mark_dead(run: Run) -> None:
-    """Set a run to KILLED, as of its last sign of life, and record the reason."""
+    """Set a run to KILLED, as of its last sign of life, and record the reason.
+
+    And those that its program has begun, which nobody else ends.
+    """
     reason = f"its {_process_of(run)} ended without reporting it"
     say_failure(run.info.run_id, "KILLED", reason)
-    end_time = int(last_sign(run) * 1000)
-    mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED", end_time=end_time)
+    for one in (*search(f"tags.`{BEGUN_BY}` = '{run.info.run_id}'"), run):
+        if one.info.status == "RUNNING":
+            end_time = int(last_sign(one) * 1000)
+            mlflow.MlflowClient().set_terminated(one.info.run_id, "KILLED", end_time=end_time)
 
 
 def describe(run: Run) -> str:

@@ -25,6 +25,7 @@ FAILURE, DESCRIPTION = "failure", "mlflow.note.content"
 KIND = "kind"
 ADOPTED = "pipeline.adopted"  # of a program's run: the run that it has logged its outcome to
 PARENT_TAG = "mlflow.parentRunId"  # of a study's run: the study
+BEGUN_BY = "pipeline.begun_by"  # the run whose program has begun this one
 
 
 def pack(values: Mapping[str, object]) -> dict[str, str]:

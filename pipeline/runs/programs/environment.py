@@ -12,11 +12,9 @@ from pipeline.ablation.command import search_path
 from pipeline.openmp import SPINS, WHY
 from pipeline.runs.programs.supervisor import CONTEXT
 from pipeline.store.address import absolute_uri
+from pipeline.store.tags import BEGUN_BY
 from pipeline.store.variables import VARIABLES
 
-# A run's id, as a tag of other runs: its program has begun them. MLflow gives the tags in this
-# variable to each run that is begun through `mlflow.start_run`, autologging or Lightning's logger.
-BEGUN_BY = "pipeline.begun_by"
 # What numerical libraries and their pools of processes look at.
 THREADS = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
@@ -47,6 +45,8 @@ def environment_of(run: Run, threads: int) -> dict[str, str]:
         "MLFLOW_EXPERIMENT_ID": str(run.info.experiment_id),
         # It drops calls that the store refuses, and the run is FINISHED all the same.
         "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+        # MLflow gives these tags to each run that is begun through `mlflow.start_run`, autologging
+        # or Lightning's logger.
         CONTEXT: json.dumps({**_context(here), BEGUN_BY: run.info.run_id}),
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": here.get("PYTHONIOENCODING", "utf-8"),

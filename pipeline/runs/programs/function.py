@@ -20,6 +20,7 @@ def main() -> NoReturn:
     The arguments are its file or module, the folder of that, the variant, and the seed.
     """
     reference, folder, variant, seed = sys.argv[1:]
+    del sys.argv[1:]  # they are not for a function that reads its command's arguments
     ablation = _load(reference, folder)
     program: Any = ablation.program
     import mlflow

@@ -72,7 +72,8 @@ def _found(ablation: Ablation, variant: str) -> _Found:
         folder = project_folder(ablation).resolve()
         files = list(_files_below(folder))
         code = [path for path in files if path.suffix == ".py" or path.name == "MLproject"]
-        return _Found(folder, code_of_files(code, folder, first=[folder]), files)
+        named = [folder / str(one) for one in ablation.variants[variant].values()]
+        return _Found(folder, code_of_files(code, folder, first=[folder]), [*files, *named])
     folder = folder_of(ablation)
     if callable(ablation.program):
         reference = ablation.source

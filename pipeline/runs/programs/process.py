@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -67,6 +68,9 @@ def run_to_end(
                 stderr=output,
                 **own,
             )
+        # Not by reading, which an interruption of Ray's would leave waiting for the program's end.
+        while process.poll() is None:
+            time.sleep(supervisor.LOOK_SECONDS)
         assert process.stdout
         said = process.stdout.read().decode(errors="replace").strip()
     except OSError as error:

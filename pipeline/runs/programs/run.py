@@ -39,7 +39,7 @@ from pipeline.store.liveness import this_process
 from pipeline.store.lookup import datasets_of, outputs_of
 from pipeline.store.outages.failures import STORE_ERRORS, reason_of
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import MAX_CHARACTERS, say_failure
+from pipeline.store.tags import MAX_CHARACTERS, forget_failure, say_failure
 
 OUTPUT, OTHER_FOLDER = "output.txt", "program"  # of the run's artifacts
 COMMAND = "pipeline.command"
@@ -235,5 +235,7 @@ def _end(
         client.log_dict(run_id, dict(inputs), INPUTS_FILE)
     if failure:
         say_failure(run_id, status, failure, to_continue=False, output=last_lines(output))
+    else:
+        forget_failure(run)  # that it was given up elsewhere, after a silence
     end_strays(strays, status)
     client.set_terminated(run_id, status)

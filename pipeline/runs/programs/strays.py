@@ -9,11 +9,10 @@ from mlflow.entities import Run
 
 from pipeline.errors import plural, shortlist
 from pipeline.outcome import Outcome
-from pipeline.runs.programs.environment import BEGUN_BY
 from pipeline.store.liveness import PROCESS
 from pipeline.store.lookup import SHORT_ID, search
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import ADOPTED, PARENT_TAG
+from pipeline.store.tags import ADOPTED, BEGUN_BY, PARENT_TAG
 
 USER = "mlflow.user"
 WHOLE = "put `with mlflow.start_run():` around the whole program"

@@ -22,6 +22,7 @@ import psutil
 CONTEXT = "MLFLOW_RUN_CONTEXT"  # has the run's id, and so have all that a program starts
 GRACE_SECONDS = 5.0  # from SIGTERM until it is killed
 LOOK_SECONDS = 0.05
+COPIED_BYTES = 2**16
 CANT_START = "can't start: "
 
 
@@ -32,13 +33,15 @@ def main() -> None:
         program = subprocess.Popen(
             sys.argv[1:],
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr,
-            stderr=sys.stderr,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             **group,  # type: ignore[call-overload]
         )
     except OSError as error:
         _say(f"{CANT_START}{error.strerror or error}")
         return
+    copying = threading.Thread(target=_copy, args=(program,), daemon=True)
+    copying.start()
     is_wanted = threading.Event()
     ending = threading.Thread(target=_end_with_input, args=(program.pid, is_wanted), daemon=True)
     ending.start()
@@ -47,6 +50,7 @@ def main() -> None:
         ending.join()
     _signal_group(program.pid, "SIGKILL")
     end_left_behind(os.environ.get(CONTEXT, ""))
+    copying.join(GRACE_SECONDS)  # somebody may be left who could print
     _say(str(status))
 
 
@@ -60,6 +64,17 @@ def end_left_behind(context: str) -> None:
         with suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(found, GRACE_SECONDS)
+
+
+def _copy(program: "subprocess.Popen[bytes]") -> None:
+    """Copy what the program prints to standard error.
+
+    It does not get that file itself, which a shell's `> /dev/stderr` would empty.
+    """
+    assert program.stdout
+    while printed := os.read(program.stdout.fileno(), COPIED_BYTES):
+        with suppress(OSError):  # the disk is full; the program goes on
+            os.write(sys.stderr.fileno(), printed)
 
 
 def _say(text: str) -> None:

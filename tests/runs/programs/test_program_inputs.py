@@ -114,10 +114,12 @@ def test_of_a_project_every_file_counts_but_hidden_ones_and_results(tmp_path: Pa
         "entry_points: {main: {parameters: {seed: int}, command: 'python fit.py {seed}'}}"
     )
     (theirs / "fit.py").write_text("import pkg.m, sklearn")
+    (tmp_path / "given.csv").touch()
     given: dict[str, object] = {"program": "", "project": "../theirs"}
+    given["variants"] = {"a": {"data": "../given.csv"}}
     ablation = of_command(tmp_path, "", **given)
     inputs = program_inputs(ablation, "a")
-    assert set(inputs.files) == kept
+    assert set(inputs.files) == kept | {"given.csv"}
     assert inputs.certain == {"MLproject", "fit.py", "pkg/m.py"}
     assert set(inputs.packages) == {"scikit-learn"}
     assert set(program_inputs(ablation, "a", started=0).files) == inputs.certain

@@ -1,5 +1,6 @@
 """A program's run: what the program gets, and how its end becomes the run's."""
 
+import _thread
 import json
 import os
 import signal
@@ -25,7 +26,18 @@ from pipeline.runs.programs import run as program_run
 from pipeline.runs.programs.environment import environment_of
 from pipeline.runs.programs.function import metrics_in
 from pipeline.runs.programs.process import last_lines
-from pipeline.store.liveness import PROCESS, is_alive
+from pipeline.runs.programs.strays import Strays
+from pipeline.store.address import absolute_uri
+from pipeline.store.initialization import check_store
+from pipeline.store.liveness import (
+    HOST,
+    PROCESS,
+    is_alive,
+    mark_dead,
+    mark_dead_runs,
+    this_process,
+)
+from pipeline.store.tags import PARENT_TAG
 from pipeline.store.variables import VARIABLES
 
 WAIT = 30.0
@@ -154,15 +166,24 @@ def test_huge_output_in_any_encoding_is_kept_and_its_end_shown(tmp_path: Path) -
     assert len(run_of(result).data.tags["mlflow.note.content"]) < 5000
 
 
+def test_a_shell_that_opens_its_output_again_loses_nothing_of_it(tmp_path: Path) -> None:
+    lines = "echo one\necho two > /dev/stderr\necho three >> /dev/stdout\necho four\n"
+    script = place(tmp_path) / "train.sh"
+    script.write_text(lines)
+    ablation = of_command(tmp_path, "", program="sh train.sh {seed}")
+    assert output_of(carry_out(ablation)) == b"one\ntwo\nthree\nfour\n"
+
+
 def test_a_function_gets_its_settings_and_returns_its_metrics(tmp_path: Path) -> None:
     ablation = of_file(
         tmp_path,
-        "import multiprocessing, numpy, os, sys\n"
+        "import argparse, multiprocessing, numpy, os, sys\n"
         "def double(x): return 2 * x\n"
         "def train(settings, seed):\n"
         "    import mlflow\n"
         "    mlflow.log_metric('test_rmse', 99, step=4)\n"
         "    mlflow.end_run()\n"  # as autologging does
+        "    argparse.ArgumentParser().parse_args()\n"  # as the script that it was taken from
         "    print(settings, seed, os.getcwd(), 'torch' in sys.modules)\n"
         "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
         "        doubled = pool.map(double, [settings['depth']])[0]\n"
@@ -265,7 +286,7 @@ command, pipe = [sys.executable, "-c", code], subprocess.PIPE
 child = subprocess.Popen(command, start_new_session=True, stdout=pipe)
 child.stdout.readline()
 open("pids", "w").write(f"{os.getpid()} {child.pid} ")
-time.sleep(99)
+time.sleep(20)
 """
 
 
@@ -282,17 +303,22 @@ def _is_gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.parametrize("is_of_ray", [False, True])  # whose cancelling wakes no system call up
 def test_an_interruption_ends_the_program_with_its_children_and_the_run_is_killed(
-    tmp_path: Path,
+    tmp_path: Path, is_of_ray: bool
 ) -> None:
-    found: list[int] = []
+    found, interrupted = list[int](), list[float]()
 
     def interrupt() -> None:
         found.extend(_pids(tmp_path))
+        interrupted.append(time.monotonic())
         (run,) = mlflow.MlflowClient().search_runs(["0"])
         assert is_alive(run)
         assert run.data.tags[PROCESS].startswith(f"{os.getpid()} ")
-        os.kill(os.getpid(), signal.SIGINT)
+        if is_of_ray:
+            _thread.interrupt_main()
+        else:
+            os.kill(os.getpid(), signal.SIGINT)
 
     def stop(number: int, _frame: object) -> None:
         raise Interrupted(number)
@@ -307,6 +333,7 @@ def test_an_interruption_ends_the_program_with_its_children_and_the_run_is_kille
     finally:
         signal.signal(signal.SIGINT, before)
         thread.join()
+    assert time.monotonic() - interrupted[0] < 15  # the program would take 20 s
     assert [_is_gone(pid) for pid in found] == [True, True]
     (run,) = mlflow.MlflowClient().search_runs(["0"])
     assert run.info.status == "KILLED"
@@ -447,3 +474,60 @@ def test_the_environment_is_the_users_with_what_is_needed(
     assert given["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     client = mlflow.MlflowClient(given["MLFLOW_TRACKING_URI"])
     assert client.get_run(run.info.run_id).info.run_id == run.info.run_id
+
+
+@pytest.mark.parametrize(
+    ("uri", "elsewhere"),
+    [
+        ("file:mlruns", "{}/mlruns"),
+        ("./mlruns", "{}/mlruns"),
+        ("file:///data/mlruns", "file:///data/mlruns"),
+        ("sqlite:///a.db", "sqlite:///{}/a.db"),
+        ("https://example.org", "https://example.org"),
+        ("databricks", "databricks"),
+        ("databricks-uc", "databricks-uc"),
+        ("databricks://profile", "databricks://profile"),
+    ],
+)
+def test_the_address_of_a_store_holds_in_the_folder_of_a_program(
+    tmp_path: Path, uri: str, elsewhere: str
+) -> None:
+    assert absolute_uri(uri) == elsewhere.format(tmp_path)
+
+
+def test_runs_that_a_program_has_begun_end_with_it_if_its_study_is_killed(tmp_path: Path) -> None:
+    check_store()
+    client = mlflow.MlflowClient()
+    dead = client.create_run("0", tags={**this_process(), PROCESS: "4194304 1.00 1.00"})
+    fold = client.create_run("0", tags={"pipeline.begun_by": dead.info.run_id})
+    mark_dead_runs()
+    assert [mlflow.get_run(run.info.run_id).info.status for run in (dead, fold)] == 2 * ["KILLED"]
+
+
+def test_a_silent_program_on_another_machine_is_alive_as_long_as_its_study(tmp_path: Path) -> None:
+    check_store()
+    client, long_ago = mlflow.MlflowClient(), int(time.time() * 1000) - 3 * 3_600_000
+    there = {HOST: "another machine", PROCESS: "1 1.00 1.00"}
+
+    def begin(**tags: str) -> str:
+        made = client.create_run("0", start_time=long_ago, tags={**there, **tags})
+        return str(made.info.run_id)
+
+    lost, study = begin(kind="study"), begin(kind="study")
+    client.log_metric(study, "system/cpu", 1)
+    programs = [begin(kind="program", **{PARENT_TAG: one}) for one in (lost, study)]
+    alive = [is_alive(mlflow.get_run(run_id)) for run_id in (lost, study, *programs)]
+    assert alive == [False, True, False, True]
+
+
+def test_a_run_that_was_given_up_elsewhere_and_ends_well_says_only_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def marked_meanwhile(run: Run) -> Strays:
+        mark_dead(mlflow.get_run(run.info.run_id))
+        return Strays([], [])
+
+    monkeypatch.setattr(program_run, "find_strays", marked_meanwhile)
+    run = run_of(carry_out(of_command(tmp_path, "log('test_rmse', 1)")))
+    assert run.info.status == "FINISHED"
+    assert not {"failure", "mlflow.note.content"} & run.data.tags.keys()

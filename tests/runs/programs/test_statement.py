@@ -105,6 +105,10 @@ def test_values_are_written_as_python_does_and_doubled_braces_are_braces() -> No
     assert fill(template, settings, 0) == filled
 
 
+async def _async(settings: object, seed: int) -> None:
+    """A function that only awaiting calls."""
+
+
 def _no_seed(settings: object) -> None: ...
 
 
@@ -148,6 +152,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no program": ({"program": "nope {depth} {seed}"}, "there is no program 'nope' in PATH"),
     "no file": ({"program": "./nope {depth} {seed}"}, "there is no program './nope' in /"),
     "function": ({"program": _no_seed}, "program _no_seed can't be called with settings and a"),
+    "async function": ({"program": _async}, "program _async is async; it must be a plain function"),
     "no project": ({"program": "", "project": "x"}, "there is no MLproject in "),
 }
 
