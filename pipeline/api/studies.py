@@ -236,9 +236,12 @@ def compare(
         if given:
             raise InputError(f"{name} is for this project's own runs; choose others with where")
     if outcome is None or by is None or pair is None:
+        asked = {"outcome": outcome, "by": by, "pair": pair}
+        missing = [name for name, value in asked.items() if value is None]
         raise InputError(
-            "to compare anybody's runs, give outcome, by and pair: --outcome val_auc --by"
-            " params.model --pair params.seed, or --pair none for independent samples (pair='none')"
+            f"{' and '.join(missing)} is missing: to compare anybody's runs takes outcome, by and"
+            " pair, such as val_auc, params.model and params.seed; pair is none for independent"
+            " samples"
         )
     is_table = hasattr(runs, "columns")
     if runs is not None and not is_table:
@@ -261,7 +264,7 @@ def compare(
         texts = [text_of(name, one) for one in ([given] if listed is None else listed)]
         return checked_keys(name, texts if is_table else keys_of(name, texts))
 
-    asked = Question(
+    question = Question(
         outcomes,
         keys("by", by),
         keys("pair", pair),
@@ -269,7 +272,7 @@ def compare(
         None if baseline is None else str(baseline),
         int(planned or 0),
     )
-    if both := [one for one in asked.by if one in asked.pair]:
+    if both := [one for one in question.by if one in question.pair]:
         raise InputError(f"{both[0]} can't be in both by and pair")
     if is_table:
         if where or experiment:
@@ -277,11 +280,11 @@ def compare(
             raise InputError(
                 f"{name} is for runs in a store; choose the rows of a table with pandas"
             )
-        return compare_table(runs, asked)
+        return compare_table(runs, question)
     from pipeline.store.initialization import check_experiment, check_store
 
     check_store()
-    return compare_any(experiment or check_experiment(), asked)
+    return compare_any(experiment or check_experiment(), question)
 
 
 def _compare_own(runs: Any, last: int | None, experiment: str | None, ablation: str) -> "Published":

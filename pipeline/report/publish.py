@@ -102,21 +102,25 @@ class Published:
         """The answer, for a terminal."""
         lines = [f"\n{self.about}\n\n{format_summary(self.analysis)}\n"]
         lines += [*self.analysis.headline, "", *self.told]
-        lines += _not_counted(self.unused)
+        where = "in the report" if self.place else "in `unused`"
+        lines += _not_counted(self.unused, where)
         if self.place:
             lines.append(f"Report: {self.place}")
             lines.append(where_to_look(self.experiment_id, self.run_id, "report.html"))
         return "\n".join(lines)
 
 
-def _not_counted(unused: Mapping[str, str]) -> list[str]:
-    """How many runs are not counted, and the most frequent reasons, without the names in them."""
+def _not_counted(unused: Mapping[str, str], where: str) -> list[str]:
+    """How many runs are not counted, and the most frequent reasons, without the names in them.
+
+    where: all reasons are.
+    """
     if not unused:
         return []
     kinds = Counter(OF_ANOTHER.sub(r"\1 another run", reason) for reason in unused.values())
     count = plural(len(unused), "run")
     return [
-        f"Not counted: {count}, each with its reason in the report",
+        f"Not counted: {count}, with all reasons {where}:",
         *(f"  {plural(n, 'run')}: {why}" for why, n in kinds.most_common(MAX_REASONS)),
         *(["  …"] if len(kinds) > MAX_REASONS else []),
     ]

@@ -46,10 +46,10 @@ class Compared:
     """What is compared: the variants by their settings, and how they are told apart.
 
     about: whose runs they are. settings: of each variant, the baseline first. by, pair: names of
-    what tells variants apart, and of what pairs runs; the latter may be empty. by_result: that runs
-    were chosen by a metric. lost: how many runs of a variant are not counted, because they have
-    failed, diverged or measured nothing. follows: what else differs with the variant. notes: what
-    else is to be said.
+    what tells variants apart, and of what pairs runs; the latter may be empty. only: settings by
+    which some of the runs were chosen. by_result: that runs were chosen by a metric. lost: how many
+    runs of a variant are not counted, because they have failed, diverged or measured nothing.
+    follows: what else differs with the variant. notes: what else is to be said.
     """
 
     about: str
@@ -58,6 +58,7 @@ class Compared:
     contrasts: Sequence[Contrast]
     by: Sequence[str]
     pair: Sequence[str]
+    only: Sequence[str] = ()
     by_result: bool = False
     lost: Mapping[str, int] = field(default_factory=dict)
     follows: Sequence[str] = ()
@@ -87,6 +88,8 @@ class RunsAnalysis(Analysis):
                 "The variants differ in more, which may be the cause:"
                 f" {'; '.join(self.what.follows[:MAX_NAMED])}{rest}."
             )
+        if self.what.only:
+            lines.append(f"Only runs with {' and '.join(self.what.only)} are compared.")
         if self.what.by_result:
             lines.append(
                 "The runs were chosen by a metric, so effects may come from the choice, and"

@@ -48,6 +48,7 @@ def compare_any(experiment: str, question: Question) -> Published:
         that = " that where chooses" if question.where else ""
         raise InputError(f"experiment {experiment!r} has no runs{that}")
     _check_outcomes(found, question)
+    _check_keys(found, question)
     found = measure(found, question.outcomes)
     selection = select(found, question.by, question.pair, question.baseline)
     runs = [one.run for one in selection.runs]
@@ -106,6 +107,19 @@ def _check_outcomes(found: Sequence[Candidate], question: Question) -> None:
             )
 
 
+def _check_keys(found: Sequence[Candidate], question: Question) -> None:
+    """Raise InputError if no run has one of the parameters or tags that are asked for."""
+    known = Counter(key for one in found for key in {**one.others, **one.by, **one.pair})
+    for key in (*question.by, *question.pair):
+        if key not in known:
+            guess = get_close_matches(key, known, n=1)
+            hint = f"; did you mean {guess[0]}?" if guess else ""
+            there = shortlist([name for name, _ in known.most_common()], 8) or "nothing"
+            raise InputError(
+                f"none of {plural(len(found), 'run')} has {key}; they have: {there}{hint}"
+            )
+
+
 def _analyse(selection: Selection, question: Question, design: Design, about: str) -> RunsAnalysis:
     what = Compared(
         about=about,
@@ -114,6 +128,7 @@ def _analyse(selection: Selection, question: Question, design: Design, about: st
         contrasts=selection.contrasts,
         by=question.by,
         pair=question.pair,
+        only=selection.only,
         by_result=chooses_by_metric(question.where),
         lost=selection.lost,
         follows=selection.differ.follows,

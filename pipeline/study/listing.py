@@ -144,6 +144,7 @@ def _programs_of(study: StudyRecord, programs: Iterable[ProgramRecord]) -> int:
         (one.variant, one.seed)
         for one in programs
         if one.status == "FINISHED"
+        and not one.failure
         and (one.experiment_id, one.ablation) == (study.experiment_id, study.ablation)
         and (one.parent == study.run_id or (study.reuse != "none" and (one.ended or 0) <= ended))
     }

@@ -1,14 +1,14 @@
 """Which of others' runs are compared, and as which variants; why the rest is not."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pipeline.ablation.wording import Wording
 from pipeline.errors import InputError, plural, shortlist
 from pipeline.report.contrasts import Contrast, contrasts_of
-from pipeline.runs.others import Candidate, Value, alike, as_values, is_setting
+from pipeline.runs.others import Candidate, Value, alike, as_values, is_setting, mean_the_same
 from pipeline.study.differences import NOT_SET, Chosen, Differences, differences_of
 from pipeline.study.variants import (
     Setting,
@@ -44,7 +44,8 @@ class Selection:
 
     settings: of each variant by name, the baseline first. unused: why others are not compared, by
     name; unexpected: those of them that a plan does not foresee. lost: how many runs of a variant
-    have no finite outcome. differ: what else differs.
+    have no finite outcome. differ: what else differs. only: settings that all compared runs have,
+    and others have not.
     """
 
     settings: dict[str, dict[str, Value]]
@@ -53,6 +54,7 @@ class Selection:
     unused: dict[str, str]
     lost: dict[str, int]
     differ: Differences = field(default_factory=Differences)
+    only: list[str] = field(default_factory=list)
 
     @property
     def unexpected(self) -> list[str]:
@@ -86,7 +88,7 @@ def select(
         for one in usable
     ]
     placed = _without_children(placed, unused)
-    placed = _of_most(placed, unused)
+    placed, only = _of_most(placed, unused)
     if pair:
         placed = _newest(placed, unused)
     names = names_of((one.variant for one in placed), by)
@@ -95,13 +97,15 @@ def select(
     settings, compared = _settings(order, names, by)
     chosen = _with_partners(placed, names, pair, compared, unused)
     present = {one.variant for one in chosen}
+    cells = {(one.variant, *one.run.pair.values()) for one in chosen} if pair else set()
     return Selection(
         {variant: own for variant, own in settings.items() if variant in present},
         [one for one in compared if set(one.variants) <= present],
         chosen,
         unused,
-        _lost(candidates, meaning, names),
+        _lost([one for one in candidates if _has(one, only)], meaning, names, cells),
         differences_of(chosen),
+        [f"{plain(key)} {cut(value)}" for key, value in only.items()],
     )
 
 
@@ -150,12 +154,16 @@ def _without_children(placed: list[Placed], unused: dict[str, str]) -> list[Plac
     return kept
 
 
-def _of_most(placed: list[Placed], unused: dict[str, str]) -> list[Placed]:
-    """Leave out the few runs that differ from most in another parameter, within a variant.
+def _of_most(placed: list[Placed], unused: dict[str, str]) -> tuple[list[Placed], dict[str, str]]:
+    """Leave out the runs that differ from most in another parameter, within a variant.
 
     Only if those that remain have at least half of the pairs: what differs in every run, such as
     a folder, or is a result, such as a number of iterations, is no setting that was changed.
+
+    Returns those that remain, and which values of parameters only they have. Raises InputError if
+    they are less than half of the runs: to choose some would be arbitrary.
     """
+    only = {}
     for key in dict.fromkeys(key for one in placed for key in one.run.others):
         if not is_setting(key) or not _is_mixed(key, placed):
             continue
@@ -166,12 +174,31 @@ def _of_most(placed: list[Placed], unused: dict[str, str]) -> list[Placed]:
         if 2 * _score(groups[best]) < max(1, _score(placed)):
             continue
         values = shortlist(map(cut, in_order(groups)))
+        if 2 * len(groups[best]) < len(placed):
+            cell, options = (
+                ("variant and pair", "pair or by") if placed[0].pair else ("variant", "by")
+            )
+            raise InputError(
+                f"runs of the same {cell} also differ in {plain(key)}: {values}; choose some by"
+                f" where ({_condition(key, best)}), or give {key} to {options}, too"
+            )
+        only[key] = best
         for value, some in groups.items():
             if value != best:
                 why = f"also differ in {plain(key)}: {values}; only {cut(best)} is compared"
                 unused.update((one.run.name, why) for one in some)
         placed = groups[best]
-    return placed
+    return placed, only
+
+
+def _condition(key: str, value: str) -> str:
+    """A filter of MLflow's by a parameter, as an example; of a column, what pandas takes."""
+    return f"{key} = '{value}'" if key.startswith("params.") else f"{key} == {value!r}"
+
+
+def _has(one: Candidate, only: Mapping[str, str]) -> bool:
+    """Whether a run would be among those that are compared: it has these values."""
+    return all(mean_the_same(one.others.get(key, NOT_SET), value) for key, value in only.items())
 
 
 def _is_mixed(key: str, placed: Sequence[Placed]) -> bool:
@@ -237,7 +264,9 @@ def _with_partners(
         partners = (o for o in compared if variant in o.variants)
         if pair and not any(set(o.variants) <= here[one.pair] for o in partners):
             shown = ", ".join(f"{key} {cut(one.run.pair[key])}" for key in pair)
-            why = f"without partner: no variant to compare it with has {shown}"
+            theirs = (v for o in compared if variant in o.variants for v in o.variants)
+            others = shortlist((v for v in dict.fromkeys(theirs) if v != variant), 3)
+            why = f"without partner: no run of {others} that counts has {shown}"
             unused[one.run.name] = why
         else:
             chosen.append((one, Chosen(one.run, variant, pair_names[one.pair])))
@@ -259,11 +288,13 @@ def _lost(
     candidates: Sequence[Candidate],
     meaning: Mapping[str, Mapping[str, Value]],
     names: Mapping[Setting, str],
+    cells: Set[tuple[str, ...]],
 ) -> dict[str, int]:
     """How many runs of each variant have diverged, or ended without the outcome.
 
     Of a variant that has no other runs, too, unless none of them has the outcome at all: such runs
-    may belong to another question.
+    may belong to another question. cells: variants and pairs of the runs that are
+    compared: one that was killed and run again is not lost, whereas one that has diverged is.
     """
     lost = Counter[str]()
     for one in candidates:
@@ -271,6 +302,9 @@ def _lost(
             setting = tuple(
                 {**as_values([text]), **meaning[key]}[text] for key, text in one.by.items()
             )
+            cell = (names.get(setting, ""), *one.pair.values())
+            if one.problem.startswith("did not end well") and cell in cells:
+                continue
             if setting in names or not one.problem.startswith("has no "):
                 lost[names.get(setting) or name_of(setting, list(meaning))] += 1
     return dict(lost)

@@ -502,6 +502,45 @@ def test_the_best_value_of_early_stopping_is_seen_in_a_table_too() -> None:
 
 def test_an_empty_experiment_is_not_the_default_one() -> None:
     make_pairs()
-    for asked in ({}, {"outcome": "auc", "by": "params.model", "pair": "params.seed"}):
+    some: tuple[dict[str, Any], ...] = (
+        {},
+        {"outcome": "auc", "by": "params.model", "pair": "params.seed"},
+    )
+    for asked in some:
         with pytest.raises(InputError, match="experiment is empty"):
             compare(experiment=" ", **asked)
+
+
+def test_some_of_a_grid_are_compared_only_if_they_are_most_and_the_answer_says_so() -> None:
+    every = pd.concat([frame(batch=32), frame(batch=64)])
+    assert any("Only runs with batch " in line for line in of_frame(every).analysis.headline)
+    with pytest.raises(InputError) as refused:
+        of_frame(pd.concat([frame(C=0.5), frame(C=1.0), frame(C=2.0)]).astype({"C": str}))
+    assert str(refused.value) == (
+        "runs of the same variant and pair also differ in C: 0.5, 1.0, 2.0; choose some by where"
+        " (C == '2.0'), or give C to pair or by, too"
+    )
+
+
+def test_only_losses_among_what_is_compared_are_told() -> None:
+    for seed in range(4):
+        for model, values in (("a", A), ("b", B)):
+            make_run({"model": model, "seed": seed, "batch": 32}, {"auc": values[seed]})
+    lost = {"model": "a", "seed": 9, "batch": 64}
+    make_run(lost, {"auc": math.nan})
+    make_run({**lost, "seed": 1, "batch": 32}, {}, status="FAILED")  # which has been run again
+    make_run({**lost, "seed": 1}, {"auc": 0.5})
+    report = compare(outcome="auc", by="params.model", pair="params.seed")
+    assert not any("Not counted" in line for line in report.analysis.headline)
+    make_run({**lost, "batch": "32.0"}, {"auc": math.nan})
+    report = compare(outcome="auc", by="params.model", pair="params.seed")
+    assert any("Not counted: 1 of 5 runs of a" in line for line in report.analysis.headline)
+
+
+def test_a_parameter_that_no_run_has_is_named_with_those_that_there_are() -> None:
+    make_pairs()
+    asked: dict[str, Any] = {"outcome": "auc", "by": "params.Model", "pair": "params.seed"}
+    with pytest.raises(InputError, match=r"none of 20 runs has params.Model; .* did you mean"):
+        compare(**asked)
+    with pytest.raises(InputError, match=r"^pair is missing: to compare anybody's runs takes"):
+        compare(outcome="auc", by="params.model")

@@ -313,7 +313,7 @@ def test_reasons_name_runs_that_share_the_beginning_of_an_id(
     make_run({"model": "a", "seed": 5}, {"auc": 0.1})
     assert pipeline("compare", *ASK).status == 0
     assert list(not_counted(tmp_path).values()) == [
-        "without partner: no variant to compare it with has params.seed 5"
+        "without partner: no run of b that counts has params.seed 5"
     ]
 
 

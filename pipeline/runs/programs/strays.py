@@ -83,7 +83,8 @@ def why_missing(
     """
     metrics = [one.metric for one in missing]
     quoted = " and ".join(f"`{name}`" for name in metrics)
-    parts = [f"the program ended well but logged no {quoted}{_logged_instead(run, missing)}"]
+    guess = _guess(run, missing)
+    parts = [f"the program ended well but logged no {quoted}{_logged_instead(run, missing)}{guess}"]
     having = _having(strays.begun, missing)
     perhaps = [] if having else _having(strays.perhaps, missing)
     if having:
@@ -93,11 +94,13 @@ def why_missing(
         parts.append(f"{_listed(perhaps)}, which began meanwhile and may be the program's, has it")
     elif strays.unlinked:
         parts.append(f"it began {_listed(strays.unlinked)}, without it")
-    if is_function:
+    # One that has logged to its run, and began no other, has joined it.
+    has_joined = run.data.metrics and not (having or perhaps or strays.unlinked)
+    if is_function and not guess:
         returned = ", ".join(f'"{name}": …' for name in metrics)
         parts.append(f"let the function return {{{returned}}}, or {ACTIVE}")
-    else:
-        parts.append(_advice(packages, bool(having or perhaps)))
+    elif not is_function and not has_joined:
+        parts.append(_advice(packages, bool(having or perhaps), metrics[0]))
     return "; ".join(parts)
 
 
@@ -126,9 +129,15 @@ def _logged_instead(run: Run, missing: Sequence[Outcome]) -> str:
         return f" at step {steps[0].value}"
     if not logged:
         return " or any other metric"
-    close = [name for one in missing for name in get_close_matches(one.metric, logged, 1)]
-    guess = f" (did you mean {close[0]}?)" if close else ""
-    return f", only {shortlist(logged)}{guess}"
+    return f", only {shortlist(logged)}"
+
+
+def _guess(run: Run, missing: Sequence[Outcome]) -> str:
+    """The metric that is perhaps meant: `acc` by `Accuracy`."""
+    logged = {name.lower(): name for name in sorted(run.data.metrics)}
+    close = [m for one in missing for m in get_close_matches(one.metric.lower(), logged, 1, 0.5)]
+    is_there = any(one.metric in run.data.metrics for one in missing)
+    return f" (did you mean {logged[close[0]]}?)" if close and not is_there else ""
 
 
 def _listed(runs: Sequence[Run]) -> str:
@@ -143,7 +152,10 @@ def _listed(runs: Sequence[Run]) -> str:
     return f"run {listed}" if len(runs) == 1 else f"{plural(len(runs), 'run')}: {listed}"
 
 
-def _advice(packages: Collection[str], is_elsewhere: bool) -> str:
+def _advice(packages: Collection[str], is_elsewhere: bool, metric: str) -> str:
     if {"lightning", "pytorch-lightning"} & set(packages):
         return LIGHTNING
-    return TRANSFORMERS if "transformers" in packages and not is_elsewhere else WHOLE
+    if "transformers" in packages and not is_elsewhere:
+        return TRANSFORMERS
+    is_logged = is_elsewhere or "mlflow" in packages
+    return WHOLE if is_logged else f'log it by `mlflow.log_metric("{metric}", …)`, and {WHOLE}'

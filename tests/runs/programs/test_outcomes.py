@@ -70,16 +70,24 @@ WHOLE = "put `with mlflow.start_run():` around the whole program"
 @pytest.mark.parametrize(
     ("code", "outcome", "reason"),
     [
-        ("", RMSE, f"logged no `test_rmse` or any other metric; {WHOLE}"),
+        (
+            "",
+            RMSE,
+            "logged no `test_rmse` or any other metric; log it by"
+            f' `mlflow.log_metric("test_rmse", …)`, and {WHOLE}',
+        ),
+        ("import mlflow", RMSE, f"logged no `test_rmse` or any other metric; {WHOLE}"),
+        ("log('rmse', 1)", RMSE, "no `test_rmse`, only rmse (did you mean rmse?)"),
+        ("log('Test RMSE', 1)", RMSE, "only Test RMSE (did you mean Test RMSE?)"),
         (
             "log('train_rmse', 1); log('x', 2)",
             RMSE,
-            f"logged no `test_rmse`, only train_rmse, x (did you mean train_rmse?); {WHOLE}",
+            "logged no `test_rmse`, only train_rmse, x (did you mean train_rmse?)",
         ),
         (
             "log('test_rmse', 1, 7)",
             Outcome("test_rmse", value=30),
-            f"logged no `test_rmse` at step 30; {WHOLE}",
+            "logged no `test_rmse` at step 30",
         ),
         (
             "try: import transformers\nexcept ImportError: pass",
@@ -143,6 +151,7 @@ def test_runs_that_a_program_has_begun_are_found_in_any_experiment_or_adopted(
 
 
 BARE = """
+import mlflow
 def create(run, tags={}, **more):
     columns = {"run_uuid": run, "name": run, "experiment_id": 0, "lifecycle_stage": "active"}
     columns |= {"status": "RUNNING", "start_time": int(time.time() * 1000), "user_id": "unknown"}
