@@ -128,7 +128,7 @@ def code_of_command(arguments: list[str], folder: Path) -> Code:
         elif kind == "code":
             code.first.append(folder)
     named = [_path(folder, one.rpartition("=")[2]) for one in arguments]
-    code.files.extend(path for path in named if _is_file(path) and path not in code.files)
+    code.files.extend(path for path in named if is_file(path) and path not in code.files)
     scripts = [path.parent for path in code.files if path.suffix == ".py"]
     code.first.extend(dict.fromkeys(one for one in scripts if one not in code.first))
     return code
@@ -186,7 +186,8 @@ def _module(name: str, folder: Path) -> list[Path]:
     return found + [path for path in inits if found and path.is_file()]
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether it is one, whatever its name is made of."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # too long for a name, or of odd characters

@@ -71,11 +71,13 @@ def code_of_files(
     folder: Path,
     named_in: Collection[Path] = (),
     first: Collection[Path] = (),
+    starts: bool = False,
 ) -> Code:
     """Follow the imports of files of Python code, whose own folder is `folder`.
 
     named_in: where the files that the code names may be, too, beside that folder and the code's.
-    first: where Python looks for modules before all else, such as the folder of a script.
+    first: where Python looks for modules before all else, such as the folder of a script. starts:
+    whether the code may start others, as programs do: then scripts that it names are followed, too.
     """
     waiting = list(files)
     code = Code([], {}, [], [])
@@ -95,7 +97,13 @@ def code_of_files(
                 waiting.append(path)
         folders = {folder, one.parent, *named_in}
         texts = set(_paths_in(tree)) if tree else set[str]()
-        code.named.extend((text, place) for text in sorted(texts) for place in sorted(folders))
+        places = [(text, place) for text in sorted(texts) for place in sorted(folders)]
+        code.named.extend(place for place in places if not place[0].endswith(".py"))
+        scripts = {place / text for text, place in places if starts and text.endswith(".py")}
+        started = [path for path in sorted(scripts - found) if path.is_file()]
+        waiting.extend(started)
+        found.update(started)
+        first = [*first, *(path.parent for path in started)]
     code.own.sort()
     code.packages.extend(sorted(packages))
     return code
@@ -231,7 +239,7 @@ def _paths_in(tree: ast.Module) -> Iterator[str]:
         text = _text(node)
         path = SCHEME.sub("", PLACEHOLDER.split(text)[-1]).partition("?")[0]
         for one in {text, path, path.lstrip("/")}:
-            if 0 < len(one) < 256 and one.isprintable() and not one.endswith(".py"):
+            if 0 < len(one) < 256 and one.isprintable():
                 yield one
 
 

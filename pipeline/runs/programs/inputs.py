@@ -1,17 +1,19 @@
 """What the numbers of a program depend on: its files, and the packages that it imports.
 
 What it reads while it runs, nobody sees. So all code that it can reach counts, and of other files
-those that the code or the command names. Not known: what other processes read, what is read through
-names that are put together, and imports that are made of text.
+those that the code or the command names, or that a script of another language names. Not known:
+what other programs read, what is read through names that are put together, and imports that are
+made of text.
 """
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.ablation.command import code_of_command, fill, folder_of, template_of
+from pipeline.ablation.command import code_of_command, fill, folder_of, is_file, template_of
 from pipeline.ablation.definition import Ablation
 from pipeline.ablation.inputs import Inputs, file_digest, package_versions
 from pipeline.ablation.programs import project_folder
@@ -20,6 +22,9 @@ from pipeline.ablation.source import Code, code_of, code_of_files, file_of, is_m
 from pipeline.ablation.watching import counts, is_below, place_of
 
 NOT_OF_A_PROJECT = {"mlruns", "mlartifacts", "__pycache__"}
+MAKEFILE = "Makefile"
+WORD = re.compile(r"[^\s\"'`;|&<>()=$:,]+")
+MAX_SCRIPT = 100_000  # bytes; beyond, it is data
 ENVIRONMENT = "pyvenv.cfg"  # in a folder of packages, which have versions
 
 
@@ -81,8 +86,28 @@ def _found(ablation: Ablation, variant: str) -> _Found:
         return _Found(folder, code_of(path), [])
     arguments = fill(template_of(ablation), ablation.variants[variant], 0)
     run = code_of_command(arguments, folder)
-    code = [path for path in run.files if path.suffix == ".py"]
-    return _Found(folder, code_of_files(code, folder, first=run.first), run.files)
+    made = [folder / MAKEFILE] if Path(arguments[0]).stem == "make" else []
+    files = _with_named([*run.files, *filter(Path.is_file, made)], folder)
+    code = [path for path in files if path.suffix == ".py"]
+    first = dict.fromkeys([*run.first, *(path.parent for path in code)])
+    return _Found(folder, code_of_files(code, folder, first=list(first), starts=True), files)
+
+
+def _with_named(files: list[Path], folder: Path) -> list[Path]:
+    """The files, with all that is named in those that are no Python code: shell scripts, settings.
+
+    For each, the names are those from its own folder, or from that of the program.
+    """
+    found = list(dict.fromkeys(files))
+    for path in found:  # which grows
+        if path.suffix == ".py" or path.stat().st_size > MAX_SCRIPT:
+            continue
+        words = dict.fromkeys(WORD.findall(path.read_text(errors="replace")))
+        named = [
+            Path(os.path.normpath(place / one)) for one in words for place in (folder, path.parent)
+        ]
+        found.extend(one for one in dict.fromkeys(named) if is_file(one) and one not in found)
+    return found
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

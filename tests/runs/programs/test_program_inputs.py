@@ -49,10 +49,12 @@ def test_the_code_that_a_script_can_reach_counts_with_the_versions_of_packages(
         ("python -Bum train {seed}", {"train.py", "features.py"}),
         ("python -mtrain -W {seed}", {"train.py", "features.py"}),
         ("python -Xdev -BW ignore -- train.py {seed}", {"train.py", "features.py"}),
-        ("python -m package.inner {seed}", {"package/__init__.py", "package/inner.py"}),
+        ("python -m package.inner {seed}", {"package/__init__.py", "package/inner.py", "b.yaml"}),
         ("python package {seed}", {"package/__main__.py", "package/features.py"}),
         ("torchrun --nproc 2 train.py {seed}", {"train.py", "features.py"}),
-        ("sh run.sh {seed}", {"run.sh"}),
+        ("sh run.sh {seed}", {"run.sh", "inner.sh", "train.py", "features.py"}),
+        ("make {seed}", {"Makefile", "train.py", "features.py"}),
+        ("python wrap.py {seed}", {"wrap.py", "package/inner.py", "b.yaml"}),
         ("python train.py --conf={conf} {seed}", {"train.py", "features.py", "a.yaml"}),
         ("python ../outside.py {seed}", {"outside.py", "beside.py"}),
         ('python -c "import features; print({seed})"', set()),
@@ -65,11 +67,15 @@ def test_the_code_of_a_command_is_found_whatever_launches_it(
     (tmp_path / "outside.py").write_text("import beside")
     (tmp_path / "beside.py").touch()
     (programs / "package").mkdir()
-    for name in ("__init__", "inner"):
-        (programs / "package" / f"{name}.py").touch()
+    (programs / "package" / "__init__.py").touch()
+    (programs / "package" / "inner.py").write_text("open('b.yaml')")
     (programs / "package" / "__main__.py").write_text("import features")
     (programs / "package" / "features.py").touch()
-    (programs / "run.sh").touch()
+    (programs / "run.sh").write_text("set -e\n./inner.sh '$1'\n")
+    (programs / "inner.sh").write_text("exec python train.py --seed=$1")
+    (programs / "Makefile").write_text("all:\n\tpython ./train.py")
+    (programs / "b.yaml").touch()
+    (programs / "wrap.py").write_text("subprocess.run([sys.executable, 'package/inner.py'])")
     (programs / "a.yaml").touch()
     inputs = found(tmp_path, program, variants={"a": {"conf": "a.yaml"}})
     assert set(inputs.files) == files
