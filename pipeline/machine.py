@@ -7,6 +7,7 @@ it is needed: `openmp` looks at the processors first.
 import os
 import platform
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -163,11 +164,9 @@ def processor() -> str:
 
 
 def describe_machine() -> str:
-    """Describe the machine: processor, cores, memory, accelerator, system."""
-    import torch
-
+    """Describe the machine: processor, cores, memory, accelerator if torch is loaded, system."""
     memory = psutil.virtual_memory().total / GIB
     parts = [processor(), f"{os.cpu_count()} cores", f"{memory:.0f} GiB of memory"]
-    if torch.cuda.is_available():
+    if (torch := sys.modules.get("torch")) and torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     return ", ".join([*parts, f"{platform.system()} on {platform.machine()}"])

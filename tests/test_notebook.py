@@ -10,7 +10,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from benchmarks.notebook import METADATA, NOTEBOOK, execute, read, without_chance
-from pipeline.runs.provenance import git_dirty
+from pipeline.runs.software import git_dirty
 
 # What makes the notebook take seconds; nothing else is changed.
 SMALLER = {"epochs=5": "epochs=1", "seeds=3": "seeds=2", "4000": "600", "1000": "300"}

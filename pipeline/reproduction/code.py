@@ -11,8 +11,9 @@ from pipeline.ablation.source import PACKAGE, source_files
 from pipeline.ablation.syntax import ast_digest
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import deferred
-from pipeline.runs.provenance import ABLATION_FOLDER, git_dirty
+from pipeline.runs.provenance import ABLATION_FOLDER
 from pipeline.runs.record import RunRecord
+from pipeline.runs.software import git_dirty
 from pipeline.store.artifacts import missing_files
 from pipeline.store.outages.waiting import in_store
 

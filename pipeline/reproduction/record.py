@@ -9,9 +9,10 @@ from pipeline.ablation.inputs import version
 from pipeline.errors import InputError
 from pipeline.machine import describe_machine
 from pipeline.runs import resume
-from pipeline.runs.provenance import read_inputs, versions
+from pipeline.runs.provenance import read_inputs
 from pipeline.runs.queries import check_ours
 from pipeline.runs.record import RunRecord
+from pipeline.runs.software import versions
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import kind_of
 from pipeline.training.history import TIMES

@@ -16,8 +16,8 @@ from pipeline.config import APPLICATION, MAX_NAME
 from pipeline.errors import DivergedError, InputError, MachineError
 from pipeline.interruption import Interrupted, deferred
 from pipeline.machine import describe_machine, processor
-from pipeline.runs.provenance import code_commit, environment, git_dirty, versions
 from pipeline.runs.record import OTHER_NAMES, StudyRecord
+from pipeline.runs.software import code_commit, environment, git_dirty, versions
 from pipeline.store import buffer
 from pipeline.store.initialization import check_relative
 from pipeline.store.liveness import PROCESS, is_alive, this_process

@@ -3,15 +3,12 @@
 import hashlib
 import json
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
-from importlib.metadata import distributions
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import torch
 from mlflow.data.numpy_dataset import from_numpy
 
@@ -26,13 +23,12 @@ from pipeline.ablation.inputs import (
 )
 from pipeline.ablation.recording import inputs_of
 from pipeline.ablation.source import (
-    DEFAULT_FILE,
     PACKAGE,
     file_of,
     source_files,
 )
 from pipeline.ablation.syntax import combined_digest
-from pipeline.config import APPLICATION, Config
+from pipeline.config import Config
 from pipeline.data.dataset import ImageDataset, Split
 from pipeline.errors import InputError
 from pipeline.runs.identity import Identity
@@ -89,44 +85,6 @@ def identity_of(spec: RunSpec) -> Identity:
             "torch": str(torch.__version__),
         }
     )
-
-
-def code_commit() -> str:
-    """The commit of this project's code; empty without git.
-
-    MLflow records that of the script which Python was started with: none in a notebook, or that of
-    the user's own repository.
-    """
-    is_tracked = _git("ls-files", "--error-unmatch", "__init__.py")  # not just below a repository
-    return (_git("rev-parse", "HEAD") or "").strip() if is_tracked else ""
-
-
-def git_dirty() -> str:
-    """Whether the code differs from its commit; `unknown` without git."""
-    changes = _git("status", "--porcelain", ".", str(DEFAULT_FILE.parent))
-    return "unknown" if changes is None else "true" if changes else "false"
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says of this project's code; None without git."""
-    command = ["git", "-C", str(PACKAGE), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, check=True, text=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-@cache
-def versions() -> dict[str, str]:
-    """The libraries on which the last bits of a run's numbers depend."""
-    return {"torch": str(torch.__version__), "numpy": np.__version__}
-
-
-@cache
-def environment() -> str:
-    """List every installed package but this one, as in a requirements file."""
-    listed = {f"{d.name}=={d.version}" for d in distributions() if d.name != APPLICATION}
-    return "\n".join(sorted(listed, key=str.lower))
 
 
 @in_store

@@ -1,5 +1,7 @@
 """The figures of one run: learning curves, and the confusion matrix of an evaluation."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -7,14 +9,15 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.data.dataset import ImageDataset
-from pipeline.training.history import History
+if TYPE_CHECKING:
+    from pipeline.data.dataset import ImageDataset
+    from pipeline.training.history import History
 
 MAX_LABELS = 60  # on an axis of the confusion matrix; with more, only some are shown
 LABELS = {"loss": "loss (nats per image)", "accuracy": "accuracy (%)"}
 
 
-def learning_curves(history: History, title: str) -> Figure:
+def learning_curves(history: "History", title: str) -> Figure:
     """Training and validation loss and accuracy of one run, by epoch."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
@@ -29,7 +32,7 @@ def learning_curves(history: History, title: str) -> Figure:
     return figure
 
 
-def confusion_figure(confusion: npt.NDArray[np.int64], data: ImageDataset, title: str) -> Figure:
+def confusion_figure(confusion: npt.NDArray[np.int64], data: "ImageDataset", title: str) -> Figure:
     """Plot the confusion matrix, with its classes ordered by superclass, if there are any.
 
     Confusions within a superclass then fall into squares along the diagonal.
