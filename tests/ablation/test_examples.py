@@ -107,10 +107,22 @@ HURRY = {"MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT": "1"}
 PROGRAMS = {
     "boosting": (["stumps", "deep"], "test_rmse", "epth 6 instead of 1 .*test_rmse"),
     "adding": (["plain", "gru"], "test_mse", "GRU instead of a plain cell .*test_mse"),
+    "waves": (["relu", "tanh"], "test_mse", "anh instead of ReLU .*test_mse"),
 }
+HAS_LIGHTNING = find_spec("lightning") is not None
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "boosting",
+        "adding",
+        pytest.param(
+            "waves",
+            marks=pytest.mark.skipif(not HAS_LIGHTNING, reason="lightning is not installed"),
+        ),
+    ],
+)
 def test_a_study_of_an_example_that_is_a_program(name: str, tmp_path: Path) -> None:
     variants, outcome, subject = PROGRAMS[name]
     file = str(ROOT / "ablations" / name / f"{name}.py")
@@ -138,8 +150,12 @@ def test_a_study_of_an_example_that_is_a_program(name: str, tmp_path: Path) -> N
         assert f"{outcome}, lower is better" in text
 
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    if name == "adding":  # which logs no model, but its curve, and returns a metric
+    if name != "boosting":  # which logs no model, but its curve, and may return a metric
         assert not client.search_registered_models()
+    if name == "waves":
+        assert not [one for one in runs.values() if "kind" not in one.data.tags]
+        return
+    if name == "adding":
         assert runs["gru-seed0"].data.metrics["parameters"] > 1000
         assert len(client.get_metric_history(runs["gru-seed0"].info.run_id, outcome)) == 10
         return
@@ -150,82 +166,15 @@ def test_a_study_of_an_example_that_is_a_program(name: str, tmp_path: Path) -> N
         assert version.run_id in {runs[f"{variant}-seed{seed}"].info.run_id for seed in (0, 1)}
 
 
-# What docs/any-program.md says of Lightning, which has a logger of its own.
-LIGHTNING = """
-import argparse
-
-import lightning.pytorch as pl
-import mlflow
-import torch
-from lightning.pytorch.loggers import MLFlowLogger
-from torch.utils.data import DataLoader, TensorDataset
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--width", type=int)
-parser.add_argument("--seed", type=int)
-asked = parser.parse_args()
-
-
-class Line(pl.LightningModule):
-    def __init__(self, width):
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(1, width), torch.nn.Tanh(), torch.nn.Linear(width, 1)
-        )
-
-    def training_step(self, batch, _):
-        x, y = batch
-        return torch.nn.functional.mse_loss(self.layers(x), y)
-
-    def test_step(self, batch, _):
-        self.log("test_mse", self.training_step(batch, _))
-
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=0.01)
-
-
-pl.seed_everything(asked.seed)
-x = torch.rand(64, 1)
-data = DataLoader(TensorDataset(x, 2 * x), batch_size=16)
-with mlflow.start_run() as run:
-    logger = MLFlowLogger(RUN_ID)
-    quiet = {"enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = pl.Trainer(max_epochs=2, logger=logger, accelerator="cpu", **quiet)
-    model = Line(asked.width)
-    trainer.fit(model, data)
-    trainer.test(model, data)
-    mlflow.log_metric("after", 1)
-"""
-STATED = """
-from pipeline import Ablation, Outcome
-
-ablation = Ablation(
-    program="python train.py --width {width} --seed {seed}",
-    variants={"narrow": {"width": 2}, "wide": {"width": 16}},
-    outcome=Outcome("test_mse", better="lower"),
-)
-"""
-
-
-@pytest.mark.skipif(find_spec("lightning") is None, reason="lightning is not installed")
-@pytest.mark.parametrize("is_told", [True, pytest.param(False, marks=pytest.mark.thorough)])
-def test_lightnings_logger_takes_the_given_run_if_it_is_told(tmp_path: Path, is_told: bool) -> None:
-    given = "run_id=mlflow.active_run().info.run_id"
-    (tmp_path / "train.py").write_text(LIGHTNING.replace("RUN_ID", given if is_told else ""))
-    (tmp_path / "lightning_study.py").write_text(STATED)
-    study = ["ablate", "--ablation", "lightning_study.py", "--seeds", "1", "--jobs", "2"]
-    answer = run_forked(tmp_path, "pipeline", *study)
-    if not is_told:
-        assert answer.status == 1
-        assert "the program ended well but logged no `test_mse`" in answer.err
-        assert f"give MLFlowLogger {given}" in answer.err
-        assert "in experiment 'lightning_logs'" in answer.err
-        return
-    assert answer.status == 0, answer.err
-    runs = runs_in(tmp_path, "program")
-    assert len(runs) == 2
-    for one in runs:
-        assert one.info.status == "FINISHED"
-        assert {"test_mse", "after"} <= one.data.metrics.keys()
-    assert not [one for one in runs_in(tmp_path) if "kind" not in one.data.tags]
-    assert "idth 16 instead of 2 " in answer.out
+@pytest.mark.thorough
+@pytest.mark.skipif(not HAS_LIGHTNING, reason="lightning is not installed")
+def test_lightnings_logger_is_told_which_run_to_take(tmp_path: Path) -> None:
+    for name in ("train.py", "waves.py"):
+        code = (ROOT / "ablations" / "waves" / name).read_text()
+        (tmp_path / name).write_text(code.replace("run_id=run.info.run_id", ""))
+    study = ["ablate", "--ablation", "waves.py", "--variants", "relu,tanh", "--seeds", "1"]
+    answer = run_forked(tmp_path, "pipeline", *study, "--jobs", "2")
+    assert answer.status == 1
+    assert "the program ended well but logged no `test_mse`" in answer.err
+    assert "give MLFlowLogger run_id=mlflow.active_run().info.run_id" in answer.err
+    assert "in experiment 'lightning_logs'" in answer.err
