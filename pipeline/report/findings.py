@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
+import numpy as np
 import pandas as pd
 
 from pipeline.ablation.definition import Ablation
@@ -122,10 +124,24 @@ class Analysis:
                 )
         return missed
 
+    def missing_intervals(self) -> list[str]:
+        """Say why there are no intervals yet, and from how many seeds on there will be."""
+        findings = self.main.findings[self.primary] if self.main else []
+        if self.design.name != "anytime" or not any(
+            one.comparison.sd and one.comparison.interval is None for one in findings
+        ):
+            return []
+        enough = next(n for n in count(2) if np.isfinite(self.design.critical_t(n, len(findings))))
+        each = "" if self.pair else " of each variant"
+        return [
+            f"{self.design.reason} Intervals that hold however often one looks begin at {enough}"
+            f" {self.noun}s{each}."
+        ]
+
     @property
     def headline(self) -> list[str]:
         """The answer: each effect on the primary outcome, and what limits them."""
-        return [*self.effects, *self.missed_margins()]
+        return [*self.effects, *self.missed_margins(), *self.missing_intervals()]
 
     @property
     def title(self) -> str:

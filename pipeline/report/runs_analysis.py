@@ -80,7 +80,7 @@ class RunsAnalysis(Analysis):
     @property
     def headline(self) -> list[str]:
         """Each effect on the primary outcome, and what limits them."""
-        lines = [*self.effects, *self.missed_margins()]
+        lines = super().headline
         if self.what.follows:
             more = len(self.what.follows) - MAX_NAMED
             rest = f"; and {plural(more, 'more')}".removesuffix("s") if more > 0 else ""

@@ -23,6 +23,11 @@ from pipeline.statistics.skewness import skewed_alarms
 
 MAX_OPEN = 40  # runs that are listed without a click
 GRID = 200  # steps at which a mean curve is computed
+# Why repetitions may vary less than they should.
+SHARE = {
+    "fold": "folds of one cross-validation share training data, and vary less than new data would.",
+    "seed": "runs that differ in their seed alone share their data, and say nothing about others.",
+}
 
 
 @rc_context({"text.parse_math": False})  # names are not formulas, even with two dollars
@@ -178,8 +183,8 @@ def _limits(analysis: RunsAnalysis) -> list[str]:
         " named as far as the runs have recorded it, as parameters, commits and digests of data.",
         "Whether the runs used the same data: MLflow's digest of a data set covers a sample of its"
         " rows, and leaves out some types of columns. Equal digests are no proof.",
-        f"Whether {noun}s are independent of each other, as the intervals assume: folds of one"
-        " cross-validation share training data, and vary less than new data would.",
+        f"Whether {noun}s are independent of each other, as the intervals assume:"
+        f" {SHARE.get(noun, SHARE['fold'])}",
     ]
     if counts and min(counts) < NORMAL_SEEDS:
         alarms = ""

@@ -326,8 +326,9 @@ class Programs:
             f" {plural(seeds, 'seed')}."
         )
         commands = {
-            f"command of {variant}": printable_command(self.ablation, variant, self.grid.seeds[0])
+            f"command of {variant}-seed{seed}": printable_command(self.ablation, variant, seed)
             for variant in self.grid.variants
+            for seed in self.grid.seeds[:1]
         }
         packages = {n: v for one in self.inputs.values() for n, v in one.packages.items()}
         known = {
@@ -336,6 +337,8 @@ class Programs:
             "time of the runs": f"{sum(one.seconds for one in results):.0f} s, all together",
             "command": command(),
         }
+        if self.register != "none" and not self._told:
+            facts = {**facts, "registered models": "none: the chosen runs have logged no model"}
         return publish(analysis, subtitle, failures, {**known, **facts}, elsewhere, self._told)
 
 
