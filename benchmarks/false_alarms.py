@@ -8,10 +8,8 @@ if any of its looks settles an effect. Takes half an hour on two cores.
 """
 
 import argparse
-import os
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,11 +40,10 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=300)
     studies = parser.parse_args().studies
     # MLflow keeps what it has opened of each store, so a process is used for a few of them.
-    with ProcessPoolExecutor(
-        os.cpu_count(), get_context("forkserver"), max_tasks_per_child=TASKS
-    ) as pool:
+    # (ProcessPoolExecutor's max_tasks_per_child can wait for ever: python/cpython#115634.)
+    with get_context("forkserver").Pool(maxtasksperchild=TASKS) as pool:
         for way in WAYS:
-            alarms = sum(pool.map(partial(_has_alarm, way), range(studies), chunksize=CHUNK))
+            alarms = sum(pool.map(partial(_has_alarm, way), range(studies), CHUNK))
             high = stats.binomtest(alarms, studies).proportion_ci(0.95, "wilson").high
             share = f"{alarms / studies:.1%} (95 % CI up to {high:.1%})"
             print(f"{way}: {alarms} of {studies} studies, {share}", flush=True)
