@@ -23,7 +23,7 @@ from pipeline import interruption
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted
 from pipeline.runs.programs import run as program_run
-from pipeline.runs.programs.environment import environment_of
+from pipeline.runs.programs.environment import RAY_KILLS, environment_of
 from pipeline.runs.programs.function import metrics_in
 from pipeline.runs.programs.process import last_lines
 from pipeline.runs.programs.strays import Strays
@@ -443,6 +443,7 @@ def test_the_environment_is_the_users_with_what_is_needed(
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "77",  # the user's
         "MLFLOW_REGISTRY_URI": "sqlite:///models.db",
         "TQDM_DISABLE": "1",
+        RAY_KILLS: "0",
         "GOMP_SPINCOUNT": "1000",
         "PIPELINE_SPINNING": "short",
         "PIPELINE_DATA_DIR": "/data",
@@ -469,7 +470,7 @@ def test_the_environment_is_the_users_with_what_is_needed(
     assert given.items() >= expected.items()
     context = json.loads(given["MLFLOW_RUN_CONTEXT"])
     assert context == {"team": "a", "pipeline.begun_by": run.info.run_id}
-    gone = {*VARIABLES, "MLFLOW_EXPERIMENT_NAME", "TQDM_DISABLE", "GOMP_SPINCOUNT"}
+    gone = {*VARIABLES, "MLFLOW_EXPERIMENT_NAME", "TQDM_DISABLE", "GOMP_SPINCOUNT", RAY_KILLS}
     assert not gone - {"MLFLOW_HTTP_REQUEST_TIMEOUT"} & given.keys()
     assert given["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     client = mlflow.MlflowClient(given["MLFLOW_TRACKING_URI"])
