@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -32,6 +33,7 @@ from pipeline.execution.nodes import Node, examine, examine_programs, living_nod
 from pipeline.execution.parallelism import Limit, job_memory, on_gpus, smallest
 from pipeline.execution.tasks import LOOK_SECONDS, Engine, Events, Task
 from pipeline.machine import GIB
+from pipeline.runs.programs.environment import RAY_KILLS
 from pipeline.runs.queries import children_of
 from pipeline.runs.record import StudyRecord
 from pipeline.store import buffer
@@ -58,6 +60,7 @@ def connect(address: str, experiment: str) -> None:
     path = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
     # The study shows each run's progress.
     variables = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "TQDM_DISABLE": "1"}
+    variables[RAY_KILLS] = "0"
     environment: dict[str, Any] = {"env_vars": variables}
     if " " in sys.executable and not address.startswith(CLIENT):
         # Ray starts such workers by a shell, and does not quote the path.
@@ -233,23 +236,24 @@ def train_on_cluster(
     waiting = deque(range(len(tasks)))
     running: dict[Any, int] = {}
     try:
-        news = events.actor.get.remote()
+        news = events.actor.get.remote().future()
         while waiting or running:
             while waiting and len(running) < at_once:
                 number = waiting.popleft()
                 task = tasks[number].on(settings)
-                running[train.remote(number, task, study, events)] = number
+                running[train.remote(number, task, study, events).future()] = number
             buffer.sample_again()
-            ready, _ = ray.wait([news, *running], timeout=LOOK_SECONDS)
-            for ref in ready:
-                if ref == news:
-                    number, event = ray.get(news)
-                    news = events.actor.get.remote()
+            # Not `ray.wait`, which drops what a signal's handler raises, and goes on waiting.
+            done: set[Any] = wait([news, *running], LOOK_SECONDS, FIRST_COMPLETED).done
+            for future in done:
+                if future == news:
+                    number, event = ray.get(news.object_ref)
+                    news = events.actor.get.remote().future()
                     if number not in running.values() and not isinstance(event, str):
                         continue  # the run has ended meanwhile
                 else:
-                    number = running.pop(ref)
-                    event = _outcome(ref)
+                    number = running.pop(future)
+                    event = _outcome(future.object_ref)
                     if isinstance(event, LostError):
                         ray_worker.end(one.run_id for one in tasks[number].tries(parent, before))
                 if isinstance(event, StoreError):
@@ -259,10 +263,9 @@ def train_on_cluster(
         raise MachineError(f"the Ray cluster has failed ({first_line(error)})") from None
     finally:
         with suppress(RayError):
-            for ref in running:
-                ray.cancel(ref)
-            if running:
-                ray.wait(list(running), num_returns=len(running))
+            for future in running:
+                ray.cancel(future.object_ref)
+            wait(running)
             ray.kill(survivor)
             for queue in (events, alive):
                 queue.shutdown(force=True)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -104,11 +105,12 @@ def _ask(
             num_cpus=0,
             num_gpus=gpus,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
-        ).remote(about, *this_place())
+        )
+        .remote(about, *this_place())
+        .future()  # whose waiting, unlike Ray's, ends with what a signal's handler raises
         for node in nodes
     ]
-    _, missing = ray.wait(answers, num_returns=len(answers), timeout=PATIENCE_SECONDS)
-    if missing:
+    if missing := wait(answers, PATIENCE_SECONDS).not_done:
         names = shortlist(nodes[answers.index(answer)].name for answer in missing)
         log.info(f"waiting for {names}: loading the data, or busy")
     problems, found = [], []
@@ -127,8 +129,8 @@ def _ask(
     return found
 
 
-def _facts(answer: Any) -> dict[str, str]:
+def _facts(answer: Future[dict[str, str]]) -> dict[str, str]:
     try:
-        return dict(ray.get(answer))
+        return answer.result()
     except RayError as error:  # the node has died meanwhile
         return {"problem": str(error) or type(error).__name__}

@@ -18,11 +18,12 @@ from pipeline.outcome import LARGEST, Outcome
 from pipeline.runs.histories import Measured, read_histories
 from pipeline.runs.identity import Identity
 from pipeline.runs.queries import KINDS, named
-from pipeline.runs.record import RunRecord
+from pipeline.runs.record import ProgramRecord, RunRecord
+from pipeline.store.liveness import is_alive
 from pipeline.store.lookup import MAX_RUNS, datasets_of
 from pipeline.store.outages.failures import first_line
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import ADOPTED, PARENT_TAG, kind_of
+from pipeline.store.tags import ADOPTED, EXIT_STATUS, PARENT_TAG, kind_of
 
 # A name of MLflow's: `params.lr`, or "tags.`my fold`".
 KEY = re.compile(r"(params|tags)\.(?:`([^`]+)`|\"([^\"]+)\"|([^`\",]+))")
@@ -200,7 +201,7 @@ def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
         **{f"tags.{name}": value for name, value in tags.items()},
     }
     is_deleted = info.lifecycle_stage == "deleted"
-    problem = "was deleted" if is_deleted else ending_problem(info.status)
+    problem = "was deleted" if is_deleted else ending_problem(_status(run))
     others = {
         name: value
         for name, value in known.items()
@@ -239,6 +240,14 @@ def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
         by,
         pair,
     )
+
+
+def _status(run: Run) -> str:
+    """How a run has ended. MLflow ends one in the middle of its program, which may be killed."""
+    is_of_program = kind_of(run) == KINDS[ProgramRecord]
+    if run.info.status != "FINISHED" or not is_of_program or EXIT_STATUS in run.data.tags:
+        return str(run.info.status)
+    return "RUNNING" if is_alive(run) else "KILLED"
 
 
 def ending_problem(status: str) -> str:

@@ -24,6 +24,8 @@ MAX_CHARACTERS = 8000  # in a tag; MLflow cuts longer ones, which would leave no
 FAILURE, DESCRIPTION = "failure", "mlflow.note.content"
 KIND = "kind"
 ADOPTED = "pipeline.adopted"  # of a program's run: the run that it has logged its outcome to
+# Only a program's run that has it was ended by us: one that a program ended may be only half done.
+EXIT_STATUS = "pipeline.exit_status"
 PARENT_TAG = "mlflow.parentRunId"  # of a study's run: the study
 BEGUN_BY = "pipeline.begun_by"  # the run whose program has begun this one
 

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -196,6 +198,56 @@ def test_when_the_study_ends_so_does_every_run(
     assert statuses(server, how.name) == ["FINISHED"] * 2
 
 
+STUBBORN = """
+import os, signal, sys, time
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+open(sys.argv[1], "w").write(str(os.getpid()))
+time.sleep(90)
+"""
+
+
+@needs_postgres
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
+def test_when_a_study_of_programs_ends_so_does_every_program(
+    how: signal.Signals, tmp_path: Path, server: Server, cluster: Any
+) -> None:
+    (tmp_path / "train.py").write_text(STUBBORN)
+    (tmp_path / "programs.py").write_text(
+        "from pipeline import Ablation, Outcome\n"
+        "ablation = Ablation("
+        "program='python train.py {seed}', variants={'a': {}}, outcome=Outcome('x'))\n"
+    )
+    experiment, seeds = f"programs {how.name}", [tmp_path / "0", tmp_path / "1"]
+    command = ["ablate", "--ablation", "programs.py", "--seeds", "2"]
+    study = start(tmp_path, server, cluster, *command, experiment=experiment)
+    _until(lambda: all(one.exists() and one.read_text() for one in seeds), 120)
+    programs = [psutil.Process(int(one.read_text())) for one in seeds]
+    time.sleep(3)  # the study then waits for news, which no program has
+    study.send_signal(how)
+    try:
+        _, err = study.communicate(timeout=40)
+        _until(lambda: not any(one.is_running() for one in programs), 20)
+        _until(lambda: "RUNNING" not in statuses(server, experiment, "program"), 20)
+    finally:
+        study.kill()
+        for one in programs:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+    assert statuses(server, experiment, "program") == ["KILLED"] * 2
+    if how == signal.SIGINT:
+        remedy = "the same command again, which keeps what is done"
+        assert err.splitlines() == [f"error: stopped by SIGINT; continue by: {remedy}"]
+
+
+def _until(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it has taken too long"
+        time.sleep(0.2)
+
+
 @needs_postgres
 @pytest.mark.thorough
 def test_a_node_that_dies_costs_no_run(tmp_path: Path, server: Server, cluster: Any) -> None:
@@ -320,10 +372,10 @@ def test_of_many_nodes_that_would_train_something_else_a_few_are_named(
 ) -> None:
     from pipeline.execution import nodes
 
-    answers = MagicMock()
-    answers.wait.return_value = [], []
-    answers.get.return_value = {"problem": "no data"}
-    monkeypatch.setattr(nodes, "ray", answers)
+    ray, answer = MagicMock(), Future[dict[str, str]]()
+    answer.set_result({"problem": "no data"})
+    ray.remote().options().remote().future.return_value = answer
+    monkeypatch.setattr(nodes, "ray", ray)
     seven = [nodes.Node("0" * 56, f"n{number}", 1, 0, 1) for number in range(7)]
     run = spec_of(Config(variant="base", dataset="synthetic"))
     with pytest.raises(InputError, match=r"^7 of 7 nodes can't .*: n0: no data; n1: ") as refused:

@@ -18,6 +18,7 @@ from scipy import stats
 
 from pipeline import compare
 from pipeline.errors import InputError
+from pipeline.store.liveness import PROCESS, this_process
 
 A = [0.71, 0.74, 0.69, 0.77, 0.72, 0.75, 0.70, 0.73, 0.76, 0.68]
 B = [0.74, 0.75, 0.73, 0.78, 0.77, 0.75, 0.74, 0.77, 0.79, 0.70]
@@ -199,6 +200,29 @@ def test_every_run_that_is_not_counted_is_named_with_the_reason(
     after = {run.info.run_id: run for run in runs_in_order()}
     for run_id, run in before.items():
         assert repr(after[run_id].to_dictionary()) == repr(run.to_dictionary())  # NaN is not NaN
+
+
+@pytest.mark.parametrize(
+    ("is_dead", "why"),
+    [(True, "did not end well (KILLED)"), (False, "has not ended (RUNNING)")],
+)
+def test_a_run_that_mlflow_ended_in_the_middle_of_its_program_is_not_counted(
+    is_dead: bool, why: str
+) -> None:
+    process = this_process()
+    if is_dead:  # as if another process had had the same number
+        number = process[PROCESS].split()[0]
+        process[PROCESS] = f"{number} 1.00 1.00"
+    half_done = ""
+    for seed in range(4):
+        for variant in ("a", "b"):
+            tags = {"kind": "program", "variant": variant, "seed": str(seed), **process}
+            if half_done:
+                tags["pipeline.exit_status"] = "0"
+            run_id = make_run({}, {"auc": seed + (variant == "b")}, tags=tags)
+            half_done = half_done or run_id[:8]
+    report = compare(outcome="auc", by="tags.variant", pair="tags.seed")
+    assert [reason for name, reason in report.unused.items() if half_done in name][:1] == [why]
 
 
 def runs_in_order() -> list[Any]:

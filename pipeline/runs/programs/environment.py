@@ -20,9 +20,15 @@ THREADS = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
     *("NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS", "LOKY_MAX_CPU_COUNT"),
 )
+# Ray's own: whether a worker that ends kills its children. Of ours that would be what watches over
+# a program, which would then go on.
+RAY_KILLS = "RAY_kill_child_processes_on_worker_exit"
 # A name beside the experiment's id makes Transformers raise, and a bar that is switched off doesn't
 # count, which a program may rely on.
-NOT_PASSED_ON = ("MLFLOW_EXPERIMENT_NAME", "TQDM_DISABLE", "PYTEST_CURRENT_TEST", "PYTEST_VERSION")
+NOT_PASSED_ON = (
+    *("MLFLOW_EXPERIMENT_NAME", "TQDM_DISABLE", "PYTEST_CURRENT_TEST", "PYTEST_VERSION"),
+    RAY_KILLS,
+)
 
 
 def environment_of(run: Run, threads: int) -> dict[str, str]:

@@ -39,12 +39,10 @@ from pipeline.store.liveness import this_process
 from pipeline.store.lookup import datasets_of, outputs_of
 from pipeline.store.outages.failures import STORE_ERRORS, reason_of
 from pipeline.store.outages.waiting import in_store
-from pipeline.store.tags import MAX_CHARACTERS, forget_failure, say_failure
+from pipeline.store.tags import EXIT_STATUS, MAX_CHARACTERS, forget_failure, say_failure
 
 OUTPUT, OTHER_FOLDER = "output.txt", "program"  # of the run's artifacts
 COMMAND = "pipeline.command"
-# Only a run that has it was ended by us: one that a program ended may be only half done.
-EXIT_STATUS = "pipeline.exit_status"
 MLFLOW_STATUS = "pipeline.mlflow_status"  # what MLflow had made of it
 # As MLflow says that a program has chosen another experiment than its run's.
 OTHER_EXPERIMENT = "active experiment ID does not match environment run ID"

@@ -9,12 +9,14 @@ output gets the program's exit status, minus the number of the signal that has k
 error is that of the program, and its standard output.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
 import psutil
@@ -23,11 +25,16 @@ CONTEXT = "MLFLOW_RUN_CONTEXT"  # has the run's id, and so have all that a progr
 GRACE_SECONDS = 5.0  # from SIGTERM until it is killed
 LOOK_SECONDS = 0.05
 COPIED_BYTES = 2**16
+SET_CHILD_SUBREAPER = 36  # of Linux's prctl
 CANT_START = "can't start: "
 
 
 def main() -> None:
     """Run the command that the arguments say."""
+    if sys.platform == "linux":
+        # A daemon, which outlives its parent, becomes a child of this process. So it is found,
+        # whatever its environment.
+        ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     group = {} if sys.platform == "win32" else {"process_group": 0}
     try:
         program = subprocess.Popen(
@@ -49,17 +56,18 @@ def main() -> None:
     if is_wanted.is_set():
         ending.join()
     _signal_group(program.pid, "SIGKILL")
-    end_left_behind(os.environ.get(CONTEXT, ""))
+    end_left_behind(os.environ.get(CONTEXT, ""), _tree(os.getpid())[1:])
     copying.join(GRACE_SECONDS)  # somebody may be left who could print
     _say(str(status))
 
 
-def end_left_behind(context: str) -> None:
+def end_left_behind(context: str, known: Iterable[psutil.Process] = ()) -> None:
     """Kill what a program has left behind, daemons too, which would write to an ended run.
 
-    context: the value of that variable, by which they are found.
+    context: the value of that variable, by which they are found. known: others of them.
     """
     found = [one for one in psutil.process_iter() if context and _is_of(one, context)]
+    found += known
     for process in found:
         with suppress(psutil.Error):
             process.kill()

@@ -23,7 +23,7 @@ from pipeline import interruption
 from pipeline.errors import InputError, MachineError
 from pipeline.interruption import Interrupted
 from pipeline.runs.programs import run as program_run
-from pipeline.runs.programs.environment import environment_of
+from pipeline.runs.programs.environment import RAY_KILLS, environment_of
 from pipeline.runs.programs.function import metrics_in
 from pipeline.runs.programs.process import last_lines
 from pipeline.runs.programs.strays import Strays
@@ -392,12 +392,14 @@ def test_what_a_program_leaves_behind_ends_with_it(tmp_path: Path) -> None:
         "sleep = [sys.executable, '-c', 'import time; time.sleep(99)']\n"
         "quiet = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}\n"
         "for own in (False, True):\n"  # as a daemon has a session of its own
-        "    print(subprocess.Popen(sleep, start_new_session=own, **quiet).pid)"
+        "    print(subprocess.Popen(sleep, start_new_session=own, **quiet).pid)\n"
     )
+    if sys.platform == "linux":  # and another environment, too
+        code += "print(subprocess.Popen(sleep, start_new_session=True, env={}, **quiet).pid)"
     result = carry_out(of_command(tmp_path, code))
     assert result.failure == ""
     left = [int(pid) for pid in output_of(result).split()]
-    assert len(left) == 2
+    assert len(left) == (3 if sys.platform == "linux" else 2)
     _until(lambda: all(map(_is_gone, left)))
 
 
@@ -443,6 +445,7 @@ def test_the_environment_is_the_users_with_what_is_needed(
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "77",  # the user's
         "MLFLOW_REGISTRY_URI": "sqlite:///models.db",
         "TQDM_DISABLE": "1",
+        RAY_KILLS: "0",
         "GOMP_SPINCOUNT": "1000",
         "PIPELINE_SPINNING": "short",
         "PIPELINE_DATA_DIR": "/data",
@@ -469,7 +472,7 @@ def test_the_environment_is_the_users_with_what_is_needed(
     assert given.items() >= expected.items()
     context = json.loads(given["MLFLOW_RUN_CONTEXT"])
     assert context == {"team": "a", "pipeline.begun_by": run.info.run_id}
-    gone = {*VARIABLES, "MLFLOW_EXPERIMENT_NAME", "TQDM_DISABLE", "GOMP_SPINCOUNT"}
+    gone = {*VARIABLES, "MLFLOW_EXPERIMENT_NAME", "TQDM_DISABLE", "GOMP_SPINCOUNT", RAY_KILLS}
     assert not gone - {"MLFLOW_HTTP_REQUEST_TIMEOUT"} & given.keys()
     assert given["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     client = mlflow.MlflowClient(given["MLFLOW_TRACKING_URI"])
