@@ -18,6 +18,9 @@ USER = "mlflow.user"
 WHOLE = "put `with mlflow.start_run():` around the whole program"
 # Not from the variable, which `mlflow.start_run` takes out of the environment.
 LIGHTNING = f"{WHOLE}, and give MLFlowLogger run_id=mlflow.active_run().info.run_id"
+INSIDE = (
+    "log from the process that calls `mlflow.start_run`: one that it starts begins a run of its own"
+)
 ACTIVE = "log to the run that is active when the function is called"
 TRANSFORMERS = 'give TrainingArguments report_to="mlflow"'
 
@@ -100,7 +103,11 @@ def why_missing(
         returned = ", ".join(f'"{name}": …' for name in metrics)
         parts.append(f"let the function return {{{returned}}}, or {ACTIVE}")
     elif not is_function and not has_joined:
-        parts.append(_advice(packages, bool(having or perhaps), metrics[0]))
+        elsewhere = [*having, *perhaps]
+        ended = run.info.end_time or 0  # by MLflow, which the program has joined it by
+        is_inside = bool(elsewhere) and all(one.info.start_time < ended for one in elsewhere)
+        advice = _advice(packages, bool(elsewhere), metrics[0])
+        parts.append(INSIDE if is_inside and advice == WHOLE else advice)
     return "; ".join(parts)
 
 

@@ -150,6 +150,25 @@ def test_runs_that_a_program_has_begun_are_found_in_any_experiment_or_adopted(
     assert begun == [adopted.adopted]
 
 
+# As a program that starts others.
+BEGUN_INSIDE = """
+import mlflow
+import subprocess
+code = "import mlflow; mlflow.start_run(); mlflow.log_metric('test_rmse', 1)"
+with mlflow.start_run():
+    mlflow.log_metric("loss", 1)
+    subprocess.run([sys.executable, "-c", code], check=True)
+"""
+
+
+def test_a_program_that_starts_what_logs_is_told_to_log_itself(tmp_path: Path) -> None:
+    failure = carry_out(of_command(tmp_path, BEGUN_INSIDE)).failure
+    assert failure.endswith(
+        "which the program began, has it; log from the process that calls `mlflow.start_run`: one"
+        " that it starts begins a run of its own"
+    )
+
+
 BARE = """
 import mlflow
 def create(run, tags={}, **more):
