@@ -368,8 +368,10 @@ def test_an_interruption_while_a_run_is_created_ends_it(
 def test_a_worker_that_dies_takes_its_program_along(tmp_path: Path, is_killed: bool) -> None:
     programs = place(tmp_path, train=f"'a doc'\nimport os, sys, time\n{CHILDREN}")
     code = (
-        "import os, sys; from pathlib import Path\n"
+        "import os, signal, sys; from pathlib import Path\n"
         "from pipeline.runs.programs.process import run_to_end\n"
+        # What a shell starts in the background ignores it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "command = [sys.executable, 'train.py']\n"
         f"run_to_end(command, Path({str(programs)!r}), os.environ, open('output.txt', 'wb'))"
     )
