@@ -31,7 +31,9 @@ class Target(NamedTuple):
 
 def origin() -> Figures:
     """Return the commit of this checkout, the machine, and the software versions."""
-    # It imports torch, which reads its environment once; callers may need to set it first.
+    # torch names the GPU. It reads its environment once; callers may need to set it first.
+    import torch  # noqa: F401
+
     from pipeline.machine import describe_machine
 
     return {

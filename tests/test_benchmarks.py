@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import run
+from conftest import ROOT, run
 
 from benchmarks.figures import Target, judge, spread, target_lines
 
@@ -125,3 +125,18 @@ def test_the_commands_for_a_gpu_run_on_a_cpu_too(tmp_path: Path, steps: list[str
     assert (day / "rates.db").stat().st_size
     for name in () if steps else ("speed", "many_8"):
         assert json.loads((day / f"{name}.json").read_text())["commit"]
+
+
+@pytest.mark.thorough
+def test_compare_is_timed_on_runs_of_others_and_its_false_alarms_are_counted(
+    tmp_path: Path,
+) -> None:
+    few = ["--runs", "12", "--steps", "3", "--times", "1"]
+    timed = run(ROOT, "python", "-m", "benchmarks.comparing", *few)
+    assert timed.status == 0, timed.err
+    assert re.search(
+        r"^12 runs of 3 steps, 1 times\nseconds: \d+\.\d\nMB at most: \d+$", timed.out, re.M
+    )
+    alarms = run(tmp_path, "python", "-m", "benchmarks.false_alarms", "--studies", "2")
+    assert alarms.status == 0, alarms.err
+    assert len(re.findall(r": \d of 2 studies, ", alarms.out)) == 4
