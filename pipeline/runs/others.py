@@ -19,7 +19,7 @@ from pipeline.runs.histories import Measured, read_histories
 from pipeline.runs.identity import Identity
 from pipeline.runs.queries import KINDS, named
 from pipeline.runs.record import ProgramRecord, RunRecord
-from pipeline.store.liveness import is_alive
+from pipeline.store.liveness import PROCESS, is_alive
 from pipeline.store.lookup import MAX_RUNS, datasets_of
 from pipeline.store.outages.failures import first_line
 from pipeline.store.outages.waiting import in_store
@@ -137,7 +137,7 @@ def search_candidates(
     runs = _search(experiment_id, where)
     if len(runs) > MAX_RUNS:
         raise InputError(f"over {MAX_RUNS:,} runs; choose some of them with --where")
-    return [_candidate(run, by, pair) for run in runs if kind_of(run) != "comparison"]
+    return [_candidate(run, by, pair) for run in runs if _kind_of_ours(run) != "comparison"]
 
 
 @in_store
@@ -207,8 +207,8 @@ def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
         for name, value in known.items()
         if name not in (*by, *pair) and not name.startswith(f"tags.{OF_MLFLOW}")
     }
-    if kind_of(run):  # tags of our own, and settings of which only some decide a run's numbers
-        is_network = kind_of(run) == KINDS[RunRecord]
+    if kind := _kind_of_ours(run):  # with tags of our own, and settings that decide no numbers
+        is_network = kind == KINDS[RunRecord]
         others = {
             name: value
             for name, value in others.items()
@@ -242,9 +242,14 @@ def _candidate(run: Run, by: Sequence[str], pair: Sequence[str]) -> Candidate:
     )
 
 
+def _kind_of_ours(run: Run) -> str:
+    """What a run of this project is. Other people's runs may have a tag of that name, too."""
+    return kind_of(run) if PROCESS in run.data.tags else ""
+
+
 def _status(run: Run) -> str:
     """How a run has ended. MLflow ends one in the middle of its program, which may be killed."""
-    is_of_program = kind_of(run) == KINDS[ProgramRecord]
+    is_of_program = _kind_of_ours(run) == KINDS[ProgramRecord]
     if run.info.status != "FINISHED" or not is_of_program or EXIT_STATUS in run.data.tags:
         return str(run.info.status)
     return "RUNNING" if is_alive(run) else "KILLED"

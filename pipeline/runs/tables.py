@@ -20,6 +20,7 @@ from pipeline.runs.others import (
     with_problem,
 )
 from pipeline.runs.queries import STATUSES
+from pipeline.store.liveness import PROCESS
 from pipeline.store.lookup import SHORT_ID
 from pipeline.store.tags import KIND, PARENT_TAG
 
@@ -52,8 +53,8 @@ def candidates_of(table: pd.DataFrame, question: Question) -> list[Candidate]:
             raise InputError(
                 f"the table has no column {name!r}; it has {shortlist(columns, 12)}{hint}"
             )
-    if (kind := f"tags.{KIND}") in columns:
-        table = table[table[kind] != "comparison"]
+    if (kind := f"tags.{KIND}") in columns and f"tags.{PROCESS}" in columns:
+        table = table[(table[kind] != "comparison") | table[f"tags.{PROCESS}"].isna()]
     rows = table.to_dict("records")
     # Others' tables may have columns of these names, too.
     is_mlflow = {"run_id", "status"} <= set(columns) and table["status"].isin(

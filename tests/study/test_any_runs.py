@@ -568,3 +568,18 @@ def test_a_parameter_that_no_run_has_is_named_with_those_that_there_are() -> Non
         compare(**asked)
     with pytest.raises(InputError, match=r"^pair is missing: to compare anybody's runs takes"):
         compare(outcome="auc", by="params.model")
+
+
+@pytest.mark.parametrize("kind", ["program", "train", "comparison", "baseline"])
+def test_other_peoples_tag_of_our_name_means_nothing(kind: str) -> None:
+    for seed in range(4):
+        for model in "ab":
+            tags = {"kind": kind, "data": f"{model}.csv"}
+            make_run({"model": model, "seed": seed}, {"auc": A[seed]}, tags=tags)
+    report = compare(outcome="auc", by="params.model", pair="params.seed")
+    assert len(report.runs) == 8
+    assert any("data: a.csv (a), b.csv (b)" in line for line in report.analysis.headline)
+    table = mlflow.search_runs(experiment_names=["Default"])
+    assert (
+        len(compare(table, outcome="metrics.auc", by="params.model", pair="params.seed").runs) == 8
+    )
