@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,9 +101,13 @@ def _with_named(files: list[Path], folder: Path) -> list[Path]:
     """
     found = list(dict.fromkeys(files))
     for path in found:  # which grows
-        if path.suffix == ".py" or path.stat().st_size > MAX_SCRIPT:
+        if path.suffix == ".py" or not counts(str(path), str(folder)):
             continue
-        words = dict.fromkeys(WORD.findall(path.read_text(errors="replace")))
+        text = ""
+        with suppress(OSError):  # it may not be read
+            if path.stat().st_size <= MAX_SCRIPT:
+                text = path.read_text(errors="replace")
+        words = dict.fromkeys(WORD.findall(text))
         named = [
             Path(os.path.normpath(place / one)) for one in words for place in (folder, path.parent)
         ]
