@@ -26,11 +26,13 @@ from matplotlib.figure import Figure
 
 from pipeline.ablation.loading import load_ablation
 from pipeline.config import AUTO, Config
+from pipeline.outcome import mean_of
 from pipeline.report.analysis import analyse
 from pipeline.report.figures import forest_plot
 from pipeline.report.files import DOTS_PER_INCH, effects, report_files
 from pipeline.report.findings import Finding, NetworkAnalysis, RateResult
 from pipeline.runs.identity import Identity
+from pipeline.runs.plan import LAST
 from pipeline.runs.record import RunRecord
 from pipeline.statistics.intervals import Design, Interval
 from pipeline.statistics.possible import shown_comparison
@@ -56,7 +58,9 @@ def published(study: str) -> NetworkAnalysis:
     by_run = dict(list(curves.drop(columns=["run", "epoch"]).groupby("run_id")))
     results = [_result(study, run, by_run[run.run_id]) for run in runs.itertuples()]
     ablation = load_ablation(ABLATIONS.get(study, AUTO))
-    analysis = analyse(ablation, results, Design(**stated["design"]))
+    value = stated["primary_metric"].rpartition("_")[2]  # val_accuracy_mean5
+    value = value if mean_of(value) else LAST
+    analysis = analyse(ablation, results, Design(**stated["design"]), value)
     images: Images = {
         (one["setting"], one["metric"], one["treatment"], one["control"]): one["images"]
         for one in stated["effects"]

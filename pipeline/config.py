@@ -21,7 +21,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 VALIDATIONS = ("test", "holdout")
 # What becomes of a run's model: nothing, a version in the registry, or also the variant's alias.
 REGISTRATIONS = ("none", "model", "alias")
-KEEP_STATE = ("yes", "no")  # whether a finished run can go on to more epochs
+YES_OR_NO = ("yes", "no")
 MAX_SEED = 2**32 - 1  # a larger one is read as two words, which may be a smaller one's stream
 MAX_COUNT = 10**9  # of epochs, images and the like; torch and timedelta overflow at larger numbers
 MAX_CHOICES = 12  # in a message: there are as many as an ablation's file names
@@ -128,6 +128,11 @@ def check_text(name: str, value: object) -> None:
         storable = False
     if not storable:
         raise InputError(f"{name} is {shown(value)}; it must be UTF-8 text without NUL")
+
+
+def yes_or_no(choice: bool) -> str:
+    """A choice as it is typed."""
+    return YES_OR_NO[0] if choice else YES_OR_NO[1]
 
 
 def check_seed(name: str, seed: int) -> None:

@@ -1,5 +1,6 @@
 """What runs are compared by: a metric that they log, and how it is read."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from pipeline.config import as_list, check_choice, check_number, text_of
 from pipeline.errors import InputError, shown
 
 BETTER = ("higher", "lower")
-# Which of a run's values of the metric counts.
+# Which of a run's values of the metric counts; or a step's, or the mean of the last ones (mean5).
 VALUES = ("last", "max", "min")
 MOST = 1e30  # of a scale or margin: what is shown is a number even if outcomes are as large
 # The largest magnitude of the numbers that are compared; beyond, their intervals may overflow.
@@ -24,8 +25,8 @@ class Outcome:
     better: higher, lower, or empty if neither is.
     unit, scale: what it is shown in, and how many of these 1 is: an accuracy of 1 is 100 points.
     margin: differences up to this one, in `unit`, are as good as none; None if that is not known.
-    value: which value of a run counts: the one of the `last` step, the `max` or the `min` of all
-    steps, or that of a step, by its number.
+    value: which value of a run counts: the one of the `last` step, the mean of the last ones
+    (`mean5`: of five), the `max` or the `min` of all steps, or that of a step, by its number.
 
     Raises InputError for anything else.
     """
@@ -60,13 +61,21 @@ class Outcome:
         """Which value of a run counts, in words."""
         if isinstance(self.value, int):
             return f"the value of step {self.value}"
+        if count := mean_of(self.value):
+            return f"the mean of the last {count} steps"
         words = {"last": "the value of the last step", "max": "the highest", "min": "the lowest"}
         return f"{words[self.value]}{' value of all steps' * (self.value != 'last')}"
 
 
+def mean_of(value: str | int) -> int:
+    """Of how many last steps the mean counts: 5 for `mean5`; 0 for other values."""
+    found = re.fullmatch("mean([2-9]|[1-9][0-9]{1,5})", str(value))
+    return int(found[1]) if found else 0
+
+
 def _value_of(given: Any) -> str | int:
     """Read which value counts. Raises InputError."""
-    if isinstance(given, str) and given in VALUES:
+    if isinstance(given, str) and (given in VALUES or mean_of(given)):
         return given
     try:
         step = int(given)
@@ -75,7 +84,31 @@ def _value_of(given: Any) -> str | int:
             return step
     except (TypeError, ValueError, OverflowError):
         pass
-    raise InputError(f"value is {shown(given)}; it must be last, max, min, or the number of a step")
+    raise InputError(
+        f"value is {shown(given)}; it must be last, the mean of the last steps (mean5), max, min,"
+        " or the number of a step"
+    )
+
+
+def value_of_networks(given: Any, epochs: int, validation: str) -> str:
+    """Read which value of a network's run counts: last, or mean5. Raises InputError.
+
+    No other does: the best epoch would be chosen by what is reported.
+    """
+    text = str(given).strip()
+    count = mean_of(text)
+    if text != "last" and not count:
+        raise InputError(
+            f"value is {shown(given)}; it must be last, or mean5, the mean over the last 5 epochs"
+        )
+    if count > epochs:
+        raise InputError(f"value is {text}, and a run has {epochs} epochs; take the mean of fewer")
+    if count and validation == "holdout":
+        raise InputError(
+            f"value is {text}, and with validation=holdout the test images are read once, after"
+            " the last epoch; give value=last"
+        )
+    return text
 
 
 def outcomes_of(

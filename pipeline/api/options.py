@@ -8,10 +8,10 @@ import typer
 from pipeline.config import (
     AUTO,
     DEVICES,
-    KEEP_STATE,
     PRECISIONS,
     REGISTRATIONS,
     VALIDATIONS,
+    YES_OR_NO,
     Config,
     check_choice,
     text_of,
@@ -160,7 +160,27 @@ Margin = Annotated[
         **SEVERAL,
     ),
 ]
-MaxSeeds = Annotated[int, typer.Option(help="With seeds=auto: the most seeds of a variant.")]
+MaxSeeds = Annotated[
+    int,
+    typer.Option(
+        help="The most seeds of a variant that there could ever be: with seeds=auto, and if seeds"
+        " are added later, after a report; the intervals are made for it."
+    ),
+]
+StopEarly = Annotated[
+    str,
+    typer.Option(
+        help="yes, no: with seeds=auto, also stop once an effect is known to be larger than the"
+        " margin, or smaller than one that matters. Costs more seeds if neither is so."
+    ),
+]
+Value = Annotated[
+    str,
+    typer.Option(
+        help="Which validation accuracy of a run counts: last, that of the last epoch, or mean5,"
+        " the mean of the last 5 epochs (or another number of them), which takes fewer seeds."
+    ),
+]
 LearningRates = Annotated[
     Any, typer.Option(help="Learning rate, above 0, or several (0.01,0.001).", **SEVERAL)
 ]
@@ -227,12 +247,12 @@ DryRun = Annotated[
 ]
 
 
-def is_yes(text: str | bool) -> bool:
-    """Read a choice of yes or no; in Python it may be True or False."""
+def is_yes(name: str, text: str | bool) -> bool:
+    """Read a choice of yes or no; in Python it may be True or False. Raises InputError."""
     if isinstance(text, bool):
         return text
-    check_choice("keep_state", text, KEEP_STATE)
-    return text == "yes"
+    check_choice(name, text, YES_OR_NO)
+    return text == YES_OR_NO[0]
 
 
 def absolute(ablation: str) -> str:

@@ -19,8 +19,10 @@ from pipeline.config import (
 from pipeline.errors import InputError
 from pipeline.imports import importing
 from pipeline.interruption import Interrupted
-from pipeline.outcome import outcomes_of
+from pipeline.outcome import outcomes_of, value_of_networks
+from pipeline.runs.plan import LAST
 from pipeline.study.grid import (
+    MAX_SEEDS,
     REGISTER,
     REUSE,
     Grid,
@@ -64,6 +66,8 @@ def ablate(
     seeds: options.Seeds = "5",
     margin: options.Margin = AUTO,
     max_seeds: options.MaxSeeds = 30,
+    stop_early: options.StopEarly = "no",
+    value: options.Value = LAST,
     dataset: options.Dataset = DEFAULT.dataset,
     data_dir: options.DataDir = DEFAULT.data_dir,
     epochs: options.Epochs = DEFAULT.epochs,
@@ -95,17 +99,21 @@ def ablate(
     settings = {name: value for name, value in asked.items() if name in SHARED}
     rates = parse_rates(as_text(lr))
     seeds = as_text(seeds)
-    check_at_least("max_seeds", max_seeds, 1)
+    check_at_least("max_seeds", max_seeds, 1, MAX_SEEDS)
+    may_stop = options.is_yes("stop_early", stop_early)
+    if may_stop and seeds != AUTO:
+        raise InputError("stop_early is for seeds=auto; a number of seeds is kept to")
     asked_seeds = range(max_seeds) if seeds == AUTO else parse_seeds(seeds)
     check_name(name)
     check_choice("register", register, tuple(REGISTER))
     check_choice("reuse", reuse, REUSE)
-    keeps = options.is_yes(keep_state)
+    keeps = options.is_yes("keep_state", keep_state)
     asked_jobs, gpu_share = parse_jobs(jobs), check_cluster(cluster, gpu_share)
     if validation == AUTO:
         settings["validation"] = "test" if len(rates) == 1 else "holdout"
     for rate in rates:
         Config(**settings, lr=rate)  # which checks it
+    counted = value_of_networks(value, epochs, settings["validation"])
     set_variables()
     if cluster == "none":
         openmp.spin_if_idle()
@@ -123,12 +131,13 @@ def ablate(
     chosen = parse_variants(as_text(variants), own.variants, own.compared)
     if own.is_program:
         check_of_program(asked, own.name)
-        rates = []
+        rates, counted = [], str(own.outcomes[0].value)
     unit = own.outcomes[0].unit if own.is_program else "points"
     wanted = 0.0
     if seeds == AUTO:
         wanted = check_margin(margin_of(own, margin), max_seeds, rates, unit)
-    grid = Grid(chosen, asked_seeds, rates, wanted, unit)
+    most = max(len(asked_seeds), max_seeds)
+    grid = Grid(chosen, asked_seeds, rates, wanted, unit, counted, may_stop, most)
     grid.plan.as_json()  # which checks its length
     check_effects(own, grid)
     choices = {"name": name, "register": register, "reuse": reuse}
@@ -173,6 +182,8 @@ def check_of_program(asked: Mapping[str, Any], name: str) -> None:
     `mlflow run` passes all options on, most of them as they are by default.
     """
     usual = inspect.signature(ablate).parameters
+    if str(asked["value"]) != LAST:
+        raise InputError(f"value is for networks; {name} is about a program, whose Outcome says it")
     if wrong := [one for one in OF_NETWORKS if str(asked[one]) != str(usual[one].default)]:
         raise InputError(
             f"{wrong[0]} is for networks, and {name} is about a program: make it a setting of its"

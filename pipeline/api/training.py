@@ -55,7 +55,7 @@ def train(
     settings = {name: value for name, value in locals().items() if name in DEFAULT.as_dict()}
     Config(**settings)  # which checks them before anything slow is imported
     check_choice("register", register, REGISTRATIONS)
-    keeps = options.is_yes(keep_state)
+    keeps = options.is_yes("keep_state", keep_state)
     set_variables()
     openmp.spin_if_idle()
     with importing():
@@ -84,7 +84,7 @@ def train(
             typed = {name: v for name, v in typed.items() if v != defaults.get(name)}
         # As typed now, else as it began. A study registers its models itself.
         register = typed.get("register", continued.register)
-        keeps = options.is_yes(typed.get("keep_state", continued.keep_state))
+        keeps = options.is_yes("keep_state", typed.get("keep_state", continued.keep_state))
         changed = {name: value for name, value in typed.items() if name in settings}
         config = configuration(continued, changed)
         if is_complete(continued, config):

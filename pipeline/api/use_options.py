@@ -107,8 +107,8 @@ EffectMargin = Annotated[
 WhichValue = Annotated[
     Any,
     typer.Option(
-        help="Which of a run's values counts: last (of the highest step), max, min, or a step's"
-        " number.",
+        help="Which of a run's values counts: last (of the highest step), mean5 (the mean of the"
+        " last 5 steps, or of another number), max, min, or a step's number.",
         **TEXTS,
     ),
 ]

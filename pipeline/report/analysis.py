@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
 
 from pipeline.ablation.definition import Ablation
 from pipeline.errors import shortlist
+from pipeline.outcome import mean_of
 from pipeline.report.contrasts import Contrast, contrasts
 from pipeline.report.effects import find_effects, make_finding, summarize_variants
 from pipeline.report.findings import NetworkAnalysis, RateResult, study_outcomes
 from pipeline.report.learning_rates import chosen_rates, sign_changes, stuck_notes
+from pipeline.runs.plan import LAST
 from pipeline.runs.record import LEARNED, RunRecord
 from pipeline.statistics.intervals import PLANNED, Design
 from pipeline.statistics.outcomes import OutcomeMeasure
@@ -20,11 +24,15 @@ TARGET_STEP = 0.05  # the target accuracy is a multiple of this
 
 
 def analyse(
-    ablation: Ablation, results: Sequence[RunRecord], design: Design = PLANNED
+    ablation: Ablation,
+    results: Sequence[RunRecord],
+    design: Design = PLANNED,
+    value: str = LAST,
 ) -> NetworkAnalysis:
     """Compare the ablation's variants by `results`: runs of one recipe, at most one per cell.
 
-    Every comparison is paired: it uses the seeds that both variants have.
+    Every comparison is paired: it uses the seeds that both variants have. value: which of a run's
+    accuracies counts, the last or a mean (`Plan`).
     """
     held_out = results[0].config.validation == "holdout"
     rates = sorted({result.config.lr for result in results})
@@ -38,9 +46,9 @@ def analyse(
     if target is None:
         notes.append("Not every run reaches 5 %, so the time to an accuracy is not compared.")
     split, epochs = "test" if held_out else "validation", results[0].config.epochs
-    outcomes = study_outcomes(split, target, epochs)
+    outcomes = study_outcomes(split, target, epochs, value)
     primary = next(iter(outcomes))
-    table = results_table(results, target)
+    table = results_table(results, target, value)
     by_id = {result.run_id: result for result in results}
     family = [(f"{lr:g}", dict.fromkeys(variants, lr)) for lr in rates]
     by_rate = _at_rates(family, table, compared, outcomes, design, by_id, notes)
@@ -69,7 +77,9 @@ def analyse(
     )
 
 
-def results_table(results: Sequence[RunRecord], target: float | None) -> pd.DataFrame:
+def results_table(
+    results: Sequence[RunRecord], target: float | None, value: str = LAST
+) -> pd.DataFrame:
     """One row per run: its settings, last epoch's metrics, cost, and where it is stored."""
     rows = []
     for result in results:
@@ -77,6 +87,9 @@ def results_table(results: Sequence[RunRecord], target: float | None) -> pd.Data
         last = {k: v for k, v in metrics.items() if k.endswith(("_loss", "_accuracy"))}
         epochs, seconds = time_to(result, target) if target else (math.nan, math.nan)
         reported = last.get("test_accuracy", last["val_accuracy"])
+        if count := mean_of(value):
+            accuracies = [epoch.val_accuracy for epoch in result.history[-count:]]
+            last[f"val_accuracy_{value}"] = fmean(accuracies)
         rows.append(
             {
                 "run": result.config.run_name,
@@ -141,13 +154,21 @@ def _at_rates(
         for key, tables in usable.items()
     }
     settings = []
+
+    def design_of(key: str) -> Design:
+        """The margin is the primary outcome's."""
+        return design if key == next(iter(outcomes)) else replace(design, margin=0.0)
+
     for n, (label, rates) in enumerate(family):
         title = f"learning rate {label}"
         if label == "best":
             title = "the best learning rate of each variant"
         where = f" at {title}" if len(family) > 1 else ""
         findings = {
-            key: [make_finding(one, design, sum(map(len, each)), results, where) for one in each[n]]
+            key: [
+                make_finding(one, design_of(key), sum(map(len, each)), results, where)
+                for one in each[n]
+            ]
             for key, each in effects.items()
         }
         summaries = {

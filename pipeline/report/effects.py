@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,7 @@ def find_effects(
     """
     if not pair:
         return _between(key, outcome, compared, runs)
-    values = runs.pivot(index=pair, columns="variant", values=key)
+    values = runs.pivot(index=pair, columns="variant", values=key).sort_index(key=_in_order)
     run_ids = runs.pivot(index=pair, columns="variant", values="run_id")
     found = []
     for one in compared:
@@ -85,6 +85,12 @@ def find_effects(
             means = list(known.mean())
             found.append(Effect(key, named, one, treatment, control, means, ids))
     return found
+
+
+def _in_order(pairs: "pd.Index[Any]") -> "pd.Index[Any]":
+    """Seeds as numbers, if they are texts: 2 comes before 10."""
+    numbers = pd.to_numeric(pairs, errors="coerce")
+    return pairs if numbers.hasnans else pd.Index(numbers)
 
 
 def _between(
@@ -118,7 +124,7 @@ def make_finding(
     result = compare(effect.treatment, effect.control, effect.outcome, design, comparisons)
     if effect.contrast.effect:  # an interaction has no two variants to pair
         result = replace(result, correlation=None, unpaired=None)
-    if records and effect.key.endswith("_accuracy"):
+    if records and "_accuracy" in effect.key:
         images = _image_differences(effect, records)
         if images is not None:
             result = with_other_images(result, images, design.alpha / comparisons)
@@ -132,7 +138,10 @@ def make_finding(
 def _image_differences(
     effect: Effect, records: Mapping[str, RunRecord]
 ) -> npt.NDArray[np.int8] | None:
-    """`[seeds, images]`, treatment minus control of correctness; None if a run lacks it."""
+    """`[seeds, images]`, treatment minus control of correctness; None if a run lacks it.
+
+    After the last epoch: what the images contribute to a mean over epochs is about the same.
+    """
     known = [[records[run_id].correct for run_id in ids] for ids in effect.runs]
     if len(known) < 2 or any(one is None for row in known for one in row):
         return None

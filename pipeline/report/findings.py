@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -11,11 +11,14 @@ import pandas as pd
 from pipeline.ablation.definition import Ablation
 from pipeline.ablation.wording import Wording
 from pipeline.errors import percent, shortlist
+from pipeline.outcome import mean_of
 from pipeline.report.contrasts import Contrast
+from pipeline.runs.plan import LAST
 from pipeline.runs.record import RunRecord
 from pipeline.statistics.comparisons import Comparison, Summary
 from pipeline.statistics.intervals import Design
 from pipeline.statistics.outcomes import OutcomeMeasure
+from pipeline.statistics.sentences import amount, capitalized
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,27 @@ class Finding:
     comparison: Comparison
     shown: Comparison
     sentence: str
+
+    @property
+    def half_width(self) -> float:
+        """How far the interval reaches to each side; infinite if there is none."""
+        interval = self.comparison.interval
+        return (interval.high - interval.low) / 2 if interval else math.inf
+
+    def is_known(self, margin: float) -> bool:
+        """Whether the effect is known to within ± a margin, in the metric's own unit."""
+        return self.half_width <= margin * (1 + 1e-9)
+
+    def answer(self, margin: float) -> str:
+        """What the interval answers without being as short as the margin; empty if nothing."""
+        if not self.comparison.interval:
+            return ""
+        (low, high), matters = self.comparison.interval, self.outcome.effect_of_interest
+        if low > margin or high < -margin:
+            return "it is larger than the margin"
+        if matters is not None and -matters < low and high < matters:
+            return f"it is smaller than one that matters, {amount(matters, self.outcome)}"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -110,17 +134,26 @@ class Analysis:
 
     def missed_margins(self) -> list[str]:
         """Name the effects that are not known to within the margin that was asked for."""
-        missed = []
-        for finding in self.main.findings[self.primary] if self.main and self.design.margin else []:
-            interval, outcome = finding.comparison.interval, finding.outcome
-            half = (interval.high - interval.low) / 2 if interval else float("inf")
-            if half * outcome.scale > self.design.margin * (1 + 1e-9):
-                within = f"to within ± {_with_unit(outcome.show(half, extra=1), outcome)}"
-                known = within if finding.shown.interval else "at all"
+        missed, design = [], self.design
+        for finding in self.main.findings[self.primary] if self.main and design.margin else []:
+            outcome, effect = finding.outcome, f"the effect of {finding.contrast.words}"
+            margin = design.margin / outcome.scale
+            if finding.is_known(margin):
+                continue
+            half = finding.half_width
+            within = f"to within ± {_with_unit(outcome.show(half, extra=1), outcome)}"
+            known = within if finding.shown.interval else "at all"
+            answer = finding.answer(margin) if design.stop_early else ""
+            seeds = f"after {finding.comparison.seeds} {self.noun}s"
+            asked = f"± {_with_unit(f'{design.margin:g}', outcome)}"
+            if answer:
                 missed.append(
-                    f"The effect of {finding.contrast.words} is not known to within"
-                    f" ± {_with_unit(f'{self.design.margin:g}', outcome)} after"
-                    f" {finding.comparison.seeds} {self.noun}s: {known}."
+                    f"No more {self.noun}s were added for {effect}, which is known {known} {seeds}"
+                    f" and not to within {asked}: {answer}."
+                )
+            else:
+                missed.append(
+                    f"{capitalized(effect)} is not known to within {asked} {seeds}: {known}."
                 )
         return missed
 
@@ -222,6 +255,17 @@ class NetworkAnalysis(Analysis):
         ]
 
     @property
+    def last_epoch(self) -> str:
+        """The column of the last epoch's accuracy, if another one is primary; else empty."""
+        column = self.primary.rpartition("_")[0]
+        return column if column in self.outcomes else ""
+
+    @property
+    def loss(self) -> str:
+        """The column of the loss on the reported images."""
+        return f"{self.primary.partition('_')[0]}_loss"
+
+    @property
     def few_images(self) -> str:
         """`2,000 of 50,000 images` if the networks saw only so many; else empty."""
         first = self.results[0]
@@ -273,13 +317,20 @@ def _with_unit(number: str, outcome: OutcomeMeasure) -> str:
     return f"{number} {outcome.unit}".rstrip()
 
 
-def study_outcomes(split: str, target: float | None, epochs: int) -> dict[str, OutcomeMeasure]:
-    """The outcomes by column, the primary one first."""
+def study_outcomes(
+    split: str, target: float | None, epochs: int, value: str = LAST
+) -> dict[str, OutcomeMeasure]:
+    """The outcomes by column, the primary one first. value: which of a run's accuracies that is."""
     prefix = "test" if split == "test" else "val"
-    outcomes = {
-        f"{prefix}_accuracy": OutcomeMeasure(
-            f"{split} accuracy", "points", scale=100, effect_of_interest=0.01, bounds=(0, 1)
-        ),
+    accuracy = OutcomeMeasure(
+        f"{split} accuracy", "points", scale=100, effect_of_interest=0.01, bounds=(0, 1)
+    )
+    outcomes = {f"{prefix}_accuracy": accuracy}
+    if count := mean_of(value):
+        mean = replace(accuracy, name=f"mean {accuracy.name} of the last {count} epochs")
+        last = replace(accuracy, name=f"{accuracy.name} of the last epoch alone")
+        outcomes = {f"{prefix}_accuracy_{value}": mean, f"{prefix}_accuracy": last}
+    outcomes |= {
         f"{prefix}_loss": OutcomeMeasure(
             f"{split} loss", "nats", decimals=3, effect_of_interest=0.05, bounds=(0, math.inf)
         ),

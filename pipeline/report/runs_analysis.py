@@ -3,12 +3,12 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from pipeline.errors import InputError, plural, shortlist
-from pipeline.outcome import LARGEST, SMALLEST, Outcome
+from pipeline.outcome import LARGEST, SMALLEST, Outcome, mean_of
 from pipeline.report.contrasts import Contrast
 from pipeline.report.effects import find_effects, make_finding, summarize_variants
 from pipeline.report.findings import Analysis, NetworkAnalysis, RateResult
@@ -157,7 +157,11 @@ AnyAnalysis = NetworkAnalysis | RunsAnalysis
 
 
 def analyse_runs(runs: Sequence[MeasuredRun], what: Compared, design: Design) -> RunsAnalysis:
-    """Compare the variants of `runs`: by pair, with the pairs that both have, or all runs."""
+    """Compare the variants of `runs`: by pair, with the pairs that both have, or all runs.
+
+    If the mean of the last steps counts, the last step alone is shown next to it.
+    """
+    runs, what = _with_last_step(runs, what)
     keys = {one.metric: _column(one.metric) for one in what.outcomes}
     table = pd.DataFrame(
         {"run": run.name, "variant": run.variant, **({"pair": run.pair} if what.pair else {})}
@@ -186,11 +190,12 @@ def analyse_runs(runs: Sequence[MeasuredRun], what: Compared, design: Design) ->
                 " compute with; log it in another unit"
             )
         measure = measure_of(one, known, key)
+        own_design = design if one is what.outcomes[0] else replace(design, margin=0.0)
         effects = find_effects(key, measure, what.contrasts, known, pair)
         outcomes[key] = measure
         summaries[key] = summarize_variants(key, measure, variants, known, design)
         findings[key] = [
-            make_finding(effect, design, len(effects), noun=noun if pair else "run")
+            make_finding(effect, own_design, len(effects), noun=noun if pair else "run")
             for effect in effects
         ]
     notes += _odd(runs)
@@ -210,6 +215,22 @@ def analyse_runs(runs: Sequence[MeasuredRun], what: Compared, design: Design) ->
         runs=runs,
         what=what,
     )
+
+
+def _with_last_step(
+    runs: Sequence[MeasuredRun], what: Compared
+) -> tuple[Sequence[MeasuredRun], Compared]:
+    primary, *others = what.outcomes
+    if not mean_of(primary.value):
+        return runs, what
+    last = replace(primary, metric=f"{primary.metric} of the last step alone", value="last")
+    known = [
+        replace(run, values={**run.values, last.metric: run.curves[primary.metric][-1][1]})
+        if run.curves.get(primary.metric)
+        else run
+        for run in runs
+    ]
+    return known, replace(what, outcomes=[primary, last, *others])
 
 
 def noun_of(pair: Sequence[str]) -> str:

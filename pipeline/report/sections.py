@@ -10,7 +10,7 @@ from pipeline.report.findings import Analysis, NetworkAnalysis
 from pipeline.report.tables import Table, cost_table, effects_table, runs_table, variants_table
 from pipeline.runs.record import STUCK
 from pipeline.statistics.intervals import LATER_ALPHA, PLANNED_ALPHA
-from pipeline.statistics.sentences import INTERVALS
+from pipeline.statistics.sentences import intervals_in_words
 from pipeline.statistics.skewness import skewed_alarms
 
 NORMAL_SEEDS = 30  # so many may show whether differences are far from normal
@@ -52,13 +52,14 @@ def report_sections(
     at = "" if len(analysis.at_rates) == 1 else f" at {shown.title}"
     other = [key for key in analysis.outcomes if key != analysis.primary]
     primary = analysis.outcomes[analysis.primary].name
+    after = "" if analysis.last_epoch else " after the last epoch"
     losses = ""
     if analysis.losses_differ:
         losses = " The variants were trained with different losses, which can't be compared."
     return [
         effects_section(
             analysis,
-            f"The primary outcome, chosen in advance, is {primary} after the last epoch."
+            f"The primary outcome, chosen in advance, is {primary}{after}."
             " Comparisons are paired: a seed decides the initial weights, image order and"
             " augmentation of all variants alike, and differences are taken seed by seed.",
             [
@@ -69,6 +70,7 @@ def report_sections(
                 " clearly positive; otherwise it lengthens it, because pairing costs degrees of"
                 " freedom."
             ],
+            [analysis.last_epoch] if analysis.last_epoch else [],
         ),
         _variants_section(analysis, at),
         *([_rates_section(analysis)] if len(analysis.by_rate) > 1 else []),
@@ -117,20 +119,26 @@ def report_sections(
     ]
 
 
-def effects_section(analysis: Analysis, how: str, more: Sequence[str] = ()) -> Section:
-    """The section on effects. how: what is compared. more: on how to read the table."""
+def effects_section(
+    analysis: Analysis, how: str, more: Sequence[str] = (), beside: Sequence[str] = ()
+) -> Section:
+    """The section on effects.
+
+    how: what is compared. more: on how to read the table. beside: outcomes next to the primary one.
+    """
     outcome, design = analysis.outcomes[analysis.primary], analysis.design
     nouns = f"{analysis.noun}s" if analysis.pair else "runs"
     impossible = ", or would include what is impossible, such as an accuracy below 0 %"
     reading = [
         how,
-        f"{design.reason} {INTERVALS[design.name]} The intervals of all comparisons of an outcome"
-        " hold jointly, in this and all other reports on these variants, with a probability of at"
-        f" least 95 %: of the 5 % of errors, {100 * PLANNED_ALPHA:.0f} % are allowed in a planned"
-        f" report, and {100 * LATER_ALPHA:.0f} % in all later ones together (5 % if none was"
-        " planned). P values include these corrections. An effect is settled exactly if its"
-        f" interval excludes 0, which is the same as p < 0.05. Where {nouns} “can't tell”, the"
-        f" interval has no end yet{impossible if np.isfinite(outcome.bounds).any() else ''}.",
+        f"{design.reason} {intervals_in_words(design)} The intervals of all comparisons of an"
+        " outcome hold jointly, in this and all other reports on these variants, with a"
+        f" probability of at least 95 %: of the 5 % of errors, {100 * PLANNED_ALPHA:.0f} % are"
+        f" allowed in a planned report, and {100 * LATER_ALPHA:.0f} % in all later ones together"
+        " (5 % if none was planned). P values include these corrections. An effect is settled"
+        " exactly if its interval excludes 0, which is the same as p < 0.05. Where"
+        f" {nouns} “can't tell”, the interval has no end yet"
+        f"{impossible if np.isfinite(outcome.bounds).any() else ''}.",
         *more,
     ]
     if len(analysis.at_rates) > 1:
@@ -142,7 +150,7 @@ def effects_section(analysis: Analysis, how: str, more: Sequence[str] = ()) -> S
     return Section(
         "Effects",
         figures=pictures if analysis.compared else [],
-        tables=[effects_table(analysis, analysis.at_rates, [analysis.primary])],
+        tables=[effects_table(analysis, analysis.at_rates, [analysis.primary, *beside])],
         reading=reading,
     )
 
@@ -216,9 +224,12 @@ def limits(analysis: NetworkAnalysis) -> list[str]:
     unknown = [caveat] if caveat else []
     here = [plural(config.epochs, "epoch"), f"batch size {config.batch_size}"]
     here += sorted({result.optimizer for result in analysis.results})
+    counted = "the last epoch counts"
+    if analysis.last_epoch:
+        counted = f"the {analysis.outcomes[analysis.primary].name} counts"
     unknown.append(
         "Whether the effects hold for another network, data set, optimiser or number of epochs"
-        f" (here: {'; '.join(here)}). The last epoch counts, and if curves cross near the end,"
+        f" (here: {'; '.join(here)}). {counted.capitalize()}, and if curves cross near the end,"
         " that may be chance."
     )
     if len(analysis.by_rate) == 1:

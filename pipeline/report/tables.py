@@ -40,13 +40,14 @@ def format_summary(analysis: AnyAnalysis) -> str:
 def variants_table(analysis: NetworkAnalysis, settings: Sequence[RateResult]) -> Table:
     """A row per variant and learning rate."""
     outcome = analysis.outcomes[analysis.primary]
-    header = ["variant", "lr", "seeds", outcome.name, "sd", "95 % interval", "loss", "parameters"]
-    loss = analysis.primary.replace("accuracy", "loss")
+    last = analysis.last_epoch
+    header = ["variant", "lr", "seeds", outcome.name, "sd", "95 % interval"]
+    header += [*(["last epoch"] if last else []), "loss", "parameters"]
     rows = []
     for at_rate in settings:
         sizes = at_rate.table.groupby("variant")["parameters"].first()
         for variant, one in at_rate.summaries[analysis.primary].items():
-            lost = at_rate.summaries[loss].get(variant)
+            lost = at_rate.summaries[analysis.loss].get(variant)
             best = " (best)" if at_rate.label == "best" else ""
             rows.append(
                 [
@@ -56,6 +57,7 @@ def variants_table(analysis: NetworkAnalysis, settings: Sequence[RateResult]) ->
                     percent(one.mean),
                     "-" if one.sd is None else outcome.show(one.sd, extra=1),
                     interval_of_mean(one, outcome),
+                    *([percent(at_rate.summaries[last][variant].mean)] if last else []),
                     f"{lost.mean:.3f}" if lost else "-",
                     f"{sizes[variant]:,}",
                 ]
@@ -105,12 +107,15 @@ def effects_table(analysis: Analysis, settings: Sequence[RateResult], keys: Sequ
 def runs_table(analysis: NetworkAnalysis) -> Table:
     """A row per run."""
     table, outcome = analysis.table, analysis.outcomes[analysis.primary]
-    header = ["run", outcome.name, "loss", "seconds", "run id", "commit", "model"]
+    last = analysis.last_epoch
+    header = ["run", outcome.name, *(["last epoch"] if last else []), "loss", "seconds"]
+    header += ["run id", "commit", "model"]
     rows = [
         [
             row.run + " (stuck)" * (row.learning == STUCK) + " (reused)" * row.reused,
             percent(getattr(row, analysis.primary)),
-            f"{getattr(row, analysis.primary.replace('accuracy', 'loss')):.3f}",
+            *([percent(getattr(row, last))] if last else []),
+            f"{getattr(row, analysis.loss):.3f}",
             f"{row.seconds:.0f}",
             row.run_id,
             re.sub(r"^(.{7})[0-9a-f]*", r"\1", row.commit) or "-",

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from mlflow.entities import Metric
 
-from pipeline.outcome import MAX_STEP, Outcome
+from pipeline.errors import plural
+from pipeline.outcome import MAX_STEP, Outcome, mean_of
 from pipeline.store.outages.waiting import in_store
 from pipeline.upstream import LoggedPoint, is_database, logged_points
 
@@ -87,35 +88,48 @@ def _measured(
     steps, times, values = steps[order], times[order], values[order]
     newest = np.flatnonzero(np.append(steps[1:] != steps[:-1], True))  # of each step
     length = len(newest)
-    counted = outcome.value if isinstance(outcome.value, int) else int(steps[-1])
-    (here,) = np.nonzero(steps == counted)
-    if not len(here):
-        return Measured(None, f"has no {outcome.metric} of step {counted}", length=length)
-    value = float(values[here[-1]])
+    counted = [int(step) for step in steps[newest]]
+    if isinstance(outcome.value, int):
+        if outcome.value not in counted:
+            problem = f"has no {outcome.metric} of step {outcome.value}"
+            return Measured(None, problem, length=length)
+        counted = [outcome.value]
+    elif count := mean_of(outcome.value):
+        if length < count:
+            has = f"has {outcome.metric} of only {plural(length, 'step')}"
+            return Measured(None, f"{has}, and {outcome.value} takes {count}", length=length)
+        counted = counted[-count:]
+    else:
+        counted = counted[-1:]
+    value = float(np.mean([values[steps == step][-1] for step in counted]))
     notes = []
     if outcome.value in ("max", "min") and math.isfinite(value):
         finite = values[np.isfinite(values)]
         value = float(finite.max() if outcome.value == "max" else finite.min())
     else:
-        last = np.unique(values[here][times[here] == times[here[-1]]])
-        if len(last) > 1:
-            shown = " and ".join(f"{value:g}" for value in last)
-            return Measured(
-                None,
-                f"logged {outcome.metric} {shown} in the same millisecond and step {counted}, so"
-                " that nobody knows which was last; log it with step=",
-                length=length,
-            )
-        latest = int(times.argmax())
-        if outcome.value == "last" and times[latest] > times[-1]:
+        for step in counted:
+            here = steps == step
+            last = np.unique(values[here][times[here] == times[here].max()])
+            if len(last) > 1:
+                shown = " and ".join(f"{value:g}" for value in last)
+                return Measured(
+                    None,
+                    f"logged {outcome.metric} {shown} in the same millisecond and step {step}, so"
+                    " that nobody knows which was last; log it with step=",
+                    length=length,
+                )
+        latest, end = int(times.argmax()), counted[-1]
+        if not isinstance(outcome.value, int) and times[latest] > times[-1]:
             notes.append(
-                f"its step {steps[latest]} was logged after its step {counted}, whose"
+                f"its step {steps[latest]} was logged after its step {end}, whose"
                 f" {outcome.metric} counts"
             )
-        if len(here) > 1:
-            notes.append(
-                f"logged {outcome.metric} {len(here)} times at step {counted}; the latest counts"
-            )
+        for step in counted:
+            if (often := int((steps == step).sum())) > 1:
+                notes.append(
+                    f"logged {outcome.metric} {often} times at step {step}; the latest counts"
+                )
+                break  # others are alike
     if length > MAX_POINTS:  # with both ends
         newest = newest[np.linspace(0, length - 1, MAX_POINTS).round().astype(int)]
     curve = list(zip(steps[newest].tolist(), values[newest].tolist(), strict=True))

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from pipeline.errors import InputError
 
 MAX_CHARACTERS = 8000  # in a tag; MLflow truncates longer ones
+
+
+LAST = "last"  # which value of a run counts, unless the plan says otherwise
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,10 @@ class Plan:
     """What a report was to contain, whatever the order. Make it with `of`.
 
     margin: in `unit`; if above 0, only as many of the seeds are used as it needs. chosen_later: no
-    study planned these runs; they were chosen for a comparison.
+    study planned these runs; they were chosen for a comparison. value: which value of a run counts.
+    stop_early: whether a margin may be given up once the question is answered. most: the seeds that
+    there could ever be; 0 in plans that do not say so. Studies that differ in it alone have the
+    same plan; that of the first one counts.
     """
 
     variants: tuple[str, ...]
@@ -23,6 +29,9 @@ class Plan:
     margin: float = 0.0
     chosen_later: bool = False
     unit: str = "points"
+    value: str = LAST
+    stop_early: bool = False
+    most: int = field(default=0, compare=False)
 
     @staticmethod
     def of(
@@ -32,6 +41,9 @@ class Plan:
         margin: float = 0.0,
         chosen_later: bool = False,
         unit: str = "points",
+        value: str = LAST,
+        stop_early: bool = False,
+        most: int = 0,
     ) -> "Plan":
         """Return the plan of these variants, learning rates and seeds."""
         return Plan(
@@ -41,6 +53,9 @@ class Plan:
             float(margin),
             bool(chosen_later),
             str(unit),
+            str(value),
+            bool(stop_early),
+            int(most),
         )
 
     def for_comparison(self) -> "Plan":
@@ -54,10 +69,12 @@ class Plan:
         if self.margin:
             most = len(self.seeds)
             margin = f"{self.margin:g} {self.unit}".rstrip()
-            seeds = f"seeds auto, margin {margin}, at most {most} of each"
+            early = ", or until the question is answered" if self.stop_early else ""
+            seeds = f"seeds auto, margin {margin}{early}, at most {most} of each"
         rates = f" at lr {','.join(f'{rate:g}' for rate in self.rates)}" if self.rates else ""
+        counted = f", value {self.value}" if self.value != LAST else ""
         by = ", by compare" if self.chosen_later else ""
-        return f"{','.join(self.variants)}{rates}, {seeds}{by}"
+        return f"{','.join(self.variants)}{rates}, {seeds}{counted}{by}"
 
     def has_all_of(self, other: "Plan") -> bool:
         """Whether every variant, learning rate and seed of another plan is in this one."""

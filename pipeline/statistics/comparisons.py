@@ -9,10 +9,10 @@ from scipy import stats
 
 from pipeline.errors import shown
 from pipeline.outcome import LARGEST, SMALLEST
+from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.intervals import (
     ALPHA,
     ANYTIME,
-    LATER,
     PLANNED,
     Design,
     Interval,
@@ -100,7 +100,7 @@ def summarize(values: Values, design: Design = PLANNED) -> Summary:
 
 def half_of_mean(sd: float, seeds: int, design: Design) -> float:
     """How far the interval of a mean reaches to each side; may be infinite."""
-    # One by one: nothing is settled by a mean. Student's t is an approximation in two stages.
+    # One by one: nothing is settled by a mean. If the spread decided, Student's t is approximate.
     alone = ANYTIME if design.name == "anytime" else replace(PLANNED, alpha=ALPHA)
     return alone.critical_t(seeds) * sd / float(np.sqrt(seeds))
 
@@ -114,7 +114,8 @@ def compare_paired(
 ) -> Comparison:
     """Compare `treatment` with `control`: treatment minus control. Entry i of both is one seed.
 
-    comparisons: how many are made of this outcome; their intervals hold jointly.
+    In the order in which seeds were added. comparisons: how many are made of this outcome; their
+    intervals hold jointly.
     Raises ValueError for unequal lengths, and for numbers that `summarize` refuses.
     """
     (treated, controls), unit = _scaled(treatment, control)
@@ -131,17 +132,17 @@ def compare_paired(
         seeds,
         difference * unit,
         sd * unit,
-        seeds_to_settle=_seeds_to_settle(outcome, sd * unit, comparisons, design),
+        seeds_to_settle=_seeds_to_settle(outcome, sd * unit, seeds, comparisons, design),
     )
-    basis = design.basis(differences)
-    error = float(basis.std(ddof=1) / np.sqrt(seeds))
-    half = design.critical_t(seeds, comparisons) * error
-    if _are_equal(basis, design.basis(noise)) or not np.isfinite(half):
+    margin = design.margin / outcome.scale / unit
+    half = design.half_width(differences, comparisons, margin)
+    first = slice(FIRST_SEEDS if design.name == "fixed-width" else None)  # may decide alone
+    if _are_equal(differences[first], noise[first]) or not np.isfinite(half):
         return result
     result = replace(
         result,
         interval=_around(difference * unit, half * unit),
-        p_value=design.p_value(difference / error, seeds, comparisons),
+        p_value=design.p_value_of(differences, comparisons, margin),
     )
     if _are_equal(treated) or _are_equal(controls):
         return result
@@ -170,10 +171,10 @@ def compare_unpaired(
     `intervals`). A sample of one run gives no uncertainty.
 
     comparisons: how many are made of this outcome; their intervals hold jointly.
-    Raises ValueError for the two-stage design, and for numbers that `summarize` refuses.
+    Raises ValueError for the fixed-width design, and for numbers that `summarize` refuses.
     """
-    if design.name == "two-stage":
-        raise ValueError("the two-stage design needs seeds that are paired")
+    if design.name == "fixed-width":
+        raise ValueError("the fixed-width design needs seeds that are paired")
     (treated, controls), unit = _scaled(treatment, control)
     sizes = len(treated), len(controls)
     smaller, difference = min(sizes), float(treated.mean() - controls.mean())
@@ -191,7 +192,9 @@ def compare_unpaired(
         smaller,
         difference * unit,
         sd * unit,
-        seeds_to_settle=_seeds_to_settle(outcome, sd * unit, comparisons, design, per_seed),
+        seeds_to_settle=_seeds_to_settle(
+            outcome, sd * unit, smaller, comparisons, design, per_seed
+        ),
         sizes=sizes,
     )
     size = (sd / error) ** 2
@@ -234,21 +237,24 @@ def seeds_to_detect(
         critical = design.critical_t(seeds, comparisons, freedom)
         return detection_power(effect, sd, seeds, critical, freedom)
 
-    if power(MAX_LOOK_AHEAD) < POWER:
-        return None
-    return bisect_left(range(MAX_LOOK_AHEAD), POWER, lo=2, key=power)
+    # Beyond the most seeds that were named, intervals are longer again.
+    for first, last in ((2, design.most), (max(2, design.most + 1), MAX_LOOK_AHEAD)):
+        if first <= last and power(last) >= POWER:
+            return bisect_left(range(last), POWER, lo=first, key=power)
+    return None
 
 
 def _seeds_to_settle(
     outcome: OutcomeMeasure,
     sd: float,
+    seeds: int,
     comparisons: int,
     design: Design,
     per_seed: float | None = None,
 ) -> int | None:
     if outcome.effect_of_interest is None:
         return None
-    later = design if design.name == "anytime" else LATER  # seeds are added after a look
+    later = design.after(seeds)  # seeds are added after a look
     return seeds_to_detect(outcome.effect_of_interest, sd, comparisons, later, per_seed)
 
 

@@ -7,14 +7,18 @@ between seeds are taken to be normally distributed. An effect is settled exactly
 excludes 0. Three designs differ in `critical_t`:
 
 planned: Student's t. Valid at one number of seeds, chosen before the first look.
-two-stage: Stein's (1945, Ann. Math. Statist. 16, 243-258). The first seeds give the standard
-    deviation, and with it the number of seeds; the interval keeps that standard deviation.
-anytime: a confidence sequence: all effects that the Bayes factor of the t statistic does not reject
-    at 1 / alpha, with a normal prior of variance `g` on the effect in standard deviations. Without
-    an effect, the Bayes factor is a test martingale for every value of the unknown standard
-    deviation. By Ville's inequality the intervals therefore hold at all looks at once, however many
-    there are (Lai 1976, Ann. Statist. 4, 265-280; Wang and Ramdas, arXiv:2310.03722). It has the
-    1 % after a planned report, and all 5 % if there was none.
+fixed-width: seeds are added until the interval is as short as a margin (`fixed_width`).
+anytime: valid at every look. After a planned report, and up to `most` seeds, which the plan named
+    as the most that there could ever be, all looks have the same level (`boundary`). That takes
+    half of the 1 %, and later looks the other half: with more, exponential differences would raise
+    more false alarms than before. Beyond, or if no end was named, or one over LAST_LOOK: a
+    confidence sequence. It is all
+    effects that the Bayes factor of the t statistic does not reject at 1 / alpha, with a normal
+    prior of variance `g` on the effect in standard deviations. Without an effect, the Bayes factor
+    is a test martingale for every value of the unknown standard deviation. By Ville's inequality
+    the intervals therefore hold at all looks at once, however many there are (Lai 1976, Ann.
+    Statist. 4, 265-280; Wang and Ramdas, arXiv:2310.03722). The design has the 1 % after a planned
+    report, and all 5 % if there was none.
 
 Independent samples have Welch's t interval in the planned design. Their confidence sequence takes
 Welch's t statistic; the effective size (s1² + s2²) / (s1²/n1 + s2²/n2) in place of the number of
@@ -26,26 +30,31 @@ sizes of 1:1 to 1:10, one sample that does not grow, and samples that grow in ra
 over 28 comparisons is at most 3.7 %, instead of 9.3 % with Welch's own degrees of freedom. With
 only those of the smaller sample, intervals are half as long again at 5 runs of each.
 
-`g` is the number of comparisons. On exponential differences the sequence raises about as many false
-alarms as one look of the t-test; rules with fewer have longer intervals at 5 to 20 seeds
-(`python -m benchmarks.intervals`; docs/LOG.md has the figures). Its intervals are bounded from 5
-seeds on, and from 6 after a planned report.
+`g` is the number of comparisons. With exponential differences, looks with an end raise about as
+many false alarms as a sequence alone: after a planned report at 5 seeds 12.9 % of studies with one
+comparison do, as before, 16 to 21 % with three, and 18 to 29 % with six, up to 0.4 points more.
 
-Coverage of the two-stage intervals, and seeds on average, with a standard deviation of 0.85 points:
-96.1 % and 73 for a margin of 0.3 points, 96.1 % and 27 for 0.5, 96.1 % and 8 for 1.0.
+Figures, by `python -m benchmarks.intervals` (docs/LOG.md has all). Seeds until an interval is ± 0.5
+points, if differences have a standard deviation of 0.85 points: 17.6 (Stein's two stages: 26.7),
+and 24.1 with three comparisons (52.6); coverage 97.6 %, and 99.1 % of each of three. By the mean of
+the last five epochs, whose variance is 0.55 of that: 11.8 and 15.8. Seeds until an effect of 0.8,
+1.2 and 2 standard deviations is settled, with a planned report at 5 and a look after each of 6 to
+30: 22.2, 11.0 and 5.8, as with a sequence alone; by that mean 13.0, 7.2 and 5.1.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
-from pipeline.statistics import FIRST_SEEDS
+from pipeline.statistics import FIRST_SEEDS, boundary, fixed_width
 
 ALPHA = 0.05  # two-sided; shared by all comparisons of an outcome, at all looks
 PLANNED_ALPHA = 0.04
 LATER_ALPHA = 0.01
+LAST_LOOK = 100  # with an end at 200 seeds, intervals are no shorter than without one
 
 
 class Interval(NamedTuple):
@@ -59,18 +68,43 @@ class Interval(NamedTuple):
 class Design:
     """How a study came to its seeds.
 
-    name: planned, two-stage or anytime. reason: for the report. alpha: how often an interval of
-    the outcome may be wrong. margin: the asked half-length of intervals, in points; 0 for none.
+    name: planned, fixed-width or anytime. reason: for the report. alpha: how often an interval of
+    the outcome may be wrong. margin: the asked half-length of intervals, in the outcome's unit; 0
+    for none. most: the seeds that the study could ever get, as stated before its first run; 0 if
+    that was not stated. later_than: if the design is anytime, the seeds of the planned report
+    before, or the first ones of a study that was to find out how many it needs.
+    stop_early: whether the margin may be given up once the question is answered.
     """
 
     name: str
     reason: str
     alpha: float
     margin: float = 0.0
+    most: int = 0
+    later_than: int = 0
+    stop_early: bool = False
 
-    def basis(self, differences: np.ndarray) -> np.ndarray:
-        """Those of the differences whose standard deviation the interval rests on."""
-        return differences[:FIRST_SEEDS] if self.name == "two-stage" else differences
+    def half_width(
+        self, differences: npt.NDArray[np.float64], comparisons: int, margin: float = 0.0
+    ) -> float:
+        """How far the interval of the mean reaches to each side; may be infinite.
+
+        differences: in the order of seeds. margin: as that of the design, in their unit.
+        """
+        if self.name == "fixed-width":
+            return fixed_width.half_width(differences, self.alpha / comparisons, margin)
+        error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
+        return float(self.critical_t(len(differences), comparisons) * error)
+
+    def p_value_of(
+        self, differences: npt.NDArray[np.float64], comparisons: int, margin: float = 0.0
+    ) -> float:
+        """Below ALPHA exactly if the interval excludes 0: corrected for comparisons and looks."""
+        if self.name == "fixed-width":
+            p = fixed_width.p_value(differences, margin)
+            return float(min(1.0, p * comparisons * ALPHA / self.alpha))
+        error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
+        return self.p_value(float(differences.mean()) / error, len(differences), comparisons)
 
     def critical_t(self, size: float, comparisons: int = 1, freedom: float | None = None) -> float:
         """How many standard errors the interval reaches to each side; may be infinite.
@@ -79,24 +113,46 @@ class Design:
         own degrees of `freedom`.
         """
         alpha = self.alpha / comparisons
-        if self.name == "anytime":
-            return anytime_t(size, alpha, g=comparisons, freedom=freedom)
-        return float(stats.t.isf(alpha / 2, self._freedom(size, freedom)))
+        if self.name == "fixed-width":
+            return float(fixed_width.critical_t(int(size), alpha))
+        if self.name == "planned":
+            return float(stats.t.isf(alpha / 2, size - 1 if freedom is None else freedom))
+        if self.ends and freedom is None:
+            if size < self._first_look:
+                return np.inf
+            alpha /= 2  # half for looks up to the end, half for those beyond
+            if size <= self.most:
+                return boundary.critical_t(int(size), alpha, self._first_look, self.most)
+        return anytime_t(size, alpha, g=comparisons, freedom=freedom)
 
     def p_value(
         self, t: float, size: float, comparisons: int = 1, freedom: float | None = None
     ) -> float:
         """Below ALPHA exactly if t is critical: corrected for all comparisons and looks."""
-        if self.name == "anytime":
-            p = np.exp(-log_bayes_factor(t, size, g=comparisons, freedom=freedom))
+        alpha = self.alpha / comparisons
+        has_end = self.ends and freedom is None
+        if self.name == "planned":
+            p = 2 * stats.t.sf(abs(t), size - 1 if freedom is None else freedom)
+        elif has_end and size <= self.most:
+            p = boundary.crossing_probability(t, int(size), self._first_look, self.most)
         else:
-            p = 2 * stats.t.sf(abs(t), self._freedom(size, freedom))
-        return float(min(1.0, p * comparisons * ALPHA / self.alpha))
+            p = np.exp(-log_bayes_factor(t, size, g=comparisons, freedom=freedom))
+        return float(min(1.0, p * ALPHA / (alpha / 2 if has_end else alpha)))
 
-    def _freedom(self, size: float, freedom: float | None) -> float:
-        if freedom is not None:
-            return freedom
-        return min(size, FIRST_SEEDS) - 1 if self.name == "two-stage" else size - 1
+    def after(self, seeds: int) -> "Design":
+        """The design of reports after one of so many seeds, if more are added."""
+        if self.name == "anytime":
+            return self
+        return Design("anytime", "", LATER_ALPHA, most=self.most, later_than=seeds)
+
+    @property
+    def ends(self) -> bool:
+        """Whether looks have an end, up to which they all have the same level."""
+        return self.later_than > 0 and self._first_look <= self.most <= LAST_LOOK
+
+    @property
+    def _first_look(self) -> int:
+        return max(FIRST_SEEDS, self.later_than + 1)
 
 
 PLANNED = Design(
@@ -148,12 +204,8 @@ def seeds_for_margin(
 ) -> int:
     """How many seeds give an interval of ± `margin`, after `seeds` with standard deviation `sd`.
 
-    `most`, if that is not enough. In the two-stage design, `sd` is that of the first seeds, and the
-    answer is final.
+    `most`, if that is not enough.
     """
-    if design.name == "two-stage":
-        exact = (design.critical_t(FIRST_SEEDS, comparisons) * sd / margin) ** 2
-        return int(np.ceil(np.clip(exact, FIRST_SEEDS, most)))
     while seeds < most and design.critical_t(seeds, comparisons) * sd / np.sqrt(seeds) > margin:
         seeds += 1
     return seeds

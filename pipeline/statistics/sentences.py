@@ -4,18 +4,30 @@ import re
 from collections.abc import Mapping
 
 from pipeline.errors import plural
-from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.comparisons import MAX_LOOK_AHEAD, Comparison
+from pipeline.statistics.intervals import Design
 from pipeline.statistics.outcomes import OutcomeMeasure
 
-# How long the intervals of a design are.
-INTERVALS = {
-    "planned": "The intervals are Student's t intervals.",
-    "anytime": "So the intervals are a confidence sequence, which stays valid however often results"
-    " are looked at and seeds are added, and is longer than a t interval.",
-    "two-stage": f"The standard deviation of the first {FIRST_SEEDS} seeds decided how many were"
-    " trained (Stein's two-stage procedure), and the intervals rest on that standard deviation.",
-}
+
+def intervals_in_words(design: Design) -> str:
+    """How the intervals of a design are made, and what they allow for."""
+    if design.name == "planned":
+        return "The intervals are Student's t intervals."
+    if design.name == "fixed-width":
+        return (
+            "After each stage, the spread of the differences decided whether more seeds were needed"
+            " (a sequential interval of fixed width); what the effects are was not looked at."
+        )
+    anytime = (
+        "a confidence sequence, which stays valid however often results are looked at and seeds are"
+        " added, and is longer than a t interval."
+    )
+    if not design.ends:
+        return f"So the intervals are {anytime}"
+    return (
+        f"So the intervals allow for a look after each seed up to {design.most}, the number that"
+        f" was named as the most before the first run. Beyond that, they are {anytime}"
+    )
 
 
 def sentence(
@@ -71,8 +83,7 @@ def _verdict(comparison: Comparison, outcome: OutcomeMeasure, noun: str) -> str:
     interest, enough = outcome.effect_of_interest, comparison.seeds_to_settle
     if interest is None:
         return ""
-    size = f"{interest * outcome.scale:g} {outcome.unit}".rstrip()
-    size = size.removesuffix("s") if size.startswith("1 ") else size
+    size = amount(interest, outcome)
     if comparison.interval and max(map(abs, comparison.interval)) < interest:
         return f"With 95 % confidence, any effect is smaller than {size}."
     effect = f"a true effect of {size}"
@@ -83,6 +94,12 @@ def _verdict(comparison: Comparison, outcome: OutcomeMeasure, noun: str) -> str:
         return f"So many {noun}s settle {effect} with 80 % probability or more."
     needed = f"{plural(enough, noun)} of each" if comparison.sizes else plural(more, f"more {noun}")
     return f"About {needed} would settle {effect} with 80 % probability."
+
+
+def amount(number: float, outcome: OutcomeMeasure) -> str:
+    """An amount that somebody has named, in the metric's own unit: `1 point`."""
+    words = f"{number * outcome.scale:g} {outcome.unit}".rstrip()
+    return words.removesuffix("s") if words.startswith("1 ") else words
 
 
 def learned_nothing(stuck: Mapping[str, int], runs: int) -> str:

@@ -23,12 +23,12 @@ PLANNED = {  # by the seeds of the report
     10: Simulated("one planned report at 10 seeds", {1: (9, 9), 3: (11, 15), 6: (13, 21)}),
     20: Simulated("one planned report at 20 seeds", {1: (7, 7), 3: (9, 11), 6: (10, 16)}),
 }
-TWO_STAGE = Simulated(
-    "5 first seeds, and then up to 30 for a margin of 0.6 standard deviations",
-    {1: (11, 11), 3: (11, 18), 6: (11, 24)},
+FIXED_WIDTH = Simulated(
+    "5 to 30 seeds, as many as a margin of 0.6 standard deviations takes",
+    {1: (6, 6), 3: (8, 11), 6: (8, 16)},
 )
 LATER = Simulated(
-    "a planned report at 5 seeds, and a look after each of 6 to 50",
+    "a planned report at 5 seeds of at most 30, and a look after each of 6 to 50",
     {1: (13, 13), 3: (16, 21), 6: (18, 29)},
 )
 UNPLANNED = Simulated(
@@ -58,8 +58,8 @@ def skewed_alarms(design: Design, seeds: int, comparisons: int) -> str:
 
 
 def _simulated(design: Design, seeds: int) -> Simulated:
-    if design.name == "two-stage":
-        return TWO_STAGE
+    if design.name == "fixed-width":
+        return FIXED_WIDTH
     if design.name == "anytime":
         return UNPLANNED if design.alpha == ALPHA else LATER
     return PLANNED[max((one for one in PLANNED if one <= seeds), default=min(PLANNED))]

@@ -4,6 +4,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pipeline.ablation.definition import Ablation
 from pipeline.ablation.loading import MOVED, load_ablation
@@ -14,15 +15,16 @@ from pipeline.report.contrasts import contrasts
 from pipeline.report.publish import Published, publish_study
 from pipeline.runs.identity import differences
 from pipeline.runs.lifecycle import track
+from pipeline.runs.plan import LAST, Plan
 from pipeline.runs.queries import Found, experiment_id, find_runs, get_runs
 from pipeline.runs.record import RunRecord
 from pipeline.runs.results import IncompleteRunError, read_results
-from pipeline.statistics.intervals import ALPHA, PLANNED_ALPHA, Design
+from pipeline.statistics.intervals import ALPHA, Design
 from pipeline.store import liveness
 from pipeline.store.initialization import check_experiment_of
 from pipeline.store.lookup import SHORT_ID
 from pipeline.study.grid import Grid
-from pipeline.study.margin import after_reports
+from pipeline.study.margin import after_reports, choose_design
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +71,10 @@ def compare_runs(
     check_experiment_of(results[0].run_id, results[0].experiment_id)
     cells = [_cell(record.config) for record in results]
     variants, seeds, rates = (list(dict.fromkeys(axis)) for axis in zip(*cells, strict=True))
-    grid = Grid(variants, seeds, rates)
-    analysis = analyse(definition, results, _design(results))
+    value = _value(results)
+    grid = Grid(variants, seeds, rates, value=value)
+    design = _design(results, grid.plan.for_comparison())
+    analysis = analyse(definition, results, design, value)
     if not analysis.compared:
         names = shortlist(sorted(record.config.run_name for record in results))
         others = [one for one in unused.items() if one[0] not in found.unreadable]
@@ -132,7 +136,13 @@ def _read_comparable(
             raise InputError(f"no run can be read; {name}: {reason}")
 
 
-def _design(results: Sequence[RunRecord]) -> Design:
+def _value(results: Sequence[RunRecord]) -> str:
+    """Which of a run's accuracies counts: as all of them were planned, or else the last."""
+    values = {one.reported_with.value if one.reported_with else LAST for one in results}
+    return values.pop() if len(values) == 1 else LAST
+
+
+def _design(results: Sequence[RunRecord], plan: Plan) -> Design:
     """Choose intervals: those of the only report there was, if these are all of its runs."""
     plans = {result.reported_with for result in results}
     earlier = {plan for plan in plans if plan}
@@ -142,9 +152,8 @@ def _design(results: Sequence[RunRecord]) -> Design:
         reported = {_cell(one.config) for one in same if one.reported_with == first}
         if not first.chosen_later and reported == {_cell(one.config) for one in results}:
             reason = f"The first report on these runs had exactly these (plan: {first.words})."
-            kind = "two-stage" if first.margin else "planned"
-            return Design(kind, reason, PLANNED_ALPHA)
-    return after_reports(earlier) if earlier else UNPLANNED
+            return replace(choose_design(first, set()), reason=reason)
+    return after_reports(earlier, plan) if earlier else UNPLANNED
 
 
 def _cell(config: Config) -> Cell:

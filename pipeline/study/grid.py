@@ -17,7 +17,7 @@ from pipeline.config import (
     check_text,
 )
 from pipeline.errors import InputError, plural
-from pipeline.runs.plan import Plan
+from pipeline.runs.plan import LAST, Plan
 from pipeline.statistics import FIRST_SEEDS
 
 MAX_SEEDS = 1000
@@ -34,8 +34,8 @@ REUSE = ("same", "any", "none")
 class Grid(NamedTuple):
     """The axes of a study; all other settings are the same for all its runs.
 
-    rates: none for programs, which have no learning rate of ours. margin: in `unit`; if above 0,
-    only as many seeds are used as it needs.
+    rates: none for programs, which have no learning rate of ours. margin, value, stop_early, most:
+    as in `Plan`.
     """
 
     variants: Sequence[str]
@@ -43,11 +43,14 @@ class Grid(NamedTuple):
     rates: Sequence[float]
     margin: float = 0.0
     unit: str = "points"
+    value: str = LAST
+    stop_early: bool = False
+    most: int = 0
 
     @property
     def plan(self) -> Plan:
         """How the study comes to its seeds."""
-        return Plan.of(self.variants, self.rates, self.seeds, self.margin, unit=self.unit)
+        return Plan.of(chosen_later=False, **self._asdict())
 
     def title(self, ablation: str, config: Config) -> str:
         """What tells such a study of an ablation from others: `NAME on DATA, 5 seeds`."""
@@ -58,6 +61,7 @@ class Grid(NamedTuple):
             f"{len(self.rates)} learning rates" if several else "",
             plural(few, "training image") if few else "",
             config.validation if config.validation != Config.validation else "",
+            self.value if self.value != LAST else "",
         ]
         return ", ".join(filter(None, parts))
 

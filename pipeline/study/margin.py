@@ -1,10 +1,11 @@
 """How many seeds it takes to know each effect to within a margin, and what design that makes."""
 
+import itertools
 import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlflow
 
@@ -49,30 +50,43 @@ def choose_design(plan: Plan, reported: Set[Plan]) -> Design:
     reported: the plans with which any of these variants and seeds were reported before.
     """
     if reported - {plan}:
-        return after_reports(reported - {plan}, plan.margin)
-    if plan.margin:
-        return Design(
-            "two-stage",
-            "The number of seeds was chosen so that each effect would be known to within"
-            f" ± {f'{plan.margin:g} {plan.unit}'.rstrip()}, with at most {len(plan.seeds)} seeds of"
-            " each variant.",
-            PLANNED_ALPHA,
-            plan.margin,
-        )
-    return PLANNED
+        return after_reports(reported - {plan}, plan)
+    if not plan.margin:
+        return replace(PLANNED, most=plan.most)
+    most, within = len(plan.seeds), f"± {f'{plan.margin:g} {plan.unit}'.rstrip()}"
+    until = f"each effect would be known to within {within}"
+    if plan.stop_early:
+        until += ", or shown to be larger than that or smaller than one that matters"
+    reason = f"Seeds were to be added until {until}, with at most {most} seeds of each variant."
+    if plan.stop_early:
+        return Design("anytime", reason, ALPHA, plan.margin, most, stop_early=True)
+    return Design("fixed-width", reason, PLANNED_ALPHA, plan.margin, most)
 
 
-def after_reports(plans: Set[Plan], margin: float = 0.0) -> Design:
-    """The design of seeds that were added after reports with these plans."""
-    planned = [plan for plan in plans if not plan.chosen_later]
-    first = min(planned or plans, key=lambda plan: plan.words)
-    return Design(
-        "anytime",
+def after_reports(reported: Set[Plan], plan: Plan) -> Design:
+    """The design of a `plan` whose seeds were added after reports with other plans.
+
+    The end of looks that the first of them named holds, if seeds were only added since then.
+    """
+    planned = [one for one in reported if not one.chosen_later]
+    first = min(planned or reported, key=lambda one: (len(one.seeds), one.words))
+    reason = (
         f"An earlier report (plan: {first.words}) contains some of these runs, so the choice of"
-        " seeds may depend on its results.",
-        LATER_ALPHA if planned else ALPHA,
-        margin,
+        " seeds may depend on its results."
     )
+    values = {one.value for one in (*reported, plan)}
+    alpha = (LATER_ALPHA if planned and not first.stop_early else ALPHA) / len(values)
+    design = Design("anytime", reason, alpha, plan.margin)
+    growing = [set(one.seeds) for one in (*sorted(reported, key=lambda one: len(one.seeds)), plan)]
+    is_growing = all(one <= more for one, more in itertools.pairwise(growing))
+    ends = replace(design, most=first.most, later_than=len(first.seeds))
+    if first.margin:
+        ends = replace(design, most=len(first.seeds), later_than=FIRST_SEEDS)
+    if not planned or first.stop_early or not ends.ends:
+        return design
+    if len(planned) < len(reported) or len(values) > 1 or not is_growing:
+        return replace(design, alpha=alpha / 2)  # other reports may have had an end, for half of it
+    return ends
 
 
 @dataclass
@@ -92,10 +106,16 @@ class Expectation:
     def stages(self) -> Iterator[Sequence[Config]]:
         """Yield the cells to train next, as long as the margin is found to need any.
 
-        How many it needs follows from the first ones, so they must be complete.
+        First those that are needed in any case. Then half of the seeds that seem to be missing, or
+        as many as all jobs can train at once: the spread of more seeds may show that fewer do.
         """
         while not self.failures and (missing := self.missing(self.needed())):
-            yield [cell for cell in missing if cell.seed < FIRST_SEEDS] or missing
+            first = [cell for cell in missing if cell.seed < FIRST_SEEDS]
+            by_seed = itertools.groupby(missing, key=lambda cell: cell.seed)
+            seeds = [list(cells) for _, cells in by_seed]
+            jobs = math.ceil(self.study.engine.jobs.number / len(seeds[0]))
+            count = max(jobs, math.ceil(len(seeds) / 2))
+            yield first or list(itertools.chain(*seeds[:count]))
 
     def missing(self, needed: Mapping[str, int]) -> list[Config]:
         """The cells that are needed, and neither finished nor failed."""
@@ -115,22 +135,34 @@ class Expectation:
         analysis = self.study.analyse(list(self.finished.values()), self.design)
         findings = analysis.shown.findings[analysis.primary]
         for finding in findings:
-            seeds = _seeds_of_effect(finding, self.study.grid, self.design, len(findings))
+            seeds = self._needed_for(finding, len(findings))
             for variant in finding.contrast.variants:
                 needed[variant] = max(needed[variant], seeds)
         return needed
+
+    def _needed_for(self, finding: Finding, comparisons: int) -> int:
+        """How many seeds an effect needs; those that it has, if they are enough."""
+        one, grid = finding.comparison, self.study.grid
+        if not one.sd:  # one seed, or no spread
+            return FIRST_SEEDS
+        margin, seeds = grid.margin / finding.outcome.scale, max(one.seeds, FIRST_SEEDS)
+        if finding.is_known(margin) or (grid.stop_early and finding.answer(margin)):
+            return seeds
+        return seeds_for_margin(one.sd, margin, seeds, len(grid.seeds), comparisons, self.design)
 
     def say(self) -> None:
         """Say what is expected, and store it."""
         trained = Counter(cell.variant for cell in self.finished)
         complete = min(trained[variant] for variant in self.study.grid.variants)
         about, basis = "", ""
+        needed = self.needed()
+        missing = self.missing(needed)
         if complete < 2:  # no spread yet
             about, basis = "at least ", f" (at most {len(self.study.grid.seeds)} of each)"
         elif complete < FIRST_SEEDS:
             about, basis = "about ", f" (estimated from {complete} of each)"
-        needed = self.needed()
-        missing = self.missing(needed)
+        elif missing:
+            about, basis = "about ", " (by the spread so far)"
         seeds = ", ".join(f"{count} of {variant}" for variant, count in needed.items())
         time = self.forecast.in_words(self.forecast.seconds(dict.fromkeys(missing, 0)))
         more = f"{plural(len(missing), 'more run')}, {time}"
@@ -139,14 +171,3 @@ class Expectation:
         log.info(message)
         client = mlflow.MlflowClient()
         in_store(client.set_tag)(self.study_id, "seeds_needed", message)
-
-
-def _seeds_of_effect(finding: Finding, grid: Grid, design: Design, comparisons: int) -> int:
-    one, margin = finding.comparison, grid.margin / finding.outcome.scale
-    if not one.sd:  # one seed, or no spread
-        return FIRST_SEEDS
-    sd = one.sd
-    if one.interval:  # it may rest on the first seeds only
-        half = (one.interval.high - one.interval.low) / 2
-        sd = half * math.sqrt(one.seeds) / design.critical_t(one.seeds, comparisons)
-    return seeds_for_margin(sd, margin, one.seeds, len(grid.seeds), comparisons, design)

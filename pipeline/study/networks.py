@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.ablation.recording import inputs_of
-from pipeline.config import AUTO, Config
+from pipeline.config import AUTO, Config, yes_or_no
 from pipeline.errors import RegistrationError, percent, plural
 from pipeline.execution.engine import NONE
 from pipeline.execution.parallelism import job_memory
@@ -83,9 +83,10 @@ class Networks:
             del shared[axis]
         axes = {"variants": grid.variants, "seeds": grid.seeds, "lr": grid.rates}
         lists = {axis: ",".join(map(str, values)) for axis, values in axes.items()}
-        auto = {"seeds": "auto", "margin": grid.margin, "max_seeds": len(grid.seeds)}
+        auto = {"seeds": "auto", "margin": grid.margin, "stop_early": yes_or_no(grid.stop_early)}
         choices = {"name": spec.name, "register": spec.register, "reuse": spec.reuse}
-        choices["keep_state"] = "yes" if spec.keep_state else "no"
+        choices |= {"keep_state": yes_or_no(spec.keep_state), "value": grid.value}
+        choices["max_seeds"] = str(grid.most)
         where = {**spec.where._asdict(), "jobs": spec.where.jobs or "auto"}
         return {**shared, **lists, **(auto if grid.margin else {}), **choices, **where}
 
@@ -148,7 +149,7 @@ class Networks:
 
     def analyse(self, results: Sequence[RunRecord], design: Design) -> NetworkAnalysis:
         """Compare the variants."""
-        return analyse(self.spec.ablation, results, design)
+        return analyse(self.spec.ablation, results, design, self.grid.value)
 
     def publish(
         self,

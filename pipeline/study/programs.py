@@ -12,7 +12,7 @@ import mlflow
 
 from pipeline.ablation.definition import Ablation
 from pipeline.ablation.inputs import Inputs, digest_of
-from pipeline.config import AUTO, Config
+from pipeline.config import AUTO, Config, yes_or_no
 from pipeline.errors import RegistrationError, plural, shortlist
 from pipeline.execution.engine import Where, program_engine
 from pipeline.execution.tasks import Engine, ProgramTask
@@ -90,7 +90,9 @@ class Programs:
         grid = self.grid
         seeds: dict[str, object] = {"seeds": ",".join(map(str, grid.seeds))}
         if grid.margin:
-            seeds = {"seeds": AUTO, "margin": grid.margin, "max_seeds": len(grid.seeds)}
+            early = yes_or_no(grid.stop_early)
+            seeds = {"seeds": AUTO, "margin": grid.margin, "stop_early": early}
+        seeds["max_seeds"] = grid.most
         return {
             "ablation": self.ablation.source,
             "variants": ",".join(grid.variants),

@@ -66,7 +66,7 @@ def test_a_seed_that_one_variant_lacks_is_left_out_of_its_comparisons_only() -> 
 
 
 def test_an_effect_that_is_not_known_to_within_the_margin_is_named() -> None:
-    design = Design("two-stage", "", 0.04, margin=1.3)
+    design = Design("fixed-width", "", 0.04, margin=1.3)
     analysis = analyse(TUTORIAL, study(BASE), design)
     missed = [line for line in analysis.headline if "not known to within" in line]
     bn, dropout, both = main(analysis).findings["val_accuracy"]

@@ -38,15 +38,32 @@ def side(table: pd.DataFrame, name: str) -> "pd.Series[float]":
 def critical(design: dict[str, Any], seeds: int, comparisons: int) -> float:
     """Standard errors to each side: Student's t, or where the Bayes factor reaches 1 / alpha."""
     alpha = design["alpha"] / comparisons
+    if design["name"] == "fixed-width":  # stricter at first
+        alpha *= seeds / (seeds + 5 * np.log(1 / alpha))
     if design["name"] != "anytime":
-        freedom = (5 if design["name"] == "two-stage" else seeds) - 1
-        return float(scipy.stats.t.ppf(1 - alpha / 2, freedom))
+        return float(scipy.stats.t.ppf(1 - alpha / 2, seeds - 1))
+    assert not design.get("later_than"), "looks with an end are not published yet"
 
     def excess(t: float) -> float:
         u, k = t**2 / (seeds - 1), 1 + seeds * comparisons
         return float(((1 + u) / (1 + u / k)) ** (seeds / 2) / np.sqrt(k) - 1 / alpha)
 
     return float(scipy.optimize.brentq(excess, 1, 100))
+
+
+def half_width(
+    design: dict[str, Any], differences: "pd.Series[float]", comparisons: int, margin: float
+) -> float:
+    """How far the interval of a mean reaches to each side; margin: 0 for a secondary outcome."""
+    seeds = len(differences)
+    if design["name"] != "fixed-width":
+        error = differences.std() / np.sqrt(seeds)
+        return float(critical(design, seeds, comparisons) * error)
+    for n in range(5, seeds + 1):
+        reach = critical(design, n, comparisons) * differences[:n].std()
+        if reach <= margin * np.sqrt(n):  # this many were needed; more shorten the interval
+            return float((reach if n == 5 else margin * np.sqrt(n)) / np.sqrt(seeds))
+    return float(reach / np.sqrt(seeds))
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -81,9 +98,10 @@ def test_the_effects_follow_from_the_runs(study: str) -> None:
             other["metric"] == one["metric"] and other["setting"] in family
             for other in effects["effects"]
         )
-        first = difference[:5] if effects["design"]["name"] == "two-stage" else difference
-        error = np.std(first, ddof=1) / np.sqrt(len(difference))
-        half = critical(effects["design"], len(difference), count) * error
+        error = difference.std() / np.sqrt(len(difference))
+        is_primary = one["metric"] == effects["primary_metric"]
+        margin = effects["design"]["margin"] / 100 if is_primary else 0.0
+        half = half_width(effects["design"], difference, count, margin)
         mean = difference.mean()
         assert one["seeds"] == len(difference)
         assert one["difference"] == pytest.approx(mean)
@@ -95,8 +113,8 @@ def test_the_effects_follow_from_the_runs(study: str) -> None:
         excludes = one["interval"][0] > 0 or one["interval"][1] < 0
         assert excludes == (one["p_value"] < 0.05)
         assert ("not settled" in one["sentence"]) != excludes
-        if effects["design"]["name"] != "anytime":
-            freedom = len(first) - 1
+        if effects["design"]["name"] == "planned":
+            freedom = len(difference) - 1
             p = 2 * scipy.stats.t.sf(abs(mean / error), freedom) * count
             assert one["p_value"] == pytest.approx(min(1, p * 0.05 / effects["design"]["alpha"]))
         if one["correlation"] is None:
@@ -115,6 +133,10 @@ def test_the_last_epoch_of_the_curves_is_the_result(study: str) -> None:
     _, runs = read(study)
     curves = pd.read_csv(RESULTS / study / "curves.csv")
     last = curves.groupby("run_id").last()
+    for name in (one for one in runs if "_mean" in one):
+        count = int(name.rpartition("_mean")[2])
+        means = curves.groupby("run_id")["val_accuracy"].apply(lambda run, n=count: run[-n:].mean())
+        assert list(means[runs["run_id"]]) == pytest.approx(list(runs[name]))
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
         assert list(last.loc[runs["run_id"], name]) == pytest.approx(list(runs[name]))
     seconds = curves.groupby("run_id")["epoch_seconds"].sum()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.intervals import STUDENT, TWO_STAGE
+from benchmarks.intervals import STUDENT
 from pipeline.statistics.comparisons import (
     compare_paired,
     detection_power,
@@ -15,6 +15,7 @@ from pipeline.statistics.intervals import ALPHA, PLANNED, Design
 from pipeline.statistics.outcomes import OutcomeMeasure
 
 RMSE = OutcomeMeasure("RMSE", "K", decimals=2)
+FIXED_WIDTH = Design("fixed-width", "", 0.04)
 TREATED = np.array([3.1, 2.7, 3.6, 3.3, 2.9, 3.2])
 CONTROLS = np.array([2.8, 2.9, 2.9, 2.7, 2.6, 3.0])
 SCALES = [1e-240, 1e-160, 1e-12, 1.0, 1e12, 1e160, 1e240]
@@ -75,7 +76,7 @@ def test_floating_point_noise_is_neither_effect_nor_spread(scale: float) -> None
     late = compare_paired([*treated, *treated[:2], 0.6], [*controls, *controls[:2], 0.5], RMSE)
     assert late.interval
     late = compare_paired(
-        [*treated, *treated[:2], 0.6], [*controls, *controls[:2], 0.5], RMSE, TWO_STAGE
+        [*treated, *treated[:2], 0.6], [*controls, *controls[:2], 0.5], RMSE, FIXED_WIDTH
     )
     assert (late.interval, late.p_value) == (None, None)
 

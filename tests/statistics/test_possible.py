@@ -17,7 +17,7 @@ ACCURACY = OutcomeMeasure(
 LOSS = OutcomeMeasure("validation loss", "nats", effect_of_interest=0.05, bounds=(0, np.inf))
 
 
-@pytest.mark.parametrize("design", [PLANNED, ANYTIME, Design("two-stage", "", 0.04)])
+@pytest.mark.parametrize("design", [PLANNED, ANYTIME, Design("fixed-width", "", 0.04)])
 @pytest.mark.parametrize(
     ("values", "outcome"),
     [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.intervals import STUDENT, TWO_STAGE
+from benchmarks.intervals import STUDENT
 from benchmarks.unpaired import CHOSEN, GROWTHS, critical_t, false_alarms
 from pipeline.statistics.comparisons import Comparison, compare_paired, compare_unpaired
 from pipeline.statistics.intervals import ALPHA, ANYTIME, LATER, PLANNED, Design, anytime_t
@@ -15,6 +15,7 @@ from pipeline.statistics.outcomes import OutcomeMeasure
 from pipeline.statistics.sentences import sentence
 
 RMSE = OutcomeMeasure("RMSE", "K", decimals=2)
+FIXED_WIDTH = Design("fixed-width", "", 0.04)
 TREATED = np.array([3.1, 2.7, 3.6, 3.3, 2.9, 3.2])
 CONTROLS = np.array([2.8, 2.9, 2.9, 2.7, 2.6, 3.0])
 OTHERS = np.array([2.0, 3.6, 2.2, 2.9])  # of runs that nothing pairs with TREATED
@@ -102,8 +103,8 @@ def test_independent_samples_without_spread_or_with_one_run_invent_no_interval()
         known = stats.ttest_ind([1.0] * 3, [2.0, 3.0, 4.5], equal_var=False)
     half = compare_unpaired([1.0] * 3, [2.0, 3.0, 4.5], RMSE, STUDENT)
     assert half.p_value == pytest.approx(known.pvalue)
-    with pytest.raises(ValueError, match="two-stage design needs seeds that are paired"):
-        compare_unpaired(TREATED, OTHERS, RMSE, TWO_STAGE)
+    with pytest.raises(ValueError, match="fixed-width design needs seeds that are paired"):
+        compare_unpaired(TREATED, OTHERS, RMSE, FIXED_WIDTH)
     for wrong, why in (([], "one finite number per"), ([1e300], "scale them to between")):
         with pytest.raises(ValueError, match=why):
             compare_unpaired(TREATED, wrong, RMSE)

@@ -393,7 +393,9 @@ WRONG = {
     "experiment 'Default' has no runs that where chooses": {"--where": "params.model = 'z'"},
     "no variant is 'z'; baseline must be one of a, b": {"--baseline": "z"},
     "unknown better 'more'; it must be one of higher, lower": {"--better": "more"},
-    "value is 'best'; it must be last, max, min, or the number of a step": {"--value": "best"},
+    "value is 'best'; it must be last, the mean of the last steps (mean5), max, min, or": {
+        "--value": "best"
+    },
     "scale is 0.0; it must be a number above 0": {"--scale": "0"},
     "params.model can't be in both by and pair": {"--pair": "params.model"},
     "no experiment is named 'none'": {"--experiment": "none"},

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,8 @@ from scipy import stats
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.report.analysis import analyse
+from pipeline.runs.plan import Plan
+from pipeline.statistics.intervals import LATER
 from pipeline.study.forecast import Forecast
 from pipeline.study.grid import Grid
 from pipeline.study.margin import Expectation, check_effects, choose_design
@@ -57,7 +60,7 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     assert parent.data.params["margin"] == "20.0"
     assert parent.data.params["max_seeds"] == "30"
     first = report(tmp_path)
-    assert first["design"]["name"] == "two-stage"
+    assert first["design"]["name"] == "fixed-width"
     assert len(runs_in(tmp_path, "train")) == 10
     # The same runs compared are the same look.
     assert pipeline("compare", "--experiment", "Default").status == 0
@@ -74,7 +77,9 @@ def test_seeds_are_added_until_the_margin_is_known_and_a_look_lengthens_the_inte
     # A smaller margin was chosen after a look: no more than six seeds, and a longer interval.
     answer = pipeline(*AUTO, "--margin", "0.001", "--max-seeds", "6")
     assert answer.status == 0, answer.err
-    assert "seeds needed: 6 of base, 6 of bn; 2 more runs, about" in answer.out
+    assert (
+        "needed: about 6 of base, 6 of bn (by the spread so far); 2 more runs, about" in answer.out
+    )
     assert len(runs_in(tmp_path, "train")) == 12
     second = report(tmp_path)
     assert second["design"]["name"] == "anytime"
@@ -136,15 +141,117 @@ def test_only_the_variants_of_uncertain_effects_get_more_seeds() -> None:
         analyse=partial(analyse, TUTORIAL), grid=grid, cells=grid.cells(Config())
     )
     expected = Expectation(cast(Subject, study), "", design, Forecast(1, {}), finished, {})
-    # Stein: (t * sd / margin) ** 2, with t for 1 - 0.04 / 2 comparisons / 2 sides.
-    critical = stats.t.ppf(1 - 0.04 / 2 / 2, 4)
-    seeds = int(np.ceil((critical * 100 * spread.std(ddof=1) / 1.2) ** 2))
+    # The fewest whose interval would be as short, with 0.04 shared by 2 comparisons, and less at
+    # first (`fixed_width`).
+    alpha, sd = 0.04 / 2, 100 * spread.std(ddof=1)
+    seeds = next(
+        n
+        for n in range(5, 40)
+        if stats.t.isf(alpha * n / (n - 5 * np.log(alpha)) / 2, n - 1) * sd / np.sqrt(n) <= 1.2
+    )
     assert 5 < seeds < 40
     assert expected.needed() == {"base": seeds, "bn": 5, "base_dropout": seeds}
     assert {cell.variant for cell in expected.missing(expected.needed())} == {
         "base",
         "base_dropout",
     }
+
+
+def expectation(
+    accuracies: dict[str, list[float]], jobs: int = 1, **asked: Any
+) -> tuple[Expectation, Grid]:
+    """What is expected after runs of these accuracies, with a margin of 0.5 points."""
+    finished = {one.config: one for one in runs_of(accuracies)}
+    grid = Grid([*accuracies], range(30), [0.001], margin=0.5, **asked)
+    study = SimpleNamespace(
+        analyse=partial(analyse, TUTORIAL),
+        grid=grid,
+        cells=grid.cells(Config()),
+        engine=SimpleNamespace(jobs=SimpleNamespace(number=jobs)),
+    )
+    design = choose_design(grid.plan, set())
+    return Expectation(cast(Subject, study), "", design, Forecast(1, {}), finished, {}), grid
+
+
+WIDE = [0.50, 0.512, 0.489, 0.505, 0.494]  # a standard deviation of 0.9 points
+
+
+def test_seeds_are_added_in_stages_since_more_of_them_may_show_that_fewer_do() -> None:
+    expected, _ = expectation({"base": [0.4] * 5, "bn": WIDE})
+    needed = expected.needed()["bn"]
+    assert 15 < needed < 30
+    for jobs, seeds in ((1, -(-(needed - 5) // 2)), (60, needed - 5)):  # half, or all at once
+        expected, _ = expectation({"base": [0.4] * 5, "bn": WIDE}, jobs)
+        stage = next(expected.stages())
+        assert {cell.seed for cell in stage} == set(range(5, 5 + seeds))
+        assert len(stage) == 2 * seeds
+    # The first seeds come first, all of them.
+    expected, _ = expectation({"base": [0.4] * 2, "bn": WIDE[:2]})
+    assert {cell.seed for cell in next(expected.stages())} == {2, 3, 4}
+
+
+def test_a_question_that_is_answered_ends_early_if_the_plan_says_so() -> None:
+    large = {"base": [0.4] * 6, "bn": [*WIDE, 0.5]}  # 10 points, and no margin of 0.5
+    small = {"base": [0.5] * 6, "bn": [0.5 + (one - 0.5) / 8 for one in (*WIDE, 0.5)]}
+    for accuracies, words in (
+        (large, "it is larger than the margin."),
+        (small, "it is smaller than one that matters, 1 point."),
+    ):
+        expected, grid = expectation(accuracies)
+        needs_more = expected.needed()["bn"] > 6
+        assert needs_more == (accuracies is large)
+        expected, grid = expectation(accuracies, stop_early=True)
+        assert not expected.missing(expected.needed())
+        assert "or until the question is answered" in grid.plan.words
+        assert (expected.design.name, expected.design.alpha) == ("anytime", 0.05)
+        results = list(expected.finished.values())
+        analysis = analyse(TUTORIAL, results, replace(expected.design, margin=0.01))
+        (line,) = (one for one in analysis.headline if one.startswith("No more seeds were added"))
+        assert line.endswith(words)
+        assert "not to within ± 0.01 points" in line
+    # Five points apart, give or take ten: no answer.
+    expected, _ = expectation(
+        {"base": [0.4] * 6, "bn": [0.3, 0.6, 0.4, 0.6, 0.3, 0.5]}, stop_early=True
+    )
+    assert expected.needed()["bn"] == 30
+
+
+def plan(seeds: int, **others: Any) -> Plan:
+    return Plan.of(["base", "bn"], [0.001], range(seeds), most=30, **others)
+
+
+def test_a_later_report_has_the_end_that_the_first_one_named() -> None:
+    first, later = plan(5), plan(8)
+    design = choose_design(later, {first})
+    assert (design.most, design.later_than, design.alpha) == (30, 5, 0.01)
+    assert choose_design(plan(12), {first, later}).later_than == 5
+    # The same plan, whatever it says of the end.
+    assert choose_design(replace(first, most=50), {first}).name == "planned"
+    auto = plan(40, margin=0.5)
+    assert choose_design(auto, {first}).most == 30
+    # Half of the 1 % is for looks up to the end, so others may have the other half only.
+    assert choose_design(first, {later}).alpha == 0.005
+    assert choose_design(first, {replace(later, most=0)}).alpha == 0.01
+    after_auto = choose_design(plan(60, margin=0.2), {auto})
+    assert (after_auto.most, after_auto.later_than) == (40, 5)
+
+
+@pytest.mark.parametrize(
+    ("plans", "now"),
+    [
+        ([replace(plan(5), most=0)], plan(8)),  # by an earlier version, which named no end
+        ([plan(8)], plan(5)),  # seeds were left out
+        ([plan(5), plan(9)], plan(7)),
+        ([plan(5), plan(6).for_comparison()], plan(8)),  # some were compared, nobody knows when
+        ([plan(5, value="mean5")], plan(8)),
+        ([plan(30, margin=0.5, stop_early=True)], plan(40, margin=0.2)),  # the sequence goes on
+    ],
+)
+def test_otherwise_later_intervals_hold_for_ever(plans: list[Plan], now: Plan) -> None:
+    design = choose_design(now, set(plans))
+    assert design.name == "anytime"
+    assert not design.ends
+    assert design.critical_t(12) >= LATER.critical_t(12) or plans[0].stop_early
 
 
 def test_runs_take_turns_and_their_own_epochs_replace_the_estimate() -> None:

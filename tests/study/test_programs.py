@@ -173,18 +173,22 @@ def test_seeds_are_added_until_the_margin_is_known_in_the_unit_of_the_outcome(
     answer = pipeline(*ABLATE, "--seeds", "auto")
     assert answer.status == 2
     assert "seeds=auto takes a margin, in the unit of test_rmse" in answer.err
-    place(tmp_path, more=", margin=0.9, unit='mm'")
+    place(tmp_path, more=", margin=1.5, unit='mm'")
     answer = pipeline(*ABLATE, "--seeds", "auto", "--max-seeds", "9")
     assert answer.status == 0, answer.err
     (study,) = runs_in(tmp_path, "study")
     design = json.loads(text_of(study.info.run_id, "effects.json"))["design"]
-    assert (design["name"], design["margin"]) == ("two-stage", 0.9)
-    # Stein: the differences are seed / 2 - 5, and 4 % may be wrong.
-    sd = np.std([seed / 2 for seed in range(5)], ddof=1)
-    needed = int(np.ceil((stats.t.isf(0.02, 4) * sd / 0.9) ** 2))
-    assert 5 < needed < 9
+    assert (design["name"], design["margin"]) == ("fixed-width", 1.5)
+
+    def half(count: int) -> float:  # the differences are seed / 2 - 5, and 4 % may be wrong
+        sd = np.std([seed / 2 for seed in range(count)], ddof=1)
+        level = 0.04 * count / (count + 5 * np.log(1 / 0.04))
+        return float(stats.t.isf(level / 2, count - 1) * sd / np.sqrt(count))
+
+    needed = next(count for count in range(5, 9) if half(count) <= 1.5)
+    assert needed == 7
     assert len(runs_in(tmp_path, "program")) == 2 * needed
-    assert "± 0.9 mm" in text_of(study.info.run_id, "report.md")
+    assert "± 1.5 mm" in text_of(study.info.run_id, "report.md")
 
 
 FUNCTION = """import mlflow

@@ -6,7 +6,7 @@ import mlflow
 from mlflow.entities import Run
 
 from pipeline.errors import InputError
-from pipeline.outcome import Outcome
+from pipeline.outcome import Outcome, mean_of
 from pipeline.runs.histories import measured
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import ADOPTED
@@ -33,7 +33,7 @@ def outcome_values(run: Run, outcomes: Sequence[Outcome]) -> dict[str, float]:
             if one.value is not None:
                 found[outcome.metric] = one.value
                 break
-            if one.length == 0 or outcome.value == "last":
+            if one.length == 0 or outcome.value == "last" or mean_of(outcome.value):
                 raise InputError(f"it {one.problem}")
     return found
 

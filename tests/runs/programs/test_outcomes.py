@@ -36,6 +36,11 @@ POINTS = [(2, 20, 0.25), (1, 30, 0.5), (2, 10, 9.0), (0, 40, 0.125)]
         ("min", [(1, 1, math.nan), (2, 2, 0.5)], 0.5),
         ("max", [(1, 1, 0.5), (2, 2, HUGE)], math.inf),
         ("last", [(1, 1, 0.5), (1, 1, 0.75)], None),  # nobody knows which was last
+        ("mean2", POINTS, 0.375),  # steps 1 and 2
+        ("mean3", POINTS, (0.125 + 0.5 + 0.25) / 3),
+        ("mean4", POINTS, None),
+        ("mean2", [(1, 1, 0.5), (2, 2, HUGE)], math.inf),
+        ("mean2", [(1, 1, 0.5), (1, 1, 0.75), (2, 2, 1.0)], None),
     ],
 )
 def test_which_value_counts(
