@@ -50,9 +50,10 @@ def report_sections(
     """
     shown = analysis.shown
     at = "" if len(analysis.at_rates) == 1 else f" at {shown.title}"
-    other = [key for key in analysis.outcomes if key != analysis.primary]
+    beside = [analysis.last_epoch] if analysis.last_epoch else []
+    other = [key for key in analysis.outcomes if key not in (analysis.primary, *beside)]
     primary = analysis.outcomes[analysis.primary].name
-    after = "" if analysis.last_epoch else " after the last epoch"
+    after = "" if beside else " after the last epoch"
     losses = ""
     if analysis.losses_differ:
         losses = " The variants were trained with different losses, which can't be compared."
@@ -70,7 +71,7 @@ def report_sections(
                 " clearly positive; otherwise it lengthens it, because pairing costs degrees of"
                 " freedom."
             ],
-            [analysis.last_epoch] if analysis.last_epoch else [],
+            beside,
         ),
         _variants_section(analysis, at),
         *([_rates_section(analysis)] if len(analysis.by_rate) > 1 else []),

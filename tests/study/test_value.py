@@ -82,6 +82,7 @@ def test_the_report_shows_both_and_says_which_counts() -> None:
     # invented: 0.9 and 1 times the accuracy that is reached
     assert "+9.03 points" in rows[0]
     assert "+9.50 points" in rows[1]
+    assert page.count("| BatchNorm | validation accuracy of the last epoch alone |") == 1
     assert "| last epoch |" in page.partition("## Variants")[2]
     assert "The mean validation accuracy of the last 2 epochs counts, and if curves" in page
     plain = report_files(analyse(TUTORIAL, analysis.results), "", {}, {})["report.md"].decode()
