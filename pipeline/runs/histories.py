@@ -88,20 +88,16 @@ def _measured(
     steps, times, values = steps[order], times[order], values[order]
     newest = np.flatnonzero(np.append(steps[1:] != steps[:-1], True))  # of each step
     length = len(newest)
-    counted = [int(step) for step in steps[newest]]
+    chosen = newest[-(mean_of(outcome.value) or 1) :]
     if isinstance(outcome.value, int):
-        if outcome.value not in counted:
+        chosen = newest[steps[newest] == outcome.value]
+        if not len(chosen):
             problem = f"has no {outcome.metric} of step {outcome.value}"
             return Measured(None, problem, length=length)
-        counted = [outcome.value]
-    elif count := mean_of(outcome.value):
-        if length < count:
-            has = f"has {outcome.metric} of only {plural(length, 'step')}"
-            return Measured(None, f"{has}, and {outcome.value} takes {count}", length=length)
-        counted = counted[-count:]
-    else:
-        counted = counted[-1:]
-    value = float(np.mean([values[steps == step][-1] for step in counted]))
+    elif length < (count := mean_of(outcome.value)):
+        has = f"has {outcome.metric} of only {plural(length, 'step')}"
+        return Measured(None, f"{has}, and {outcome.value} takes {count}", length=length)
+    counted, value = steps[chosen].tolist(), float(values[chosen].mean())
     notes = []
     if outcome.value in ("max", "min") and math.isfinite(value):
         finite = values[np.isfinite(values)]
