@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ import pytest
 import requests
 from conftest import TINY, Answer, Forked, drawn_data, free_port, run_forked, runs_in
 from PIL import Image
+
+from pipeline.data.dataset import ImageDataset
 
 MODEL = "models:/synthetic-cnn@base"
 
@@ -84,7 +87,7 @@ def server(folder: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> dict[str, np.ndarray]:
     """The probabilities of the first 40 drawn images, by version."""
-    images = drawn_data().validation.images[:40].numpy()
+    images = drawn().validation.images[:40].numpy()
     client, found = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db"), {}
     for version in ("1", "2"):
         files = client.get_model_version_download_uri("synthetic-cnn", version)
@@ -92,9 +95,15 @@ def expected(folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
+@cache
+def drawn() -> ImageDataset:
+    """Loaded once, before there are threads: several can't load an ablation at a time."""
+    return drawn_data()
+
+
 def png(number: int, kind: str = "PNG") -> bytes:
     file = io.BytesIO()
-    Image.fromarray(drawn_data().validation.images[number].numpy()).save(file, kind)
+    Image.fromarray(drawn().validation.images[number].numpy()).save(file, kind)
     return file.getvalue()
 
 
@@ -104,7 +113,7 @@ def as_json(*images: bytes) -> bytes:
 
 def check(prediction: list[dict[str, Any]], probabilities: np.ndarray, top: int = 5) -> None:
     """Assert that a prediction holds the `top` probabilities, of the right classes, in order."""
-    names = drawn_data().class_names
+    names = drawn().class_names
     assert len(prediction) == top
     found = [guess["probability"] for guess in prediction]
     assert found == pytest.approx(np.sort(probabilities)[::-1][:top], abs=1e-5)
@@ -241,7 +250,7 @@ def test_the_view_is_what_the_network_sees(server: Server) -> None:
     answer = server.post("/view", large.getvalue())
     assert answer.headers["content-type"] == "image/png"
     seen = np.asarray(Image.open(io.BytesIO(answer.content)))
-    original = drawn_data().validation.images[5].numpy()
+    original = drawn().validation.images[5].numpy()
     assert seen.shape == original.shape
     assert np.abs(seen.astype(int) - original).mean() < 8
 
