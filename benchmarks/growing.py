@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from benchmarks.studies import Floats, Integers, fixed_width, t_paths, two_stage
+from benchmarks.studies import Floats, Integers, fixed_width, running, t_paths, two_stage
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.intervals import (
     ALPHA,
@@ -32,19 +32,19 @@ MARGINS = (0.3, 0.5, 1.0)  # points
 RATIOS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0)  # of the spread to the margin
 FAMILIES = (1, 3, 6, 10, 28)  # comparisons
 RULES: Mapping[str, Rule] = {"two stages": two_stage, "fixed width": fixed_width}
+COLUMNS = ((two_stage, 1.0), (fixed_width, 1.0), (fixed_width, SHARE))
 MANY = 400  # seeds, if there is no limit
 EFFECTS = (0.8, 1.2, 2.0)  # standard deviations
-MOST = 30  # the default of `max_seeds`
 
 
 def print_tables(studies: int) -> None:
     """Print the seeds that a margin takes, those that an effect takes, and the coverage."""
     fewer = studies // 6
     print(f"\nseeds until an interval is ± a margin, {fewer:,} studies, standard deviation {SD}")
-    print(f"{'':36}{'two stages':>22}{'fixed width':>22}{'and mean5':>22}")
+    print(f"{'':36}{'two stages':>22}{'fixed width':>22}{'and mean5':>22}{'stop_early':>22}")
     for margin, comparisons in [(margin, 1) for margin in MARGINS] + [(0.5, 3)]:
         cells = ""
-        for rule, share in ((two_stage, 1.0), (fixed_width, 1.0), (fixed_width, SHARE)):
+        for rule, share in (*COLUMNS, (sequence, 1.0)):
             spread = SD * np.sqrt(share)
             wrong, seeds = margin_study(rule, margin / spread, MANY, comparisons, fewer)
             cells += f"{1 - wrong:12.1%}{seeds:10.1f}"
@@ -64,10 +64,23 @@ def print_tables(studies: int) -> None:
         found = [seeds_to_settle(critical, effect / np.sqrt(share), fewer) for effect in EFFECTS]
         cells = "".join(f"{f'{one.mean():.1f} ({np.median(one):.0f})':>14}" for one in found)
         print(f"{name:36}{cells}")
-    print("\ncritical t at 6, 8, 10, 20, 30 and 31 seeds")
+    print("\ncritical t at 6, 7, 8, 10, 15, 16 and 30 seeds")
     for name, critical in looks().items():
-        cells = "".join(f"{critical[n - 2]:9.2f}" for n in (6, 8, 10, 20, 30, 31))
+        cells = "".join(f"{critical[n - 2]:9.2f}" for n in (6, 7, 8, 10, 15, 16, 30))
         print(f"{name:36}{cells}")
+
+
+def sequence(
+    differences: Floats, margin: float, most: int, comparisons: int = 1
+) -> tuple[Integers, Floats]:
+    """The rule of `stop_early=yes`, if no question is answered before the margin is reached."""
+    counts = np.arange(FIRST_SEEDS, most + 1)
+    critical = np.array([anytime_t(int(n), ALPHA / comparisons, comparisons) for n in counts])
+    bought = critical * running(differences[:, :most])[1][:, FIRST_SEEDS - 2 :]
+    enough = bought <= margin * np.sqrt(counts)
+    enough[:, -1] = True
+    stop = enough.argmax(axis=1)
+    return counts[stop], np.take_along_axis(bought, stop[:, None], axis=1)[:, 0]
 
 
 def margin_study(
@@ -94,20 +107,22 @@ def worst_errors(limits: tuple[int, ...], comparisons: int, studies: int) -> flo
 
 
 def looks() -> dict[str, Floats]:
-    """Critical t after 2, 3, ... seeds: before and now, without a plan and after one at 5."""
+    """Critical t after 2, 3, ... seeds, without a plan and after one at 5.
+
+    `of 10`: so many were named as the most that there could ever be.
+    """
     counts = range(2, MANY + 1)
     before = np.array([anytime_t(n, ALPHA, 1) for n in counts])
     after = np.array([anytime_t(n, LATER_ALPHA, 1) for n in counts])
-    later = replace(PLANNED, most=MOST).after(FIRST_SEEDS)
-    now = np.array([later.critical_t(n) for n in counts])
-    for one in (after, now):
-        one[: FIRST_SEEDS - 2] = np.inf
-        one[FIRST_SEEDS - 2] = PLANNED.critical_t(FIRST_SEEDS)
-    return {
-        "no plan": before,
-        "planned at 5, before": after,
-        "planned at 5, up to 30": now,
-    }
+    found = {"no plan": before, "planned at 5": after}
+    for most in (10, 15):
+        later = replace(PLANNED, most=most).after(FIRST_SEEDS)
+        found[f"planned at 5 of {most}"] = np.array([later.critical_t(n) for n in counts])
+    for name, one in found.items():
+        if name != "no plan":
+            one[: FIRST_SEEDS - 2] = np.inf
+            one[FIRST_SEEDS - 2] = PLANNED.critical_t(FIRST_SEEDS)
+    return found
 
 
 def seeds_to_settle(critical: Floats, effect: float, studies: int) -> npt.NDArray[np.int64]:

@@ -3,18 +3,18 @@
 python -m benchmarks.intervals [--studies 60000]
 
 Prints the figures of `pipeline/statistics` (`intervals`, `fixed_width`, `skewness`), and of the
-rules that were tried instead (docs/LOG.md). Takes about five minutes.
+rules that were tried instead (docs/LOG.md). Takes about six minutes.
 """
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import optimize, stats
 
 from benchmarks import growing, joint, outcomes, unpaired
-from benchmarks.growing import MOST, SD
+from benchmarks.growing import SD
 from benchmarks.studies import (
     LAST,
     Floats,
@@ -26,7 +26,16 @@ from benchmarks.studies import (
     without_effect,
 )
 from pipeline.statistics import FIRST_SEEDS, boundary
-from pipeline.statistics.intervals import ALPHA, ANYTIME, LATER, PLANNED, Design, anytime_t
+from pipeline.statistics.intervals import (
+    ALPHA,
+    ANYTIME,
+    LATER,
+    LATER_ALPHA,
+    PLANNED,
+    WITHIN,
+    Design,
+    anytime_t,
+)
 
 Rule = Callable[[int], float]  # critical t by number of seeds
 
@@ -36,19 +45,24 @@ STUDENT = Design("planned", "", ALPHA)  # the usual t-test
 # an exponential step from the one before; or exponential and independent in each comparison.
 KINDS = ("normal", "exponential", "independent")
 # `independent` is the same as `exponential` for one comparison.
-COLUMNS = [(kind, n) for n in (1, 3, 6) for kind in KINDS[: 2 if n == 1 else 3]]
+COLUMNS = [(kind, n) for n in (1, 3, 6, 10) for kind in KINDS[: 2 if n == 1 else 3]]
 MARGIN = 0.5 / SD  # standard deviations
+MOST = 30  # the default of `max_seeds`
 WIDTHS = {"two-stage, before": two_stage, "fixed width": fixed_width}
 
 
-class MostlyWithin(Design):
-    """Nearly all errors for looks up to the end; not kept, because of skewed differences."""
+@dataclass(frozen=True)
+class Ending(Design):
+    """Looks with an end, whichever it is, that take another share of the errors; not kept."""
+
+    share: float = WITHIN
 
     def critical_t(self, size: float, comparisons: int = 1, freedom: float | None = None) -> float:
         """How many standard errors the interval reaches to each side."""
-        if size <= MOST:
-            return boundary.critical_t(int(size), 0.9 * self.alpha / comparisons, 6, MOST)
-        return anytime_t(size, 0.1 * self.alpha / comparisons, comparisons)
+        alpha, first = self.alpha / comparisons, self.later_than + 1
+        if size <= self.most:
+            return boundary.critical_t(int(size), self.share * alpha, first, self.most)
+        return anytime_t(size, (1 - self.share) * alpha, comparisons)
 
 
 def main() -> None:
@@ -84,31 +98,37 @@ def main() -> None:
 
 
 def scenarios() -> dict[str, dict[int, Design]]:
-    """What people may do: the design of each look, by its number of seeds.
+    """What people may do: the design of each look, by its number of seeds; the last is at 50.
 
-    The most seeds are named as 30; looks go on to 50.
+    `of 10`: so many were named as the most that there could ever be.
     """
 
-    def after(planned: int, most: int = MOST) -> dict[int, Design]:
-        later = replace(PLANNED, most=most).after(planned)
+    def after(planned: int, later: Design = LATER) -> dict[int, Design]:
         return {planned: PLANNED} | dict.fromkeys(range(planned + 1, LAST + 1), later)
 
-    few = dict.fromkeys((6, 9, 14, 22), replace(PLANNED, most=MOST).after(4))
+    def of(most: int, planned: int) -> Design:
+        return replace(PLANNED, most=most).after(planned)
+
+    def tried(share: float, most: int, planned: int = FIRST_SEEDS) -> dict[int, Design]:
+        later = Ending("anytime", "", LATER_ALPHA, most=most, later_than=planned, share=share)
+        return after(planned, later)
+
     return {
         "one planned report, at 5": {5: PLANNED},
         "one planned report, at 10": {10: PLANNED},
         "one planned report, at 20": {20: PLANNED},
         "planned at 5, then after 6 to 50": after(5),
+        "planned at 5 of 10, then after 6 to 50": after(5, of(10, 5)),
+        "planned at 5 of 15, then after 6 to 50": after(5, of(15, 5)),
+        "planned at 3, then after 4 to 50": after(3),
+        "planned at 3 of 10, then after 4 to 50": after(3, of(10, 3)),
         "planned at 10, then after 11 to 50": after(10),
-        "planned at 4, then at 6, 9, 14, 22": {4: PLANNED} | few,
-        "the same, 0.9 % up to 30, 0.1 % beyond": (
-            {5: PLANNED} | dict.fromkeys(range(6, LAST + 1), MostlyWithin("anytime", "", 0.01))
-        ),
-        "planned at 5, then after 6 to 50, before": after(5, 0),
-        "planned at 10, then after 11 to 50, before": after(10, 0),
-        "planned at 4, then 6, 9, 14, 22, before": (
-            {4: PLANNED} | dict.fromkeys((6, 9, 14, 22), LATER)
-        ),
+        "planned at 4, then at 6, 9, 14, 22": ({4: PLANNED} | dict.fromkeys((6, 9, 14, 22), LATER)),
+        "not kept: 5 of 30, half within": tried(0.5, 30),
+        "not kept: 5 of 30, nine tenths within": tried(0.9, 30),
+        "not kept: 10 of 30, two fifths within": tried(0.4, 30, 10),
+        "planned at 5, then after 6 to 10": dict([*after(5).items()][:6]),
+        "planned at 5 of 10, then after 6 to 10": dict([*after(5, of(10, 5)).items()][:6]),
         "no plan, a look after 2 to 50": dict.fromkeys(LOOKS, ANYTIME),
         "t-test, one look at 5": {5: STUDENT},
         "t-test, a look after 2 to 50": dict.fromkeys(LOOKS, STUDENT),

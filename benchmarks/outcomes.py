@@ -4,8 +4,9 @@ The accuracy of the last epoch, the mean of the last ones, or a line through the
 Printed by `python -m benchmarks.intervals`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,25 +36,28 @@ WITHIN = 2 / 3  # of a run's epochs, at most so many count
 def print_tables(studies: int) -> None:
     """Print effect and spread of each reading, then the seeds that a margin takes by real runs."""
     names = list(readings(30))
-    print("\nwhat counts: effect in points, and the variance as a share of the last epoch's")
+    print(
+        "\nwhat counts: effect in points (standard deviation), and below it the variance as a share"
+    )
+    print("of the last epoch's")
     print(f"{'':36}" + "".join(f"{name:>14}" for name in names))
-    shares: dict[str, list[float]] = {name: [] for name in names}
+    of_all = []
     for study, pairs in PAIRS.items():
         for treatment, control, rate in pairs:
             found = differences_of(study, treatment, control, rate)
-            last = found[:, -1].var(ddof=1)
-            cells = ""
-            by_name = readings(found.shape[1])
-            for name in names:
-                if name not in by_name:
-                    cells += f"{'':14}"
-                    continue
-                counted = by_name[name](found)
-                shares[name].append(float(counted.var(ddof=1) / last))
-                cells += f"{counted.mean():+8.2f}{shares[name][-1]:6.2f}"
+            known = readings(found.shape[1])
+            counted = {name: reading(found) for name, reading in known.items()}
+            shares = {
+                name: one.var(ddof=1) / counted["last"].var(ddof=1) for name, one in counted.items()
+            }
             row = f"{study}: {treatment} − {control}, {len(found)}"
-            print(f"{row:36}{cells}")
-    print(f"{'median share':36}" + "".join(f"{np.median(shares[name]):14.2f}" for name in names))
+            print(f"{row:36}{_cells(names, counted, '{0:+.2f} ({1:.2f})')}")
+            print(f"{'':36}{_cells(names, shares, '{0:.2f}')}")
+            if len(shares) == len(names):
+                of_all.append(shares)
+    medians = {name: np.median([one[name] for one in of_all]) for name in names}
+    title = f"median of the {len(of_all)} that have all"
+    print(f"{title:36}{_cells(names, medians, '{0:.2f}')}")
     print(
         f"\nseeds until ± {MARGIN} points, {studies // 6:,} studies of resampled real differences"
     )
@@ -64,7 +68,17 @@ def print_tables(studies: int) -> None:
             for reading, rule in (("last", "two stages"), ("mean5", "fixed width"))
         )
         cells = "".join(f"{covered:16.1%}{seeds:10.1f}" for covered, seeds in (before, after))
-        print(f"{f'{comparisons} comparisons':36}{cells}{after[1] / before[1]:8.2f}")
+        name = "one comparison" if comparisons == 1 else f"each of {comparisons} comparisons"
+        print(f"{name:36}{cells}{after[1] / before[1]:8.2f}")
+
+
+def _cells(names: Sequence[str], known: Mapping[str, Any], shown: str) -> str:
+    """The mean and standard deviation of what is known, by name."""
+    cells = {
+        name: shown.format(np.mean(one), np.std(one, ddof=1) if np.size(one) > 1 else 0)
+        for name, one in known.items()
+    }
+    return "".join(f"{cells.get(name, ''):>14}" for name in names)
 
 
 def differences_of(study: str, treatment: str, control: str, rate: float) -> Floats:

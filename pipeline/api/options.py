@@ -170,8 +170,8 @@ MaxSeeds = Annotated[
 StopEarly = Annotated[
     str,
     typer.Option(
-        help="yes, no: with seeds=auto, also stop once an effect is known to be larger than the"
-        " margin, or smaller than one that matters. Costs more seeds if neither is so."
+        help="yes, no: with seeds=auto, add no more seeds once an effect is known to exceed the"
+        " margin, or to be too small to matter. If neither is so, it takes more seeds."
     ),
 ]
 Value = Annotated[
@@ -194,7 +194,8 @@ StudyValidation = Annotated[
 Name = Annotated[
     str,
     typer.Option(
-        help="Of the study; rejected if it exists with other settings than variants, seeds and lr."
+        help="Of the study; rejected if it exists with another recipe or value: only variants, lr"
+        " and how it comes to its seeds may differ."
     ),
 ]
 Register = Annotated[

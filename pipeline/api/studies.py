@@ -102,7 +102,7 @@ def ablate(
     check_at_least("max_seeds", max_seeds, 1, MAX_SEEDS)
     may_stop = options.is_yes("stop_early", stop_early)
     if may_stop and seeds != AUTO:
-        raise InputError("stop_early is for seeds=auto; a number of seeds is kept to")
+        raise InputError("stop_early is for seeds=auto; give seeds=auto, or leave it out")
     asked_seeds = range(max_seeds) if seeds == AUTO else parse_seeds(seeds)
     check_name(name)
     check_choice("register", register, tuple(REGISTER))
@@ -113,7 +113,6 @@ def ablate(
         settings["validation"] = "test" if len(rates) == 1 else "holdout"
     for rate in rates:
         Config(**settings, lr=rate)  # which checks it
-    counted = value_of_networks(value, epochs, settings["validation"])
     set_variables()
     if cluster == "none":
         openmp.spin_if_idle()
@@ -132,6 +131,8 @@ def ablate(
     if own.is_program:
         check_of_program(asked, own.name)
         rates, counted = [], str(own.outcomes[0].value)
+    else:
+        counted = value_of_networks(value, epochs, settings["validation"])
     unit = own.outcomes[0].unit if own.is_program else "points"
     wanted = 0.0
     if seeds == AUTO:

@@ -140,7 +140,8 @@ def _image_differences(
 ) -> npt.NDArray[np.int8] | None:
     """`[seeds, images]`, treatment minus control of correctness; None if a run lacks it.
 
-    After the last epoch: what the images contribute to a mean over epochs is about the same.
+    After the last epoch. A mean over epochs depends less on the images, so its interval is rather
+    too long.
     """
     known = [[records[run_id].correct for run_id in ids] for ids in effect.runs]
     if len(known) < 2 or any(one is None for row in known for one in row):

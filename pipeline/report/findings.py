@@ -51,9 +51,9 @@ class Finding:
             return ""
         (low, high), matters = self.comparison.interval, self.outcome.effect_of_interest
         if low > margin or high < -margin:
-            return "it is larger than the margin"
+            return "it exceeds that"
         if matters is not None and -matters < low and high < matters:
-            return f"it is smaller than one that matters, {amount(matters, self.outcome)}"
+            return f"it is below {amount(matters, self.outcome)}, and so too small to matter"
         return ""
 
 
@@ -142,16 +142,16 @@ class Analysis:
                 continue
             half = finding.half_width
             within = f"to within ± {_with_unit(outcome.show(half, extra=1), outcome)}"
-            known = within if finding.shown.interval else "at all"
             answer = finding.answer(margin) if design.stop_early else ""
             seeds = f"after {finding.comparison.seeds} {self.noun}s"
             asked = f"± {_with_unit(f'{design.margin:g}', outcome)}"
             if answer:
                 missed.append(
-                    f"No more {self.noun}s were added for {effect}, which is known {known} {seeds}"
-                    f" and not to within {asked}: {answer}."
+                    f"{capitalized(effect)} is known {within} {seeds}, and not to within {asked},"
+                    f" as the plan allows: {answer}."
                 )
             else:
+                known = within if finding.shown.interval else "at all"
                 missed.append(
                     f"{capitalized(effect)} is not known to within {asked} {seeds}: {known}."
                 )

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.errors import plural
+from pipeline.outcome import mean_of
 from pipeline.report.figures import COLOURS, draw_dots, effects_figure, looks_of
 from pipeline.report.runs_analysis import RunsAnalysis
 from pipeline.report.sections import NORMAL_SEEDS, Section, effects_section, not_counted_section
@@ -113,7 +114,8 @@ def runs_sections(
     """
     primary = analysis.what.outcomes[0]
     outcome = analysis.outcomes[analysis.primary]
-    others = [key for key in analysis.outcomes if key != analysis.primary]
+    beside = list(analysis.outcomes)[1:2] if mean_of(primary.value) else []  # the last step alone
+    others = [key for key in analysis.outcomes if key not in (analysis.primary, *beside)]
     how = (
         f"Comparisons are paired: the difference is taken for each {analysis.noun} that both"
         " variants have, so that whatever it does to both alike cancels out."
@@ -133,6 +135,7 @@ def runs_sections(
         effects_section(
             analysis,
             f"The primary outcome is {outcome.name}{counts}.{best} {how}",
+            beside=beside,
         ),
         Section(
             "Variants",

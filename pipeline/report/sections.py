@@ -60,7 +60,7 @@ def report_sections(
     return [
         effects_section(
             analysis,
-            f"The primary outcome, chosen in advance, is {primary}{after}."
+            f"The primary outcome, chosen in advance, is the {primary}{after}."
             " Comparisons are paired: a seed decides the initial weights, image order and"
             " augmentation of all variants alike, and differences are taken seed by seed.",
             [

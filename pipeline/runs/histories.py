@@ -103,9 +103,9 @@ def _measured(
         finite = values[np.isfinite(values)]
         value = float(finite.max() if outcome.value == "max" else finite.min())
     else:
-        for step in counted:
-            here = steps == step
-            last = np.unique(values[here][times[here] == times[here].max()])
+        first = np.searchsorted(steps, counted)  # the points of a step are next to each other
+        for step, begin, end in zip(counted, first, chosen + 1, strict=True):
+            last = np.unique(values[begin:end][times[begin:end] == times[end - 1]])
             if len(last) > 1:
                 shown = " and ".join(f"{value:g}" for value in last)
                 return Measured(
@@ -114,18 +114,18 @@ def _measured(
                     " that nobody knows which was last; log it with step=",
                     length=length,
                 )
-        latest, end = int(times.argmax()), counted[-1]
+        latest = int(times.argmax())
         if not isinstance(outcome.value, int) and times[latest] > times[-1]:
             notes.append(
-                f"its step {steps[latest]} was logged after its step {end}, whose"
+                f"its step {steps[latest]} was logged after its step {counted[-1]}, whose"
                 f" {outcome.metric} counts"
             )
-        for step in counted:
-            if (often := int((steps == step).sum())) > 1:
-                notes.append(
-                    f"logged {outcome.metric} {often} times at step {step}; the latest counts"
-                )
-                break  # others are alike
+        if (often := chosen + 1 - first).max() > 1:  # one of them says it
+            place = int(often.argmax())
+            notes.append(
+                f"logged {outcome.metric} {often[place]} times at step {counted[place]}; the latest"
+                " counts"
+            )
     if length > MAX_POINTS:  # with both ends
         newest = newest[np.linspace(0, length - 1, MAX_POINTS).round().astype(int)]
     curve = list(zip(steps[newest].tolist(), values[newest].tolist(), strict=True))

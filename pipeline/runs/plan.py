@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pipeline.errors import InputError
 
 MAX_CHARACTERS = 8000  # in a tag; MLflow truncates longer ones
-
-
 LAST = "last"  # which value of a run counts, unless the plan says otherwise
 
 
@@ -20,7 +18,7 @@ class Plan:
     study planned these runs; they were chosen for a comparison. value: which value of a run counts.
     stop_early: whether a margin may be given up once the question is answered. most: the seeds that
     there could ever be; 0 in plans that do not say so. Studies that differ in it alone have the
-    same plan; that of the first one counts.
+    same plan; the oldest one counts.
     """
 
     variants: tuple[str, ...]

@@ -19,9 +19,9 @@ from pipeline.statistics import FIRST_SEEDS
 
 Floats = npt.NDArray[np.float64]
 # How much longer. Less would keep the coverage of normal differences; with so much, exponential
-# ones raise no more false alarms than by Stein's two-stage procedure, for one to six comparisons.
+# ones raise no more false alarms than by Stein's two stages, for one to six comparisons.
 CAUTION = 5.0
-LEAST_ALPHA = 1e-15
+LEAST_ALPHA = 1e-15  # a p value is not smaller than this
 
 
 def critical_t(seeds: npt.NDArray[np.int64] | int, alpha: float) -> Floats:
@@ -53,7 +53,7 @@ def p_value(differences: Floats, margin: float) -> float:
 
     least, most = np.log(LEAST_ALPHA), np.log(1 - 1e-9)
     if missing(least) <= 0:
-        return 0.0
+        return LEAST_ALPHA
     return float(np.exp(optimize.bisect(missing, least, most))) if missing(most) < 0 else 1.0
 
 

@@ -8,17 +8,15 @@ excludes 0. Three designs differ in `critical_t`:
 
 planned: Student's t. Valid at one number of seeds, chosen before the first look.
 fixed-width: seeds are added until the interval is as short as a margin (`fixed_width`).
-anytime: valid at every look. After a planned report, and up to `most` seeds, which the plan named
-    as the most that there could ever be, all looks have the same level (`boundary`). That takes
-    half of the 1 %, and later looks the other half: with more, exponential differences would raise
-    more false alarms than before. Beyond, or if no end was named, or one over LAST_LOOK: a
-    confidence sequence. It is all
-    effects that the Bayes factor of the t statistic does not reject at 1 / alpha, with a normal
-    prior of variance `g` on the effect in standard deviations. Without an effect, the Bayes factor
-    is a test martingale for every value of the unknown standard deviation. By Ville's inequality
-    the intervals therefore hold at all looks at once, however many there are (Lai 1976, Ann.
-    Statist. 4, 265-280; Wang and Ramdas, arXiv:2310.03722). The design has the 1 % after a planned
-    report, and all 5 % if there was none.
+anytime: valid at every look, by a confidence sequence: all effects that the Bayes factor of the t
+    statistic does not reject at 1 / alpha, with a normal prior of variance `g` on the effect in
+    standard deviations. Without an effect, the Bayes factor is a test martingale for every value of
+    the unknown standard deviation. By Ville's inequality the intervals therefore hold at all looks
+    at once, however many there are (Lai 1976, Ann. Statist. 4, 265-280; Wang and Ramdas,
+    arXiv:2310.03722). The design has the 1 % after a planned report, and all 5 % if there was none.
+    If a report at 3 to 5 seeds was planned, and 15 or fewer were named as the most that there could
+    ever be, all looks up to that end have the same level (`boundary`), which takes WITHIN of the
+    1 %; the sequence beyond takes the rest.
 
 Independent samples have Welch's t interval in the planned design. Their confidence sequence takes
 Welch's t statistic; the effective size (s1² + s2²) / (s1²/n1 + s2²/n2) in place of the number of
@@ -30,16 +28,18 @@ sizes of 1:1 to 1:10, one sample that does not grow, and samples that grow in ra
 over 28 comparisons is at most 3.7 %, instead of 9.3 % with Welch's own degrees of freedom. With
 only those of the smaller sample, intervals are half as long again at 5 runs of each.
 
-`g` is the number of comparisons. With exponential differences, looks with an end raise about as
-many false alarms as a sequence alone: after a planned report at 5 seeds 12.9 % of studies with one
-comparison do, as before, 16 to 21 % with three, and 18 to 29 % with six, up to 0.4 points more.
+`g` is the number of comparisons. With exponential differences, after a planned report at 5 seeds,
+12.9 % of studies with one comparison raise a false alarm, 16 to 21 % with three, and 19 to 35 %
+with ten. If looks have an end, over all of them no more do; up to the end itself, at 10 seeds,
+11.0, 14 to 18 and 16 to 29 %, where the sequence alone would have 10.6, 13 to 17 and 15 to 28 %.
 
 Figures, by `python -m benchmarks.intervals` (docs/LOG.md has all). Seeds until an interval is ± 0.5
 points, if differences have a standard deviation of 0.85 points: 17.6 (Stein's two stages: 26.7),
 and 24.1 with three comparisons (52.6); coverage 97.6 %, and 99.1 % of each of three. By the mean of
 the last five epochs, whose variance is 0.55 of that: 11.8 and 15.8. Seeds until an effect of 0.8,
-1.2 and 2 standard deviations is settled, with a planned report at 5 and a look after each of 6 to
-30: 22.2, 11.0 and 5.8, as with a sequence alone; by that mean 13.0, 7.2 and 5.1.
+1.2 and 2 standard deviations is settled, with a planned report at 5 and a look after each seed:
+22.0, 11.2 and 5.8; by that mean 13.2, 7.3 and 5.1. Critical t after a planned report at 5, at 6, 8
+and 10 seeds: 18.1, 6.4 and 5.3; if 10 were named as the most, 6.5, 5.2 and 4.6.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,10 @@ from pipeline.statistics import FIRST_SEEDS, boundary, fixed_width
 ALPHA = 0.05  # two-sided; shared by all comparisons of an outcome, at all looks
 PLANNED_ALPHA = 0.04
 LATER_ALPHA = 0.01
-LAST_LOOK = 100  # with an end at 200 seeds, intervals are no shorter than without one
+# Looks with an end, for which there are 1 to 10 comparisons: later ones, or after other reports,
+# gain little, or let more exponential differences raise a false alarm than the sequence alone does.
+WITHIN = 0.4
+FEW_SEEDS, LAST_LOOK = range(3, FIRST_SEEDS + 1), 15
 
 
 class Interval(NamedTuple):
@@ -72,8 +75,7 @@ class Design:
     the outcome may be wrong. margin: the asked half-length of intervals, in the outcome's unit; 0
     for none. most: the seeds that the study could ever get, as stated before its first run; 0 if
     that was not stated. later_than: if the design is anytime, the seeds of the planned report
-    before, or the first ones of a study that was to find out how many it needs.
-    stop_early: whether the margin may be given up once the question is answered.
+    before. stop_early: whether the margin may be given up once the question is answered.
     """
 
     name: str
@@ -120,9 +122,9 @@ class Design:
         if self.ends and freedom is None:
             if size < self._first_look:
                 return np.inf
-            alpha /= 2  # half for looks up to the end, half for those beyond
             if size <= self.most:
-                return boundary.critical_t(int(size), alpha, self._first_look, self.most)
+                return boundary.critical_t(int(size), WITHIN * alpha, self._first_look, self.most)
+            alpha *= 1 - WITHIN
         return anytime_t(size, alpha, g=comparisons, freedom=freedom)
 
     def p_value(
@@ -130,25 +132,29 @@ class Design:
     ) -> float:
         """Below ALPHA exactly if t is critical: corrected for all comparisons and looks."""
         alpha = self.alpha / comparisons
-        has_end = self.ends and freedom is None
         if self.name == "planned":
             p = 2 * stats.t.sf(abs(t), size - 1 if freedom is None else freedom)
-        elif has_end and size <= self.most:
+        elif self.ends and freedom is None and size < self._first_look:
+            p = 1.0
+        elif self.ends and freedom is None and size <= self.most:
             p = boundary.crossing_probability(t, int(size), self._first_look, self.most)
+            alpha *= WITHIN
         else:
             p = np.exp(-log_bayes_factor(t, size, g=comparisons, freedom=freedom))
-        return float(min(1.0, p * ALPHA / (alpha / 2 if has_end else alpha)))
+            alpha *= 1 - WITHIN if self.ends and freedom is None else 1
+        return float(min(1.0, p * ALPHA / alpha))
 
     def after(self, seeds: int) -> "Design":
         """The design of reports after one of so many seeds, if more are added."""
         if self.name == "anytime":
             return self
-        return Design("anytime", "", LATER_ALPHA, most=self.most, later_than=seeds)
+        most = self.most if self.name == "planned" else 0
+        return Design("anytime", "", LATER_ALPHA, most=most, later_than=seeds)
 
     @property
     def ends(self) -> bool:
         """Whether looks have an end, up to which they all have the same level."""
-        return self.later_than > 0 and self._first_look <= self.most <= LAST_LOOK
+        return self.later_than in FEW_SEEDS and self._first_look <= self.most <= LAST_LOOK
 
     @property
     def _first_look(self) -> int:

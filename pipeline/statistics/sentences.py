@@ -15,8 +15,10 @@ def intervals_in_words(design: Design) -> str:
         return "The intervals are Student's t intervals."
     if design.name == "fixed-width":
         return (
-            "After each stage, the spread of the differences decided whether more seeds were needed"
-            " (a sequential interval of fixed width); what the effects are was not looked at."
+            "After each stage, the spread of the differences decided whether more seeds were"
+            " needed; what the effects are was not looked at (a sequential interval of fixed"
+            " width). Where the margin is reached, the interval is the mean ± the margin, or"
+            " shorter, if 5 seeds were enough or if other effects needed more seeds."
         )
     anytime = (
         "a confidence sequence, which stays valid however often results are looked at and seeds are"

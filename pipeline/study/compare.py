@@ -137,14 +137,14 @@ def _read_comparable(
 
 
 def _value(results: Sequence[RunRecord]) -> str:
-    """Which of a run's accuracies counts: as all of them were planned, or else the last."""
-    values = {one.reported_with.value if one.reported_with else LAST for one in results}
+    """Which of a run's accuracies counts: as all earlier reports have it, or else the last."""
+    values = {one.reported_with.value for one in results if one.reported_with}
     return values.pop() if len(values) == 1 else LAST
 
 
 def _design(results: Sequence[RunRecord], plan: Plan) -> Design:
     """Choose intervals: those of the only report there was, if these are all of its runs."""
-    plans = {result.reported_with for result in results}
+    plans = {one.reported_with for one in sorted(results, key=lambda one: one.started)}
     earlier = {plan for plan in plans if plan}
     if len(plans) == len(earlier) == 1:
         (first,) = earlier

@@ -11,11 +11,12 @@ from pipeline.errors import InputError, plural, shortlist
 from pipeline.report.runs_analysis import noun_of
 from pipeline.runs.others import Question
 from pipeline.runs.plan import Plan
-from pipeline.statistics.intervals import ALPHA, LATER_ALPHA, PLANNED_ALPHA, Design
+from pipeline.statistics.intervals import ALPHA, LATER_ALPHA, PLANNED_ALPHA, WITHIN, Design
 from pipeline.store.artifacts import read_artifact
 from pipeline.store.lookup import MAX_RUNS, SHORT_ID
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import KIND, unpack
+from pipeline.study.margin import has_end
 from pipeline.study.selection import Selection
 
 COMPARISON_FILE = "comparison.json"  # of a comparison's run: its question, and the runs it has read
@@ -89,13 +90,15 @@ def choose_design_of(selection: Selection, question: Question, where: str) -> De
         )
     if question.planned:
         return planned(question)
-    planned_before += [f"of {one.name}" for one in reported if _was_planned(one.reported_with)]
+    plans = {one.name: _plan(one.reported_with) for one in reported}
+    planned_before += [f"of {name}" for name, one in plans.items() if one and not one.chosen_later]
     if planned_before:
+        ends = any(one and has_end(one) for one in plans.values())
         return Design(
             "anytime",
             f"An earlier report ({planned_before[0]}) was planned, and contains some of these runs,"
             " so the choice of others may depend on its result.",
-            LATER_ALPHA,
+            LATER_ALPHA * (1 - WITHIN if ends else 1),
         )
     return UNPLANNED
 
@@ -108,11 +111,11 @@ def values_read(selection: Selection) -> dict[str, dict[str, str]]:
     }
 
 
-def _was_planned(text: str) -> bool:
+def _plan(text: str) -> Plan | None:
     try:
-        return not Plan.from_json(text).chosen_later
+        return Plan.from_json(text)
     except ValueError:  # another project's tag
-        return False
+        return None
 
 
 def _earlier(where: str) -> Iterator[tuple[Run, dict | None]]:  # type: ignore[type-arg]

@@ -22,6 +22,7 @@ from pipeline.statistics.intervals import (
     LATER_ALPHA,
     PLANNED,
     PLANNED_ALPHA,
+    WITHIN,
     Design,
     seeds_for_margin,
 )
@@ -56,7 +57,7 @@ def choose_design(plan: Plan, reported: Set[Plan]) -> Design:
     most, within = len(plan.seeds), f"± {f'{plan.margin:g} {plan.unit}'.rstrip()}"
     until = f"each effect would be known to within {within}"
     if plan.stop_early:
-        until += ", or shown to be larger than that or smaller than one that matters"
+        until += ", or shown to exceed that, or to be too small to matter"
     reason = f"Seeds were to be added until {until}, with at most {most} seeds of each variant."
     if plan.stop_early:
         return Design("anytime", reason, ALPHA, plan.margin, most, stop_early=True)
@@ -68,25 +69,31 @@ def after_reports(reported: Set[Plan], plan: Plan) -> Design:
 
     The end of looks that the first of them named holds, if seeds were only added since then.
     """
-    planned = [one for one in reported if not one.chosen_later]
-    first = min(planned or reported, key=lambda one: (len(one.seeds), one.words))
-    reason = (
-        f"An earlier report (plan: {first.words}) contains some of these runs, so the choice of"
-        " seeds may depend on its results."
+    same = {one for one in reported if one.value == plan.value}
+    first = min(same or reported, key=lambda one: (one.chosen_later, len(one.seeds), one.words))
+    reason = f"An earlier report (plan: {first.words}) contains some of these runs, "
+    reason += (
+        "so the choice of seeds may depend on its results."
+        if same
+        else "and counted another value of them: what counts here was chosen later, and this report"
+        " is exploratory."
     )
-    values = {one.value for one in (*reported, plan)}
-    alpha = (LATER_ALPHA if planned and not first.stop_early else ALPHA) / len(values)
-    design = Design("anytime", reason, alpha, plan.margin)
-    growing = [set(one.seeds) for one in (*sorted(reported, key=lambda one: len(one.seeds)), plan)]
-    is_growing = all(one <= more for one, more in itertools.pairwise(growing))
-    ends = replace(design, most=first.most, later_than=len(first.seeds))
-    if first.margin:
-        ends = replace(design, most=len(first.seeds), later_than=FIRST_SEEDS)
-    if not planned or first.stop_early or not ends.ends:
+    design = Design("anytime", reason, LATER_ALPHA, plan.margin, stop_early=plan.stop_early)
+    if same and all(one.chosen_later or one.stop_early for one in same):
+        return replace(design, alpha=ALPHA)  # no report has spent a part of it
+    if not any(map(has_end, same)):
         return design
-    if len(planned) < len(reported) or len(values) > 1 or not is_growing:
-        return replace(design, alpha=alpha / 2)  # other reports may have had an end, for half of it
-    return ends
+    seeds = [set(one.seeds) for one in (*sorted(same, key=lambda one: len(one.seeds)), plan)]
+    is_growing = all(one <= more for one, more in itertools.pairwise(seeds))
+    if is_growing and has_end(first) and not any(one.chosen_later for one in same):
+        return replace(design, most=first.most, later_than=len(first.seeds))
+    return replace(design, alpha=(1 - WITHIN) * LATER_ALPHA)
+
+
+def has_end(plan: Plan) -> bool:
+    """Whether looks after the report of a plan may have an end."""
+    planned = replace(PLANNED, most=plan.most)
+    return not (plan.margin or plan.chosen_later) and planned.after(len(plan.seeds)).ends
 
 
 @dataclass
@@ -110,7 +117,8 @@ class Expectation:
         as many as all jobs can train at once: the spread of more seeds may show that fewer do.
         """
         while not self.failures and (missing := self.missing(self.needed())):
-            first = [cell for cell in missing if cell.seed < FIRST_SEEDS]
+            complete = self._order()[:FIRST_SEEDS]
+            first = [cell for cell in missing if cell.seed in complete]
             by_seed = itertools.groupby(missing, key=lambda cell: cell.seed)
             seeds = [list(cells) for _, cells in by_seed]
             jobs = math.ceil(self.study.engine.jobs.number / len(seeds[0]))
@@ -119,13 +127,19 @@ class Expectation:
 
     def missing(self, needed: Mapping[str, int]) -> list[Config]:
         """The cells that are needed, and neither finished nor failed."""
+        place = {seed: n for n, seed in enumerate(self._order())}
         return [
             cell
             for cell in self.study.cells
-            if cell.seed < needed[cell.variant]
+            if place[cell.seed] < needed[cell.variant]
             and cell not in self.finished
             and cell.run_name not in self.failures
         ]
+
+    def _order(self) -> list[int]:
+        """The seeds: first those with the most runs, as of earlier studies that left some out."""
+        runs = Counter(cell.seed for cell in self.finished)
+        return sorted(self.study.grid.seeds, key=lambda seed: -runs[seed])
 
     def needed(self) -> dict[str, int]:
         """How many seeds of each variant: never fewer than the first ones."""

@@ -17,7 +17,7 @@ from pipeline.study.subject import Subject
 
 def preview_study(study: Subject, experiment: str) -> Iterator[str]:
     """Say what `run_study` would train, and how long that takes; store nothing."""
-    check_same_recipe(study.name, study.record.recipe)
+    check_same_recipe(study.name, study.record.recipe, study.grid.plan)
     liveness.mark_dead_runs()  # which a study would continue
     known = in_store(mlflow.get_experiment_by_name)(experiment)
     found = study.find(known.experiment_id) if known else Reusable()

@@ -215,7 +215,7 @@ class Programs:
         runs = find_program_runs(None, {"ablation": self.ablation.name})
         return {
             one.reported_with
-            for one in runs.records
+            for one in reversed(runs.records)  # of equal plans the oldest counts
             if one.reported_with and self._is_same(one) and (one.variant, one.seed) in wanted
         }
 

@@ -209,7 +209,8 @@ def earlier_plans(study: StudySpec) -> set[Plan]:
     """
     wanted = {study.identity_of(cell).key(CELL) for cell in study.cells}
     runs = find_runs(None, {"data_digest": study.data.digest})
-    reported = [one for one in runs.records if one.identity.key(CELL) in wanted]
+    # Of equal plans the oldest counts, which a set keeps.
+    reported = [one for one in reversed(runs.records) if one.identity.key(CELL) in wanted]
     return {one.reported_with for one in reported if one.reported_with}
 
 
@@ -228,18 +229,23 @@ def given_study() -> StudyRecord | None:
         raise InputError(f"{wrong}: {error}; leave --run-id out to start one") from None
 
 
-def check_same_recipe(name: str, recipe: Mapping[str, object]) -> None:
-    """Raise InputError if a study of that name has another recipe; `auto` is not a name."""
+def check_same_recipe(name: str, recipe: Mapping[str, object], plan: Plan) -> None:
+    """Raise InputError if a study of that name has another recipe, or counts another value.
+
+    `auto` is not a name.
+    """
     if name == AUTO:
         return
     studies = find_studies()
     if studies.note:
         log.warning(studies.note)
+    now = {**recipe, "value": plan.value}
     for record in studies.records:
-        if record.study == name and record.recipe != recipe:
+        then = {**record.recipe, "value": record.plan.value}
+        if record.study == name and then != now:
             raise InputError(
-                f"a study named {name!r} exists with {differences(record.recipe, recipe)};"
-                " give this one another name"
+                f"a study named {name!r} exists with {differences(then, now)}; give this one"
+                " another name"
             )
 
 

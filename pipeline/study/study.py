@@ -43,7 +43,7 @@ def run_study(study: Subject, given: StudyRecord | None = None) -> Published:
     at the end, if a child has failed or a model is refused.
     """
     started = time.monotonic()
-    check_same_recipe(study.name, study.record.recipe)
+    check_same_recipe(study.name, study.record.recipe, study.grid.plan)
     liveness.mark_dead_runs()  # so that they can be continued
     record, plan = study.record, study.grid.plan
     if given:

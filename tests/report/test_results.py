@@ -66,6 +66,17 @@ def half_width(
     return float(reach / np.sqrt(seeds))
 
 
+def fixed_p_value(differences: "pd.Series[float]", comparisons: int, margin: float) -> float:
+    """Where an interval of fixed width would end at 0."""
+
+    def excess(log_alpha: float) -> float:
+        design = {"name": "fixed-width", "alpha": np.exp(log_alpha)}
+        return half_width(design, differences, 1, margin) - abs(float(differences.mean()))
+
+    alpha = float(np.exp(scipy.optimize.brentq(excess, -34, -1e-9)))
+    return min(1.0, alpha * comparisons * 0.05 / 0.04)
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_the_means_follow_from_the_runs(study: str) -> None:
     effects, runs = read(study)
@@ -117,6 +128,8 @@ def test_the_effects_follow_from_the_runs(study: str) -> None:
             freedom = len(difference) - 1
             p = 2 * scipy.stats.t.sf(abs(mean / error), freedom) * count
             assert one["p_value"] == pytest.approx(min(1, p * 0.05 / effects["design"]["alpha"]))
+        if effects["design"]["name"] == "fixed-width":
+            assert one["p_value"] == pytest.approx(fixed_p_value(difference, count, margin))
         if one["correlation"] is None:
             continue
         assert one["correlation"] == pytest.approx(np.corrcoef(*both)[0, 1])

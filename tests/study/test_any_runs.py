@@ -18,6 +18,7 @@ from scipy import stats
 
 from pipeline import compare
 from pipeline.errors import InputError
+from pipeline.runs.plan import Plan
 from pipeline.store.liveness import PROCESS, this_process
 
 A = [0.71, 0.74, 0.69, 0.77, 0.72, 0.75, 0.70, 0.73, 0.76, 0.68]
@@ -382,6 +383,31 @@ def test_a_plan_counts_only_before_the_first_look(
     assert pipeline("compare", *ASK).status == 0
     later = json.loads(artifact(tmp_path, "effects.json"))["design"]
     assert (later["name"], later["alpha"]) == ("anytime", 0.01)
+
+
+@pytest.mark.parametrize(("most", "alpha"), [(30, 0.01), (10, 0.006)])
+def test_a_studys_report_is_a_look_whose_end_takes_a_part(
+    pipeline: Callable[..., Answer], tmp_path: Path, most: int, alpha: float
+) -> None:
+    plan = Plan.of(["a", "b"], [], range(5), most=most)
+    make_pairs(tags={"reported_with": plan.as_json()})
+    assert pipeline("compare", *ASK).status == 0
+    design = json.loads(artifact(tmp_path, "effects.json"))["design"]
+    assert (design["name"], design["alpha"]) == ("anytime", pytest.approx(alpha))
+
+
+def test_the_last_step_alone_stands_beside_the_mean_of_the_last_ones(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    for seed, (a, b) in enumerate(zip(A, B, strict=True)):
+        make_run({"model": "a", "seed": seed}, {"auc": [(1, 0.1), (2, a - 0.01), (3, a + 0.01)]})
+        make_run({"model": "b", "seed": seed}, {"auc": [(1, 0.1), (2, b - 0.05), (3, b + 0.05)]})
+    assert pipeline("compare", *ASK, "--value", "mean2").status == 0
+    effects = artifact(tmp_path, "report.md").partition("## Effects")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in effects.splitlines() if line.endswith("| b − a |")]
+    assert [row[1] for row in rows] == ["auc", "auc of the last step alone"]
+    differences = [float(re.findall(r"\+[\d.]+", row[3])[0]) for row in rows]
+    assert differences == pytest.approx([0.027, 0.067])
 
 
 WRONG = {

@@ -60,19 +60,30 @@ def test_the_mean_of_the_last_epochs_is_what_was_planned_and_stays_it(
     assert pipeline("compare", "--experiment", "Default").status == 0
     again, _, _ = files(tmp_path, "comparison")
     assert (again["primary_metric"], again["design"]["name"]) == ("val_accuracy_mean2", "planned")
-    # Another value, after a look, is another question: it shares the 1 % with the first, of which
-    # half is for looks up to an end.
+    # Another value, chosen after a look, says so.
     assert pipeline(*STUDY).status == 0
     other = files(tmp_path)[0]
     assert other["primary_metric"] == "val_accuracy"
-    assert other["design"]["name"] == "anytime"
-    assert other["design"]["alpha"] == pytest.approx(0.01 / 4)
+    assert (other["design"]["name"], other["design"]["alpha"]) == ("anytime", 0.01)
+    assert "counted another value of them: what counts here was" in other["design"]["reason"]
+    # A run that nobody has reported does not change what counts.
+    assert pipeline("train", *SMALL[:-2], "--seed", "2", "--register", "none").status == 0
+    assert pipeline("compare", "--experiment", "Default").status == 0
+    assert files(tmp_path, "comparison")[0]["primary_metric"] == "val_accuracy_mean2"
+
+
+def test_a_name_stands_for_one_value(pipeline: Callable[..., Answer]) -> None:
+    named = [*STUDY, "--name", "first", "--train-images", "100", "--seeds", "1"]
+    assert pipeline(*named, "--value", "mean2").status == 0
+    answer = pipeline(*named, "--seeds", "2")
+    assert answer.status == 2
+    assert "a study named 'first' exists with value mean2 instead of last" in answer.error_lines[0]
 
 
 def test_the_report_shows_both_and_says_which_counts() -> None:
     analysis = analyse(TUTORIAL, runs_of({"base": [0.4, 0.42], "bn": [0.5, 0.51]}), value="mean2")
     page = report_files(analysis, "", {}, {})["report.md"].decode()
-    assert "is mean validation accuracy of the last 2 epochs." in page
+    assert "is the mean validation accuracy of the last 2 epochs." in page
     effects = page.partition("## Effects")[2].partition("## Variants")[0]
     rows = [line for line in effects.splitlines() if line.endswith("| bn − base |")]
     assert [row.split(" | ")[1] for row in rows] == [
