@@ -136,9 +136,9 @@ def effects_section(
         " outcome hold jointly, in this and all other reports on these variants, with a"
         f" probability of at least 95 %: of the 5 % of errors, {100 * PLANNED_ALPHA:.0f} % are"
         f" allowed in a planned report, and {100 * LATER_ALPHA:.0f} % in all later ones together"
-        " (5 % if none was planned). P values include these corrections. An effect is settled"
-        " exactly if its interval excludes 0, which is the same as p < 0.05. Where"
-        f" {nouns} “can't tell”, the interval has no end yet"
+        " (5 % if none was planned, or the plan is to stop at an answer). P values include these"
+        " corrections. An effect is settled exactly if its interval excludes 0, which is the same"
+        f" as p < 0.05. Where {nouns} “can't tell”, the interval has no end yet"
         f"{impossible if np.isfinite(outcome.bounds).any() else ''}.",
         *more,
     ]
