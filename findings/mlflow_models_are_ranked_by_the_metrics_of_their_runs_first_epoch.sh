@@ -3,11 +3,9 @@
 #   page of models and `search_logged_models(order_by=...)` find the best one.
 # REAL: `log_model` copies the metrics of one step, and that is 0 unless `step=` is given. A run that
 #   logs once per epoch, from step 0, gives its model the metrics of its first epoch; one that counts
-#   from 1 gives it none at all; and what was logged with another step, such as a test's, is missing.
-#   Of two runs the search finds the model that began best and ended worst, without a word.
-#   `step=` with the last epoch's number is right. What is logged later, without a step, is added to
-#   the model that was logged at step 0.
-#   To find the values of that step, `log_model` reads the whole history of every metric.
+#   from 1 gives it none at all. Of two runs the search finds the model that began best and ended
+#   worst, without a word. `step=` with the last epoch's number is right. To find the values of that
+#   step, `log_model` reads the whole history of every metric.
 # VERSIONS: mlflow 3.17.2, Python 3.11.7
 # DATE: 2026-11-30
 # OUTPUT SEEN:

@@ -174,7 +174,17 @@ class Analysis:
     @property
     def headline(self) -> list[str]:
         """The answer: each effect on the primary outcome, and what limits them."""
-        return [*self.effects, *self.missed_margins(), *self.missing_intervals()]
+        return [
+            *self.effects,
+            *self.reservations(),
+            *self.missed_margins(),
+            *self.missing_intervals(),
+        ]
+
+    def reservations(self) -> list[str]:
+        """Say so if what counts was not chosen in advance."""
+        counted = "The first report on some of these runs counted another value"
+        return [f"{counted}: this one is exploratory."] if self.design.exploratory else []
 
     @property
     def title(self) -> str:
@@ -249,6 +259,7 @@ class NetworkAnalysis(Analysis):
         return [
             *([few] if self.few_images else []),
             *effects,
+            *self.reservations(),
             *self.missed_margins(),
             *self.sign_changes,
             *failed,

@@ -54,13 +54,14 @@ def report_sections(
     other = [key for key in analysis.outcomes if key not in (analysis.primary, *beside)]
     primary = analysis.outcomes[analysis.primary].name
     after = "" if beside else " after the last epoch"
+    chosen = "" if analysis.design.exploratory else ", chosen in advance,"
     losses = ""
     if analysis.losses_differ:
         losses = " The variants were trained with different losses, which can't be compared."
     return [
         effects_section(
             analysis,
-            f"The primary outcome, chosen in advance, is the {primary}{after}."
+            f"The primary outcome{chosen} is the {primary}{after}."
             " Comparisons are paired: a seed decides the initial weights, image order and"
             " augmentation of all variants alike, and differences are taken seed by seed.",
             [

@@ -18,7 +18,7 @@ class Plan:
     study planned these runs; they were chosen for a comparison. value: which value of a run counts.
     stop_early: whether a margin may be given up once the question is answered. most: the seeds that
     there could ever be; 0 in plans that do not say so. Studies that differ in it alone have the
-    same plan; the oldest one counts.
+    same plan; the oldest one counts. follows: its report came after others, on some of its runs.
     """
 
     variants: tuple[str, ...]
@@ -30,6 +30,7 @@ class Plan:
     value: str = LAST
     stop_early: bool = False
     most: int = field(default=0, compare=False)
+    follows: bool = field(default=False, compare=False)
 
     @staticmethod
     def of(
@@ -42,6 +43,7 @@ class Plan:
         value: str = LAST,
         stop_early: bool = False,
         most: int = 0,
+        follows: bool = False,
     ) -> "Plan":
         """Return the plan of these variants, learning rates and seeds."""
         return Plan(
@@ -54,6 +56,7 @@ class Plan:
             str(value),
             bool(stop_early),
             int(most),
+            bool(follows),
         )
 
     def for_comparison(self) -> "Plan":

@@ -76,6 +76,7 @@ class Design:
     for none. most: the seeds that the study could ever get, as stated before its first run; 0 if
     that was not stated. later_than: if the design is anytime, the seeds of the planned report
     before. stop_early: whether the margin may be given up once the question is answered.
+    follows: other reports came before. exploratory: the first of them counted another value.
     """
 
     name: str
@@ -85,6 +86,8 @@ class Design:
     most: int = 0
     later_than: int = 0
     stop_early: bool = False
+    follows: bool = False
+    exploratory: bool = False
 
     def half_width(
         self, differences: npt.NDArray[np.float64], comparisons: int, margin: float = 0.0

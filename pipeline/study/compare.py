@@ -94,7 +94,8 @@ def compare_runs(
     values = {"kind": "comparison", "ablation": definition.name, "dataset": dataset}
     name = f"comparison of {grid.title(definition.name, results[0].config)}"
     with track(name, settings, values, results[0].experiment_id):
-        return publish_study(analysis, unused, {}, grid.plan.for_comparison())
+        plan = replace(grid.plan.for_comparison(), follows=design.follows)
+        return publish_study(analysis, unused, {}, plan)
 
 
 def _selection(results: Sequence[RunRecord], count: int, which: str, experiment: str) -> str:
@@ -144,15 +145,17 @@ def _value(results: Sequence[RunRecord]) -> str:
 
 def _design(results: Sequence[RunRecord], plan: Plan) -> Design:
     """Choose intervals: those of the only report there was, if these are all of its runs."""
-    plans = {one.reported_with for one in sorted(results, key=lambda one: one.started)}
-    earlier = {plan for plan in plans if plan}
+    plans = dict.fromkeys(one.reported_with for one in sorted(results, key=lambda one: one.started))
+    earlier = [plan for plan in plans if plan]
     if len(plans) == len(earlier) == 1:
         (first,) = earlier
         same = find_runs(None, {"data_digest": results[0].identity.data_digest}).records
         reported = {_cell(one.config) for one in same if one.reported_with == first}
-        if not first.chosen_later and reported == {_cell(one.config) for one in results}:
+        if not (first.chosen_later or first.follows) and reported == {
+            _cell(one.config) for one in results
+        }:
             reason = f"The first report on these runs had exactly these (plan: {first.words})."
-            return replace(choose_design(first, set()), reason=reason)
+            return replace(choose_design(first, []), reason=reason)
     return after_reports(earlier, plan) if earlier else UNPLANNED
 
 

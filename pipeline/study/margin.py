@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import mlflow
@@ -45,13 +45,14 @@ def check_effects(ablation: Ablation, grid: Grid) -> None:
         )
 
 
-def choose_design(plan: Plan, reported: Set[Plan]) -> Design:
+def choose_design(plan: Plan, reported: Sequence[Plan]) -> Design:
     """Choose intervals that are valid for a plan, and after earlier reports.
 
-    reported: the plans with which any of these variants and seeds were reported before.
+    reported: the plans with which any of these variants and seeds were reported, the oldest first.
     """
-    if reported - {plan}:
-        return after_reports(reported - {plan}, plan)
+    if others := [one for one in reported if one != plan]:
+        return after_reports(others, plan)
+    plan = next(iter(reported), plan)  # the same, but what it says of the most seeds
     if not plan.margin:
         return replace(PLANNED, most=plan.most)
     most, within = len(plan.seeds), f"± {f'{plan.margin:g} {plan.unit}'.rstrip()}"
@@ -64,26 +65,36 @@ def choose_design(plan: Plan, reported: Set[Plan]) -> Design:
     return Design("fixed-width", reason, PLANNED_ALPHA, plan.margin, most)
 
 
-def after_reports(reported: Set[Plan], plan: Plan) -> Design:
-    """The design of a `plan` whose seeds were added after reports with other plans.
+def after_reports(reported: Sequence[Plan], plan: Plan) -> Design:
+    """The design of a `plan` whose seeds were added after reports with other plans, oldest first.
 
     The end of looks that the first of them named holds, if seeds were only added since then.
     """
-    same = {one for one in reported if one.value == plan.value}
-    first = min(same or reported, key=lambda one: (one.chosen_later, len(one.seeds), one.words))
+    first, same = reported[0], [one for one in reported if one.value == plan.value]
+    exploratory = first.value != plan.value
     reason = f"An earlier report (plan: {first.words}) contains some of these runs, "
     reason += (
-        "so the choice of seeds may depend on its results."
-        if same
-        else "and counted another value of them: what counts here was chosen later, and this report"
-        " is exploratory."
+        "and counted another value of them: what counts here was chosen later, and this report is"
+        " exploratory."
+        if exploratory
+        else "so the choice of seeds may depend on its results."
     )
-    design = Design("anytime", reason, LATER_ALPHA, plan.margin, stop_early=plan.stop_early)
-    if same and all(one.chosen_later or one.stop_early for one in same):
+    design = Design(
+        "anytime",
+        reason,
+        LATER_ALPHA,
+        plan.margin,
+        stop_early=plan.stop_early,
+        follows=True,
+        exploratory=exploratory,
+    )
+    if exploratory:
+        return design
+    if all((one.chosen_later or one.stop_early) and not one.follows for one in same):
         return replace(design, alpha=ALPHA)  # no report has spent a part of it
     if not any(map(has_end, same)):
         return design
-    seeds = [set(one.seeds) for one in (*sorted(same, key=lambda one: len(one.seeds)), plan)]
+    seeds = [set(one.seeds) for one in (*same, plan)]
     is_growing = all(one <= more for one, more in itertools.pairwise(seeds))
     if is_growing and has_end(first) and not any(one.chosen_later for one in same):
         return replace(design, most=first.most, later_than=len(first.seeds))

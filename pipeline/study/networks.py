@@ -1,7 +1,7 @@
 """A study of networks, which this project trains."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -137,8 +137,8 @@ class Networks:
         accuracy = percent(made.history[-1].val_accuracy)
         return f"validation accuracy {accuracy}, {made.seconds:.0f} s"
 
-    def earlier_plans(self) -> set[Plan]:
-        """The plans with which runs of its cells were reported."""
+    def earlier_plans(self) -> list[Plan]:
+        """The plans with which runs of its cells were reported, the oldest first."""
         return earlier_plans(self.spec)
 
     def register_models(
@@ -159,4 +159,5 @@ class Networks:
         facts: Mapping[str, str],
     ) -> Published:
         """Log the report to the active run."""
-        return publish_study(self.analyse(results, design), failures, facts, self.grid.plan)
+        plan = replace(self.grid.plan, follows=design.follows)
+        return publish_study(self.analyse(results, design), failures, facts, plan)

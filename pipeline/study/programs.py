@@ -209,15 +209,16 @@ class Programs:
         shown = "none" if value is None else f"{value * primary.scale:.6g} {primary.unit}".rstrip()
         return f"{primary.metric} {shown}, {made.seconds:.0f} s"
 
-    def earlier_plans(self) -> set[Plan]:
-        """The plans with which runs of its cells were reported, in whatever experiment."""
+    def earlier_plans(self) -> list[Plan]:
+        """The plans with which runs of its cells were reported, anywhere, the oldest first."""
         wanted = {(cell.variant, cell.seed) for cell in self.cells}
         runs = find_program_runs(None, {"ablation": self.ablation.name})
-        return {
+        found = (
             one.reported_with
-            for one in reversed(runs.records)  # of equal plans the oldest counts
+            for one in reversed(runs.records)
             if one.reported_with and self._is_same(one) and (one.variant, one.seed) in wanted
-        }
+        )
+        return list(dict.fromkeys(found))
 
     def register_models(
         self, results: Sequence[ProgramRecord], study_id: str
@@ -315,11 +316,10 @@ class Programs:
             for one in results
             if one.parent != active.info.run_id
         }
+        plan = replace(self.grid.plan, follows=design.follows)
         for one in results:
             if one.reported_with is None:
-                in_store(mlflow.MlflowClient().set_tag)(
-                    one.run_id, "reported_with", self.grid.plan.as_json()
-                )
+                in_store(mlflow.MlflowClient().set_tag)(one.run_id, "reported_with", plan.as_json())
         primary = self.ablation.outcomes[0]
         better = f", {primary.better} is better" if primary.better else ""
         seeds = len({one.seed for one in results})

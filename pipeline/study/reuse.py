@@ -201,17 +201,16 @@ def choose_start(
     return None, reasons[0]
 
 
-def earlier_plans(study: StudySpec) -> set[Plan]:
-    """The plans with which runs of its cells were reported, whether or not they are reused.
+def earlier_plans(study: StudySpec) -> list[Plan]:
+    """The plans with which runs of its cells were reported, reused or not, the oldest first.
 
     The same cell trained again gives the same numbers, or nearly: the look at it counts, in
     whatever experiment it was.
     """
     wanted = {study.identity_of(cell).key(CELL) for cell in study.cells}
     runs = find_runs(None, {"data_digest": study.data.digest})
-    # Of equal plans the oldest counts, which a set keeps.
     reported = [one for one in reversed(runs.records) if one.identity.key(CELL) in wanted]
-    return {one.reported_with for one in reported if one.reported_with}
+    return list(dict.fromkeys(one.reported_with for one in reported if one.reported_with))
 
 
 def given_study() -> StudyRecord | None:

@@ -87,8 +87,8 @@ class Subject(Protocol):
     def describe_result(self, made: Made) -> str:
         """Say what came of a run: `validation accuracy 50.1 %, 12 s`."""
 
-    def earlier_plans(self) -> set[Plan]:
-        """The plans with which runs of its cells were reported, whether or not they are reused."""
+    def earlier_plans(self) -> list[Plan]:
+        """The plans with which runs of its cells were reported, reused or not, the oldest first."""
 
     def register_models(
         self, results: Sequence[Made], study_id: str

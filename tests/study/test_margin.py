@@ -153,7 +153,7 @@ def test_only_the_variants_of_uncertain_effects_get_more_seeds() -> None:
         )
     }
     grid = Grid(["base", "bn", "base_dropout"], range(40), [0.001], margin=1.2)
-    design = choose_design(grid.plan, set())
+    design = choose_design(grid.plan, [])
     study = SimpleNamespace(
         analyse=partial(analyse, TUTORIAL), grid=grid, cells=grid.cells(Config())
     )
@@ -186,7 +186,7 @@ def expectation(
         cells=grid.cells(Config()),
         engine=SimpleNamespace(jobs=SimpleNamespace(number=jobs)),
     )
-    design = choose_design(grid.plan, set())
+    design = choose_design(grid.plan, [])
     return Expectation(cast(Subject, study), "", design, Forecast(1, {}), finished, {}), grid
 
 
@@ -239,14 +239,15 @@ def plan(seeds: int, most: int = 10, **others: Any) -> Plan:
 
 def test_a_later_report_has_the_end_that_the_first_one_named() -> None:
     first, later = plan(5), plan(8)
-    design = choose_design(later, {first})
+    design = choose_design(later, [first])
     assert (design.most, design.later_than, design.alpha) == (10, 5, 0.01)
     assert design.critical_t(8) < LATER.critical_t(8)
-    assert choose_design(plan(9), {first, later}).later_than == 5
+    assert choose_design(plan(9), [first, later]).later_than == 5
     # The same plan, whatever it says of the end.
-    assert choose_design(replace(first, most=50), {first}).name == "planned"
+    again = choose_design(replace(first, most=50), [first])
+    assert (again.name, again.most, again.follows) == ("planned", 10, False)
     auto = plan(10, margin=0.5, stop_early=True)
-    design = choose_design(auto, {first})
+    design = choose_design(auto, [first])
     assert (design.most, design.margin, design.stop_early) == (10, 0.5, True)
 
 
@@ -267,16 +268,21 @@ def test_a_later_report_has_the_end_that_the_first_one_named() -> None:
         # The sequence goes on, unless another report has spent the 4 % of a plan.
         ([plan(10, margin=0.5, stop_early=True)], plan(12, margin=0.2), 0.05),
         ([plan(6, margin=0.5, stop_early=True), plan(8)], plan(12), 0.01),
+        ([plan(6, margin=0.5, stop_early=True, follows=True)], plan(12), 0.01),  # it had only 1 %
+        # A value that was chosen later stays so; only the oldest plan names an end.
+        ([plan(5), plan(8, value="mean5", follows=True)], plan(9, value="mean5"), 0.01),
+        ([plan(5, most=30), plan(3, most=10)], plan(9), 0.006),
     ],
 )
 def test_otherwise_later_intervals_hold_for_ever(
     plans: list[Plan], now: Plan, alpha: float
 ) -> None:
-    design = choose_design(now, set(plans))
+    design = choose_design(now, plans)
     assert design.name == "anytime"
     assert design.alpha == pytest.approx(alpha)
     assert not design.ends
-    assert ("exploratory" in design.reason) == (plans[0].value != now.value)
+    assert design.follows
+    assert design.exploratory == ("exploratory" in design.reason) == (plans[0].value != now.value)
 
 
 def test_finished_seeds_count_whichever_they_are() -> None:

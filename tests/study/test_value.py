@@ -66,8 +66,18 @@ def test_the_mean_of_the_last_epochs_is_what_was_planned_and_stays_it(
     assert other["primary_metric"] == "val_accuracy"
     assert (other["design"]["name"], other["design"]["alpha"]) == ("anytime", 0.01)
     assert "counted another value of them: what counts here was" in other["design"]["reason"]
+    headline = " ".join(other["headline"])
+    assert "counted another value: this one is exploratory." in headline
+    newest = runs_in(tmp_path, "study")[0].info.run_id
+    page = mlflow.artifacts.load_text(f"runs:/{newest}/report.md")
+    assert "The primary outcome is the validation accuracy after" in page
+    # Seeds that were added after a report are none of their own.
+    assert pipeline(*STUDY, "--seeds", "4", "--value", "mean2").status == 0
+    added = [one.info.run_id for one in runs_in(tmp_path, "train")[:4]]
+    assert pipeline("compare", *added).status == 0
+    assert files(tmp_path, "comparison")[0]["design"]["name"] == "anytime"
     # A run that nobody has reported does not change what counts.
-    assert pipeline("train", *SMALL[:-2], "--seed", "2", "--register", "none").status == 0
+    assert pipeline("train", *SMALL[:-2], "--seed", "9", "--register", "none").status == 0
     assert pipeline("compare", "--experiment", "Default").status == 0
     assert files(tmp_path, "comparison")[0]["primary_metric"] == "val_accuracy_mean2"
 
