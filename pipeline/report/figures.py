@@ -153,7 +153,7 @@ def rates_figure(analysis: NetworkAnalysis) -> Figure:
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
     axes.minorticks_off()
     axes.set_xlabel("learning rate (log scale)")
-    axes.set_ylabel(f"{outcome.name} (%), mean and 95 % interval")
+    axes.set_ylabel(f"{outcome.label} (%), mean and 95 % interval")
     axes.grid(alpha=0.3)
     if len(axes.get_legend_handles_labels()[0]) > 4:  # they would hide the lines
         figure.legend(loc="outside right upper", frameon=False)
@@ -232,7 +232,7 @@ def draw_dots(
     axes.set_xlim(-0.5, len(variants) - 0.5)
     in_percent = outcome.unit == "points" and key.endswith("accuracy")
     unit = "%" if in_percent else outcome.unit
-    axes.set_ylabel(outcome.name.removeprefix("the ") + (f" ({unit})" if unit else ""))
+    axes.set_ylabel(outcome.label + (f" ({unit})" if unit else ""))
     axes.grid(axis="y", alpha=0.3)
 
 

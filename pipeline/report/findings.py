@@ -261,6 +261,7 @@ class NetworkAnalysis(Analysis):
             *effects,
             *self.reservations(),
             *self.missed_margins(),
+            *self.missing_intervals(),
             *self.sign_changes,
             *failed,
         ]
@@ -338,8 +339,8 @@ def study_outcomes(
     )
     outcomes = {f"{prefix}_accuracy": accuracy}
     if count := mean_of(value):
-        mean = replace(accuracy, name=f"mean {accuracy.name} of the last {count} epochs")
-        last = replace(accuracy, name=f"{accuracy.name} of the last epoch alone")
+        mean = replace(accuracy, name=f"the mean {accuracy.name} of the last {count} epochs")
+        last = replace(accuracy, name=f"the {accuracy.name} of the last epoch alone")
         outcomes = {f"{prefix}_accuracy_{value}": mean, f"{prefix}_accuracy": last}
     outcomes |= {
         f"{prefix}_loss": OutcomeMeasure(

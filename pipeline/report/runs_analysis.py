@@ -124,7 +124,7 @@ class RunsAnalysis(Analysis):
         return any(any(run.lengths.values()) for run in self.runs)
 
     def _unequal_lengths(self) -> list[str]:
-        """Say so if the best of many steps counts, and variants have different numbers of them."""
+        """Say so if several steps count, and variants have different numbers of them."""
         primary = self.what.outcomes[0]
         lengths = {
             variant: sorted(
@@ -132,13 +132,19 @@ class RunsAnalysis(Analysis):
             )
             for variant in self.shown.variants
         }
-        if primary.value not in ("max", "min") or len(set(map(tuple, lengths.values()))) < 2:
+        if len(set(map(tuple, lengths.values()))) < 2:
+            return []
+        if count := mean_of(primary.value):
+            caution = f"The last {count} of more steps are a shorter part of training."
+        elif primary.value in ("max", "min"):
+            which = primary.words.split()[1]
+            caution = f"Of more steps, the {which} is more extreme by chance alone."
+        else:
             return []
         told = ", ".join(f"{shortlist(some, 3)} ({variant})" for variant, some in lengths.items())
         return [
             f"{primary.words.capitalize()} counts, and runs have different numbers of steps:"
-            f" {told}. Of more steps, the {primary.words.split()[1]} is more extreme by chance"
-            " alone."
+            f" {told}. {caution}"
         ]
 
     def _stopped_early(self) -> list[str]:

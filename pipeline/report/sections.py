@@ -52,7 +52,7 @@ def report_sections(
     at = "" if len(analysis.at_rates) == 1 else f" at {shown.title}"
     beside = [analysis.last_epoch] if analysis.last_epoch else []
     other = [key for key in analysis.outcomes if key not in (analysis.primary, *beside)]
-    primary = analysis.outcomes[analysis.primary].name
+    primary = analysis.outcomes[analysis.primary].label
     after = "" if beside else " after the last epoch"
     chosen = "" if analysis.design.exploratory else ", chosen in advance,"
     losses = ""
@@ -228,7 +228,7 @@ def limits(analysis: NetworkAnalysis) -> list[str]:
     here += sorted({result.optimizer for result in analysis.results})
     counted = "the last epoch counts"
     if analysis.last_epoch:
-        counted = f"the {analysis.outcomes[analysis.primary].name} counts"
+        counted = f"{analysis.outcomes[analysis.primary].name} counts"
     unknown.append(
         "Whether the effects hold for another network, data set, optimiser or number of epochs"
         f" (here: {'; '.join(here)}). {counted.capitalize()}, and if curves cross near the end,"

@@ -41,7 +41,7 @@ def variants_table(analysis: NetworkAnalysis, settings: Sequence[RateResult]) ->
     """A row per variant and learning rate."""
     outcome = analysis.outcomes[analysis.primary]
     last = analysis.last_epoch
-    header = ["variant", "lr", "seeds", outcome.name, "sd", "95 % interval"]
+    header = ["variant", "lr", "seeds", outcome.label, "sd", "95 % interval"]
     header += [*(["last epoch"] if last else []), "loss", "parameters"]
     rows = []
     for at_rate in settings:
@@ -90,7 +90,7 @@ def effects_table(analysis: Analysis, settings: Sequence[RateResult], keys: Sequ
     rows = []
     for at_rate in settings:
         for key in keys:
-            name = analysis.outcomes[key].name.removeprefix("the ")
+            name = analysis.outcomes[key].label
             for finding in at_rate.findings[key]:
                 effect = [capitalized(finding.contrast.words), *([name] if outcomes else [])]
                 effect += [at_rate.label] if rates else []
@@ -108,7 +108,7 @@ def runs_table(analysis: NetworkAnalysis) -> Table:
     """A row per run."""
     table, outcome = analysis.table, analysis.outcomes[analysis.primary]
     last = analysis.last_epoch
-    header = ["run", outcome.name, *(["last epoch"] if last else []), "loss", "seconds"]
+    header = ["run", outcome.label, *(["last epoch"] if last else []), "loss", "seconds"]
     header += ["run id", "commit", "model"]
     rows = [
         [

@@ -23,6 +23,11 @@ class OutcomeMeasure:
     effect_of_interest: float | None = None
     bounds: tuple[float, float] = (-np.inf, np.inf)  # what it can be in one run
 
+    @property
+    def label(self) -> str:
+        """The name for a heading or an axis: without an article."""
+        return self.name.removeprefix("the ")
+
     def show(self, *numbers: float, sign: bool = False, extra: int = 0) -> str:
         """Format numbers for readers, all alike: `49.5`, or `1.2 to 3.4`; without the unit's name.
 

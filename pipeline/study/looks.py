@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import mlflow
 from mlflow.entities import Run, ViewType
@@ -62,7 +63,8 @@ def choose_design_of(selection: Selection, question: Question, where: str) -> De
     """Choose intervals that are valid after what earlier reports have shown of these runs."""
     check_planned(selection, question)
     ids = {one.run.run_id for one in selection.runs}
-    asked, planned_before = json.loads(json.dumps(question.as_dict())), []
+    asked = json.loads(json.dumps(question.as_dict()))
+    planned_before, same_outcome = [], True
     values = values_read(selection)
     for run, read in _earlier(where):
         name = f"run {run.info.run_id[:SHORT_ID]}"
@@ -82,6 +84,7 @@ def choose_design_of(selection: Selection, question: Question, where: str) -> De
             )
         if unpack(run).get("planned", "0") != "0":
             planned_before.append(name)
+            same_outcome &= read is None or _outcome(read["question"]) == _outcome(asked)
     reported = [one.run for one in selection.runs if one.run.reported_with]
     if reported and question.planned:
         raise InputError(
@@ -91,14 +94,21 @@ def choose_design_of(selection: Selection, question: Question, where: str) -> De
     if question.planned:
         return planned(question)
     plans = {one.name: _plan(one.reported_with) for one in reported}
-    planned_before += [f"of {name}" for name, one in plans.items() if one and not one.chosen_later]
+    studies = {name: one for name, one in plans.items() if one and not one.chosen_later}
+    planned_before += [f"of {name}" for name in studies]
+    same_outcome &= all(one.value == str(question.outcomes[0].value) for one in studies.values())
     if planned_before:
         ends = any(one and has_end(one) for one in plans.values())
         return Design(
             "anytime",
             f"An earlier report ({planned_before[0]}) was planned, and contains some of these runs,"
-            " so the choice of others may depend on its result.",
+            + (
+                " so the choice of others may depend on its result."
+                if same_outcome
+                else " and counted another value of them: what counts here was chosen later."
+            ),
             LATER_ALPHA * (1 - WITHIN if ends else 1),
+            exploratory=not same_outcome,
         )
     return UNPLANNED
 
@@ -109,6 +119,12 @@ def values_read(selection: Selection) -> dict[str, dict[str, str]]:
         one.run.run_id: {name: repr(m.value) for name, m in one.run.measured.items()}
         for one in selection.runs
     }
+
+
+def _outcome(question: Mapping[str, Any]) -> tuple[str, str]:
+    """The primary outcome of a question, as JSON has it, and which value of a run counts."""
+    first = question["outcomes"][0]
+    return first["metric"], first["value"]
 
 
 def _plan(text: str) -> Plan | None:

@@ -24,6 +24,9 @@ from pipeline.store.liveness import PROCESS, this_process
 A = [0.71, 0.74, 0.69, 0.77, 0.72, 0.75, 0.70, 0.73, 0.76, 0.68]
 B = [0.74, 0.75, 0.73, 0.78, 0.77, 0.75, 0.74, 0.77, 0.79, 0.70]
 ASK = ("--outcome", "auc", "--by", "params.model", "--pair", "params.seed")
+EXPLORATORY = (
+    "The first report on some of these runs counted another value: this one is exploratory."
+)
 _clock = count(1_700_000_000_000, 1000)
 
 Logged = Mapping[str, float | Sequence[tuple[int, float]]]
@@ -282,7 +285,7 @@ def test_two_values_of_one_millisecond_are_not_guessed(
     )
 
 
-def test_the_best_of_more_steps_is_said_to_be_better_by_chance() -> None:
+def test_unequal_numbers_of_steps_are_told_if_several_count() -> None:
     for seed in range(5):
         make_run({"model": "a", "seed": seed}, {"auc": [(n, n / 10 + seed) for n in range(4)]})
         make_run({"model": "b", "seed": seed}, {"auc": [(n, n / 10 - seed) for n in range(9)]})
@@ -293,6 +296,8 @@ def test_the_best_of_more_steps_is_said_to_be_better_by_chance() -> None:
         "different numbers of steps: 4 (a), 9 (b)" in one for one in report.analysis.headline
     )
     assert "extreme one of many noisy values" in report.report
+    told = "4 (a), 9 (b). The last 3 of more steps are a shorter part of training."
+    assert any(told in one for one in compare(value="mean3", **asked).analysis.headline)
     assert not any("numbers of steps" in one for one in compare(**asked).analysis.headline)
 
 
@@ -381,8 +386,11 @@ def test_a_plan_counts_only_before_the_first_look(
     assert "an earlier comparison" in answer.err
     assert "has seen 10 of these 20 runs" in answer.err
     assert pipeline("compare", *ASK).status == 0
-    later = json.loads(artifact(tmp_path, "effects.json"))["design"]
-    assert (later["name"], later["alpha"]) == ("anytime", 0.01)
+    later = json.loads(artifact(tmp_path, "effects.json"))
+    assert (later["design"]["name"], later["design"]["alpha"]) == ("anytime", 0.01)
+    assert not any("exploratory" in one for one in later["headline"])
+    assert pipeline("compare", *ASK, "--value", "max").status == 0
+    assert EXPLORATORY in json.loads(artifact(tmp_path, "effects.json"))["headline"]
 
 
 @pytest.mark.parametrize(("most", "alpha"), [(30, 0.01), (10, 0.006)])
@@ -394,6 +402,17 @@ def test_a_studys_report_is_a_look_whose_end_takes_a_part(
     assert pipeline("compare", *ASK).status == 0
     design = json.loads(artifact(tmp_path, "effects.json"))["design"]
     assert (design["name"], design["alpha"]) == ("anytime", pytest.approx(alpha))
+
+
+def test_another_value_than_a_studys_is_exploratory() -> None:
+    plan = Plan.of(["a", "b"], [], range(10), value="mean2")
+    for seed, (a, b) in enumerate(zip(A, B, strict=True)):
+        for model, value in (("a", a), ("b", b)):
+            tags = {"reported_with": plan.as_json()}
+            make_run({"model": model, "seed": seed}, {"auc": [(0, 0.5), (1, value)]}, tags=tags)
+    asked: dict[str, Any] = {"outcome": "auc", "by": "params.model", "pair": "params.seed"}
+    assert EXPLORATORY in compare(**asked).analysis.headline
+    assert EXPLORATORY not in compare(value="mean2", **asked).analysis.headline
 
 
 def test_the_last_step_alone_stands_beside_the_mean_of_the_last_ones(
