@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+from matplotlib.figure import Figure
 from torch import nn
 
 from pipeline.ablation.definition import Ablation
@@ -105,3 +106,13 @@ def study(accuracies: Accuracies, of: Ablation = TUTORIAL, **settings: object) -
         for variant, values in accuracies.items()
         for seed, value in enumerate(values)
     ]
+
+
+def assert_labels_fit(figures: Mapping[str, Figure]) -> None:
+    """No name of an axis is cut off at the edge of its picture."""
+    for name, figure in figures.items():
+        figure.draw_without_rendering()
+        for label in (one for axes in figure.axes for one in (axes.xaxis.label, axes.yaxis.label)):
+            (left, low), (right, high) = label.get_window_extent().get_points()
+            inside = min(left, low) >= 0 and right <= figure.bbox.x1 and high <= figure.bbox.y1
+            assert inside or not label.get_text(), (name, label.get_text())

@@ -28,8 +28,10 @@ DASHES = (
     *((0, (4, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (6, 1, 6, 1, 1, 1))),
 )
 MARKERS = "os^DvPX*"
-# Characters in a line: of effects, of their variants in small letters, and of a variant's name.
+# Characters in a line: of effects, of their variants in small letters, of a variant's name, and of
+# what lies below and beside a picture.
 LONG_LABEL, LONG_SMALL, LONG_NAME = 50, 60, 24
+LONG_BELOW, LONG_BESIDE = 70, 50
 LINE, SMALL_LINE = 0.17, 0.14  # inches
 COSTS = {
     "seconds": OutcomeMeasure("time of a run", "seconds"),
@@ -73,7 +75,10 @@ def forest_plot(
     above = np.array([LINE * (1 + label.count("\n")) for label in big])
     below = np.array([SMALL_LINE * (1 + label.count("\n")) for label in small])
     height = 0.2 + max(above + below)  # of a row, in inches
-    figure = Figure(figsize=(9, 1.1 + height * len(rows)), layout="constrained")
+    unit = f" ({outcome.unit})" if outcome.unit else ""
+    shown = _wrapped(f"difference in {outcome.name}{unit}, with its 95 % interval", LONG_BELOW)
+    others = 1.1 + LINE * shown.count("\n")
+    figure = Figure(figsize=(9, others + height * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=INK, linewidth=0.8)
     for place, (_, finding) in enumerate(rows):
@@ -99,8 +104,7 @@ def forest_plot(
     axes.set_yticks(between, small, minor=True, va="top", fontsize=8, color=GREY)
     axes.tick_params(axis="y", which="both", length=0, pad=6)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    unit = f" ({outcome.unit})" if outcome.unit else ""
-    axes.set_xlabel(f"difference in {outcome.name}{unit}, with its 95 % interval")
+    axes.set_xlabel(shown, parse_math=False)
     axes.grid(axis="x", alpha=0.3)
     handles = [_point("settled", INK), _point("not settled", "white")]
     figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
@@ -153,7 +157,7 @@ def rates_figure(analysis: NetworkAnalysis) -> Figure:
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
     axes.minorticks_off()
     axes.set_xlabel("learning rate (log scale)")
-    axes.set_ylabel(f"{outcome.label} (%), mean and 95 % interval")
+    name_axis(axes, outcome, "%", ", mean and 95 % interval")
     axes.grid(alpha=0.3)
     if len(axes.get_legend_handles_labels()[0]) > 4:  # they would hide the lines
         figure.legend(loc="outside right upper", frameon=False)
@@ -230,10 +234,16 @@ def draw_dots(
         for label in axes.get_xticklabels():
             label.set(horizontalalignment="right", rotation_mode="anchor")
     axes.set_xlim(-0.5, len(variants) - 0.5)
-    in_percent = outcome.unit == "points" and key.endswith("accuracy")
-    unit = "%" if in_percent else outcome.unit
-    axes.set_ylabel(outcome.label + (f" ({unit})" if unit else ""))
+    is_accuracy = key.endswith("accuracy") or outcome.bounds == (0, 1)
+    in_percent = outcome.unit == "points" and is_accuracy
+    name_axis(axes, outcome, "%" if in_percent else outcome.unit)
     axes.grid(axis="y", alpha=0.3)
+
+
+def name_axis(axes: Axes, outcome: OutcomeMeasure, unit: str, more: str = "") -> None:
+    """Say beside a picture what is drawn, and in which unit."""
+    name = f"{outcome.label} ({unit})" if unit else outcome.label
+    axes.set_ylabel(_wrapped(name + more, LONG_BESIDE), parse_math=False)
 
 
 def looks_of(analysis: Analysis) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.errors import plural
 from pipeline.outcome import mean_of
-from pipeline.report.figures import COLOURS, draw_dots, effects_figure, looks_of
+from pipeline.report.figures import COLOURS, draw_dots, effects_figure, looks_of, name_axis
 from pipeline.report.runs_analysis import RunsAnalysis
 from pipeline.report.sections import NORMAL_SEEDS, Section, effects_section, not_counted_section
 from pipeline.report.tables import (
@@ -96,7 +96,7 @@ def _draw_curves(axes: Axes, analysis: RunsAnalysis, metric: str) -> None:
             axes.fill_between(steps, low, high, color=look["color"], alpha=0.2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
-    axes.set_ylabel(f"{outcome.name} ({outcome.unit})" if outcome.unit else outcome.name)
+    name_axis(axes, outcome, outcome.unit)
     axes.grid(alpha=0.3)
 
 

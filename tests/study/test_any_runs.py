@@ -13,11 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Answer, runs_in
+from invented import assert_labels_fit
 from mlflow.entities import Metric, Param
 from scipy import stats
 
 from pipeline import compare
 from pipeline.errors import InputError
+from pipeline.report.runs_analysis import RunsAnalysis
+from pipeline.report.runs_pages import runs_figures
 from pipeline.runs.plan import Plan
 from pipeline.store.liveness import PROCESS, this_process
 
@@ -120,6 +123,14 @@ def test_without_a_plan_intervals_are_valid_at_every_look(
     half = t * d.std(ddof=1) / math.sqrt(n)
     assert found["effects"][0]["interval"] == pytest.approx([d.mean() - half, d.mean() + half])
     assert found["design"]["name"] == "anytime"
+
+
+def test_labels_of_long_names_fit_into_the_figures() -> None:
+    name = "balanced accuracy ($) on the images of an external cohort averaged geometrically ($)"
+    table = frame().rename(columns={"auc": name})
+    report = compare(table, outcome=name, by="model", pair="seed", unit="points of a hundred")
+    assert isinstance(report.analysis, RunsAnalysis)
+    assert_labels_fit(runs_figures(report.analysis))
 
 
 def test_independent_samples_get_welchs_interval() -> None:

@@ -9,10 +9,11 @@ import mlflow
 import pandas as pd
 import pytest
 from conftest import Answer, runs_in
-from invented import TUTORIAL
+from invented import TUTORIAL, assert_labels_fit
 from invented import study as runs_of
 
 from pipeline.report.analysis import analyse
+from pipeline.report.figures import study_figures
 from pipeline.report.files import report_files
 from pipeline.runs.plan import Plan
 
@@ -105,6 +106,20 @@ def test_the_report_shows_both_and_says_which_counts() -> None:
     assert "+9.03 points" in rows[0]
     assert "+9.50 points" in rows[1]
     assert page.count("| BatchNorm | validation accuracy of the last epoch alone |") == 1
+    figures = study_figures(analysis)
+    (axes,) = figures["seeds"].axes
+    assert axes.get_ylabel().split() == [
+        "mean",
+        "validation",
+        "accuracy",
+        "of",
+        "the",
+        "last",
+        "2",
+        "epochs",
+        "(%)",
+    ]
+    assert_labels_fit(figures)
     assert "| last epoch |" in page.partition("## Variants")[2]
     assert "The mean validation accuracy of the last 2 epochs counts, and if curves" in page
     plain = report_files(analyse(TUTORIAL, analysis.results), "", {}, {})["report.md"].decode()
