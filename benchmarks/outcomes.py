@@ -29,6 +29,11 @@ PAIRS = {
     "residual": [("se", "plain", 0.001), ("smooth", "plain", 0.001), ("se_smooth", "se", 0.001)],
     "learning-rates": [("bn", "base", 0.001), ("dropout", "bn", 0.001)],
 }
+# Of these, the runs repeat the first ones above, bit by bit; the margin is in points.
+TO_A_MARGIN = {
+    "mean5-dropout": ("dropout", "bn", 0.5),
+    "mean5-base-dropout": ("base_dropout", "base", 1.0),
+}
 MARGIN = 0.5  # points
 WITHIN = 2 / 3  # of a run's epochs, at most so many count
 
@@ -70,6 +75,12 @@ def print_tables(studies: int) -> None:
         cells = "".join(f"{covered:16.1%}{seeds:10.1f}" for covered, seeds in (before, after))
         name = "one comparison" if comparisons == 1 else f"each of {comparisons} comparisons"
         print(f"{name:36}{cells}{after[1] / before[1]:8.2f}")
+    print("\nnetworks of the studies with a margin, and by the rules of before for the same seeds")
+    for study, (treatment, control, margin) in TO_A_MARGIN.items():
+        last = differences_of(study, treatment, control, 0.001)[:, -1]
+        (before,), _ = RULES["two stages"](last[None], margin, MANY, 1)
+        name = f"{treatment} − {control} to ± {margin:g}"
+        print(f"{name:36}{2 * len(last):8} now{2 * before:8} before{len(last) / before:8.2f}")
 
 
 def _cells(names: Sequence[str], known: Mapping[str, Any], shown: str) -> str:
