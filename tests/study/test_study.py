@@ -96,9 +96,12 @@ def test_every_variant_and_seed_is_a_finished_child_run_of_its_own(study: Study)
 
 
 def test_another_variant_comes_first_each_time(study: Study) -> None:
-    runs = sorted(study.runs.values(), key=lambda run: run.info.start_time)
-    order = [run.data.tags["variant"] for run in runs]
-    assert [order[:3], order[3:]] == [["base", "bn", "dropout"], ["bn", "dropout", "base"]]
+    asked = [f"{variant}-seed0" for variant in ("base", "bn", "dropout")]
+    asked += [f"{variant}-seed1" for variant in ("bn", "dropout", "base")]
+    begun = sorted(study.runs, key=lambda name: study.runs[name].info.start_time)
+    (jobs,) = re.findall(r"^(\d+) jobs?:", study.answer.out, re.MULTILINE)
+    # Jobs that begin a run at the same time may do so in any order.
+    assert all(abs(begun.index(name) - place) < int(jobs) for place, name in enumerate(asked))
 
 
 def test_one_model_a_variant_is_registered_that_of_the_median_seed(study: Study) -> None:
