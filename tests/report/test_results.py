@@ -45,10 +45,15 @@ def critical(design: dict[str, Any], seeds: int, comparisons: int) -> float:
     assert not design.get("later_than"), "looks with an end are not published yet"
 
     def excess(t: float) -> float:
-        u, k = t**2 / (seeds - 1), 1 + seeds * comparisons
-        return float(((1 + u) / (1 + u / k)) ** (seeds / 2) / np.sqrt(k) - 1 / alpha)
+        return bayes_factor(t, seeds, comparisons) - 1 / alpha
 
     return float(scipy.optimize.brentq(excess, 1, 100))
+
+
+def bayes_factor(t: float, seeds: int, comparisons: int) -> float:
+    """How much better than no effect a normal prior of its size explains t."""
+    u, k = t**2 / (seeds - 1), 1 + seeds * comparisons
+    return float(((1 + u) / (1 + u / k)) ** (seeds / 2) / np.sqrt(k))
 
 
 def half_width(
@@ -124,21 +129,23 @@ def test_the_effects_follow_from_the_runs(study: str) -> None:
         excludes = one["interval"][0] > 0 or one["interval"][1] < 0
         assert excludes == (one["p_value"] < 0.05)
         assert ("not settled" in one["sentence"]) != excludes
-        if effects["design"]["name"] == "planned":
-            freedom = len(difference) - 1
-            p = 2 * scipy.stats.t.sf(abs(mean / error), freedom) * count
-            assert one["p_value"] == pytest.approx(min(1, p * 0.05 / effects["design"]["alpha"]))
+        freedom, alpha = len(difference) - 1, effects["design"]["alpha"]
         if effects["design"]["name"] == "fixed-width":
             assert one["p_value"] == pytest.approx(fixed_p_value(difference, count, margin))
+        else:
+            p = 2 * scipy.stats.t.sf(abs(mean / error), freedom)
+            if effects["design"]["name"] == "anytime":
+                p = 1 / bayes_factor(mean / error, len(difference), count)
+            assert one["p_value"] == pytest.approx(min(1, p * count * 0.05 / alpha))
         if one["correlation"] is None:
             continue
         assert one["correlation"] == pytest.approx(np.corrcoef(*both)[0, 1])
-        if effects["design"]["name"] == "planned":  # Welch, by its textbook formula
-            shares = [values.var() / len(values) for values in both]
-            freedom = sum(shares) ** 2 / sum(v**2 / (len(difference) - 1) for v in shares)
-            alpha = effects["design"]["alpha"] / count
-            welch = scipy.stats.t.ppf(1 - alpha / 2, freedom) * np.sqrt(sum(shares))
-            assert one["unpaired"] == pytest.approx([mean - welch, mean + welch])
+        # As much longer as Welch's interval, by its textbook formula, is than Student's.
+        shares = [values.var() / len(values) for values in both]
+        other_freedom = sum(shares) ** 2 / sum(v**2 / freedom for v in shares)
+        welch = scipy.stats.t.ppf(1 - alpha / count / 2, other_freedom) * np.sqrt(sum(shares))
+        half *= welch / (scipy.stats.t.ppf(1 - alpha / count / 2, freedom) * error)
+        assert one["unpaired"] == pytest.approx([mean - half, mean + half])
 
 
 @pytest.mark.parametrize("study", STUDIES)
