@@ -76,9 +76,9 @@ def forest_plot(
     below = np.array([SMALL_LINE * (1 + label.count("\n")) for label in small])
     height = 0.2 + max(above + below)  # of a row, in inches
     unit = f" ({outcome.unit})" if outcome.unit else ""
-    shown = _wrapped(f"difference in {outcome.name}{unit}, with its 95 % interval", LONG_BELOW)
-    others = 1.1 + LINE * shown.count("\n")
-    figure = Figure(figsize=(9, others + height * len(rows)), layout="constrained")
+    drawn = _wrapped(f"difference in {outcome.name}{unit}, with its 95 % interval", LONG_BELOW)
+    around = 1.1 + LINE * drawn.count("\n")
+    figure = Figure(figsize=(9, around + height * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=INK, linewidth=0.8)
     for place, (_, finding) in enumerate(rows):
@@ -104,7 +104,7 @@ def forest_plot(
     axes.set_yticks(between, small, minor=True, va="top", fontsize=8, color=GREY)
     axes.tick_params(axis="y", which="both", length=0, pad=6)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(shown, parse_math=False)
+    axes.set_xlabel(drawn, parse_math=False)
     axes.grid(axis="x", alpha=0.3)
     handles = [_point("settled", INK), _point("not settled", "white")]
     figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)

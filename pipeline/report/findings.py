@@ -249,19 +249,15 @@ class NetworkAnalysis(Analysis):
     @property
     def headline(self) -> list[str]:
         """A sentence for each effect on the primary outcome, and what limits them."""
-        effects = self.effects or [
-            "Nothing is compared: no two variants that the ablation compares share a seed."
-        ]
+        nothing = "Nothing is compared: no two variants that the ablation compares share a seed."
         failed = [
             note for note in self.notes if "not a number" in note or "learned nothing" in note
         ]
         few = f"Trained on only {self.few_images}; with all of them, effects may differ."
         return [
             *([few] if self.few_images else []),
-            *effects,
-            *self.reservations(),
-            *self.missed_margins(),
-            *self.missing_intervals(),
+            *([] if self.effects else [nothing]),
+            *super().headline,
             *self.sign_changes,
             *failed,
         ]

@@ -45,7 +45,7 @@ def critical(design: dict[str, Any], seeds: int, comparisons: int) -> float:
     assert not design.get("later_than"), "looks with an end are not published yet"
 
     def excess(t: float) -> float:
-        return bayes_factor(t, seeds, comparisons) - 1 / alpha
+        return bayes_factor(t, seeds, comparisons) - 1 / float(alpha)
 
     return float(scipy.optimize.brentq(excess, 1, 100))
 
