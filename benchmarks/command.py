@@ -42,7 +42,7 @@ def main() -> None:
         import torch
 
         from pipeline.runs import checkpoint
-        from pipeline.store import buffer
+        from pipeline.store import uploads
         from pipeline.training.loop import Training
 
     step = torch.optim.Adam.step
@@ -57,8 +57,8 @@ def main() -> None:
         return Training(*args)
 
     # A run logs metrics and saves its state between epochs.
-    timed(buffer, "log_metrics")
-    timed(buffer, "save_state")
+    timed(uploads, "log_metrics")
+    timed(uploads, "save_state")
     timed(checkpoint, "pack")
     try:
         with patch("pipeline.runs.training_run.Training", training):

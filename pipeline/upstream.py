@@ -9,7 +9,8 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -19,12 +20,12 @@ from unittest.mock import patch
 
 import mlflow
 import psutil
+from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.tracking.fluent import run_id_to_system_metrics_monitor
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 from mlflow.utils.string_utils import quote
@@ -93,6 +94,15 @@ def download_file(artifact_uri: str, name: str) -> bytes:
         path = Path(folder) / name
         repository._download_file(name, str(path))  # type: ignore[no-untyped-call]
         return path.read_bytes()
+
+
+def upload_file(artifact_uri: str, path: Path, folder: str = ".") -> None:
+    """Store a file in a folder of artifacts.
+
+    `MlflowClient` does so for a run or model by its id, which it looks up by another request.
+    """
+    repository = get_artifact_repository(artifact_uri)
+    repository.log_artifact(str(path), None if folder == "." else folder)  # type: ignore[no-untyped-call]
 
 
 def delete_file(artifact_uri: str, name: str) -> None:
@@ -224,20 +234,34 @@ def logged_points(run_ids: Sequence[str], metric: str) -> Iterator[LoggedPoint]:
                 yield LoggedPoint(run_id, one.step, one.timestamp, one.value)
 
 
-def unsampled_runs() -> list[str]:
-    """Active runs, by id, for which MLflow has stopped sampling CPU and memory.
+class SystemSamples(SystemMetricsMonitor):
+    """Samples processor, memory, disk, network and GPU for a run as MLflow does, but sends nothing.
 
-    It stops for good at the first request that fails.
+    MLflow's own thread sends two requests for each sample, and stops for good at the first that
+    fails.
     """
-    monitors = list(run_id_to_system_metrics_monitor.items())
-    return [run_id for run_id, monitor in monitors if not monitor._process.is_alive()]
 
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.info.run_id)  # type: ignore[no-untyped-call]
+        logged = [one.step for one in run.data.to_proto().metrics if one.key.startswith("system/")]
+        self._logging_step = max(logged, default=-1) + 1
+        self.mlflow_logger: Any = self  # to which `publish_metrics` hands what it would send
+        self._samples = 0
+        self._taken: list[Metric] = []
 
-def restart_system_metrics(run_id: str) -> None:
-    """Sample CPU and memory again, until `mlflow.end_run` ends it."""
-    monitor = SystemMetricsMonitor(run_id, resume_logging=True)  # type: ignore[no-untyped-call]
-    monitor.start()  # type: ignore[no-untyped-call]
-    run_id_to_system_metrics_monitor[run_id] = monitor
+    def take(self) -> list[Metric]:
+        """Take a sample. Returns metrics whenever there are as many samples as make one."""
+        self.collect_metrics()  # type: ignore[no-untyped-call]
+        self._samples += 1
+        if self._samples % self.samples_before_logging == 0:
+            self.publish_metrics(self.aggregate_metrics())  # type: ignore[no-untyped-call]
+        taken, self._taken = self._taken, []
+        return taken
+
+    def record_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Take the metrics of a sample from MLflow."""
+        now = time.time_ns() // 1_000_000
+        self._taken += [Metric(name, value, now, step) for name, value in metrics.items()]
 
 
 @contextmanager

@@ -44,7 +44,7 @@ from pipeline.machine import GIB
 from pipeline.models.trial import variants as trial
 from pipeline.news import NEWS, show_news
 from pipeline.runs.resolve import resolve
-from pipeline.store import buffer, initialization
+from pipeline.store import initialization, uploads
 from pipeline.store.tags import DETAILS
 from pipeline.study import forecast
 from pipeline.training.history import Epoch
@@ -474,7 +474,7 @@ def broken_cell(variant: str, seed: int, error: BaseException) -> Iterator[None]
 @contextmanager
 def broken_epoch(number: int) -> Iterator[None]:
     """Let training fail in an epoch, when its loss and accuracy have been measured."""
-    log = buffer.log_metrics
+    log = uploads.log_metrics
 
     def log_metrics(metrics: Mapping[str, float], epoch: int) -> None:
         log(metrics, epoch)
@@ -482,7 +482,7 @@ def broken_epoch(number: int) -> Iterator[None]:
             raise MachineError("stopped")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(buffer, "log_metrics", log_metrics)
+        patch.setattr(uploads, "log_metrics", log_metrics)
         yield
 
 

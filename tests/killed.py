@@ -44,7 +44,11 @@ from pipeline.__main__ import main as run_command
 from pipeline.ablation.loading import load_ablation
 from pipeline.data import synthetic
 from pipeline.execution import engine
+from pipeline.models import export
+from pipeline.runs import run_figures
+from pipeline.runs.checkpoint import Checkpoints
 from pipeline.runs.provenance import code_digest
+from pipeline.store import uploads
 from pipeline.training.batches import ValidationBatches
 
 # What a run imports on its way; with the others, before the fork.
@@ -71,12 +75,12 @@ MOMENTS: dict[str, tuple[Any, str, str]] = {
     "metrics sent": (MlflowClient, "log_batch", "after"),
     "state written": (os, "fsync", "before"),
     "state renamed": (Path, "replace", "after"),
-    "figure": (mlflow, "log_figure", "before"),
-    "weights": (mlflow, "log_artifact", "after"),
-    "model named": (MlflowClient, "_create_logged_model", "after"),
+    "figure": (run_figures, "learning_curves", "before"),
+    "weights": (export, "export_network", "before"),
+    "model named": (MlflowClient, "create_logged_model", "after"),
     "model begun": (MlflowClient, "log_outputs", "after"),
-    "model exported": (MlflowClient, "log_model_artifacts", "before"),
-    "model stored": (MlflowClient, "log_model_artifacts", "after"),
+    "model exported": (export, "upload_folder", "before"),
+    "model stored": (export, "upload_folder", "after"),
     "model ready": (MlflowClient, "finalize_logged_model", "after"),
     "version": (mlflow, "register_model", "after"),
     "alias": (MlflowClient, "set_registered_model_alias", "after"),
@@ -85,6 +89,18 @@ MOMENTS: dict[str, tuple[Any, str, str]] = {
 }
 
 OF_TRAINING = ("in a batch", "in validation")
+
+
+def wait_for_states() -> None:
+    """Have the store get the state of each epoch before the next one, so that moments are exact."""
+    write = Checkpoints.write
+
+    def written(self: Checkpoints, state: Callable[[], Any], is_last: bool) -> None:
+        self.pace = uploads.Pace()
+        write(self, state, is_last)
+        uploads.flush()
+
+    Checkpoints.write = written  # type: ignore[method-assign]
 
 
 def die_at(moment: str, number: int) -> None:
@@ -175,6 +191,7 @@ def start(job: dict[str, Any], name: str) -> int:
         os.dup2(os.open(f"{name}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     for moment in (job.get("at"), job.get("again")):
         if isinstance(moment, str):
+            wait_for_states()
             die_at(moment, job["signal"])
     if not job.get("child_processes"):
         engine.in_parallel = one_by_one  # type: ignore[attr-defined]

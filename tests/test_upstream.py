@@ -109,11 +109,28 @@ def test_mlflow_stops_sampling_at_the_first_request_that_fails(
         with monkeypatch.context() as patch:
             patch.setattr(monitor, "publish_metrics", refused)
             monitor._process.join(timeout=10)
-        assert not monitor._process.is_alive(), GO + "restart_system_metrics"
-        (run_id,) = upstream.unsampled_runs()
-        upstream.restart_system_metrics(run_id)
-        assert upstream.unsampled_runs() == []
-        assert run_id_to_system_metrics_monitor[active.info.run_id] is not monitor
+        assert not monitor._process.is_alive(), GO + "SystemSamples"
+
+
+def test_samples_have_the_names_and_steps_that_mlflow_gives_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    client = mlflow.MlflowClient()
+    with mlflow.start_run(log_system_metrics=True) as active:
+        deadline = time.monotonic() + 30
+        while not client.get_run(active.info.run_id).data.metrics:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    logged = client.get_run(active.info.run_id)
+    samples = upstream.SystemSamples(logged)
+    first, second = samples.take(), samples.take()
+    assert {metric.key for metric in first} == logged.data.metrics.keys()
+    last = max(metric.step for metric in logged.data.to_proto().metrics)
+    assert [{one.step for one in taken} for taken in (first, second)] == [{last + 1}, {last + 2}]
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "2")
+    samples = upstream.SystemSamples(logged)
+    assert (samples.take(), len(samples.take())) == ([], len(first))
 
 
 LIMITED = """

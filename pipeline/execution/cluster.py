@@ -36,7 +36,6 @@ from pipeline.machine import GIB
 from pipeline.runs.programs.environment import RAY_KILLS
 from pipeline.runs.queries import children_of
 from pipeline.runs.record import StudyRecord
-from pipeline.store import buffer
 from pipeline.store.address import shown_uri
 from pipeline.store.outages.failures import first_line
 from pipeline.training.spec import RunSpec
@@ -242,7 +241,6 @@ def train_on_cluster(
                 number = waiting.popleft()
                 task = tasks[number].on(settings)
                 running[train.remote(number, task, study, events).future()] = number
-            buffer.sample_again()
             # Not `ray.wait`, which drops what a signal's handler raises, and goes on waiting.
             done: set[Any] = wait([news, *running], LOOK_SECONDS, FIRST_COMPLETED).done
             for future in done:

@@ -53,7 +53,7 @@ def in_parallel(
     Raises StoreError, which would affect the other cells too. Before that, and on a signal, every
     process ends its run as KILLED.
     """
-    from pipeline.store import buffer, liveness
+    from pipeline.store import liveness
 
     waiting = deque(tasks)
     team: dict[Connection, _Job] = {}
@@ -67,7 +67,6 @@ def in_parallel(
                     )
                     team[job.connection] = job
                 yield job.begin(waiting.popleft())
-            buffer.sample_again()
             for connection in wait(list(team), LOOK_SECONDS):
                 connection = cast("Connection", connection)
                 job = team[connection]

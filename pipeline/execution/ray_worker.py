@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 import ray
@@ -109,9 +110,8 @@ def train(number: int, task: Task, study: Assignment, events: Queue) -> "Made | 
         nonlocal looked
         if isinstance(event, Progress) and time.monotonic() - looked > LOOK_SECONDS:
             looked = time.monotonic()
-            if buffer.is_taken_over():
-                # Ray could not reach this node, takes it for dead, and trains the run elsewhere.
-                os._exit(1)
+            if run := mlflow.active_run():
+                Thread(target=_end_if_taken_over, args=(run.info.run_id,), daemon=True).start()
         with suppress(RayError):  # the study is gone, and this process soon will be
             events.put((number, event))
 
@@ -120,9 +120,20 @@ def train(number: int, task: Task, study: Assignment, events: Queue) -> "Made | 
         send(Progress())
         with importing():
             set_up(task.set_up)
-            from pipeline.store import buffer
+            import mlflow
         with printing_to(send):
             return outcome(partial(_train_or_continue, task, study, send))
+
+
+def _end_if_taken_over(run_id: str) -> None:
+    """End this process if another one continues the run.
+
+    Ray could not reach this node, takes it for dead, and trains the run elsewhere.
+    """
+    from pipeline.store.liveness import is_taken_over
+
+    if is_taken_over(run_id):
+        os._exit(1)
 
 
 @contextmanager

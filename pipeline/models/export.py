@@ -4,15 +4,17 @@ import json
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from functools import partial
 from importlib.metadata import version
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mlflow
 import numpy as np
 import torch
-from mlflow.entities import LoggedModel, LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -22,7 +24,8 @@ from torch.export import Dim, ExportedProgram, export
 from pipeline.ablation.definition import Arguments
 from pipeline.data.dataset import ImageDataset
 from pipeline.models.safety import digests
-from pipeline.store.artifacts import missing_files
+from pipeline.store import uploads
+from pipeline.store.artifacts import at_once, missing_files, upload_folder
 from pipeline.store.lookup import outputs_of
 from pipeline.store.outages.waiting import in_store
 from pipeline.upstream import storing
@@ -31,6 +34,7 @@ from pipeline.upstream import storing
 # files does not alter it.
 DIGESTS_TAG = "file_digests"
 MODEL_FILE = "MLmodel"
+PACKAGES = "mlflow", "numpy", "torch"  # that a model needs
 
 _exported: dict[Hashable, ExportedProgram] = {}  # by the kind of network
 
@@ -61,53 +65,99 @@ def signature(image_shape: Sequence[int], num_classes: int) -> ModelSignature:
     )
 
 
-@in_store
-def log_network(network: nn.Module, settings: Arguments, data: ImageDataset, epochs: int) -> str:
+def log_network(
+    network: nn.Module, settings: Arguments, data: ImageDataset, epochs: int, is_new: bool = False
+) -> str:
     """Store a network trained for `epochs` in the active run, in 2 forms; return the model's URI.
 
     `checkpoint.pt` holds the weights for fine-tuning, and the `settings` that the network was built
     with. The model `model` classifies pixels; it is a pt2 archive, which loads without pickle and
     without any code but torch's. A model that already exists is kept; one that is incomplete, or
     whose files are gone, is deleted.
+
+    is_new: whether the run was begun by this process, and can have no model yet.
     """
-    run = mlflow.active_run()
-    assert run
+    portable = portable_network(network)
+    # Not by torch itself, which reports a full disk as an internal error.
+    content = BytesIO()
+    torch.save({"settings": dict(settings), "state_dict": portable.state_dict()}, content)
+    uploads.log_files({"checkpoint.pt": content.getvalue()})
+    program = export_network(portable, settings, data)
+    tries = count()
+
+    @in_store
+    def log_model() -> str:
+        uploads.flush()  # the model gets the run's last metrics
+        active = mlflow.active_run()
+        assert active
+        run = mlflow.get_run(active.info.run_id)
+        has_models = next(tries) or not is_new
+        return (has_models and _keep_model(run, epochs)) or _log_model(
+            run, portable, program, data, epochs
+        )
+
+    return log_model()
+
+
+def _keep_model(run: Run, epochs: int) -> str:
+    """The URI of a run's whole model after these epochs, or nothing; delete what is incomplete."""
     client = mlflow.MlflowClient()
-    steps = {output.model_id: output.step for output in outputs_of(client.get_run(run.info.run_id))}
+    steps = {output.model_id: output.step for output in outputs_of(run)}
     made = f"source_run_id = '{run.info.run_id}'"  # even if not among the outputs yet
     for model in client.search_logged_models([run.info.experiment_id], filter_string=made):
-        # Its file digests are recorded last.
         recorded = model.status == LoggedModelStatus.READY and DIGESTS_TAG in model.tags
         if not recorded or not is_whole(model):
             client.delete_logged_model(model.model_id)
         elif steps.get(model.model_id) == epochs:
             return str(model.model_uri)
-    portable = portable_network(network)
+    return ""
+
+
+def _log_model(
+    run: Run, network: nn.Module, program: ExportedProgram, data: ImageDataset, epochs: int
+) -> str:
+    """Log a network and its exported program as a model; return its URI.
+
+    `mlflow.pytorch.log_model` would store one file after another, and read the history of every
+    metric (findings/mlflow_log_model_reads_the_history_of_every_metric_of_the_run.sh).
+    """
+    client, run_id = mlflow.MlflowClient(), run.info.run_id
+    model = client.create_logged_model(
+        run.info.experiment_id, "model", run_id, params=run.data.params
+    )
+    ids = {"run_id": run_id, "model_uuid": model.model_id, "model_id": model.model_id}
+    metrics = [
+        Metric(one.key, one.value, one.timestamp, one.step, model_id=model.model_id)
+        for one in run.data.to_proto().metrics
+        if one.step == epochs and not one.key.startswith("system/")
+    ]
     with TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "checkpoint.pt"
-        # Not by torch itself, which reports a full disk as an internal error.
-        content = BytesIO()
-        torch.save({"settings": dict(settings), "state_dict": portable.state_dict()}, content)
-        checkpoint.write_bytes(content.getvalue())
-        mlflow.log_artifact(str(checkpoint))
-    with storing(export_network(portable, settings, data)):
-        info = mlflow.pytorch.log_model(
-            pytorch_model=portable,
-            name="model",
-            step=epochs,
-            metadata={"dataset": data.name, "class_names": list(data.class_names)},
-            signature=signature(data.image_shape, data.num_classes),
-            input_example=_example(data).numpy(),
-            serialization_format="pt2",
-            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
-            # It would load the model and try the example; `trial` does so for each variant.
-            validate_serving_input=False,
+        files = Path(folder) / "model"
+        with storing(program):
+            mlflow.pytorch.save_model(
+                network,
+                files,
+                mlflow_model=Model(
+                    artifact_path=model.artifact_location,
+                    metadata={"dataset": data.name, "class_names": list(data.class_names)},
+                    **ids,
+                ),
+                signature=signature(data.image_shape, data.num_classes),
+                input_example=_example(data).numpy(),
+                serialization_format="pt2",
+                pip_requirements=[f"{name}=={version(name)}" for name in PACKAGES],
+            )
+        _run_on_cpu(files)
+        at_once(
+            (
+                partial(client.log_outputs, run_id, [LoggedModelOutput(model.model_id, epochs)]),
+                partial(client.log_batch, run_id, metrics),
+                partial(upload_folder, model.artifact_location, files),
+                partial(record_digests, files, model.model_id),
+            )
         )
-    with TemporaryDirectory() as folder:
-        files = Path(mlflow.artifacts.download_artifacts(info.model_uri, dst_path=folder))
-        _run_on_cpu(files, info.model_id)
-        record_digests(files, info.model_id)
-    return str(info.model_uri)
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    return str(model.model_uri)
 
 
 def export_network(network: nn.Module, settings: Arguments, data: ImageDataset) -> ExportedProgram:
@@ -147,8 +197,8 @@ def _take_weights(program: ExportedProgram, classifier: PixelClassifier, example
     return torch.equal(program.module()(example), classifier(example))
 
 
-def _run_on_cpu(files: Path, model_id: str) -> None:
-    """Make a logged model, of these files, run on the CPU wherever it is loaded.
+def _run_on_cpu(files: Path) -> None:
+    """Make a model of these files run on the CPU wherever it is loaded.
 
     MLflow would use a GPU if there is one, but a pt2 program stays on the device it was exported
     on, so loading would fail.
@@ -156,7 +206,6 @@ def _run_on_cpu(files: Path, model_id: str) -> None:
     mlmodel = Model.load(str(files))
     mlmodel.flavors["python_function"]["config"] = {"device": "cpu"}
     mlmodel.save(str(files / MODEL_FILE))
-    mlflow.MlflowClient().log_model_artifact(model_id, str(files / MODEL_FILE))
 
 
 def record_digests(files: Path, model_id: str) -> None:

@@ -19,7 +19,8 @@ from pipeline.reproduction.record import Measured, Values, read_measured
 from pipeline.reproduction.repetition import repeat
 from pipeline.runs.lifecycle import track
 from pipeline.runs.queries import is_readable
-from pipeline.store.artifacts import log_table, read_artifact
+from pipeline.store import uploads
+from pipeline.store.artifacts import as_csv, read_artifact
 from pipeline.store.liveness import mark_dead_runs
 from pipeline.store.lookup import get_run
 from pipeline.store.outages.waiting import in_store
@@ -137,7 +138,7 @@ def _record(record: Measured, values: Values, comparison: ValueComparison, epoch
     name = f"reproduce-{record.run.config.run_name}"
     with track(name, settings, tags, experiment_id=record.run.experiment_id) as run:
         _log_values(run, values, epochs)
-        log_table(comparison.table, TABLE)
+        uploads.log_files({TABLE: as_csv(comparison.table)})
     set_tag = in_store(mlflow.MlflowClient().set_tag)
     set_tag(run_id, "reproduction", verdict)
     set_tag(run_id, "reproduction_run", run.info.run_id)

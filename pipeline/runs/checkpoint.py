@@ -5,14 +5,11 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from platformdirs import user_state_path
-
-from pipeline.config import APPLICATION
 from pipeline.errors import MachineError, StoreError, StoreOutageError, shortlist
 from pipeline.interruption import Interrupted
 from pipeline.runs.record import RunRecord
-from pipeline.store import buffer
-from pipeline.store.artifacts import read_artifact, write_atomically
+from pipeline.store import uploads
+from pipeline.store.artifacts import read_artifact
 from pipeline.store.tags import resume_command
 from pipeline.training.state import StateError, TrainingState, pack, unpack
 
@@ -29,12 +26,17 @@ class Checkpoints:
         self.fingerprint = fingerprint
         self.run_id = run_id
         self.newest = b""  # written by this process
+        self.pace = uploads.Pace()
 
-    def write(self, state: TrainingState) -> None:
-        """Write a checkpoint to the store, or to a local file during an outage."""
-        self.newest = pack(state, self.fingerprint)
-        if not buffer.save_state(self.newest):
-            self._keep()  # this process may end before the store is back
+    def write(self, state: Callable[[], TrainingState], is_last: bool) -> None:
+        """Write a checkpoint, if that takes no more than its share of the time; the last one is.
+
+        It is on its way to the store when this returns, or to a local file during an outage.
+        """
+        if is_last or self.pace.is_due:
+            with self.pace.writing():
+                self.newest = pack(state(), self.fingerprint)
+            uploads.save_state(self.newest, is_last)
 
     def read(
         self, harmless: Callable[[], Collection[str]], of: RunRecord | None = None
@@ -45,7 +47,7 @@ class Checkpoints:
         of: another run with the same fingerprint, whose state is read instead.
         """
         run_id = of.run_id if of else self.run_id
-        content = read_artifact(of.artifact_uri, buffer.STATE_FILE) if of else buffer.load_state()
+        content = read_artifact(of.artifact_uri, uploads.STATE_FILE) if of else uploads.load_state()
         contents = [content]
         if not of and self.file.exists():
             contents.append(self.file.read_bytes())
@@ -81,8 +83,8 @@ class Checkpoints:
 
     @property
     def file(self) -> Path:
-        """Holds the newest until the store has it; the same path from every folder."""
-        return user_state_path(APPLICATION) / f"{self.run_id}.pt"
+        """Holds the newest until the store has it."""
+        return uploads.kept_state(self.run_id)
 
     @property
     def _remedy(self) -> str:
@@ -91,16 +93,7 @@ class Checkpoints:
         return resume_command(self.run_id)
 
     def _keep(self) -> Path:
-        """Write the newest to a file, atomically. Raises MachineError if it can't."""
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.file, self.newest)
-        except OSError as error:
-            raise MachineError(
-                f"the store does not answer, and {self.file} can't be written ({error}); once both"
-                f" work, continue by: {self._remedy}"
-            ) from None
-        return self.file
+        return uploads.keep_state(self.run_id, self.newest)
 
 
 def _whole(state: TrainingState, harmless: Callable[[], Collection[str]]) -> TrainingState:

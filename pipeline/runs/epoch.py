@@ -29,9 +29,9 @@ def epoch(
     """
     done = run_pass(model, n, train, dataloader, criterion, optimizer, precision=precision)
     if "mlflow" in sys.modules:  # else there is no run
-        from pipeline.store import buffer
+        from pipeline.store import uploads
 
         prefix = "train" if train else "val"
         metrics = {f"{prefix}_loss": done.loss, f"{prefix}_accuracy": done.accuracy}
-        buffer.log_metrics(metrics, n)
+        uploads.log_metrics(metrics, n)
     return done

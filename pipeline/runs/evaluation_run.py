@@ -17,7 +17,8 @@ from pipeline.models.registry import tag_versions, versions_of
 from pipeline.runs.lifecycle import track
 from pipeline.runs.provenance import log_dataset
 from pipeline.runs.queries import check_ours, given_run
-from pipeline.store.artifacts import log_figure, log_table
+from pipeline.store import uploads
+from pipeline.store.artifacts import as_csv
 from pipeline.store.lookup import find_run
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import kind_of
@@ -45,7 +46,7 @@ def evaluate_run(model: str, dataset: str, data_dir: str, ablation: str) -> Eval
 
     Raises InputError if there is no such model, or if its images or classes differ.
     """
-    from pipeline.runs.run_figures import confusion_figure  # slow to import
+    from pipeline.runs.run_figures import as_png, confusion_figure  # slow to import
 
     if given_run():
         raise InputError("evaluate creates its own run; leave --run-id out")
@@ -90,10 +91,14 @@ def evaluate_run(model: str, dataset: str, data_dir: str, ablation: str) -> Eval
         result = evaluate(probabilities, data)
         _log_evaluation(run, loaded, result.metrics)
         tag_versions(versions, "evaluation_run", run.info.run_id)
-        log_table(result.per_class, "per_class_accuracy.csv")
-        log_table(result.confusions, "confusions.csv")
         title = f"{model} on {name}, {len(images):,} validation images"
-        log_figure(confusion_figure(result.confusion, data, title), "confusion_matrix.png")
+        uploads.log_files(
+            {
+                "per_class_accuracy.csv": as_csv(result.per_class),
+                "confusions.csv": as_csv(result.confusions),
+                "confusion_matrix.png": as_png(confusion_figure(result.confusion, data, title)),
+            }
+        )
     where = {"run_id": run.info.run_id, "experiment_id": str(run.info.experiment_id)}
     return Evaluated(**where, model=model, dataset=name, **vars(result))
 

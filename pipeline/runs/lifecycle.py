@@ -18,7 +18,7 @@ from pipeline.interruption import Interrupted, deferred
 from pipeline.machine import describe_machine, processor
 from pipeline.runs.record import OTHER_NAMES, StudyRecord
 from pipeline.runs.software import code_commit, environment, git_dirty, versions
-from pipeline.store import buffer
+from pipeline.store import uploads
 from pipeline.store.initialization import check_relative
 from pipeline.store.liveness import PROCESS, is_alive, this_process
 from pipeline.store.lookup import get_run
@@ -63,11 +63,12 @@ def track(
         values = {**values, **versions(), "git_dirty": git_dirty()}
         if commit := code_commit():
             values[OTHER_NAMES["commit"]] = commit
-        run = status.begin(name, run_id or project_run, experiment_id, values)
-        buffer.open_for(run)
+        begun = run_id or project_run
+        run = status.begin(name, begun, experiment_id, values)
+        uploads.open_for(run, is_new=not begun)
         _describe(run, settings, values)
-        yield in_store(mlflow.get_run)(run.info.run_id)  # with its tags
-        buffer.flush()
+        yield run
+        uploads.flush()
         _finish(run)
 
 
@@ -104,7 +105,7 @@ class _TrueStatus:
                 run_name=None if given_name else name[:MAX_NAME],
                 nested=True,
                 tags=pack({**values, **process, **here}),
-                log_system_metrics=True,
+                log_system_metrics=False,  # `uploads` does so
             )
             return self.run
 
@@ -130,11 +131,13 @@ class _TrueStatus:
                     # With other settings, not by going on.
                     wrong = isinstance(error, (InputError, DivergedError))
                     say_failure(self.run.info.run_id, status, reason_of(error), not wrong)
-                    buffer.send_metrics()
+                    uploads.send_last(self.run)
         finally:
-            with deferred(), suppress(*STORE_ERRORS):
-                buffer.close(self.run)
-                mlflow.end_run(status)
+            with deferred(), suppress(*STORE_ERRORS, MachineError):
+                uploads.close(self.run)
+            if error:
+                with deferred(), suppress(*STORE_ERRORS):
+                    _end(self.run, status)
 
 
 def _both(before: str, now: str) -> str:
@@ -179,16 +182,22 @@ def _describe(run: Run, settings: Mapping[str, object], values: Mapping[str, obj
     forget_failure(run)
     mlflow.log_params({k: v for k, v in settings.items() if k not in run.data.params})
     content = json.dumps(for_people(values, settings), indent=2, ensure_ascii=False)
-    mlflow.log_text(content, RECORD_FILE)
-    mlflow.log_text(environment(), "environment.txt")
+    uploads.log_files({RECORD_FILE: content.encode(), "environment.txt": environment().encode()})
 
 
 @in_store
 def _finish(run: Run) -> None:
     """End a run as FINISHED, even if another process marked it as dead during an outage."""
-    client = mlflow.MlflowClient()
-    forget_failure(client.get_run(run.info.run_id))
-    client.set_terminated(run.info.run_id, "FINISHED")
+    forget_failure(mlflow.get_run(run.info.run_id))
+    _end(run, "FINISHED")
+
+
+def _end(run: Run, status: str) -> None:
+    active = mlflow.active_run()
+    if active and active.info.run_id == run.info.run_id:
+        mlflow.end_run(status)
+    else:  # which failed before, but has made the run an inactive one
+        mlflow.MlflowClient().set_terminated(run.info.run_id, status)
 
 
 @in_store

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mlflow
 import torch
+from mlflow.data.dataset import Dataset
 from mlflow.data.numpy_dataset import from_numpy
 
 from pipeline.ablation.definition import Ablation
@@ -33,6 +34,7 @@ from pipeline.data.dataset import ImageDataset, Split
 from pipeline.errors import InputError
 from pipeline.runs.identity import Identity
 from pipeline.runs.record import ProgramRecord, RunRecord, StudyRecord
+from pipeline.store import uploads
 from pipeline.store.artifacts import read_artifact
 from pipeline.store.outages.waiting import in_store
 from pipeline.training.spec import RunSpec
@@ -92,30 +94,33 @@ def log_dataset(
     data: ImageDataset, contexts: Sequence[str] = ("training", "validation", "test")
 ) -> None:
     """Log the splits of `data` as inputs of the active run; missing splits are skipped."""
-    for context in contexts:
-        split: Split | None = getattr(data, context)
-        if split is None:
-            continue
-        mlflow.log_input(
-            from_numpy(
-                split.images.numpy(),
-                targets=split.labels.numpy(),
-                source=data.source,  # type: ignore[arg-type]  # None: the code is the source
-                name=f"{data.name}-{context}",
-                digest=split.digest[:DIGEST_CHARACTERS],
-            ),
-            context=context,
+    splits: dict[str, Split] = {
+        context: split for context in contexts if (split := getattr(data, context)) is not None
+    }
+    datasets: list[Dataset | None] = [
+        from_numpy(
+            split.images.numpy(),
+            targets=split.labels.numpy(),
+            source=data.source,  # type: ignore[arg-type]  # None: the code is the source
+            name=f"{data.name}-{context}",
+            digest=split.digest[:DIGEST_CHARACTERS],
         )
+        for context, split in splits.items()
+    ]
+    mlflow.log_inputs(datasets, contexts=list(splits), tags_list=[None for _ in splits])
 
 
-@in_store
 def log_ablation(ablation: Ablation) -> None:
     """Store the code of an ablation with the active run: its file may change."""
     files = source_files(ablation.source)
     folder = Path(os.path.commonpath([path.parent for path in files]))
-    for path in files:  # byte by byte: a file may have any encoding
-        inner = path.parent.relative_to(folder).as_posix()
-        mlflow.log_artifact(str(path), f"{ABLATION_FOLDER}/{inner}".removesuffix("/."))
+    # Byte by byte: a file may have any encoding.
+    uploads.log_files(
+        {
+            f"{ABLATION_FOLDER}/{path.relative_to(folder).as_posix()}": path.read_bytes()
+            for path in files
+        }
+    )
 
 
 def inputs_of_run(spec: RunSpec, study: StudyRecord | None) -> Inputs:
@@ -132,11 +137,11 @@ def inputs_of_run(spec: RunSpec, study: StudyRecord | None) -> Inputs:
     return recorded._replace(folder=str(file_of(source).parent))
 
 
-@in_store
 def log_inputs(inputs: Mapping[str, Inputs]) -> None:
     """Store what variants depend on with the active run, if there is anything."""
     if any(one.digest for one in inputs.values()):
-        mlflow.log_dict({name: one.as_dict() for name, one in inputs.items()}, INPUTS_FILE)
+        values = {name: one.as_dict() for name, one in inputs.items()}
+        uploads.log_files({INPUTS_FILE: json.dumps(values, indent=2).encode()})
 
 
 def read_inputs(record: RunRecord | ProgramRecord | StudyRecord, variant: str) -> Inputs:

@@ -1,5 +1,6 @@
 """The figures of one run: learning curves, and the confusion matrix of an evaluation."""
 
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
 MAX_LABELS = 60  # on an axis of the confusion matrix; with more, only some are shown
 LABELS = {"loss": "loss (nats per image)", "accuracy": "accuracy (%)"}
+
+
+def as_png(figure: Figure) -> bytes:
+    """The content of a PNG file."""
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
 
 
 def learning_curves(history: "History", title: str) -> Figure:

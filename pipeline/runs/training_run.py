@@ -2,11 +2,9 @@
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import mlflow
 import torch
 
 from pipeline.ablation.inputs import digest_of
@@ -31,11 +29,9 @@ from pipeline.runs.record import (
     to_tags,
 )
 from pipeline.runs.results import RESULT_FILE, pack_results
-from pipeline.store import buffer
-from pipeline.store.artifacts import log_figure, replace_artifact
+from pipeline.store import uploads
 from pipeline.store.interface import link
 from pipeline.store.lookup import find_run
-from pipeline.store.outages.waiting import in_store
 from pipeline.training.device import restoring_torch, set_up_torch
 from pipeline.training.history import History
 from pipeline.training.loop import Trained, Training, is_stuck, loss_of_guess
@@ -43,9 +39,6 @@ from pipeline.training.spec import RunSpec
 from pipeline.training.state import TrainingState
 
 log = logging.getLogger(__name__)
-# The least time between checkpoints; elsewhere every epoch has one. An epoch takes seconds on a
-# CPU, but on a GPU it may take only a few times as long as writing a checkpoint and its metrics.
-CHECKPOINT_SECONDS = {"cuda": 1.0, "mps": 1.0}
 
 
 @dataclass(frozen=True)
@@ -105,18 +98,24 @@ def train_run(
         if begun and (state := _last_state(spec, checkpoints, begun)):
             training.load(state)
             for n, epoch in enumerate(training.history, 1):
-                buffer.log_metrics(epoch.metrics, n)  # any that were not logged before
+                uploads.log_metrics(epoch.metrics, n)  # any that were not logged before
         trained = _train(training, checkpoints, show)
         learning = _log_learning(spec, trained.history, warn=not how.study)
         if not how.study:
             # matplotlib takes a second to import: done only when there is something to show.
-            from pipeline.runs.run_figures import learning_curves
+            from pipeline.runs.run_figures import as_png, learning_curves
 
             figure = learning_curves(trained.history, f"{name} on {spec.data.name}")
-            log_figure(figure, "learning_curves.png")
+            uploads.log_files({"learning_curves.png": as_png(figure)})
         correct = trained.correct.numpy()
-        in_store(replace_artifact)(pack_results(trained.history, correct), RESULT_FILE)
-        uri = log_network(trained.network, spec.network_settings, spec.data, spec.config.epochs)
+        uploads.log_files({RESULT_FILE: pack_results(trained.history, correct)})
+        uri = log_network(
+            trained.network,
+            spec.network_settings,
+            spec.data,
+            spec.config.epochs,
+            is_new=not how.continued,
+        )
         record = replace(
             read_record(RunRecord, run),
             status="FINISHED",
@@ -126,7 +125,7 @@ def train_run(
             model_uri=uri,
         )
         if not how.keep_state:
-            buffer.drop_state()
+            uploads.drop_state()
         if how.register != "none":
             record = _register(record, spec, how.register)
     return record
@@ -137,21 +136,17 @@ def _train(
 ) -> Trained:
     """Train to the end: log what each epoch measures, and write checkpoints."""
     spec, path = training.spec, training.fast_path
-    pause, written = CHECKPOINT_SECONDS.get(spec.device.type, 0.0), -math.inf
     for epoch in training.epochs():
         count = len(training.history)
-        buffer.log_metrics(epoch.metrics, count)
-        if time.monotonic() - written >= pause or count == spec.config.epochs:
-            checkpoints.write(training.state())
-            written = time.monotonic()
+        uploads.log_metrics(epoch.metrics, count)
+        checkpoints.write(training.state, is_last=count == spec.config.epochs)
         if training.fast_path != path:  # a graph could not be captured
             path = training.fast_path
-            in_store(mlflow.set_tag)("fast_path", path)
+            uploads.set_tags({"fast_path": path})
         show(training.history)
     trained = training.finish()
     of_test = {name: v for name, v in trained.history[-1].metrics.items() if name[:4] == "test"}
-    buffer.log_metrics(of_test, spec.config.epochs)
-    buffer.flush()
+    uploads.log_metrics(of_test, spec.config.epochs)
     return trained
 
 
@@ -224,7 +219,7 @@ def _last_state(spec: RunSpec, checkpoints: Checkpoints, begun: RunRecord) -> Tr
     if state is None and start:
         state = checkpoints.read(harmless, of=start)
         if state:
-            in_store(mlflow.set_tag)("continued_from", start.run_id)
+            uploads.set_tags({"continued_from": start.run_id})
     complete, name = len(state.history) if state else 0, spec.config.run_name
     log.info(f"{name} continues after {complete} of {spec.config.epochs} epochs")
     return state
@@ -250,5 +245,5 @@ def _log_learning(spec: RunSpec, history: History, warn: bool) -> str:
             f" random guess over {classes} classes, {math.log(classes):.3f} by cross-entropy; more"
             " epochs or another learning rate may help"
         )
-    in_store(mlflow.set_tag)("learning", learning)
+    uploads.set_tags({"learning": learning})
     return learning

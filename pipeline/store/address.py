@@ -14,6 +14,11 @@ def shown_uri() -> str:
     return without_password(mlflow.get_tracking_uri())
 
 
+def is_server() -> bool:
+    """Whether the store is a tracking server."""
+    return mlflow.get_tracking_uri().startswith("http")
+
+
 def without_password(text: str) -> str:
     """Replace passwords in a text with `***`: `scheme://user:password@host`, `?password=…`."""
     text = re.sub(r"(://[^/:@\s]*):(?!\d+/)\S+@", r"\1:***@", text)

@@ -1,48 +1,71 @@
 """The files of a run, written whole or not at all, on a local disk or on a server."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import mlflow
-import pandas as pd
-
+from pipeline.store.address import is_server
 from pipeline.store.outages.failures import is_outage
 from pipeline.store.outages.waiting import in_store
-from pipeline.upstream import delete_file, download_file, list_files, local_path
+from pipeline.upstream import delete_file, download_file, list_files, local_path, upload_file
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    import pandas as pd
+
+AT_ONCE = 8  # requests to a server
 
 
-def replace_artifact(content: bytes, name: str) -> None:
-    """Store a file in the active run, replacing any of that name."""
-    run = mlflow.active_run()
-    assert run
-    folder = local_path(run.info.artifact_uri)
+def replace_artifact(address: str, name: str, content: bytes) -> None:
+    """Store a file among the artifacts at an address, replacing any of that name."""
+    folder = local_path(address)
     if folder:
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / name, content)
         return
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / name
         path.write_bytes(content)
-        mlflow.log_artifact(str(path))
+        upload_file(address, path)
+
+
+def upload_folder(address: str, folder: Path) -> None:
+    """Store all files of a folder among the artifacts at an address."""
+    at_once(
+        partial(upload_file, address, path, path.parent.relative_to(folder).as_posix())
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
+
+
+def at_once(actions: Iterable[Callable[[], object]]) -> None:
+    """Do what is independent: at the same time if the store is a server, to which it takes time.
+
+    Raises what the first one of them raises, when all have ended.
+    """
+    if not is_server():
+        for action in actions:
+            action()
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        started = [pool.submit(action) for action in actions]
+    for one in started:
+        one.result()
 
 
 @in_store
-def delete_artifact(name: str) -> None:
-    """Delete a file of the active run; where the store does not delete any, leave it empty."""
-    run = mlflow.active_run()
-    assert run
+def delete_artifact(address: str, name: str) -> None:
+    """Delete a file among artifacts; where the store does not delete any, leave it empty."""
     try:
-        delete_file(run.info.artifact_uri, name)
+        delete_file(address, name)
     except Exception as error:  # each kind of artifact store has its own
         if is_outage(error):
             raise
-        replace_artifact(b"", name)
+        replace_artifact(address, name, b"")
 
 
 @in_store
@@ -104,13 +127,6 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-@in_store
-def log_figure(figure: "Figure", path: str) -> None:
-    """Store a figure in the active run."""
-    mlflow.log_figure(figure, path)
-
-
-@in_store
-def log_table(table: pd.DataFrame, path: str) -> None:
-    """Store a table in the active run, as CSV."""
-    mlflow.log_text(table.to_csv(index=False), path)
+def as_csv(table: "pd.DataFrame") -> bytes:
+    """The content of a CSV file."""
+    return str(table.to_csv(index=False)).encode()

@@ -17,7 +17,7 @@ import psutil
 from mlflow.entities import Run
 
 from pipeline.store.lookup import find_run, search
-from pipeline.store.outages.failures import unless_forbidden
+from pipeline.store.outages.failures import STORE_ERRORS, unless_forbidden
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import BEGUN_BY, PARENT_TAG, kind_of, say_failure
 
@@ -90,6 +90,14 @@ def is_alive(run: Run) -> bool:
     # A program need not log anything until it ends; its study does.
     study = find_run(run.data.tags.get(PARENT_TAG, "")) if kind_of(run) == "program" else None
     return time.time() - max(map(last_sign, filter(None, [run, study]))) < SILENCE_SECONDS
+
+
+def is_taken_over(run_id: str) -> bool:
+    """Whether another process continues a run of this one; False if the store does not answer."""
+    mine = this_process()[PROCESS]
+    with suppress(*STORE_ERRORS):
+        return bool(mlflow.get_run(run_id).data.tags.get(PROCESS, mine) != mine)
+    return False
 
 
 def last_sign(run: Run) -> float:

@@ -26,12 +26,12 @@ from pipeline.runs.record import RunRecord, StudyRecord, UnreadableRunError
 from pipeline.runs.results import IncompleteRunError, read_results
 from pipeline.runs.resume import check_ended, why_no_more_epochs
 from pipeline.store.artifacts import has_file
-from pipeline.store.buffer import STATE_FILE
 from pipeline.store.initialization import unwritable_folder
 from pipeline.store.interface import link
 from pipeline.store.lookup import find_run
 from pipeline.store.outages.waiting import in_store
 from pipeline.store.tags import kind_of, say_continued
+from pipeline.store.uploads import STATE_FILE
 from pipeline.study.spec import StudySpec
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from pipeline.runs.queries import read_record
 from pipeline.runs.record import Stored, StudyRecord, to_tags
 from pipeline.statistics import FIRST_SEEDS
 from pipeline.statistics.intervals import Design
-from pipeline.store import liveness
+from pipeline.store import liveness, uploads
 from pipeline.store.outages.failures import first_line
 from pipeline.store.outages.waiting import in_store
 from pipeline.study.forecast import Forecast
@@ -52,6 +52,7 @@ def run_study(study: Subject, given: StudyRecord | None = None) -> Published:
     with track(study.title, study.settings, values) as run:
         parent = read_record(StudyRecord, run)
         study.log()
+        uploads.flush()  # its runs read that
         found = study.find(parent.experiment_id, parent.run_id)
         adopt(found, parent)
         for line in _what_is_reused(found):

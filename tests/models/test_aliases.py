@@ -25,8 +25,8 @@ from pipeline.models.aliases import move_aliases
 from pipeline.models.export import MODEL_FILE
 from pipeline.models.registry import register
 from pipeline.store.artifacts import has_file
-from pipeline.store.buffer import STATE_FILE
 from pipeline.store.initialization import check_store
+from pipeline.store.uploads import STATE_FILE
 from pipeline.training.spec import RunSpec
 
 NAME = "noise-mine"

@@ -180,7 +180,6 @@ def test_no_module_but_these_reads_a_tag_by_its_name() -> None:
     assert set(readers) <= {
         "store/tags.py",  # failure and description
         "store/liveness.py",  # the process
-        "store/buffer.py",
         "runs/queries.py",  # which makes records
         "runs/lifecycle.py",  # where a run was trained before
         "study/listing.py",  # of kinds that have no record

@@ -273,7 +273,7 @@ def test_where_epochs_are_short_not_every_one_has_a_checkpoint_but_a_failed_run_
 ) -> None:
     expected = histories(tmp_path, mlflow.get_run(trained(pipeline, "--epochs", "5")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.runs.training_run.CHECKPOINT_SECONDS", {"cpu": 3600})
+        patch.setattr("pipeline.store.uploads.SHARE", 1e9)
         ended = trained(pipeline, "--epochs", "4")
         with broken_epoch(3):
             assert pipeline("train", *SMALL, "--epochs", "5").status == 1
@@ -284,6 +284,21 @@ def test_where_epochs_are_short_not_every_one_has_a_checkpoint_but_a_failed_run_
         assert answer.status == 0, answer.err
         assert f"continues after {complete} of 5 epochs" in answer.out
         assert histories(tmp_path, mlflow.get_run(run_id)) == expected
+
+
+def test_what_a_kill_would_cost_is_said_in_seconds(
+    pipeline: Callable[..., Answer], tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.store.uploads.SHARE", 1e9)
+        longest = trained(pipeline, "--epochs", "1")
+    shortest = trained(pipeline, "--epochs", "2")
+    said = [
+        mlflow.get_run(run_id).data.tags["pipeline.repeated_if_killed"]
+        for run_id in (longest, shortest)
+    ]
+    assert said[0] == "about 300 s and an epoch"
+    assert int(said[1].split()[1]) < 300
 
 
 def test_a_run_of_a_study_starts_again_for_more_epochs_and_ends_the_same(

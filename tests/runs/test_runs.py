@@ -40,6 +40,7 @@ from mlflow.entities import Run
 from pipeline.config import Config
 from pipeline.errors import percent
 from pipeline.models.export import log_network
+from pipeline.runs.lifecycle import track
 from pipeline.runs.queries import find_runs
 from pipeline.runs.record import RunRecord
 from pipeline.runs.resolve import resolve
@@ -225,7 +226,7 @@ def test_a_store_that_breaks_during_a_run_is_reported_in_one_line(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(mlflow, "log_figure", full)
+    monkeypatch.setattr("pipeline.store.uploads.upload_folder", full)
     answer = pipeline("train", *SMALL)
     assert answer.status == 1
     (line,) = answer.error_lines
@@ -277,7 +278,7 @@ def test_a_model_that_predicts_no_numbers_is_not_evaluated(
 ) -> None:
     network = CNNNetwork()
     network.fc2.bias.data.fill_(math.nan)
-    with mlflow.start_run():
+    with track("run", {}, {}):
         uri = log_network(network, {}, drawn_data(), 1)
     answer = pipeline("evaluate", "--model", uri)
     assert answer.status == 2

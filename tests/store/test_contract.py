@@ -205,7 +205,7 @@ def test_files_are_replaced_listed_read_and_deleted(
         mlflow.log_text("a,b\n", "results.csv")
         mlflow.log_dict({"lr": 0.1}, "deep/record.json")
         for content in (b"first", b"second"):
-            replace_artifact(content, "state.pt")
+            replace_artifact(run.info.artifact_uri, "state.pt", content)
             assert read_artifact(run.info.artifact_uri, "state.pt") == content
             assert read_artifact(run.info.artifact_uri, "state.pt", expected=True) == content
         files = {file.path: file for file in client.list_artifacts(run.info.run_id)}
@@ -217,7 +217,7 @@ def test_files_are_replaced_listed_read_and_deleted(
         got = client.download_artifacts(run.info.run_id, "deep", str(tmp_path))
         assert [path.name for path in Path(got).iterdir()] == ["record.json"]
         assert has_file(run.info.artifact_uri, "state.pt")
-        delete_artifact("state.pt")
+        delete_artifact(run.info.artifact_uri, "state.pt")
         assert not has_file(run.info.artifact_uri, "state.pt")
 
 

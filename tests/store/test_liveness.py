@@ -96,10 +96,10 @@ def test_two_commands_may_mark_the_same_run_at_the_same_moment(
 def test_a_run_that_was_given_up_elsewhere_and_ends_well_says_only_that(
     pipeline: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def marked_meanwhile(*arguments: Any) -> str:
+    def marked_meanwhile(*arguments: Any, **options: Any) -> str:
         (run,) = runs_in(tmp_path)
         liveness.mark_dead(run)
-        return log_network(*arguments)
+        return log_network(*arguments, **options)
 
     monkeypatch.setattr("pipeline.runs.training_run.log_network", marked_meanwhile)
     assert pipeline("train", *TINY).status == 0

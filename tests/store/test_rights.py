@@ -14,8 +14,9 @@ from conftest import TINY, WHOLE, Answer, forget_stores
 from PIL import Image
 from servers import Server
 
+from pipeline.runs.lifecycle import track
 from pipeline.serving.served import load_served
-from pipeline.store import artifacts, buffer
+from pipeline.store import artifacts, uploads
 from pipeline.store.liveness import PROCESS, this_process
 
 STUDY = ["ablate", *WHOLE, "--variants", "bn,base", "--seeds", "1", "--jobs", "1"]
@@ -245,9 +246,9 @@ def test_a_state_is_emptied_where_the_store_deletes_no_file(
 
     if not may_delete:
         monkeypatch.setattr(artifacts, "delete_file", forbid)
-    with mlflow.start_run() as run:
-        mlflow.log_text("", "environment.txt")  # which makes the folder
-        artifacts.replace_artifact(b"state", buffer.STATE_FILE)
-        buffer.drop_state()
-    left = artifacts.read_artifact(run.info.artifact_uri, buffer.STATE_FILE)
+    with track("run", {}, {}) as run:
+        uploads.save_state(b"state", is_last=True)
+        uploads.flush()
+        uploads.drop_state()
+    left = artifacts.read_artifact(run.info.artifact_uri, uploads.STATE_FILE)
     assert left == (None if may_delete else b"")

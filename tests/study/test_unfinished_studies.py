@@ -17,8 +17,8 @@ from pipeline.execution.parallelism import JOB_MEMORY
 from pipeline.interruption import Interrupted
 from pipeline.machine import GIB
 from pipeline.store.artifacts import has_file
-from pipeline.store.buffer import STATE_FILE
 from pipeline.store.tags import unpack
+from pipeline.store.uploads import STATE_FILE
 
 TINY = ["--dataset", "synthetic", "--train-images", "100", "--epochs", "1"]
 ABLATE = ["ablate", *TINY, "--seeds", "2", "--variants", "base,bn"]

@@ -8,11 +8,12 @@ import mlflow
 
 from pipeline.errors import StoreError, StoreOutageError
 from pipeline.store.address import shell_uri, shown_uri, without_password
-from pipeline.store.outages.failures import first_line, is_outage
+from pipeline.store.outages.failures import first_line, is_outage, is_overloaded
 from pipeline.upstream import is_known_schema, local_path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WRITABLE = "make it writable, or set MLFLOW_TRACKING_URI to a store elsewhere"
+MORE_CONNECTIONS = "set MLFLOW_SQLALCHEMYSTORE_POOL_SIZE=80 where that server is started"
 AWAY = "start that server, or check MLFLOW_TRACKING_URI"
 # Advice by error message; for an unlisted one, no advice is better than wrong advice.
 ADVICE = tuple(
@@ -56,7 +57,8 @@ def as_store_error(error: Exception) -> StoreError:
     """Say in one line what is wrong with the store, and what to do."""
     uri, message = shown_uri(), without_password(first_line(error))
     if is_outage(error):
-        return StoreOutageError(f"the tracking store {uri} does not answer ({message}); {AWAY}")
+        helps = MORE_CONNECTIONS if is_overloaded(error) else AWAY
+        return StoreOutageError(f"the tracking store {uri} does not answer ({message}); {helps}")
     advice = next((helps for cause, helps in ADVICE if cause.search(message)), "")
     if schema := re.search(
         r"(?:found version|Can't locate revision identified by) '?(\w+)", message

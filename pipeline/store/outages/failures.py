@@ -9,13 +9,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import mlflow
 import requests
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.interruption import Interrupted
-from pipeline.store.address import shown_uri
+from pipeline.store.address import is_server, shown_uri
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +23,7 @@ LASTING = re.compile(
     "disk is full|readonly|unable to open|no such table|disk I/O error|syntax error"
 )
 CONTENDED = re.compile("database is locked|unique constraint|duplicate (key|entry)", re.IGNORECASE)
+OVERLOADED = re.compile("QueuePool limit")
 PASSING_CODES = {408, 429, *range(500, 600)}  # HTTP
 # MLflow's messages about an unreachable server.
 UNREACHED = re.compile("API request to .* failed with (exception|timeout)|ownload")
@@ -40,17 +40,27 @@ def is_contended(error: Exception) -> bool:
     return bool(CONTENDED.search(str(error)))
 
 
+def is_overloaded(error: Exception) -> bool:
+    """Whether all connections of a server to its database are in use, which it calls a bad request.
+
+    They may be waiting for each other (findings/
+    mlflow_creates_no_run_if_as_many_clients_ask_at_once_as_it_has_connections.sh). If all who have
+    failed ask again at once, they will be again.
+    """
+    return bool(OVERLOADED.search(str(error)))
+
+
 def is_outage(error: Exception) -> bool:
     """Whether a retry may succeed later."""
     message = str(error)
     if LASTING.search(message):
         return False
-    if is_contended(error):
+    if is_contended(error) or is_overloaded(error):
         return True
     if isinstance(error, requests.HTTPError):  # the server does answer
         return error.response is None or error.response.status_code in PASSING_CODES
     if isinstance(error, MlflowException):
-        if mlflow.get_tracking_uri().startswith("http"):
+        if is_server():
             code = re.search(r"failed with error code (\d+)", message)
             return int(code[1]) in PASSING_CODES if code else bool(UNREACHED.search(message))
         return bool(error.error_code == "TEMPORARILY_UNAVAILABLE")  # a database

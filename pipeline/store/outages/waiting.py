@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -14,12 +15,12 @@ import mlflow
 
 from pipeline.errors import InputError
 from pipeline.interruption import deferred
-from pipeline.store.address import shown_uri
+from pipeline.store.address import is_server, shown_uri
 from pipeline.store.outages.advice import as_store_error
-from pipeline.store.outages.failures import STORE_ERRORS, is_contended, is_outage
+from pipeline.store.outages.failures import STORE_ERRORS, is_contended, is_outage, is_overloaded
 
 log = logging.getLogger(__name__)
-RETRY_SECONDS = 2
+RETRY_SECONDS, MOST_RETRY_SECONDS = 2, 60
 # How long to wait for another process writing to the same database.
 LOCK_SECONDS = 120
 
@@ -68,7 +69,9 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
     def patient(*args: P.args, **kwargs: P.kwargs) -> T:
         if getattr(_thread, "is_inside", False):
             return function(*args, **kwargs)  # the outermost call waits: here signals are held
-        started, announced = time.monotonic(), False
+        started, announced, pause = time.monotonic(), False, float(RETRY_SECONDS)
+        # Here, since the function may end the run.
+        limit = patience() if mlflow.active_run() or _waits_from_the_start else 0.0
         while True:
             try:
                 with uncut():
@@ -78,18 +81,18 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
                     finally:
                         _thread.is_inside = False
             except STORE_ERRORS as error:
-                limit = patience() if mlflow.active_run() or _waits_from_the_start else 0.0
-                if is_contended(error):
-                    limit = max(limit, LOCK_SECONDS)
-                if not is_outage(error) or time.monotonic() - started >= limit:
+                most = max(limit, LOCK_SECONDS) if is_contended(error) else limit
+                if not is_outage(error) or time.monotonic() - started >= most:
                     raise as_store_error(error) from None
                 if not announced and not is_contended(error):
                     announced = True
                     log.warning(
                         f"the tracking store {shown_uri()} does not answer; waiting for it for up"
-                        f" to {limit:.0f} s"
+                        f" to {most:.0f} s"
                     )
-                time.sleep(RETRY_SECONDS)
+                if is_overloaded(error):
+                    pause = min(2 * pause, MOST_RETRY_SECONDS)
+                time.sleep(pause * random.uniform(0.5, 1.5))
 
     return patient
 
@@ -101,4 +104,4 @@ def uncut() -> AbstractContextManager[None]:
     then waits in vain for its own lock when it records how the run ended, and so do others. A
     server is not affected, so a request to it, which can take long, may be interrupted.
     """
-    return nullcontext() if mlflow.get_tracking_uri().startswith("http") else deferred()
+    return nullcontext() if is_server() else deferred()
