@@ -96,7 +96,7 @@ def train(epochs: int, show: Any) -> None:
     if hasattr(training_run, "Beginning"):
         from pipeline.runs.resolve import resolve
 
-        how = training_run.Beginning(register="none")
+        how = training_run.Beginning(register="none", keep_state=False)  # as of a study
         training_run.train_run(resolve(config), how, show)
     else:
         from pipeline.ablation import loading

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -246,22 +247,38 @@ class SystemSamples(SystemMetricsMonitor):
         logged = [one.step for one in run.data.to_proto().metrics if one.key.startswith("system/")]
         self._logging_step = max(logged, default=-1) + 1
         self.mlflow_logger: Any = self  # to which `publish_metrics` hands what it would send
-        self._samples = 0
-        self._taken: list[Metric] = []
+        self.taken = 0
+        self._mean: list[Metric] = []
 
-    def take(self) -> list[Metric]:
-        """Take a sample. Returns metrics whenever there are as many samples as make one."""
+    def take(self) -> None:
+        """Take a sample."""
         self.collect_metrics()  # type: ignore[no-untyped-call]
-        self._samples += 1
-        if self._samples % self.samples_before_logging == 0:
-            self.publish_metrics(self.aggregate_metrics())  # type: ignore[no-untyped-call]
-        taken, self._taken = self._taken, []
-        return taken
+        self.taken += 1
+
+    def mean(self) -> list[Metric]:
+        """The mean of the samples since the last time, if there are as many as MLflow asks for."""
+        if self.taken < self.samples_before_logging:
+            return []
+        self.publish_metrics(self.aggregate_metrics())  # type: ignore[no-untyped-call]
+        self.taken = 0
+        return self._mean
 
     def record_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Take the metrics of a sample from MLflow."""
+        """Take the metrics from MLflow."""
         now = time.time_ns() // 1_000_000
-        self._taken += [Metric(name, value, now, step) for name, value in metrics.items()]
+        self._mean = [Metric(name, value, now, step) for name, value in metrics.items()]
+
+
+def import_ahead() -> None:
+    """Import what MLflow and torch import when a run first uses them."""
+    for name in (
+        "mlflow.pytorch",
+        "mlflow.store.model_registry.sqlalchemy_store",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "torch._dynamo",
+        "torch._export.serde.serialize",
+    ):
+        import_module(name)
 
 
 @contextmanager

@@ -95,12 +95,11 @@ def wait_for_states() -> None:
     """Have the store get the state of each epoch before the next one, so that moments are exact."""
     write = Checkpoints.write
 
-    def written(self: Checkpoints, state: Callable[[], Any], is_last: bool) -> None:
-        self.pace = uploads.Pace()
-        write(self, state, is_last)
+    def written(self: Checkpoints, state: Callable[[], Any], *_: bool) -> None:
+        write(self, state, is_last=True, is_kept=True)
         uploads.flush()
 
-    Checkpoints.write = written  # type: ignore[method-assign]
+    Checkpoints.write = written  # type: ignore[method-assign,assignment]
 
 
 def die_at(moment: str, number: int) -> None:

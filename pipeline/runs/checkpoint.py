@@ -28,15 +28,16 @@ class Checkpoints:
         self.newest = b""  # written by this process
         self.pace = uploads.Pace()
 
-    def write(self, state: Callable[[], TrainingState], is_last: bool) -> None:
-        """Write a checkpoint, if that takes no more than its share of the time; the last one is.
+    def write(self, state: Callable[[], TrainingState], is_last: bool, is_kept: bool) -> None:
+        """Write a checkpoint, if that takes no more than its share of the time.
 
-        It is on its way to the store when this returns, or to a local file during an outage.
+        It is on its way to the store when this returns, or to a local file during an outage. The
+        last one is written at once, unless it is not kept: then it would soon be deleted.
         """
         if is_last or self.pace.is_due:
             with self.pace.writing():
                 self.newest = pack(state(), self.fingerprint)
-            uploads.save_state(self.newest, is_last)
+            uploads.save_state(self.newest, is_last and is_kept)
 
     def read(
         self, harmless: Callable[[], Collection[str]], of: RunRecord | None = None

@@ -99,7 +99,7 @@ def train_run(
             training.load(state)
             for n, epoch in enumerate(training.history, 1):
                 uploads.log_metrics(epoch.metrics, n)  # any that were not logged before
-        trained = _train(training, checkpoints, show)
+        trained = _train(training, checkpoints, show, how.keep_state)
         learning = _log_learning(spec, trained.history, warn=not how.study)
         if not how.study:
             # matplotlib takes a second to import: done only when there is something to show.
@@ -132,14 +132,17 @@ def train_run(
 
 
 def _train(
-    training: Training, checkpoints: Checkpoints, show: Callable[[History], None]
+    training: Training,
+    checkpoints: Checkpoints,
+    show: Callable[[History], None],
+    keep_state: bool,
 ) -> Trained:
     """Train to the end: log what each epoch measures, and write checkpoints."""
     spec, path = training.spec, training.fast_path
     for epoch in training.epochs():
         count = len(training.history)
         uploads.log_metrics(epoch.metrics, count)
-        checkpoints.write(training.state, is_last=count == spec.config.epochs)
+        checkpoints.write(training.state, count == spec.config.epochs, keep_state)
         if training.fast_path != path:  # a graph could not be captured
             path = training.fast_path
             uploads.set_tags({"fast_path": path})

@@ -3,7 +3,7 @@
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,18 +76,20 @@ class Uploads:
     Each metric keeps the time at which it was measured. MLflow uses it to recognise a metric that
     it already has, so resending one that got no answer does not duplicate it.
 
-    known: names and steps that an earlier process logged; they are not logged again.
+    is_new: whether nothing was logged before. known: names and steps that an earlier process
+    logged; they are not logged again.
     failure: why nothing can be sent, for the thread that logs. The lists only grow at their end,
     except for the thread that holds `sending`.
     """
 
-    def __init__(self, run: Run, known: Collection[tuple[str, int]]) -> None:
-        self.run_id, self.address, self.known = run.info.run_id, run.info.artifact_uri, known
+    def __init__(self, run: Run, is_new: bool) -> None:
+        self.run_id, self.address, self.is_new = run.info.run_id, run.info.artifact_uri, is_new
+        self.known = set() if is_new else _logged_steps(run)
         self.metrics: list[Metric] = []
         self.tags: list[RunTag] = []
         self.files: list[tuple[str, bytes]] = []
         self.state = self.sent_state = self.kept_state = b""
-        self.is_last_state, self.shown = False, 0
+        self.is_kept, self.shown = False, 0
         self.pace = Pace(METRICS_SECONDS if is_server() else 0.0)
         self.state_pace = Pace(STATE_SECONDS if is_server() else 0.0)
         self.samples = SystemSamples(run)
@@ -98,10 +100,13 @@ class Uploads:
         self.thread = Thread(target=self._work, name="Uploads", daemon=True)
         self.thread.start()
 
-    def send(self) -> None:
-        """Send everything. Raises what the store raises; what it does not have is kept."""
+    def send(self, state_too: bool) -> None:
+        """Send everything. Raises what the store raises; what it does not have is kept.
+
+        state_too: also a state that is not the last one.
+        """
         with self.sending:
-            self._send(everything=True)
+            self._send(everything=True, state_too=state_too)
 
     def close(self) -> None:
         """Stop sending. A state that the store does not have is kept in a file."""
@@ -118,7 +123,7 @@ class Uploads:
             with self.sending:
                 if self.sampling.is_due:
                     with self.sampling.writing():
-                        self.metrics += self.samples.take()
+                        self.samples.take()
                 try:
                     if not self._try():
                         self._keep_state()  # this process may end before the store is back
@@ -127,11 +132,11 @@ class Uploads:
 
     def _next_time(self) -> float:
         """When there is something to do."""
-        times = [self.pace.due] if self.metrics or self.tags else []
+        times = [self.pace.due] if self.metrics or self.tags or self.samples.taken else []
         if self.files:
             times.append(0.0)
         if self.state is not self.sent_state:
-            times.append(0.0 if self.is_last_state else self.state_pace.due)
+            times.append(0.0 if self.is_kept else self.state_pace.due)
         return min([self.sampling.due, *(max(one, self.next_try) for one in times)])
 
     def _try(self) -> bool:
@@ -160,15 +165,17 @@ class Uploads:
             return False
         return True
 
-    def _send(self, everything: bool = False) -> None:
+    def _send(self, everything: bool = False, state_too: bool = False) -> None:
         """Send what is due, or everything."""
         actions: list[Callable[[], None]] = []
+        if self.pace.is_due:
+            self.metrics += self.samples.mean()
         if (self.metrics or self.tags) and (everything or self.pace.is_due):
             actions.append(self._send_batch)
         if self.files:
             actions.append(self._send_files)
         if self.state is not self.sent_state and (
-            everything or self.is_last_state or self.state_pace.is_due
+            state_too or self.is_kept or self.state_pace.is_due
         ):
             actions.append(self._send_state)
         at_once(actions)
@@ -217,7 +224,7 @@ _uploads: dict[str, Uploads] = {}  # of the open tracked runs, by run id
 
 def open_for(run: Run, is_new: bool) -> None:
     """Send what a run logs from a thread."""
-    _uploads[run.info.run_id] = Uploads(run, () if is_new else _logged_steps(run))
+    _uploads[run.info.run_id] = Uploads(run, is_new)
 
 
 def close(run: Run) -> None:
@@ -262,13 +269,13 @@ def log_files(files: Mapping[str, bytes]) -> None:
     _notify(uploads)
 
 
-def save_state(content: bytes, is_last: bool) -> None:
+def save_state(content: bytes, is_kept: bool) -> None:
     """Store the active run's training state, replacing the last one, as soon as that pays.
 
-    It appears whole or not at all. The last one is stored at once.
+    It appears whole or not at all. One that is to be kept, as the last one, is stored at once.
     """
     uploads = _active()
-    uploads.state, uploads.is_last_state = content, is_last
+    uploads.state, uploads.is_kept = content, is_kept
     _notify(uploads)
 
 
@@ -281,21 +288,22 @@ def drop_state() -> None:
     """Delete the active run's state."""
     uploads = _active()
     with uploads.sending:
+        if uploads.sent_state or not uploads.is_new:
+            delete_artifact(uploads.address, STATE_FILE)
         uploads.sent_state = uploads.state
-        delete_artifact(uploads.address, STATE_FILE)
 
 
 @in_store
 def flush() -> None:
-    """Wait until the store has all that the active run has logged."""
-    _active().send()
+    """Wait until the store has all that the active run has logged, and the last state."""
+    _active().send(state_too=False)
 
 
 def send_last(run: Run) -> None:
     """Try once to send what is left of a run that ends early. Raises what the store raises."""
     uploads = _uploads.get(run.info.run_id)
     if uploads:  # there is none if the run failed as it began
-        uploads.send()
+        uploads.send(state_too=True)
 
 
 def kept_state(run_id: str) -> Path:

@@ -247,7 +247,7 @@ def test_a_state_is_emptied_where_the_store_deletes_no_file(
     if not may_delete:
         monkeypatch.setattr(artifacts, "delete_file", forbid)
     with track("run", {}, {}) as run:
-        uploads.save_state(b"state", is_last=True)
+        uploads.save_state(b"state", is_kept=True)
         uploads.flush()
         uploads.drop_state()
     left = artifacts.read_artifact(run.info.artifact_uri, uploads.STATE_FILE)
