@@ -116,6 +116,10 @@ def ablate(
     set_variables()
     if cluster == "none":
         openmp.spin_if_idle()
+        if not dry_run and ablation == AUTO:  # another may be of a program, which needs none of it
+            from pipeline.execution.jobs import import_ahead
+
+            import_ahead()
     with importing():
         from pipeline.ablation.loading import load_ablation
         from pipeline.errors import StoreError

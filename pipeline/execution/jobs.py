@@ -11,10 +11,10 @@ import signal
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import forkserver, get_context, resource_tracker, set_forkserver_preload
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
@@ -40,6 +40,18 @@ if TYPE_CHECKING:
 # With any text in this variable, a process that starts does not look for Python's own modules in
 # the current folder, where a `random.py` may be. It then gets its parent's path.
 SAFE_PATH, FOR_THE_START = "PYTHONSAFEPATH", "while it starts"
+
+# On Linux the processes are forks of one that has imported what they need, and has computed nothing
+# yet: a fork of this process would inherit the locks of torch's threads. Elsewhere each imports it.
+IS_FORKED = sys.platform == "linux"
+
+
+def import_ahead() -> None:
+    """Start importing what runs of networks need, while this process has other things to do."""
+    if IS_FORKED:
+        set_forkserver_preload(["pipeline.execution.preload"])
+        with _starting():
+            forkserver.ensure_running()
 
 
 def in_parallel(
@@ -97,23 +109,22 @@ class _Job:
 
     def __init__(self, study: "StudyRecord", imports: Callable[[], None], gpu: str) -> None:
         self.gpu = gpu
-        context = get_context("spawn")  # a fork would inherit the locks of torch's threads
+        context: Any = get_context("forkserver" if IS_FORKED else "spawn")
         self.connection, theirs = context.Pipe()
         # Closing it asks the process to end its run.
         # (On Windows, terminating a process kills it.)
         not_ours, self.go_on = context.Pipe(duplex=False)
+        variables = dict(os.environ)  # a fork would have those of an earlier moment
+        if gpu:
+            variables["CUDA_VISIBLE_DEVICES"] = gpu
         self.process = context.Process(
-            target=_work, args=(theirs, not_ours, imports, gpu), daemon=True
+            target=_work, args=(theirs, not_ours, imports, variables), daemon=True
         )
-        safe = os.environ.get(SAFE_PATH) or FOR_THE_START
-        with patch.dict(os.environ, {SAFE_PATH: safe}):
-            if sys.platform != "win32":
-                resource_tracker.ensure_running()  # starting it would undo the mask
-            try:
-                with interruption.inherited_blocked(), _unknown_program():
-                    self.process.start()
-            except OSError as error:
-                raise MachineError(f"no process can be started for a run ({error})") from None
+        try:
+            with _starting(), _unknown_program():
+                self.process.start()
+        except OSError as error:
+            raise MachineError(f"no process can be started for a run ({error})") from None
         theirs.close()  # so that the connection ends with the process
         not_ours.close()
         self._send(study)
@@ -134,6 +145,17 @@ class _Job:
     def _send(self, what: "StudyRecord | Task") -> None:
         with suppress(OSError):  # it is already dead; reading its answer will show that
             self.connection.send(what)
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Let a process start that holds signals back, and imports nothing of the current folder."""
+    safe = os.environ.get(SAFE_PATH) or FOR_THE_START
+    with patch.dict(os.environ, {SAFE_PATH: safe}):
+        if sys.platform != "win32":
+            resource_tracker.ensure_running()  # starting it would undo the mask
+        with interruption.inherited_blocked():
+            yield
 
 
 @contextmanager
@@ -163,12 +185,15 @@ def _stop(jobs: Iterable[_Job]) -> None:
         job.process.join()
 
 
-def _work(connection: Connection, go_on: Connection, imports: Callable[[], None], gpu: str) -> None:
+def _work(
+    connection: Connection,
+    go_on: Connection,
+    imports: Callable[[], None],
+    variables: Mapping[str, str],
+) -> None:
     """Train the cells received over the connection until `go_on` is closed."""
-    if os.environ.get(SAFE_PATH) == FOR_THE_START:
-        del os.environ[SAFE_PATH]  # not for what the user's code starts
-    if gpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    os.environ.clear()
+    os.environ.update(variables)
     lock = threading.RLock()  # MLflow's threads may print too
 
     def send(event: Event) -> None:
