@@ -486,6 +486,14 @@ def broken_epoch(number: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def states_of_all_epochs() -> Iterator[None]:
+    """Write the state after each epoch, also of one that takes a few milliseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uploads, "SHARE", 0)
+        yield
+
+
 def run_in_process(patch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Run `python -m pipeline …` within this process; return its exit status."""
     patch.setattr(sys, "argv", ["pipeline", *arguments])

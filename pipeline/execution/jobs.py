@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import forkserver, get_context, resource_tracker, set_forkserver_preload
+from multiprocessing import get_context, resource_tracker, set_forkserver_preload
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
@@ -43,12 +43,14 @@ SAFE_PATH, FOR_THE_START = "PYTHONSAFEPATH", "while it starts"
 
 # On Linux the processes are forks of one that has imported what they need, and has computed nothing
 # yet: a fork of this process would inherit the locks of torch's threads. Elsewhere each imports it.
-IS_FORKED = sys.platform == "linux"
+IS_FORKED = sys.platform == "linux" and hasattr(os, "fork")
 
 
 def import_ahead() -> None:
     """Start importing what runs of networks need, while this process has other things to do."""
     if IS_FORKED:
+        from multiprocessing import forkserver  # which Windows does not have
+
         set_forkserver_preload(["pipeline.execution.preload"])
         with _starting():
             forkserver.ensure_running()

@@ -13,7 +13,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Answer, broken_epoch, run_project, runs_in
+from conftest import ROOT, Answer, broken_epoch, run_project, runs_in, states_of_all_epochs
 from mine import SGD, TRAIN, write
 
 from pipeline import CNNNetwork
@@ -143,7 +143,7 @@ def test_a_run_with_a_schedule_continues_to_the_same_bits(
     write(tmp_path, *SGD)
     arguments = (*TRAIN, "--epochs", "4", "--lr", "0.01")
     assert pipeline(*arguments).status == 0
-    with broken_epoch(3):
+    with broken_epoch(3), states_of_all_epochs():
         assert pipeline(*arguments).status == 1
     stopped = runs_in(tmp_path)[0]
     assert stopped.info.status == "FAILED"

@@ -10,7 +10,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import Answer, broken_epoch, runs_in
+from conftest import Answer, broken_epoch, runs_in, states_of_all_epochs
 from mine import TRAIN, write
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -257,7 +257,7 @@ def test_a_run_with_every_kind_of_state_continues_to_the_same_bits(
     answer = pipeline(*command)
     assert answer.status == 0, answer.err
     assert "warning" not in answer.err
-    with broken_epoch(3):
+    with broken_epoch(3), states_of_all_epochs():
         assert pipeline(*command).status == 1
     answer = pipeline("train", "--resume", runs_in(tmp_path)[0].info.run_id)
     assert answer.status == 0, answer.err

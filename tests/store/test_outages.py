@@ -202,8 +202,9 @@ def goes_through_an_outage(folder: Path, server: Server, seconds: float) -> None
     err = process.communicate(timeout=600)[1]
     assert process.returncode == 0, err
     assert before < epochs  # else there was nothing to go on with
-    assert "does not answer; training continues, and its metrics wait" in err
-    assert "answers again" in err
+    if seconds:  # a shorter one may fall between two requests
+        assert "does not answer; training continues, and its metrics wait" in err
+        assert "answers again" in err
     assert "Traceback" not in err
     every_metric_once(server, run_id, epochs)
     client = mlflow.MlflowClient(server.uri)

@@ -81,7 +81,8 @@ def in_store(function: Callable[P, T]) -> Callable[P, T]:
                     finally:
                         _thread.is_inside = False
             except STORE_ERRORS as error:
-                most = max(limit, LOCK_SECONDS) if is_contended(error) else limit
+                is_busy = is_contended(error) or is_overloaded(error)
+                most = max(limit, LOCK_SECONDS) if is_busy else limit
                 if not is_outage(error) or time.monotonic() - started >= most:
                     raise as_store_error(error) from None
                 if not announced and not is_contended(error):
