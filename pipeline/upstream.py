@@ -255,9 +255,14 @@ class SystemSamples(SystemMetricsMonitor):
         self.collect_metrics()  # type: ignore[no-untyped-call]
         self.taken += 1
 
+    @property
+    def are_enough(self) -> bool:
+        """Whether there are as many samples as MLflow is set to log the mean of."""
+        return self.taken >= int(self.samples_before_logging)
+
     def mean(self) -> list[Metric]:
-        """The mean of the samples since the last time, if there are as many as MLflow asks for."""
-        if self.taken < self.samples_before_logging:
+        """The mean of the samples since the last time, if they are enough."""
+        if not self.are_enough:
             return []
         self.publish_metrics(self.aggregate_metrics())  # type: ignore[no-untyped-call]
         self.taken = 0

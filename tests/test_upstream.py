@@ -136,9 +136,9 @@ def test_samples_have_the_names_and_steps_that_mlflow_gives_them(
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "2")
     samples = upstream.SystemSamples(logged)
     samples.take()
-    assert samples.mean() == []
+    assert (samples.are_enough, samples.mean()) == (False, [])  # nothing is due
     samples.take()
-    assert len(samples.mean()) == len(first)
+    assert (samples.are_enough, len(samples.mean())) == (True, len(first))
 
 
 LIMITED = """

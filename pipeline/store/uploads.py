@@ -132,7 +132,7 @@ class Uploads:
 
     def _next_time(self) -> float:
         """When there is something to do."""
-        times = [self.pace.due] if self.metrics or self.tags or self.samples.taken else []
+        times = [self.pace.due] if self.metrics or self.tags or self.samples.are_enough else []
         if self.files:
             times.append(0.0)
         if self.state is not self.sent_state:
